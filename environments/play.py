@@ -1,0 +1,208 @@
+"""Episodes outside and inside any trainer: the one loop that lets a policy act in an environment."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image
+
+from environments.prompts import SYSTEM_PROMPT
+from environments.protocol import is_well_formed, parse_action
+from environments.rendering import Renderer
+from fovea.episodes import (
+    Action,
+    Answer,
+    Call,
+    Crop,
+    Episode,
+    Fault,
+    FaultKind,
+    ModelFault,
+    Observation,
+    StopReason,
+    TokenRecord,
+    Turn,
+)
+from fovea.tasks import Task
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When an episode has to end: assistant turns, tokens in one of them, tokens after the prompt in all."""
+
+    max_turns: int = 4
+    max_tokens_per_turn: int = 512
+    max_completion_tokens: int = 4096
+
+
+@dataclass
+class Conversation:
+    """What a policy is asked to continue: chat messages, and with a renderer their exact token ids and images."""
+
+    task: Task
+    messages: list[dict]
+    token_ids: list[int] = field(default_factory=list)
+    images: list[Image.Image] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One assistant turn: its text, and from a model its token ids, the end token included if it was written."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    is_truncated: bool = False
+    logprobs: tuple[float, ...] | None = None
+
+
+class Policy(Protocol):
+    """What writes the next assistant turn of each conversation, in at most so many tokens each."""
+
+    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]: ...
+
+
+def tools_of(environment: Any) -> dict[str, Callable]:
+    """The tools of an environment: its public methods other than `reset` and `get_reward` (TRL's rule)."""
+    methods = inspect.getmembers(environment, predicate=inspect.ismethod)
+    return {
+        name: method for name, method in methods if not name.startswith("_") and name not in ("reset", "get_reward")
+    }
+
+
+class _Seat:
+    """One running episode."""
+
+    def __init__(self, task: Task, environment: Any, renderer: Renderer | None, limits: Limits) -> None:
+        self.task, self.renderer, self.limits = task, renderer, limits
+        self.tools = tools_of(environment)
+        content = environment.reset(**task.row()) or task.prompt
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+        system = getattr(environment, "system_prompt", SYSTEM_PROMPT)
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": blocks}]
+        self.conversation = Conversation(task, messages, images=_images_of(blocks))
+        if renderer is not None:
+            self.conversation.token_ids = renderer.prompt_ids(messages, list(self.tools.values()))
+        self.num_prompt_tokens = len(self.conversation.token_ids)
+        self.loss_mask: list[int] = []
+        self.logprobs: list[float] = []
+        self.turns: list[Turn] = []
+        self.stop_reason: StopReason | None = None
+
+    @property
+    def tokens_left(self) -> int:
+        """How many tokens the next turn may have."""
+        return min(self.limits.max_tokens_per_turn, self.limits.max_completion_tokens - len(self.loss_mask))
+
+    def take(self, reply: Reply) -> None:
+        """Carries out one reply: the action in it, and the observation that follows."""
+        conversation = self.conversation
+        conversation.messages.append({"role": "assistant", "content": reply.text})
+        conversation.token_ids += reply.token_ids
+        self.loss_mask += [1] * len(reply.token_ids)
+        self.logprobs += reply.logprobs or ()
+        action = parse_action(reply.text)
+        blocks: list[dict] | None = None
+        if reply.is_truncated:
+            self.stop_reason = StopReason.TURN_TOKENS
+        elif not isinstance(action, (Call, Fault)):
+            self.stop_reason = StopReason.ANSWERED if isinstance(action, Answer) else StopReason.NO_ACTION
+        elif len(self.turns) + 1 >= self.limits.max_turns:
+            self.stop_reason = StopReason.TURN_LIMIT
+        else:
+            action, blocks = self._act(action)
+            if not self._observe(blocks):
+                self.stop_reason, blocks = StopReason.EPISODE_TOKENS, None
+        observation = None if blocks is None else _observation(blocks)
+        well_formed = is_well_formed(reply.text)
+        self.turns.append(Turn(reply.text, action, observation, len(reply.token_ids), well_formed))
+
+    def _act(self, action: Call | Fault) -> tuple[Action, list[dict]]:
+        """The action as it turned out, and the content that answers it. Only a `ModelFault` is caught."""
+        if isinstance(action, Call):
+            try:
+                result = self._call(action)
+                return action, result if isinstance(result, list) else [{"type": "text", "text": str(result)}]
+            except ModelFault as fault:
+                action = Fault(fault.kind, str(fault))
+        return action, [{"type": "text", "text": action.message}]
+
+    def _call(self, call: Call) -> Any:
+        if call.name not in self.tools:
+            raise ModelFault(FaultKind.UNKNOWN_TOOL, f"There is no such tool. Use one of: {', '.join(self.tools)}.")
+        tool = self.tools[call.name]
+        try:
+            inspect.signature(tool).bind(**call.arguments)
+        except TypeError:
+            names = ", ".join(inspect.signature(tool).parameters)
+            raise ModelFault(FaultKind.BAD_ARGUMENTS, f"{call.name} takes the arguments {names}.") from None
+        return tool(**call.arguments)
+
+    def _observe(self, blocks: list[dict]) -> bool:
+        """Appends an observation, unless its tokens and one more would not fit the episode's budget."""
+        if self.renderer is not None:
+            ids = self.renderer.observation_ids(blocks)
+            if len(self.loss_mask) + len(ids) + 1 > self.limits.max_completion_tokens:
+                return False
+            self.conversation.token_ids += ids
+            self.loss_mask += [0] * len(ids)
+            self.logprobs += [0.0] * len(ids) if self.logprobs else []
+        self.conversation.messages.append({"role": "tool", "name": "tool", "content": blocks})
+        self.conversation.images += _images_of(blocks)
+        return True
+
+    def episode(self) -> Episode:
+        assert self.stop_reason is not None
+        ids, start = self.conversation.token_ids, self.num_prompt_tokens
+        tokens = TokenRecord(
+            prompt_ids=tuple(ids[:start]),
+            completion_ids=tuple(ids[start:]),
+            loss_mask=tuple(self.loss_mask),
+            images=tuple(self.conversation.images),
+            logprobs=tuple(self.logprobs) if self.logprobs else None,
+        )
+        return Episode(self.task, tuple(self.turns), self.stop_reason, tokens, tuple(self.conversation.messages))
+
+
+def _images_of(blocks: Iterable[dict]) -> list[Image.Image]:
+    return [block["image"] for block in blocks if block["type"] == "image"]
+
+
+def _observation(blocks: Iterable[dict]) -> Observation:
+    blocks = list(blocks)
+    text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
+    crops = tuple(block["crop"] for block in blocks if isinstance(block.get("crop"), Crop))
+    return Observation(text, crops)
+
+
+def play(
+    policy: Policy,
+    tasks: Sequence[Task],
+    *,
+    environment_factory: Callable[[], Any],
+    limits: Limits,
+    renderer: Renderer | None = None,
+    batch_size: int = 64,
+    on_episode: Callable[[Episode], None] | None = None,
+) -> list[Episode]:
+    """One episode per task, in order; `batch_size` of them run side by side.
+
+    With a renderer the episodes carry their exact tokens; without one (an oracle needs none) only messages.
+    `on_episode` is called as each batch finishes, episode by episode.
+    """
+    episodes: list[Episode] = []
+    for start in range(0, len(tasks), batch_size):
+        seats = [_Seat(task, environment_factory(), renderer, limits) for task in tasks[start : start + batch_size]]
+        while active := [seat for seat in seats if seat.stop_reason is None]:
+            conversations = [seat.conversation for seat in active]
+            replies = policy.reply(conversations, max_tokens=[seat.tokens_left for seat in active])
+            for seat, reply in zip(active, replies, strict=True):
+                seat.take(reply)
+        for seat in seats:
+            episode = seat.episode()
+            episodes.append(episode)
+            if on_episode is not None:
+                on_episode(episode)
+    return episodes

@@ -1,0 +1,144 @@
+"""Policies: a Transformers model, and an oracle that knows where to look."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from environments.play import Conversation, Reply
+from environments.rendering import Renderer
+from fovea.boxes import Box, Frame, View
+
+
+@dataclass
+class TransformersPolicy:
+    """Samples turns from a Transformers vision-language model.
+
+    `temperature` 0 is greedy. Rows run `batch_size` at a time. The model is in evaluation mode meanwhile, so that
+    adapter dropout is not part of the policy.
+    """
+
+    network: Any
+    renderer: Renderer
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    batch_size: int = 64
+
+    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        replies: list[Reply] = []
+        with evaluation_mode(self.network), torch.no_grad():
+            for start in range(0, len(conversations), self.batch_size):
+                chunk = slice(start, start + self.batch_size)
+                replies += self._reply(conversations[chunk], max_tokens[chunk])
+        return replies
+
+    def _reply(self, conversations: Sequence[Conversation], max_tokens: Sequence[int]) -> list[Reply]:
+        tokenizer = self.renderer.tokenizer
+        batch = self.renderer.model_inputs([c.token_ids for c in conversations], [c.images for c in conversations])
+        batch = {name: value.to(self.network.device) for name, value in batch.items()}
+        sampling: dict[str, Any] = {"do_sample": False}
+        if self.temperature > 0:
+            sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        output = self.network.generate(
+            **batch,
+            **sampling,
+            max_new_tokens=max(max_tokens),
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            suppress_tokens=self._suppressed(),
+        )
+        rows = output[:, batch["input_ids"].shape[1] :].tolist()
+        return [self._cut(row, limit) for row, limit in zip(rows, max_tokens, strict=True)]
+
+    def _cut(self, ids: list[int], limit: int) -> Reply:
+        """The row up to its end token, or cut at its own limit."""
+        end = self.renderer.tokenizer.eos_token_id
+        length = ids.index(end) + 1 if end in ids else len(ids)
+        kept = tuple(ids[: min(length, limit)])
+        text = self.renderer.tokenizer.decode(kept, skip_special_tokens=False).removesuffix(
+            self.renderer.tokenizer.eos_token
+        )
+        return Reply(text, kept, is_truncated=kept[-1] != end)
+
+    def _suppressed(self) -> list[int]:
+        """Placeholder tokens, which a model must never write: they would ask for images that do not exist."""
+        names = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+        ids = self.renderer.tokenizer.convert_tokens_to_ids(list(names))
+        return [token for token in ids if token is not None and token != self.renderer.tokenizer.unk_token_id]
+
+
+@contextmanager
+def evaluation_mode(network: Any):
+    """The model in eval mode inside the block, in its former mode after it."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+@dataclass
+class OraclePolicy:
+    """Plays from a task's own boxes and answer; `noise` and `looseness` make it as sloppy as a human annotator.
+
+    It zooms into each of `task.boxes` in turn (inside the previous crop when `metadata["nested"]`), unless
+    `metadata["needs_zoom"]` is False, and then writes the answer. `noise` is the standard deviation of a box's shift
+    in fractions of its own size, `looseness` the range of factors by which it is enlarged.
+    `metadata["labels"]` names the boxes, `metadata["readings"]` says what stands in each.
+    """
+
+    frame: Frame
+    noise: float = 0.0
+    looseness: tuple[float, float] = (1.0, 1.0)
+    box_step: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._rng = np.random.default_rng(self.seed)
+
+    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        return [Reply(self._write(conversation)) for conversation in conversations]
+
+    def _write(self, conversation: Conversation) -> str:
+        task = conversation.task
+        done = sum(message["role"] == "tool" for message in conversation.messages)
+        targets = task.boxes if task.metadata.get("needs_zoom", True) else ()
+        labels = list(task.metadata.get("labels", [""] * len(targets)))
+        readings = list(task.metadata.get("readings", []))[:done]
+        said = [f"The {label} has {reading}." for label, reading in zip(labels, readings, strict=False) if reading]
+        if done == len(targets):
+            return f"<think>{' '.join(said) or 'I can see it.'}</think>\n<answer>{task.answer}</answer>"
+        thought = " ".join([*said, f"I zoom into the {labels[done]}."])
+        nested = bool(task.metadata.get("nested")) and done > 0
+        img_idx = len(conversation.images) - 1 if nested else task.boxes[done].img_idx
+        box = self._box(conversation, task.boxes[done].box, img_idx if nested else None, img_idx)
+        arguments = {"bbox_2d": box, "label": labels[done], "img_idx": img_idx}
+        call = json.dumps({"name": "image_zoom_in_tool", "arguments": arguments})
+        return f"<think>{thought}</think>\n<tool_call>\n{call}\n</tool_call>"
+
+    def _box(self, conversation: Conversation, box: Box, crop_idx: int | None, img_idx: int) -> list[int]:
+        """The target as the annotator draws it, in whole units of the model's frame."""
+        size = conversation.images[img_idx].size
+        view = View(size, size)
+        unit = box.to(Frame.UNIT, view)
+        if crop_idx is not None:
+            crop = conversation.messages[-1]["content"][0]["crop"].region
+            unit = Box(
+                (unit.x1 - crop.x1) / crop.width,
+                (unit.y1 - crop.y1) / crop.height,
+                (unit.x2 - crop.x1) / crop.width,
+                (unit.y2 - crop.y1) / crop.height,
+                Frame.UNIT,
+            )
+        dx, dy = self._rng.normal(0, self.noise, size=2) * (unit.width, unit.height)
+        loose = Box(unit.x1 + dx, unit.y1 + dy, unit.x2 + dx, unit.y2 + dy, Frame.UNIT)
+        drawn = loose.enlarged(self._rng.uniform(*self.looseness)).clipped(view).to(self.frame, view)
+        return [round(value / self.box_step) * self.box_step for value in drawn.coordinates]

@@ -1,0 +1,138 @@
+"""From chat messages to the exact token ids that a policy continues, observations included."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers.utils import get_json_schema
+
+from environments.protocol import escape_control_tokens
+from fovea.images import image_hash
+
+_CALL = {"type": "function", "function": {"name": "t", "arguments": "{}"}}
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """What the model receives for one image: `pixel_values` [patches, patch width] and `grid_thw` [3]."""
+
+    pixel_values: torch.Tensor
+    grid_thw: torch.Tensor
+
+    def num_tokens(self, merge_size: int) -> int:
+        return int(self.grid_thw.prod()) // merge_size**2
+
+
+class Renderer:
+    """Renders with a processor's chat template; holds each distinct image's inputs (`max_images` of them)."""
+
+    def __init__(self, processor: Any, *, max_images: int = 2048) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.image_token = processor.image_token
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        self.merge_size = processor.image_processor.merge_size
+        self._max_images = max_images
+        self._inputs: OrderedDict[str, ImageInputs] = OrderedDict()
+        self._suffix_prefix: str | None = None
+        self.num_preprocessed = 0
+
+    def image_inputs(self, image: Image.Image) -> ImageInputs:
+        """The inputs of an image, processed once as long as it is remembered."""
+        key = image_hash(image)
+        if key not in self._inputs:
+            processed = self.processor.image_processor(images=[image], return_tensors="pt")
+            self._inputs[key] = ImageInputs(processed["pixel_values"], processed["image_grid_thw"][0])
+            self.num_preprocessed += 1
+            if len(self._inputs) > self._max_images:
+                self._inputs.popitem(last=False)
+        self._inputs.move_to_end(key)
+        return self._inputs[key]
+
+    def prompt_ids(self, messages: Sequence[dict], tools: Sequence[Callable]) -> list[int]:
+        """Token ids of the opening messages, up to where the assistant begins to write."""
+        text = self._template(messages, tools, add_generation_prompt=True)
+        return self._ids(text, _images(messages))
+
+    def observation_ids(self, blocks: Sequence[dict]) -> list[int]:
+        """Token ids between the end of an assistant's turn (its end token excluded) and the start of its next one."""
+        head = [{"role": "user", "content": [{"type": "text", "text": "q"}]}]
+        head.append({"role": "assistant", "content": "", "tool_calls": [_CALL]})
+        if self._suffix_prefix is None:
+            text = self._template(head, ())
+            self._suffix_prefix = text[: text.rindex(self.tokenizer.eos_token) + len(self.tokenizer.eos_token)]
+        tool = {"role": "tool", "name": "t", "content": list(blocks)}
+        text = self._template([*head, tool], (), add_generation_prompt=True)
+        if not text.startswith(self._suffix_prefix):
+            raise ValueError("the chat template rewrites earlier turns when a tool answers: use one that keeps them")
+        return self._ids(text[len(self._suffix_prefix) :], _images([tool]))
+
+    def model_inputs(self, sequences: Sequence[Sequence[int]], images: Sequence[Sequence[Image.Image]]) -> dict:
+        """Left-padded model inputs of token sequences and their images, in order.
+
+        Raises:
+            ValueError: if a sequence does not hold exactly the placeholders of its images.
+        """
+        length = max(len(ids) for ids in sequences)
+        input_ids = torch.full((len(sequences), length), self.tokenizer.pad_token_id)
+        attention_mask = torch.zeros((len(sequences), length), dtype=torch.long)
+        for row, ids in enumerate(sequences):
+            input_ids[row, length - len(ids) :] = torch.tensor(ids)
+            attention_mask[row, length - len(ids) :] = 1
+        inputs = [[self.image_inputs(image) for image in row] for row in images]
+        for row, (ids, found) in enumerate(zip(sequences, inputs, strict=True)):
+            self.check(ids, found, name=f"sequence {row}")
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "mm_token_type_ids": (input_ids == self.image_token_id).long(),
+        }
+        flat = [image for row in inputs for image in row]
+        if flat:
+            batch["pixel_values"] = torch.cat([image.pixel_values for image in flat])
+            batch["image_grid_thw"] = torch.stack([image.grid_thw for image in flat])
+        return batch
+
+    def check(self, ids: Sequence[int], images: Sequence[ImageInputs], *, name: str) -> None:
+        """Raises ValueError unless `ids` holds exactly as many placeholders as `images` have features."""
+        placeholders = sum(token == self.image_token_id for token in ids)
+        features = sum(image.num_tokens(self.merge_size) for image in images)
+        if placeholders != features:
+            raise ValueError(
+                f"{name} has {placeholders} image placeholders but its {len(images)} images give {features} features"
+            )
+
+    def _template(self, messages: Sequence[dict], tools: Sequence[Callable], **options: Any) -> str:
+        schemas = [get_json_schema(tool) for tool in tools]
+        clean = [{**message, "content": _escaped(message["content"])} for message in messages]
+        return self.processor.apply_chat_template(clean, tools=schemas or None, tokenize=False, **options)
+
+    def _ids(self, text: str, images: Sequence[Image.Image]) -> list[int]:
+        parts = text.split(self.image_token)
+        if len(parts) != len(images) + 1:
+            raise ValueError(f"the rendered text has {len(parts) - 1} image placeholders for {len(images)} images")
+        filled = [parts[0]]
+        for image, part in zip(images, parts[1:], strict=True):
+            num_tokens = self.image_inputs(image).num_tokens(self.merge_size)
+            filled += [self.image_token * num_tokens, part]
+        return self.tokenizer("".join(filled), add_special_tokens=False).input_ids
+
+
+def _escaped(content: Any) -> Any:
+    if isinstance(content, str):
+        return escape_control_tokens(content)
+    return [
+        {**block, "text": escape_control_tokens(block["text"])} if block["type"] == "text" else {"type": "image"}
+        for block in content
+    ]
+
+
+def _images(messages: Sequence[dict]) -> list[Image.Image]:
+    """The images of chat messages, in order."""
+    blocks = [block for message in messages if isinstance(message["content"], list) for block in message["content"]]
+    return [block["image"] for block in blocks if block["type"] == "image"]

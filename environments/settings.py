@@ -1,0 +1,57 @@
+"""What a user sets about episodes, under the same names in RL and in evaluation, and the environment made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from environments.play import Limits
+from environments.zoom import CROP_MODES, ZoomEnvironment, ZoomSettings
+from fovea.boxes import Frame
+from fovea.images import PixelLimits
+from fovea.models import Model, pixel_limits
+from fovea.plugins import load_object
+
+
+@dataclass
+class EpisodeArguments:
+    """How an episode runs: its environment, its limits, and how images and crops reach the model."""
+
+    environment: str = field(
+        default="zoom",
+        metadata={"help": "'zoom', or an environment of your own as package.module:Class or ./file.py:Class"},
+    )
+    max_turns: int = field(default=4, metadata={"help": "Assistant turns in an episode, the answer included."})
+    max_tokens_per_turn: int = field(default=512, metadata={"help": "Tokens an assistant turn may have."})
+    max_episode_tokens: int = field(
+        default=4096, metadata={"help": "Tokens after the prompt, observations and crops included."}
+    )
+    box_frame: str | None = field(
+        default=None,
+        metadata={"help": "Frame the model writes boxes in: per_mille, input, unit or original. Default: by model family."},
+    )
+    crop_min_pixels: int | None = field(default=None, metadata={"help": "Smaller crops are scaled up to this area."})
+    crop_max_pixels: int | None = field(default=None, metadata={"help": "Larger crops are scaled down to this area."})
+    crop_padding: float = field(
+        default=1.0, metadata={"help": "Each zoom box is enlarged by this factor (Chain-of-Focus: 1.5)."}
+    )
+    crops: str = field(
+        default="true",
+        metadata={"help": "What a zoom returns: true, or noise, blank, other to probe whether the model looks.", "choices": list(CROP_MODES)},
+    )
+
+    def limits(self) -> Limits:
+        return Limits(self.max_turns, self.max_tokens_per_turn, self.max_episode_tokens)
+
+    def environment_factory(self, model: Model) -> Callable[[], Any]:
+        """Makes fresh environments for a model. A class of the user's own is called without arguments."""
+        if self.environment != "zoom":
+            return load_object(self.environment)
+        first_view = pixel_limits(model.processor)
+        crop = PixelLimits(
+            self.crop_min_pixels or first_view.min_pixels, self.crop_max_pixels or first_view.max_pixels, first_view.factor
+        )
+        frame = Frame(self.box_frame) if self.box_frame else model.frame
+        settings = ZoomSettings(frame, first_view, crop, padding=self.crop_padding, crops=self.crops)
+        return lambda: ZoomEnvironment(settings)

@@ -1,0 +1,185 @@
+"""Plays a checkpoint on tasks and scores it: `fovea eval CHECKPOINT --dataset_name … --output_dir DIR`.
+
+Writes samples.jsonl (one line per episode, as each batch finishes) and summary.json. The same command again goes on
+where a stopped one left off.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import set_seed
+
+from environments.play import play
+from environments.policies import TransformersPolicy
+from environments.rendering import Renderer
+from environments.settings import EpisodeArguments
+from fovea.config import parse
+from fovea.episodes import Episode
+from fovea.models import Model, load_model
+from fovea.runs import RunDirectory, read_jsonl
+from fovea.statistics import wilson_interval
+from fovea.tasks import Task, parse_columns, tasks_from
+from rewards.accuracy import accuracy
+
+
+@dataclass
+class EvaluationArguments:
+    """What is evaluated, on which tasks, and where the answers go."""
+
+    output_dir: str = field(metadata={"help": "Folder for samples.jsonl and summary.json."})
+    model_name_or_path: str = field(default="tiny", metadata={"help": "Checkpoint: folder, hub id, adapter or tiny."})
+    dataset_name: str = field(
+        default="synthesis.shapes:test_tasks", metadata={"help": "Tasks: file, folder, hub id or module:function."}
+    )
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of a hub dataset (default: train)."})
+    columns: list[str] | None = field(default=None, metadata={"help": "Column names, e.g. question=problem."})
+    skip_bad_rows: bool = field(default=False, metadata={"help": "Leave out rows that are no tasks, and count them."})
+    max_tasks: int | None = field(default=None, metadata={"help": "Use only so many tasks."})
+    temperature: float = field(default=0.0, metadata={"help": "0 is greedy; above it, episodes are sampled."})
+    num_samples: int = field(default=1, metadata={"help": "Episodes a task: k of Avg@k, with temperature above 0."})
+    batch_size: int = field(default=64, metadata={"help": "Episodes that run side by side."})
+    prompt: str = field(
+        default="protocol",
+        metadata={"help": "protocol: tools and think/answer tags; direct: the bare question.", "choices": ["protocol", "direct"]},
+    )
+    min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of a first view."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of a first view."})
+    dtype: str = field(default="auto", metadata={"help": "Weights' type: auto, bfloat16, float32."})
+    device: str | None = field(default=None, metadata={"help": "Default: cuda if present."})
+    seed: int = field(default=0, metadata={"help": "Seed of sampling."})
+
+
+def direct_answers(model: Model, tasks: list[Task], arguments: EpisodeArguments, *, batch_size: int) -> list[dict]:
+    """Samples of the bare question: the reply itself is the answer, no tool is offered."""
+    from environments.direct import play_directly
+
+    episodes = play_directly(model, tasks, environment_factory=arguments.environment_factory(model), batch_size=batch_size)
+    return [sample(episode, 0) for episode in episodes]
+
+
+def sample(episode: Episode, index: int) -> dict[str, Any]:
+    """One line of samples.jsonl."""
+    score = accuracy(episode.task, episode)
+    if episode.answer is None:
+        why = f"no answer: {episode.stop_reason.value}"
+    else:
+        why = f"{episode.task.kind.value}: {episode.answer!r} against {episode.task.answer!r}"
+    return {
+        "id": episode.task.id,
+        "sample": index,
+        "family": episode.task.family,
+        "score": score,
+        "why": why,
+        **episode.to_dict(),
+    }
+
+
+def summarize(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy with its 95% interval, zooms and tokens, in all and by family. Several samples a task are averaged."""
+
+    def part(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        by_task = defaultdict(list)
+        for row in rows:
+            by_task[row["id"]].append(row["score"])
+        correct = sum(fmean(scores) for scores in by_task.values())
+        low, high = wilson_interval(round(correct), len(by_task))
+        stops: dict[str, int] = defaultdict(int)
+        for row in rows:
+            stops[row["stop_reason"]] += 1
+        return {
+            "n": len(by_task),
+            "accuracy": correct / len(by_task),
+            "interval": [low, high],
+            "zooms_per_question": fmean(row["num_zooms"] for row in rows),
+            "zoom_rate": fmean(row["num_zooms"] > 0 for row in rows),
+            "tokens_per_question": fmean(row["num_tokens"] for row in rows),
+            "stop_reasons": dict(stops),
+        }
+
+    families = sorted({row["family"] for row in samples})
+    return {
+        **part(samples),
+        "families": {family: part([row for row in samples if row["family"] == family]) for family in families},
+    }
+
+
+def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, episodes: EpisodeArguments) -> dict:
+    """The summary; samples are appended to samples.jsonl, tasks that are there already are not played again."""
+    run = RunDirectory(arguments.output_dir)
+    path = run.path / "samples.jsonl"
+    done = {(row["id"], row["sample"]) for row in read_jsonl(path)}
+    renderer = Renderer(model.processor)
+    policy = TransformersPolicy(model.network, renderer, arguments.temperature, batch_size=arguments.batch_size)
+    with path.open("a") as file, tqdm(total=len(tasks) * arguments.num_samples, desc="episodes", initial=len(done)) as bar:
+        for index in range(arguments.num_samples):
+            todo = [task for task in tasks if (task.id, index) not in done]
+            for start in range(0, len(todo), arguments.batch_size):
+                chunk = todo[start : start + arguments.batch_size]
+                set_seed(arguments.seed + 1000 * index + start)
+                if arguments.prompt == "direct":
+                    rows = direct_answers(model, chunk, episodes, batch_size=arguments.batch_size)
+                else:
+                    rows = [
+                        sample(episode, index)
+                        for episode in play(
+                            policy,
+                            chunk,
+                            environment_factory=episodes.environment_factory(model),
+                            limits=episodes.limits(),
+                            renderer=renderer,
+                            batch_size=arguments.batch_size,
+                        )
+                    ]
+                file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
+                file.flush()
+                bar.update(len(rows))
+    summary = {"model": arguments.model_name_or_path, "prompt": arguments.prompt, "crops": episodes.crops}
+    summary |= summarize(read_jsonl(path))
+    (run.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as a Markdown table."""
+    lines = ["| family | n | accuracy | 95% interval | zooms | tokens |", "|---|---|---|---|---|---|"]
+    for name, part in {"all": summary, **summary["families"]}.items():
+        low, high = part["interval"]
+        numbers = f"{part['zooms_per_question']:.2f} | {part['tokens_per_question']:.0f}"
+        lines.append(f"| {name} | {part['n']} | {part['accuracy']:.3f} | {low:.3f}-{high:.3f} | {numbers} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+        sys.argv[1:2] = ["--model_name_or_path", sys.argv[1]]
+    arguments, episodes = parse((EvaluationArguments, EpisodeArguments))
+    model = load_model(
+        arguments.model_name_or_path,
+        dtype=arguments.dtype,
+        min_pixels=arguments.min_pixels,
+        max_pixels=arguments.max_pixels,
+    )
+    model.network.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tasks = tasks_from(
+        arguments.dataset_name,
+        split=arguments.dataset_split,
+        columns=parse_columns(arguments.columns),
+        skip_bad_rows=arguments.skip_bad_rows,
+        limit=arguments.max_tasks,
+    )
+    RunDirectory(arguments.output_dir).write_start(evaluation=arguments, episodes=episodes)
+    print(table(evaluate(model, tasks, arguments, episodes)))
+    print(f"written to {Path(arguments.output_dir) / 'samples.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()

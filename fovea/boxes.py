@@ -1,0 +1,165 @@
+"""Boxes that know their coordinate frame.
+
+Boxes in the wrong space are the most repeated silent bug of zooming models, so a box here is never four bare
+numbers: it carries its frame, and every conversion names the view (original size and model-input size) it goes through.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+Size = tuple[int, int]
+"""Width and height of an image, in pixels."""
+
+
+class Frame(str, Enum):
+    """The coordinate frames in which a box can be written."""
+
+    ORIGINAL = "original"
+    """Pixels of the image as it was opened."""
+    INPUT = "input"
+    """Pixels of the image as the model received it, after the processor's resize (Qwen2.5-VL)."""
+    UNIT = "unit"
+    """Fractions of width and height, 0 to 1."""
+    PER_MILLE = "per_mille"
+    """Thousandths of width and height, 0 to 1000 (Qwen3-VL)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How one image is seen: its original size and the size the model receives, both (width, height) in pixels."""
+
+    original: Size
+    input: Size
+
+    def extent(self, frame: Frame) -> tuple[float, float]:
+        """Width and height of the whole image, in the units of `frame`."""
+        return {
+            Frame.ORIGINAL: (float(self.original[0]), float(self.original[1])),
+            Frame.INPUT: (float(self.input[0]), float(self.input[1])),
+            Frame.UNIT: (1.0, 1.0),
+            Frame.PER_MILLE: (1000.0, 1000.0),
+        }[frame]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle from (x1, y1), top left, to (x2, y2), bottom right, in the units of `frame`."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    frame: Frame
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in self.coordinates):
+            raise ValueError(f"box {self.coordinates} has a coordinate that is not a finite number")
+
+    @property
+    def coordinates(self) -> tuple[float, float, float, float]:
+        """(x1, y1, x2, y2) in the units of `frame`."""
+        return (self.x1, self.y1, self.x2, self.y2)
+
+    @property
+    def width(self) -> float:
+        return self.x2 - self.x1
+
+    @property
+    def height(self) -> float:
+        return self.y2 - self.y1
+
+    @property
+    def area(self) -> float:
+        """Area in squared units of `frame`; 0 for an empty or inverted box."""
+        return max(self.width, 0.0) * max(self.height, 0.0)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the box holds no area because it is inverted or flat."""
+        return self.width <= 0 or self.height <= 0
+
+    def to(self, frame: Frame, view: View) -> Box:
+        """The same box in another frame of the same image.
+
+        >>> view = View(original=(2000, 1000), input=(500, 250))
+        >>> Box(0.1, 0.2, 0.5, 0.6, Frame.UNIT).to(Frame.ORIGINAL, view).coordinates
+        (200.0, 200.0, 1000.0, 600.0)
+        """
+        if frame is self.frame:
+            return self
+        from_width, from_height = view.extent(self.frame)
+        to_width, to_height = view.extent(frame)
+        return Box(
+            self.x1 / from_width * to_width,
+            self.y1 / from_height * to_height,
+            self.x2 / from_width * to_width,
+            self.y2 / from_height * to_height,
+            frame,
+        )
+
+    def enlarged(self, factor: float) -> Box:
+        """The box scaled by `factor` about its centre."""
+        pad_x, pad_y = self.width * (factor - 1) / 2, self.height * (factor - 1) / 2
+        return Box(self.x1 - pad_x, self.y1 - pad_y, self.x2 + pad_x, self.y2 + pad_y, self.frame)
+
+    def clipped(self, view: View) -> Box:
+        """The part of the box inside the image; empty when nothing of it is."""
+        width, height = view.extent(self.frame)
+        return Box(
+            min(max(self.x1, 0.0), width),
+            min(max(self.y1, 0.0), height),
+            min(max(self.x2, 0.0), width),
+            min(max(self.y2, 0.0), height),
+            self.frame,
+        )
+
+    def rounded(self) -> Box:
+        """The box with whole-number coordinates."""
+        return Box(round(self.x1), round(self.y1), round(self.x2), round(self.y2), self.frame)
+
+    def within(self, outer: Box, *, view: View) -> Box:
+        """This box, given in UNIT of the crop `outer` cut out, as a box in UNIT of the image that was cropped."""
+        inner, around = self.to(Frame.UNIT, view), outer.to(Frame.UNIT, view)
+        return Box(
+            around.x1 + inner.x1 * around.width,
+            around.y1 + inner.y1 * around.height,
+            around.x1 + inner.x2 * around.width,
+            around.y1 + inner.y2 * around.height,
+            Frame.UNIT,
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        return {"coordinates": list(self.coordinates), "frame": self.frame.value}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Box:
+        x1, y1, x2, y2 = data["coordinates"]
+        return cls(x1, y1, x2, y2, Frame(data["frame"]))
+
+
+def _same_frame(a: Box, b: Box) -> None:
+    if a.frame is not b.frame:
+        raise ValueError(f"boxes in frames {a.frame.value} and {b.frame.value} cannot be compared: convert one with .to()")
+
+
+def intersection(a: Box, b: Box) -> float:
+    """Area shared by two boxes of the same frame."""
+    _same_frame(a, b)
+    width = min(a.x2, b.x2) - max(a.x1, b.x1)
+    height = min(a.y2, b.y2) - max(a.y1, b.y1)
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes of the same frame, 0 to 1."""
+    shared = intersection(a, b)
+    union = a.area + b.area - shared
+    return shared / union if union > 0 else 0.0
+
+
+def coverage(target: Box, box: Box) -> float:
+    """Share of `target` that lies inside `box`, 0 to 1."""
+    return intersection(target, box) / target.area if target.area > 0 else 0.0

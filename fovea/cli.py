@@ -1,0 +1,34 @@
+"""The `fovea` command: a table of dotted paths, imported when called."""
+
+from __future__ import annotations
+
+import sys
+
+from fovea.plugins import load_object
+
+COMMANDS = {
+    "eval": ("evaluation.evaluate:main", "play a checkpoint on tasks and score it"),
+    "compare": ("evaluation.compare:main", "compare two evaluations question by question"),
+    "traces": ("synthesis.trace_shapes:main", "write cold-start traces of procedural scenes"),
+    "tasks": ("synthesis.shapes:main", "write tasks on procedural scenes"),
+    "gate": ("synthesis.tiny.gate:main", "measure what the tiny base can find and read"),
+    "check-env": ("environments.check:main", "check an environment of your own"),
+}
+
+
+def main() -> None:
+    """Runs the command named first; without one, lists them."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("usage: fovea COMMAND [options]; fovea COMMAND --help tells more\n")
+        for command, (_, summary) in COMMANDS.items():
+            print(f"  {command:10s} {summary}")
+        return
+    if name not in COMMANDS:
+        raise SystemExit(f"fovea has no command {name!r}: use one of {', '.join(COMMANDS)}")
+    sys.argv = [f"fovea {name}", *sys.argv[2:]]
+    load_object(COMMANDS[name][0])()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Configuration in TRL's habit: `--config file.yaml`, any field overridden on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+class ConfigError(SystemExit):
+    """A configuration that cannot be read; printed without a traceback."""
+
+
+def parse(
+    dataclass_types: Sequence[type], *, default_config: str | None = None, arguments: Sequence[str] | None = None
+) -> tuple[Any, ...]:
+    """One instance of each dataclass, from YAML and command line (which wins).
+
+    Without `--config` the shipped `default_config` is read, if there is one. Names without a file resolve in the
+    shipped `configs/` too: `--config qwen2_5_vl_7b_grpo.yaml`.
+
+    Raises:
+        ConfigError: for a missing file or an unknown key, with the nearest known name.
+    """
+    from trl import TrlParser
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--config" in words:
+        place = words.index("--config") + 1
+        words[place] = str(find_config(words[place]))
+    elif default_config is not None and not {"-h", "--help"} & set(words):
+        words = ["--config", str(find_config(default_config)), *words]
+    known = {field.name for kind in dataclass_types for field in dataclasses.fields(kind)}
+    if "--config" in words:
+        _check_keys(Path(words[words.index("--config") + 1]), known)
+    parser = TrlParser(list(dataclass_types), allow_abbrev=False)
+    *parsed, rest = parser.parse_args_and_config(args=words, return_remaining_strings=True)
+    unknown = [word for word in rest if word.startswith("--")]
+    if unknown or rest:
+        raise ConfigError(_unknown((unknown or rest)[0].lstrip("-").partition("=")[0], known, "on the command line"))
+    return tuple(parsed)
+
+
+def find_config(name: str) -> Path:
+    """The YAML file called `name`: a path, or the name of a shipped one.
+
+    Raises:
+        ConfigError: if there is none, with the names of those shipped.
+    """
+    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    shipped = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+    raise ConfigError(f"no config at {name}; shipped are {', '.join(shipped)}")
+
+
+def _check_keys(path: Path, known: set[str]) -> None:
+    import yaml
+
+    data = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines, not a {type(data).__name__}")
+    for key in data:
+        if key not in known | {"env"}:
+            raise ConfigError(_unknown(str(key), known, f"in {path}"))
+
+
+def _unknown(key: str, known: set[str], where: str) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"unknown option {key!r} {where}" + (f": did you mean {near[0]!r}?" if near else "")

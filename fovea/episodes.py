@@ -1,0 +1,207 @@
+"""What one finished rollout is: its turns, its crops, how it ended. Rewards, logs and comparison read nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+from fovea.boxes import Box, Size
+from fovea.tasks import Task
+
+
+class StopReason(str, Enum):
+    """Every way in which an episode can end."""
+
+    ANSWERED = "answered"
+    """The model wrote an answer."""
+    NO_ACTION = "no_action"
+    """A turn held neither a tool call nor an answer."""
+    TURN_LIMIT = "turn_limit"
+    """The last allowed turn was still a tool call."""
+    TURN_TOKENS = "turn_tokens"
+    """A turn was cut off at its token limit."""
+    EPISODE_TOKENS = "episode_tokens"
+    """The next observation, or the next turn, would not fit the episode's token budget."""
+
+
+class FaultKind(str, Enum):
+    """What a model can do wrong in a tool call."""
+
+    BAD_JSON = "bad_json"
+    UNKNOWN_TOOL = "unknown_tool"
+    BAD_ARGUMENTS = "bad_arguments"
+    BAD_BOX = "bad_box"
+    EMPTY_BOX = "empty_box"
+    OUTSIDE_BOX = "outside_box"
+    TINY_BOX = "tiny_box"
+    BAD_IMAGE_INDEX = "bad_image_index"
+
+
+class ModelFault(ValueError):
+    """Raised by a tool when the *model* erred: the message goes back to it as text. Any other exception is our bug."""
+
+    def __init__(self, kind: FaultKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Call:
+    """A well-formed tool call."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A final answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A tool call that could not be carried out; `message` went back to the model."""
+
+    kind: FaultKind
+    message: str
+
+
+@dataclass(frozen=True)
+class NoAction:
+    """Text without a tool call or an answer."""
+
+
+Action = Call | Answer | Fault | NoAction
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A region that was zoomed into: image `img_idx` of the episode shows `region` (UNIT) of the task's image `root`."""
+
+    img_idx: int
+    root: int
+    region: Box
+    input_size: Size
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the environment answered: text, and the crops that came with it."""
+
+    text: str
+    crops: tuple[Crop, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One assistant text, the action in it, and the observation that came back (None after the last).
+
+    `well_formed` says whether the text kept the format to the letter.
+    """
+
+    text: str
+    action: Action
+    observation: Observation | None
+    num_tokens: int = 0
+    well_formed: bool = True
+
+
+@dataclass(frozen=True)
+class TokenRecord:
+    """The tokens that were really sampled, for the loss: no text is ever tokenised again.
+
+    `loss_mask` has one entry per completion token: 1 written by the policy, 0 an observation. `images` are all the
+    images of the sequence in order, at the size in which the model received them.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    loss_mask: tuple[int, ...]
+    images: tuple[Any, ...]
+    logprobs: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished rollout of `task`."""
+
+    task: Task
+    turns: tuple[Turn, ...]
+    stop_reason: StopReason
+    tokens: TokenRecord | None = field(default=None, repr=False, compare=False)
+    messages: tuple[dict, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def answer(self) -> str | None:
+        """The final answer, or None if there is none."""
+        last = self.turns[-1].action if self.turns else None
+        return last.text if isinstance(last, Answer) else None
+
+    @property
+    def crops(self) -> tuple[Crop, ...]:
+        return tuple(crop for turn in self.turns if turn.observation for crop in turn.observation.crops)
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        return tuple(turn.action for turn in self.turns if isinstance(turn.action, Fault))
+
+    @property
+    def num_zooms(self) -> int:
+        return len(self.crops)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the policy wrote."""
+        return sum(turn.num_tokens for turn in self.turns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready record, without pixels or token ids."""
+        return {
+            "task_id": self.task.id,
+            "question": self.task.question,
+            "reference": self.task.answer,
+            "answer": self.answer,
+            "stop_reason": self.stop_reason.value,
+            "num_zooms": self.num_zooms,
+            "num_tokens": self.num_tokens,
+            "faults": dict(Counter(fault.kind.value for fault in self.faults)),
+            "turns": [_turn_to_dict(turn) for turn in self.turns],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], task: Task) -> Episode:
+        """The episode back from `to_dict`, with the task it was played on."""
+        return cls(task, tuple(_turn_from_dict(turn) for turn in data["turns"]), StopReason(data["stop_reason"]))
+
+
+_ACTIONS: dict[str, type] = {"call": Call, "answer": Answer, "fault": Fault, "no_action": NoAction}
+
+
+def _turn_to_dict(turn: Turn) -> dict[str, Any]:
+    name = next(name for name, kind in _ACTIONS.items() if isinstance(turn.action, kind))
+    observation = None
+    if turn.observation is not None:
+        crops = [asdict(crop) | {"region": crop.region.to_dict()} for crop in turn.observation.crops]
+        observation = {"text": turn.observation.text, "crops": crops}
+    action = {"type": name, **asdict(turn.action)}
+    rest = {"num_tokens": turn.num_tokens, "well_formed": turn.well_formed}
+    return {"text": turn.text, "action": action, "observation": observation, **rest}
+
+
+def _turn_from_dict(data: dict[str, Any]) -> Turn:
+    fields = dict(data["action"])
+    kind = _ACTIONS[fields.pop("type")]
+    if kind is Fault:
+        fields["kind"] = FaultKind(fields["kind"])
+    observation = None
+    if data["observation"] is not None:
+        crops = tuple(
+            Crop(crop["img_idx"], crop["root"], Box.from_dict(crop["region"]), tuple(crop["input_size"]))
+            for crop in data["observation"]["crops"]
+        )
+        observation = Observation(data["observation"]["text"], crops)
+    return Turn(data["text"], kind(**fields), observation, data["num_tokens"], data["well_formed"])

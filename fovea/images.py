@@ -1,0 +1,144 @@
+"""Images as the model sees them: opened once, bounded in size, cropped from the original, fitted to the patch grid."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from fovea.boxes import Box, Frame, Size, View
+
+MAX_IMAGE_PIXELS = 200_000_000
+"""Images above this many pixels are refused before they are decoded (decompression bombs)."""
+MAX_ASPECT_RATIO = 150
+
+
+@dataclass(frozen=True)
+class PixelLimits:
+    """Between how many pixels an image reaches the model, in multiples of `factor` (patch size x merge size)."""
+
+    min_pixels: int
+    max_pixels: int
+    factor: int
+
+    def __post_init__(self) -> None:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} exceeds max_pixels {self.max_pixels}: lower the first")
+        if self.max_pixels < self.factor**2:
+            raise ValueError(
+                f"max_pixels {self.max_pixels} is less than one visual token: use at least {self.factor**2}"
+            )
+
+    def fit_size(self, size: Size) -> Size:
+        """The (width, height) at which an image of `size` reaches the model (Qwen-VL's own rule)."""
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        height, width = smart_resize(size[1], size[0], self.factor, self.min_pixels, self.max_pixels)
+        return width, height
+
+
+def fit(image: Image.Image, limits: PixelLimits) -> Image.Image:
+    """The image resized (bicubic, antialiased) to the size at which the model receives it."""
+    size = limits.fit_size(image.size)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def cut(image: Image.Image, box: Box) -> Image.Image:
+    """The part of an original image under `box` (any frame that needs no input size), at native resolution."""
+    view = View(original=image.size, input=image.size)
+    x1, y1, x2, y2 = box.to(Frame.ORIGINAL, view).clipped(view).rounded().coordinates
+    return image.crop((int(x1), int(y1), max(int(x2), int(x1) + 1), max(int(y2), int(y1) + 1)))
+
+
+def content_hash(data: bytes) -> str:
+    """Name of an image by its content: the first 32 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+class ImageError(ValueError):
+    """An image that cannot be used, with what is wrong about it."""
+
+
+def open_image(source: str | Path | bytes | Image.Image | dict, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """An RGB image, EXIF-rotated, from a path, encoded bytes, a PIL image or a `datasets` image dictionary.
+
+    Raises:
+        ImageError: if the file is missing, corrupt, empty, or larger than `max_pixels`.
+    """
+    if isinstance(source, dict):
+        source = source.get("bytes") or source.get("path") or b""
+    name = source if isinstance(source, (str, Path)) else type(source).__name__
+    try:
+        image = source if isinstance(source, Image.Image) else _open_lazily(source)
+        if image.width * image.height > max_pixels:
+            raise ImageError(f"image {name} has {image.width}x{image.height} pixels, the bound is {max_pixels}")
+        if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+            raise ImageError(f"image {name} is {image.width}x{image.height}: sides differ by over {MAX_ASPECT_RATIO}x")
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"image {name} cannot be opened: {error}") from error
+
+
+def _open_lazily(source: str | Path | bytes) -> Image.Image:
+    if isinstance(source, bytes) and not source:
+        raise ImageError("image is empty: it has neither bytes nor a path")
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, transparency over white, 16-bit levels scaled to 8."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return image.point(lambda level: level / 256).convert("L").convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+@dataclass
+class ImageStore:
+    """Images by content hash, so that each distinct one is decoded once and can be named across processes.
+
+    `max_images` bounds memory: the oldest images leave first.
+    """
+
+    max_images: int = 256
+    _images: dict[str, Image.Image] = field(default_factory=dict, repr=False)
+
+    def add(self, source: str | Path | bytes | Image.Image | dict) -> str:
+        """The content hash under which the image can now be had.
+
+        Raises:
+            ImageError: as `open_image`.
+        """
+        if isinstance(source, (str, Path)):
+            try:
+                source = Path(source).read_bytes()
+            except OSError as error:
+                raise ImageError(f"image {source} cannot be opened: {error.strerror}") from error
+        if isinstance(source, bytes):
+            key = content_hash(source)
+            if key in self._images:
+                return key
+            image = open_image(source)
+        else:
+            image = open_image(source)
+            key = image_hash(image)
+        self._images[key] = image
+        while len(self._images) > self.max_images:
+            self._images.pop(next(iter(self._images)))
+        return key
+
+    def get(self, key: str) -> Image.Image:
+        return self._images[key]
+
+
+def image_hash(image: Image.Image) -> str:
+    """Content hash of decoded pixels."""
+    return content_hash(repr((image.mode, image.size)).encode() + image.tobytes())

@@ -1,0 +1,124 @@
+"""Loading of models and processors: `tiny`, a local folder, a hub id, or a PEFT adapter on top of one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fovea.attention import batch_vision_attention
+from fovea.boxes import Frame
+from fovea.images import PixelLimits
+
+TINY = Path(__file__).parent / "tiny"
+FRAMES = {"qwen2_5_vl": Frame.INPUT, "qwen2_vl": Frame.INPUT, "qwen3_vl": Frame.PER_MILLE, "qwen3_vl_moe": Frame.PER_MILLE}
+"""The frame in which each model family was taught to write boxes."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model with its processor, and what its family implies."""
+
+    network: Any
+    processor: Any
+    name: str
+
+    @property
+    def frame(self) -> Frame:
+        """The family's box frame; per-mille where the family is unknown."""
+        return FRAMES.get(self.network.config.model_type, Frame.PER_MILLE)
+
+
+def resolve_path(name: str) -> str:
+    """Where a model name leads: `tiny` to the shipped weights, anything else to itself."""
+    if name == "tiny":
+        return str(TINY)
+    path = Path(name)
+    if path.is_dir() and not any((path / file).exists() for file in ("config.json", "adapter_config.json")):
+        checkpoints = sorted(path.glob("checkpoint-*"), key=lambda folder: int(folder.name.partition("-")[2] or 0))
+        hint = f"; did you mean {checkpoints[-1]}?" if checkpoints else ""
+        raise FileNotFoundError(f"{name} holds neither config.json nor adapter_config.json{hint}")
+    return name
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str | torch.dtype = "auto",
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    **kwargs: Any,
+) -> Model:
+    """A model and its processor, ready for the zoom protocol.
+
+    Adapters load on top of the base they name and are merged. `min_pixels` and `max_pixels` set the processor's limits.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    path = resolve_path(name)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    adapter = Path(path) / "adapter_config.json"
+    base = path
+    if adapter.exists():
+        base = resolve_path(json.loads(adapter.read_text())["base_model_name_or_path"])
+    network = AutoModelForImageTextToText.from_pretrained(
+        base, dtype=dtype, attn_implementation=attn_implementation, **options, **kwargs
+    )
+    if adapter.exists():
+        from peft import PeftModel
+
+        network = PeftModel.from_pretrained(network, path).merge_and_unload()
+    has_processor = (Path(path) / "tokenizer_config.json").exists()
+    source = path if has_processor else base
+    processor = load_processor(source, min_pixels=min_pixels, max_pixels=max_pixels, **options)
+    return Model(batch_vision_attention(network), processor, name)
+
+
+def load_processor(
+    name: str, *, min_pixels: int | None = None, max_pixels: int | None = None, **options: Any
+) -> Any:
+    """The processor of a model: left padding, a chat template with tools and assistant markers, pixel limits set.
+
+    Raises:
+        ValueError: for a processor without a chat template that TRL can mark assistant tokens in.
+    """
+    from transformers import AutoProcessor
+    from trl.chat_template_utils import qwen3_vl_chat_template
+
+    processor = AutoProcessor.from_pretrained(resolve_path(name), **options)
+    processor.tokenizer.padding_side = "left"
+    if type(processor).__name__ in ("Qwen2_5_VLProcessor", "Qwen2VLProcessor", "Qwen3VLProcessor"):
+        processor.chat_template = qwen3_vl_chat_template
+        processor.tokenizer.chat_template = qwen3_vl_chat_template
+    if not processor.chat_template:
+        raise ValueError(f"{name} has no chat template: save one with its processor")
+    size = processor.image_processor.size
+    if min_pixels is not None:
+        size["shortest_edge"] = min_pixels
+    if max_pixels is not None:
+        size["longest_edge"] = max_pixels
+    processor.image_processor.size = size
+    return processor
+
+
+def pixel_limits(processor: Any) -> PixelLimits:
+    """The limits within which a Qwen-VL processor leaves images as they are, if they lie on its patch grid."""
+    images = processor.image_processor
+    return PixelLimits(images.size["shortest_edge"], images.size["longest_edge"], images.patch_size * images.merge_size)
+
+
+def freeze_vision(network: Any) -> None:
+    """Stops gradients into the vision tower, projector included."""
+    for name, parameter in network.named_parameters():
+        if ".visual." in f".{name}" or ".vision_tower." in f".{name}":
+            parameter.requires_grad_(False)
+
+
+LANGUAGE_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""The linear layers of the language tower, as PEFT's `target_modules` pattern."""

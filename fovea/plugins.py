@@ -1,0 +1,48 @@
+"""Objects of the user's own, named by dotted path (`package.module:name`) or by file (`./rewards.py:name`)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def load_object(name: str) -> Any:
+    """The object that `module:name`, `module.name` or `./file.py:name` points to.
+
+    Raises:
+        ValueError: if the name has no such form, or nothing is there.
+    """
+    place, _, attribute = name.rpartition(":") if ":" in name else name.rpartition(".")
+    if not place or not attribute:
+        raise ValueError(f"{name!r} names nothing: write package.module:name or ./file.py:name")
+    module = _load_file(Path(place)) if place.endswith(".py") else _import(place, name)
+    if not hasattr(module, attribute):
+        names = [known for known in vars(module) if not known.startswith("_")]
+        raise ValueError(f"{place} has no {attribute!r}; it has {', '.join(names) or 'nothing'}")
+    return getattr(module, attribute)
+
+
+def _import(place: str, name: str) -> Any:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is None or not place.startswith(error.name):
+            raise
+        raise ValueError(f"{name!r}: there is no module {error.name!r}") from error
+
+
+def _load_file(path: Path) -> Any:
+    if not path.exists():
+        raise ValueError(f"no file at {path}: the path is relative to the current folder")
+    name = f"_plugin_{path.resolve().stem}_{abs(hash(str(path.resolve())))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,137 @@
+"""Reward functions by name, and what kind each one is, told by its parameters.
+
+Four kinds plug in: per episode `(task, episode) -> float | None`, per group `(task, episodes) -> list`, TRL's own
+`(prompts, completions, **columns) -> list` (sync or async), and the id of a reward model.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from fovea.episodes import Episode
+from fovea.plugins import load_object
+from fovea.tasks import Task
+from rewards import accuracy, looking
+
+REWARDS: dict[str, Callable] = {
+    "accuracy": accuracy.accuracy,
+    "format": looking.format,
+    "zoom_coverage": looking.zoom_coverage,
+    "zoom_iou": looking.zoom_iou,
+    "zoom_cost": looking.zoom_cost,
+}
+
+
+class RewardKind(str, Enum):
+    EPISODE = "episode"
+    GROUP = "group"
+    TRL = "trl"
+    MODEL = "model"
+
+
+class RewardError(RuntimeError):
+    """A reward function that raised or returned nonsense; names the reward and the episode."""
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward function under the name it is logged by; for a reward model `function` is its id."""
+
+    name: str
+    kind: RewardKind
+    function: Any
+
+
+def load_reward(name: str) -> Reward:
+    """The reward called `name`: ours, `module:function`, `./file.py:function`, or a reward model's id or folder.
+
+    Raises:
+        ValueError: if there is no such reward, or its parameters do not tell its kind.
+    """
+    if name in REWARDS:
+        return Reward(name, kind_of(REWARDS[name]), REWARDS[name])
+    if ":" not in name and ("/" in name or (Path(name) / "config.json").exists()):
+        return Reward(Path(name).name, RewardKind.MODEL, name)
+    if ":" not in name and "." not in name:
+        raise ValueError(f"no reward is called {name!r}: use one of {', '.join(REWARDS)}, or ./file.py:function")
+    function = load_object(name)
+    return Reward(getattr(function, "__name__", name), kind_of(function), function)
+
+
+def kind_of(function: Callable) -> RewardKind:
+    """The kind of a reward function, by its parameter names.
+
+    Raises:
+        ValueError: if they fit none, or more than one.
+    """
+    names = set(inspect.signature(function).parameters)
+    fits = {
+        RewardKind.EPISODE: "episode" in names,
+        RewardKind.GROUP: "episodes" in names,
+        RewardKind.TRL: bool({"prompts", "completions", "completion_ids"} & names),
+    }
+    found = [kind for kind, fit in fits.items() if fit]
+    if len(found) == 1:
+        return found[0]
+    shown = f"{getattr(function, '__name__', function)}({', '.join(sorted(names))})"
+    problem = "fits several kinds of reward" if found else "fits no kind of reward"
+    raise ValueError(
+        f"{shown} {problem}: take (task, episode) for one episode, (task, episodes) for a group, "
+        "or (prompts, completions, **kwargs) as in TRL"
+    )
+
+
+def score_episodes(reward: Reward, episodes: Sequence[Episode]) -> list[float | None]:
+    """What an EPISODE or GROUP reward pays each episode; consecutive episodes of one task are a group.
+
+    Raises:
+        RewardError: if the function raises or returns anything but finite numbers or None.
+    """
+    if reward.kind is RewardKind.EPISODE:
+        return [_number(reward, episode, _call(reward, episode.task, episode)) for episode in episodes]
+    values: list[float | None] = []
+    for group in _groups(episodes):
+        paid = _call(reward, group[0].task, group)
+        if not isinstance(paid, (list, tuple)) or len(paid) != len(group):
+            raise RewardError(f"group reward {reward.name} must return {len(group)} values, not {paid!r}")
+        values += [_number(reward, episode, value) for episode, value in zip(group, paid, strict=True)]
+    return values
+
+
+def _groups(episodes: Sequence[Episode]) -> list[list[Episode]]:
+    groups: list[list[Episode]] = []
+    for episode in episodes:
+        if groups and groups[-1][0].task is episode.task:
+            groups[-1].append(episode)
+        else:
+            groups.append([episode])
+    return groups
+
+
+def _call(reward: Reward, task: Task, subject: Any) -> Any:
+    """The function's value, its parameters filled by name; what it raises is re-raised with its name and the task."""
+    arguments = {"task": task, "episode": subject, "episodes": subject}
+    names = inspect.signature(reward.function).parameters
+    try:
+        return reward.function(**{name: value for name, value in arguments.items() if name in names})
+    except Exception as error:
+        answer = subject.answer if isinstance(subject, Episode) else [episode.answer for episode in subject]
+        raise RewardError(
+            f"reward {reward.name} raised {type(error).__name__} on task {task.id} (answer {answer!r}): {error}"
+        ) from error
+
+
+def _number(reward: Reward, episode: Episode, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, (bool, int, float)) and math.isfinite(value):
+        return float(value)
+    raise RewardError(
+        f"reward {reward.name} returned {value!r} on task {episode.task.id}: it must be a finite number, or None"
+    )

@@ -1,0 +1,42 @@
+"""Arguments of `train_grpo.py`: TRL's own, and what tasks and rewards need beyond them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+
+
+@dataclass
+class GRPOArguments(GRPOConfig):
+    """TRL's GRPOConfig with a few arguments more. Gradients of all rollouts of a step come from one generation."""
+
+    eval_temperature: float = field(default=0.0, metadata={"help": "Sampling temperature in evaluation; 0 is greedy."})
+    rollout_batch_size: int = field(default=64, metadata={"help": "Episodes that generate side by side."})
+
+
+@dataclass
+class ScriptArguments:
+    """Where tasks come from, and what is rewarded."""
+
+    dataset_name: str = field(
+        default="synthesis.shapes:training_tasks",
+        metadata={"help": "Tasks: JSONL or Parquet file, dataset folder, hub id, or a function as package.module:name"},
+    )
+    eval_dataset_name: str | None = field(default=None, metadata={"help": "Held-out tasks, in the same forms."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of a hub dataset (default: train)."})
+    columns: list[str] | None = field(
+        default=None, metadata={"help": "Column names of your data, e.g. question=problem answer=reward_model.ground_truth"}
+    )
+    skip_bad_rows: bool = field(default=False, metadata={"help": "Leave out rows that are no tasks, and count them."})
+    max_tasks: int | None = field(default=None, metadata={"help": "Use only so many tasks."})
+    reward_funcs: list[str] = field(
+        default_factory=lambda: ["accuracy", "format"],
+        metadata={"help": "Rewards: names, package.module:function, ./file.py:function, or a reward model id."},
+    )
+    cold_start_config: str | None = field(
+        default=None,
+        metadata={"help": "If model_name_or_path is the folder this SFT config writes and does not exist yet, make it first."},
+    )
+    min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of a first view."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of a first view."})

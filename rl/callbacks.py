@@ -1,0 +1,48 @@
+"""What watches a GRPO run: metrics into the run directory, and a warning when zooming collapses."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from fovea.runs import RunDirectory
+
+logger = logging.get_logger(__name__)
+
+
+class MetricsCallback(TrainerCallback):
+    """Appends every log of the main process to metrics.jsonl."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs:
+            self.run.add_metrics({"step": state.global_step, **logs})
+
+
+class CollapseCallback(TrainerCallback):
+    """Warns once when the zoom rate stays below `low` or above `high` for `patience` logs in a row."""
+
+    def __init__(self, *, low: float = 0.02, high: float = 0.995, patience: int = 5) -> None:
+        self.low, self.high = low, high
+        self.rates: deque[float] = deque(maxlen=patience)
+        self.warned = False
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        rate = (logs or {}).get("zooms/rate")
+        if rate is None or not state.is_world_process_zero:
+            return
+        self.rates.append(float(rate))
+        if self.warned or len(self.rates) < (self.rates.maxlen or 0):
+            return
+        if max(self.rates) < self.low or min(self.rates) > self.high:
+            self.warned = True
+            now, cure = ("never", "pay for coverage, or lower a zoom cost") if max(self.rates) < self.low else (
+                "always",
+                "add tasks that need no zoom, or a small zoom_cost",
+            )
+            logger.warning(f"zooming has collapsed: the policy {now} zooms in the last {len(self.rates)} logs; {cure}")

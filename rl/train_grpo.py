@@ -1,0 +1,88 @@
+"""GRPO on zoom episodes: `accelerate launch rl/train_grpo.py [--config FILE] [any option]`.
+
+Without arguments it trains the embedded tiny model (configs/tiny_grpo.yaml); if its SFT cold start has not been made
+yet, that is done first. Every option of TRL's GRPOConfig and ModelConfig works here under its own name.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import yaml  # noqa: E402
+from accelerate import PartialState  # noqa: E402
+from trl import ModelConfig, get_peft_config, get_quantization_config  # noqa: E402
+
+from environments.settings import EpisodeArguments  # noqa: E402
+from fovea.config import find_config, parse  # noqa: E402
+from fovea.models import LANGUAGE_LINEARS, freeze_vision, load_model  # noqa: E402
+from fovea.runs import RunDirectory  # noqa: E402
+from fovea.tasks import parse_columns, tasks_from  # noqa: E402
+from rewards.registry import load_reward  # noqa: E402
+from rl.arguments import GRPOArguments, ScriptArguments  # noqa: E402
+from rl.callbacks import CollapseCallback, MetricsCallback  # noqa: E402
+from rl.trainer import ZoomGRPOTrainer  # noqa: E402
+
+
+def make_cold_start(config: str, model_name: str) -> None:
+    """Runs the SFT `config` if `model_name` is the folder it writes and that does not exist yet; other processes wait."""
+    target = yaml.safe_load(find_config(config).read_text())["output_dir"]
+    with PartialState().main_process_first():
+        if model_name == target and not Path(target).exists():
+            print(f"{target} does not exist yet: making the SFT cold start first ({config})", flush=True)
+            script = Path(__file__).resolve().parent.parent / "sft" / "train_sft.py"
+            subprocess.run([sys.executable, str(script), "--config", config], check=True)
+
+
+def main() -> None:
+    script, episodes, model_args, args = parse(
+        (ScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments), default_config="tiny_grpo.yaml"
+    )
+    if script.cold_start_config:
+        make_cold_start(script.cold_start_config, model_args.model_name_or_path)
+    quantization = get_quantization_config(model_args)
+    model = load_model(
+        model_args.model_name_or_path,
+        dtype=model_args.dtype or "auto",
+        attn_implementation=model_args.attn_implementation,
+        revision=model_args.model_revision,
+        trust_remote_code=args.trust_remote_code,
+        min_pixels=script.min_pixels,
+        max_pixels=script.max_pixels,
+        **({"quantization_config": quantization} if quantization else {}),
+    )
+    freeze_vision(model.network)
+    if model_args.use_peft and not model_args.lora_target_modules:
+        model_args.lora_target_modules = LANGUAGE_LINEARS
+    reading = {
+        "split": script.dataset_split,
+        "columns": parse_columns(script.columns),
+        "skip_bad_rows": script.skip_bad_rows,
+    }
+    tasks = tasks_from(script.dataset_name, limit=script.max_tasks, **reading)
+    held_out = tasks_from(script.eval_dataset_name, **reading) if script.eval_dataset_name else []
+    run = RunDirectory(args.output_dir)
+    if PartialState().is_main_process:
+        run.write_start(script=script, episodes=episodes, model=model_args, training=args)
+    trainer = ZoomGRPOTrainer(
+        model.network,
+        [load_reward(name) for name in script.reward_funcs],
+        args,
+        train_tasks=tasks,
+        eval_tasks=held_out,
+        environment_factory=episodes.environment_factory(model),
+        limits=episodes.limits(),
+        run=run,
+        processing_class=model.processor,
+        peft_config=get_peft_config(model_args),
+        callbacks=[MetricsCallback(run), CollapseCallback()],
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""GRPO on episodes: TRL's trainer with its tool loop replaced by the one loop that evaluation uses too.
+
+What TRL does stays TRL's: sampling of prompts, advantages, clipping, KL, entropy, logging, checkpoints. What changes
+is `_generate`: rollouts are played by `environments.play`, so a bug in a tool stops the run, budgets are kept before
+an observation is shown, and the loss sees exactly the sampled tokens. Without tasks it is TRL's trainer unchanged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+from accelerate.utils import gather_object
+from datasets import Dataset
+from trl import GRPOTrainer
+from trl.models.utils import unwrap_model_for_generation
+
+from environments.play import Limits, play
+from environments.policies import TransformersPolicy
+from environments.rendering import Renderer
+from fovea.episodes import Episode, FaultKind, StopReason
+from fovea.runs import RunDirectory
+from fovea.tasks import Task
+from rewards.registry import Reward
+from rewards.trl_adapter import to_trl
+from rl.arguments import GRPOArguments
+
+_PROMPT = [{"role": "user", "content": ""}]
+"""Stands in TRL's dataset: the environment writes the real prompt."""
+
+
+class ZoomGRPOTrainer(GRPOTrainer):
+    """`GRPOTrainer` that also takes tasks, an environment and Fovea's rewards.
+
+    With `train_tasks` it plays episodes; every other argument is `GRPOTrainer`'s.
+
+    Raises:
+        ValueError: if groups of rollouts would be split between processes, or the processor pads on the right.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        rewards: Sequence[Reward],
+        args: GRPOArguments,
+        *,
+        train_tasks: Sequence[Task] | None = None,
+        eval_tasks: Sequence[Task] = (),
+        environment_factory: Callable[[], Any] | None = None,
+        limits: Limits | None = None,
+        run: RunDirectory | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.tasks = [*(train_tasks or ()), *eval_tasks]
+        self.limits, self.run = limits or Limits(), run
+        self.make_environment = environment_factory
+        if train_tasks is None:
+            super().__init__(model, [to_trl(reward) for reward in rewards], args, environment_factory=environment_factory, **kwargs)
+            return
+        _check_groups(args)
+        if kwargs["processing_class"].tokenizer.padding_side != "left":
+            raise ValueError("the processor pads on the right, which shifts image tokens: set padding_side='left'")
+        # Over-long episodes leave the loss by their own mask: TRL's switch would also hide them from attention.
+        self.mask_unfinished, args.mask_truncated_completions = args.mask_truncated_completions, False
+        args.max_completion_length = self.limits.max_completion_tokens
+        numbers = range(len(self.tasks))
+        rows = Dataset.from_list([{"prompt": _PROMPT, "task_index": number} for number in numbers])
+        super().__init__(
+            model,
+            [to_trl(reward) for reward in rewards],
+            args,
+            train_dataset=rows.select(range(len(train_tasks))),
+            eval_dataset=rows.select(range(len(train_tasks), len(rows))) if eval_tasks else None,
+            **kwargs,
+        )
+        self.renderer = Renderer(self.processing_class)
+        self.tools = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
+        self.log_multimodal = False
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if self.tasks:
+            self._tasks_now = [self.tasks[row["task_index"]] for row in inputs]
+            inputs = [_columns(task) for task in self._tasks_now]
+        return super()._generate_and_score_completions(inputs)
+
+    def _generate(self, prompts: list) -> tuple:
+        """Token ids, masks and images of one episode per prompt, in the tuple that TRL's `_generate` returns."""
+        if not self.tasks:
+            return super()._generate(prompts)
+        mode = "train" if self.model.training else "eval"
+        episodes = self._play(mode)
+        records = [episode.tokens for episode in episodes]
+        for record in records:
+            images = [self.renderer.image_inputs(image) for image in record.images]
+            self.renderer.check(record.prompt_ids + record.completion_ids, images, name="an episode")
+        images = [list(record.images) for record in records]
+        self._log_episodes(mode, episodes)
+        return (
+            [list(record.prompt_ids) for record in records],
+            [list(record.completion_ids) for record in records],
+            [self._loss_mask(episode) for episode in episodes],
+            [_completion(episode) for episode in episodes],
+            None,
+            {"episode": episodes, "task": [episode.task for episode in episodes]},
+            images if any(images) else None,
+            images,
+        )
+
+    def _play(self, mode: str) -> list[Episode]:
+        sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k or 0}
+        if mode == "eval":
+            sampling = {"temperature": self.args.eval_temperature}
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        ) as network:
+            return play(
+                TransformersPolicy(network, self.renderer, batch_size=self.args.rollout_batch_size, **sampling),
+                self._tasks_now,
+                environment_factory=self.make_environment,
+                limits=self.limits,
+                renderer=self.renderer,
+                batch_size=len(self._tasks_now),
+            )
+
+    def _loss_mask(self, episode: Episode) -> list[int]:
+        """1 where a token was sampled; all 0 for an unfinished episode that is to be left out of the loss."""
+        finished = episode.stop_reason in (StopReason.ANSWERED, StopReason.NO_ACTION)
+        mask = list(episode.tokens.loss_mask)
+        return mask if finished or not self.mask_unfinished else [0] * len(mask)
+
+    def _log_episodes(self, mode: str, episodes: list[Episode]) -> None:
+        """Metrics of all processes' episodes, and one line per episode in the run directory."""
+        if self.run is not None:
+            for episode in episodes:
+                self.run.add_episode(episode, step=self.state.global_step, mode=mode)
+        rows = gather_object([_numbers(episode) for episode in episodes])
+        metrics = self._metrics[mode]
+        for name in rows[0]:
+            metrics[name].append(fmean(row[name] for row in rows))
+        if mode == "train":
+            self.state.num_input_tokens_seen += int(sum(row["tokens/all"] for row in rows))
+        metrics["num_tokens"] = [self.state.num_input_tokens_seen]
+
+
+def _columns(task: Task) -> dict[str, Any]:
+    """What TRL's own kind of reward function receives about a task, beside the completions."""
+    prompt = [{"role": "user", "content": task.prompt}]
+    return {"prompt": prompt, "question": task.question, "answer": task.answer, "choices": list(task.choices)}
+
+
+def _completion(episode: Episode) -> list[dict[str, str]]:
+    """The chat messages of an episode after its prompt, texts only: pixels are not gathered across processes."""
+    messages = []
+    for turn in episode.turns:
+        messages.append({"role": "assistant", "content": turn.text})
+        if turn.observation is not None:
+            messages.append({"role": "tool", "content": turn.observation.text})
+    return messages
+
+
+def _numbers(episode: Episode) -> dict[str, float]:
+    """The numbers of one episode whose means are logged."""
+    kinds = Counter(fault.kind for fault in episode.faults)
+    record = episode.tokens
+    return {
+        "zooms/rate": float(episode.num_zooms > 0),
+        "zooms/mean": float(episode.num_zooms),
+        "tokens/written": float(episode.num_tokens),
+        "tokens/all": float(len(record.prompt_ids) + len(record.completion_ids)),
+        **{f"stops/{reason.value}": float(episode.stop_reason is reason) for reason in StopReason},
+        **{f"faults/{kind.value}": float(kinds[kind]) for kind in FaultKind},
+    }
+
+
+def _check_groups(args: GRPOArguments) -> None:
+    """Raises ValueError unless every process rolls out whole groups."""
+    rollouts = args.per_device_train_batch_size * args.steps_per_generation
+    if rollouts % args.num_generations:
+        raise ValueError(
+            f"each process rolls out {rollouts} episodes (per_device_train_batch_size "
+            f"{args.per_device_train_batch_size} x steps_per_generation {args.steps_per_generation}), which is not a "
+            f"multiple of num_generations {args.num_generations}: groups would be split between processes"
+        )

@@ -1,0 +1,82 @@
+"""From traces to tokens and masks: the same renderer as in rollouts, loss on what the assistant wrote and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from environments.play import tools_of
+from environments.prompts import SYSTEM_PROMPT
+from environments.rendering import Renderer
+from environments.traces import Trace, to_trace
+from fovea.images import PixelLimits, fit
+
+
+class TraceCollator:
+    """Batches trace records of `environments.traces.read_traces` for a vision-language model.
+
+    The system prompt and the tools are those of `environment`, whatever the file says, so that a cold start learns
+    the very prompt that rollouts use. `max_length` refuses longer traces by name; nothing is truncated.
+    """
+
+    def __init__(self, processor: Any, environment: Any, limits: PixelLimits, *, max_length: int | None = None) -> None:
+        self.renderer = Renderer(processor)
+        self.tools: list[Callable] = list(tools_of(environment).values())
+        self.system = getattr(environment, "system_prompt", SYSTEM_PROMPT)
+        self.limits = limits
+        self.max_length = max_length
+
+    def __call__(self, records: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """Left-padded model inputs and `labels` [B, N], -100 where there is no loss."""
+        encoded = [self.encode(to_trace(record)) for record in records]
+        batch = self.renderer.model_inputs([ids for ids, _, _ in encoded], [images for _, _, images in encoded])
+        labels = torch.full_like(batch["input_ids"], -100)
+        for row, (ids, mask, _) in enumerate(encoded):
+            kept = [token if counts else -100 for token, counts in zip(ids, mask, strict=True)]
+            labels[row, -len(ids) :] = torch.tensor(kept)
+        return {**batch, "labels": labels}
+
+    def encode(self, trace: Trace) -> tuple[list[int], list[int], list]:
+        """Token ids, loss mask (1 on assistant tokens, its end token included) and images of one trace.
+
+        Raises:
+            ValueError: if no assistant turn is in the trace, or it is longer than `max_length`.
+        """
+        messages = [self._fitted(message) for message in trace.messages if message["role"] != "system"]
+        start = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), None)
+        if start is None:
+            raise ValueError("a trace has no assistant turn: there is nothing to learn from it")
+        opening = [{"role": "system", "content": self.system}, *messages[:start]]
+        ids = self.renderer.prompt_ids(opening, self.tools)
+        mask = [0] * len(ids)
+        for index, message in enumerate(messages[start:], start=start):
+            if message["role"] == "assistant":
+                new = self._written(message["content"])
+            elif index + 1 < len(messages):
+                new = self.renderer.observation_ids(_blocks(message["content"]))
+            else:
+                break
+            ids += new
+            mask += [int(message["role"] == "assistant")] * len(new)
+        if self.max_length is not None and len(ids) > self.max_length:
+            raise ValueError(f"a trace has {len(ids)} tokens, more than max_length {self.max_length}: raise it")
+        return ids, mask, [b["image"] for m in messages for b in _blocks(m["content"]) if b["type"] == "image"]
+
+    def _written(self, content: Any) -> list[int]:
+        text = "".join(block["text"] for block in _blocks(content))
+        tokenizer = self.renderer.tokenizer
+        return [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+
+    def _fitted(self, message: dict) -> dict:
+        """The message with each image at the size in which the model receives it."""
+        blocks = [
+            {**block, "image": fit(block["image"], self.limits)} if block["type"] == "image" else block
+            for block in _blocks(message["content"])
+        ]
+        return {**message, "content": blocks}
+
+
+def _blocks(content: str | list[dict]) -> list[dict]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content

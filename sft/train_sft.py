@@ -1,0 +1,108 @@
+"""Cold start on traces: `accelerate launch sft/train_sft.py [--config FILE] [any option]`.
+
+Loss on assistant tokens only; the epoch with the best held-out loss is kept. Without arguments it trains the embedded
+tiny model on fresh traces (configs/tiny_sft.yaml). Every option of TRL's SFTConfig and ModelConfig works here.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from accelerate import PartialState  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config  # noqa: E402
+
+from environments.settings import EpisodeArguments  # noqa: E402
+from environments.traces import read_traces  # noqa: E402
+from fovea.config import parse  # noqa: E402
+from fovea.models import LANGUAGE_LINEARS, freeze_vision, load_model, pixel_limits  # noqa: E402
+from fovea.plugins import load_object  # noqa: E402
+from fovea.runs import RunDirectory  # noqa: E402
+from sft.collator import TraceCollator  # noqa: E402
+
+
+@dataclass
+class ScriptArguments:
+    """Which traces to learn from."""
+
+    dataset_name: str = field(
+        default="synthesis.trace_shapes:write_default_traces",
+        metadata={"help": "traces.jsonl, the folder that holds it, or a function package.module:name that returns one"},
+    )
+    eval_fraction: float = field(default=0.1, metadata={"help": "Share of traces held out for the loss curve."})
+    max_traces: int | None = field(default=None, metadata={"help": "Use only so many traces."})
+    train_vision: bool = field(default=False, metadata={"help": "Also train the vision tower."})
+    min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of an image."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of an image."})
+
+
+class MetricsCallback(TrainerCallback):
+    """Appends every log to metrics.jsonl."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if state.is_world_process_zero and logs:
+            self.run.add_metrics({"step": state.global_step, **logs})
+
+
+def load_traces(script: ScriptArguments, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and held-out records; the split depends on the seed alone."""
+    name = script.dataset_name
+    path = load_object(name)() if ":" in name and not Path(name).exists() else name
+    records = list(read_traces(path))[: script.max_traces]
+    split = Dataset.from_list(records).train_test_split(test_size=script.eval_fraction, seed=seed)
+    return split["train"], split["test"]
+
+
+def main() -> None:
+    script, episodes, model_args, args = parse(
+        (ScriptArguments, EpisodeArguments, ModelConfig, SFTConfig), default_config="tiny_sft.yaml"
+    )
+    quantization = get_quantization_config(model_args)
+    model = load_model(
+        model_args.model_name_or_path,
+        dtype=model_args.dtype or "auto",
+        attn_implementation=model_args.attn_implementation,
+        revision=model_args.model_revision,
+        trust_remote_code=args.trust_remote_code,
+        min_pixels=script.min_pixels,
+        max_pixels=script.max_pixels,
+        **({"quantization_config": quantization} if quantization else {}),
+    )
+    if not script.train_vision:
+        freeze_vision(model.network)
+    if model_args.use_peft and not model_args.lora_target_modules:
+        model_args.lora_target_modules = LANGUAGE_LINEARS
+    environment = episodes.environment_factory(model)()
+    collator = TraceCollator(model.processor, environment, pixel_limits(model.processor), max_length=args.max_length)
+    with PartialState().main_process_first():
+        train, held_out = load_traces(script, args.data_seed or args.seed)
+    args.remove_unused_columns = False
+    args.dataset_kwargs = {"skip_prepare_dataset": True}
+    args.max_length = None
+    run = RunDirectory(args.output_dir)
+    if PartialState().is_main_process:
+        run.write_start(script=script, episodes=episodes, model=model_args, training=args)
+    trainer = SFTTrainer(
+        model.network,
+        args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        data_collator=collator,
+        processing_class=model.processor,
+        peft_config=get_peft_config(model_args),
+        callbacks=[MetricsCallback(run)],
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model()
+
+
+if __name__ == "__main__":
+    main()

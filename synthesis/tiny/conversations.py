@@ -1,0 +1,214 @@
+"""What the tiny model is pre-trained on: conversations about scenes, never the zoom protocol.
+
+A conversation shows a scene's first view, asks where things are (answered in Qwen's grounding JSON), how many there
+are and which colour they have; then shows crops and asks to read and compare their digits. Every answer carries loss.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from fovea.boxes import Box, Frame, View, coverage
+from fovea.images import PixelLimits, cut, fit
+from synthesis import questions
+from synthesis.tiny.architecture import TOKEN_PX
+from synthesis.scenes import COLORS, FORMS, LEGIBLE_PX, Panel, Scene, Shape, glyph_box, render, sample_scene
+
+VIEW_SIZES_PX = (128, 128, 128, 128, 96)
+CROP_LIMITS = PixelLimits(64 * 64, 80 * 64, TOKEN_PX)
+"""Crops reach the tiny model with 16 to 20 visual tokens."""
+CHART_SIZES_PX = (96, 128, 128, 160)
+BOX_STEP = 10
+"""Boxes are written in per-mille, rounded to this many."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image as the model sees it, with what is visible in it: (shape or panel, its box in UNIT of the image)."""
+
+    pixels: np.ndarray
+    contents: tuple[tuple[Shape | Panel, Box], ...]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One question, perhaps with an image before it, and its answer."""
+
+    question: str
+    answer: str
+    picture: Picture | None = None
+
+
+def grounding(box: Box, label: str) -> str:
+    """The family's grounding JSON of a UNIT box.
+
+    >>> grounding(Box(0.1, 0.2, 0.3, 0.4, Frame.UNIT), "red circle")
+    '{"bbox_2d": [100, 200, 300, 400], "label": "red circle"}'
+    """
+    numbers = [min(1000, max(0, round(value * 1000 / BOX_STEP) * BOX_STEP)) for value in box.coordinates]
+    return json.dumps({"bbox_2d": numbers, "label": label})
+
+
+def _picture(image: Image.Image, region: Box, limits: PixelLimits, scene: Scene) -> Picture:
+    """`region` (UNIT of the scene) of the image within `limits`, with the things that lie mostly inside it."""
+    pixels = np.asarray(fit(cut(image, region), limits))
+    contents = []
+    for thing in (*scene.all_shapes, *scene.panels):
+        if coverage(thing.box, region) > 0.5:
+            contents.append((thing, _relative(thing.box, region)))
+    return Picture(pixels, tuple(contents))
+
+
+def _relative(box: Box, region: Box) -> Box:
+    """A box of the scene in UNIT of `region`."""
+    return Box(
+        (box.x1 - region.x1) / region.width,
+        (box.y1 - region.y1) / region.height,
+        (box.x2 - region.x1) / region.width,
+        (box.y2 - region.y1) / region.height,
+        Frame.UNIT,
+    )
+
+
+def _loose(box: Box, rng: np.random.Generator, *, smallest: float, largest: float) -> Box:
+    """A box around `box`, `smallest` to `largest` times its size, a little off centre, inside the scene."""
+    factor = rng.uniform(smallest, largest)
+    shift = max(0.08, (factor - 1) / 2.5) * box.width
+    dx, dy = rng.uniform(-shift, shift, size=2)
+    half_width, half_height = box.width / 2 * factor * rng.uniform(0.88, 1.12, size=2)
+    x, y = (box.x1 + box.x2) / 2 + dx, (box.y1 + box.y2) / 2 + dy
+    return Box(x - half_width, y - half_height, x + half_width, y + half_height, box.frame).clipped(View((1, 1), (1, 1)))
+
+
+def sample_conversation(rng: np.random.Generator, *, max_shapes: int = 6) -> list[Exchange]:
+    """A random conversation about a fresh scene."""
+    with_panel = rng.random() < 0.3
+    large_print = not with_panel and rng.random() < 0.15
+    num_shapes = int(rng.integers(0 if with_panel else 1, (4 if with_panel else max_shapes) + 1))
+    num_panels = int(rng.integers(1, 3)) if with_panel else 0
+    scene = sample_scene(rng, num_shapes=num_shapes, num_panels=num_panels, large_print=large_print)
+    image = render(scene, size_px=1024 if with_panel else 640)
+    side = int(rng.choice(VIEW_SIZES_PX))
+    view = _picture(image, Box(0, 0, 1, 1, Frame.UNIT), PixelLimits(256, side * side, TOKEN_PX), scene)
+    exchanges = _about_view(scene, view, rng)
+    exchanges += _about_panels(scene, image, rng) if with_panel else _about_crops(scene, image, rng)
+    if not exchanges[0].picture:
+        exchanges[0] = Exchange(exchanges[0].question, exchanges[0].answer, view)
+    return exchanges
+
+
+def sample_chart(rng: np.random.Generator) -> Picture:
+    """An eye chart: a scene as full as it gets, so that nearly every visual token has something to learn from."""
+    scene = sample_scene(rng, num_shapes=int(rng.integers(16, 37)), large_print=bool(rng.random() < 0.65))
+    side = int(rng.choice(CHART_SIZES_PX))
+    return _picture(render(scene, size_px=2 * side), Box(0, 0, 1, 1, Frame.UNIT), PixelLimits(256, side * side, TOKEN_PX), scene)
+
+
+def sample_crop(rng: np.random.Generator) -> Picture:
+    """A crop of one shape, drawn as tightly or loosely as boxes may be."""
+    scene = sample_scene(rng, num_shapes=int(rng.integers(1, 6)))
+    region = _loose(scene.shapes[0].box, rng, smallest=0.6, largest=1.7)
+    return _picture(render(scene), region, CROP_LIMITS, scene)
+
+
+def _about_view(scene: Scene, view: Picture, rng: np.random.Generator) -> list[Exchange]:
+    """Up to four boxes and one or two questions that the first view answers."""
+    things = [*scene.shapes, *scene.panels]
+    asked = [things[i] for i in rng.permutation(len(things))[:4]]
+    found = [Exchange(questions.locate_question(thing.name), grounding(thing.box, thing.name)) for thing in asked]
+    form = FORMS[rng.integers(len(FORMS))]
+    seen = [Exchange(questions.count_question(form), str(questions.num_of_form(scene, form)))]
+    sole = questions.sole_shapes(scene)
+    if sole:
+        shape = sole[rng.integers(len(sole))]
+        seen.append(Exchange(questions.color_question(shape.form), shape.color))
+    legible = [shape for shape in scene.shapes if shape.print_height * view.pixels.shape[0] >= LEGIBLE_PX]
+    seen += [Exchange(questions.read_question(shape.name), str(shape.digit)) for shape in legible[:3]]
+    exchanges = found + [seen[i] for i in rng.permutation(len(seen))[: 2 + len(legible)]]
+    exchanges = [exchanges[i] for i in rng.permutation(len(exchanges))]
+    exchanges[0] = Exchange(exchanges[0].question, exchanges[0].answer, view)
+    return exchanges
+
+
+def _about_crops(scene: Scene, image: Image.Image, rng: np.random.Generator) -> list[Exchange]:
+    """Two crops read, and compared."""
+    shapes = [scene.shapes[i] for i in rng.permutation(len(scene.shapes))[:2]]
+    exchanges = [_read(shape, None, scene, image, rng) for shape in shapes]
+    if len(shapes) == 2:
+        larger = "yes" if shapes[0].digit > shapes[1].digit else "no"
+        exchanges.append(Exchange(questions.compare_question(shapes[0].name, shapes[1].name), larger))
+    return exchanges
+
+
+def _about_panels(scene: Scene, image: Image.Image, rng: np.random.Generator) -> list[Exchange]:
+    """A crop of one panel, boxes of the shapes in it, and crops of one of them read."""
+    panel = scene.panels[rng.integers(len(scene.panels))]
+    region = _loose(panel.box, rng, smallest=0.95, largest=1.3)
+    picture = _picture(image, region, CROP_LIMITS, scene)
+    exchanges = [
+        Exchange(questions.locate_question(thing.name), grounding(box, thing.name))
+        for thing, box in picture.contents
+        if thing in panel.shapes
+    ]
+    if exchanges:
+        exchanges[0] = Exchange(exchanges[0].question, exchanges[0].answer, picture)
+    shape = panel.shapes[rng.integers(len(panel.shapes))]
+    return [*exchanges, _read(shape, panel.color, scene, image, rng)]
+
+
+def _read(shape: Shape, panel: str | None, scene: Scene, image: Image.Image, rng: np.random.Generator) -> Exchange:
+    region = _loose(shape.box, rng, smallest=0.6, largest=1.7)
+    picture = _picture(image, region, CROP_LIMITS, scene)
+    where = f"{panel} panel" if panel else None
+    return Exchange(questions.read_question(shape.name, where), str(shape.digit), picture)
+
+
+def dense_targets(picture: Picture, *, token_px: int, num_bins: int) -> np.ndarray:
+    """Per visual token what it looks at: int64 [tokens, 7] = form, colour, digit, and the four coordinates of the box.
+
+    Form 0 is ground, the last form a panel; -100 marks what does not apply. Coordinates are bins of the image's side.
+    Auxiliary targets that teach the vision tower; the heads that read them are thrown away after pre-training.
+    """
+    rows, columns = picture.pixels.shape[0] // token_px, picture.pixels.shape[1] // token_px
+    targets = np.full((rows, columns, 7), -100, dtype=np.int64)
+    targets[..., 0] = 0
+    ordered = sorted(picture.contents, key=lambda item: -item[1].area)
+    for thing, box in ordered:
+        covered = _tokens_under(box, rows, columns, margin=0.25)
+        targets[covered + (0,)] = FORMS.index(thing.form) + 1 if isinstance(thing, Shape) else len(FORMS) + 1
+        targets[covered + (1,)] = list(COLORS).index(thing.color)
+        bins = [min(num_bins - 1, max(0, int(value * num_bins))) for value in box.coordinates]
+        targets[covered + (slice(3, 7),)] = bins
+        if isinstance(thing, Shape):
+            height_px = thing.print_height / thing.box.height * box.height * picture.pixels.shape[0]
+            if height_px >= LEGIBLE_PX - 1:
+                glyph = _relative(glyph_box(thing), thing.box)
+                inside = Box(
+                    box.x1 + glyph.x1 * box.width,
+                    box.y1 + glyph.y1 * box.height,
+                    box.x1 + glyph.x2 * box.width,
+                    box.y1 + glyph.y2 * box.height,
+                    Frame.UNIT,
+                )
+                targets[_tokens_under(inside, rows, columns, margin=0.0) + (2,)] = thing.digit
+    return targets.reshape(-1, 7)
+
+
+def _tokens_under(box: Box, rows: int, columns: int, *, margin: float) -> tuple[slice, slice]:
+    """Rows and columns of the tokens that `box` touches by more than `margin` of a token (at least one)."""
+    x1, x2 = int(box.x1 * columns + margin), int(np.ceil(box.x2 * columns - margin))
+    y1, y2 = int(box.y1 * rows + margin), int(np.ceil(box.y2 * rows - margin))
+    return slice(max(y1, 0), max(y2, y1 + 1)), slice(max(x1, 0), max(x2, x1 + 1))
+
+
+def corpus(rng: np.random.Generator, *, num_conversations: int) -> Iterator[str]:
+    """The text of random conversations, for the tokenizer."""
+    for _ in range(num_conversations):
+        for exchange in sample_conversation(rng):
+            yield exchange.question
+            yield exchange.answer

@@ -1,0 +1,67 @@
+"""One tiny model for the whole session, and small things that many tests need."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from environments.settings import EpisodeArguments
+from fovea.episodes import Answer, Crop, Episode, Observation, StopReason, Turn
+from fovea.models import Model, load_model
+from fovea.tasks import AnswerKind, Task
+
+TINY_CROPS = {"crop_min_pixels": 64 * 64, "crop_max_pixels": 80 * 64}
+
+
+@pytest.fixture(scope="session")
+def _tiny() -> Model:
+    torch.set_num_threads(1)
+    return load_model("tiny")
+
+
+@pytest.fixture
+def tiny(_tiny: Model) -> Model:
+    """The tiny base, a fresh copy for each test that may train it."""
+    return Model(copy.deepcopy(_tiny.network), _tiny.processor, "tiny")
+
+
+@pytest.fixture
+def episode_arguments() -> EpisodeArguments:
+    return EpisodeArguments(max_tokens_per_turn=48, max_episode_tokens=256, **TINY_CROPS)
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """A 640x480 image in which every place looks different."""
+    rows, columns = np.mgrid[0:480, 0:640]
+    pixels = np.stack([columns * 255 // 639, rows * 255 // 479, (rows + columns) % 256], axis=-1)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.fixture
+def make_task(picture: Image.Image):
+    def make(answer="7", kind=AnswerKind.NUMBER, **fields) -> Task:
+        return Task(fields.pop("id", "t"), (picture,), fields.pop("question", "Which digit?"), answer, kind, **fields)
+
+    return make
+
+
+@pytest.fixture
+def make_episode(make_task):
+    """An episode that ends with `answer` after zooms into `regions`."""
+
+    def make(answer: str | None, *, task: Task | None = None, regions=(), well_formed=True) -> Episode:
+        turns = [
+            Turn("zoom", Answer(""), Observation("", (Crop(index + 1, 0, region, (64, 64)),)), 5, True)
+            for index, region in enumerate(regions)
+        ]
+        if answer is not None:
+            turns.append(Turn(f"<answer>{answer}</answer>", Answer(answer), None, 5, well_formed))
+        reason = StopReason.ANSWERED if answer is not None else StopReason.TURN_LIMIT
+        return Episode(task or make_task(), tuple(turns), reason)
+
+    return make

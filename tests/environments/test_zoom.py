@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from environments.check import EnvironmentCheckError, check_environment
+from environments.zoom import ZoomEnvironment, ZoomSettings
+from fovea.boxes import Frame
+from fovea.episodes import FaultKind, ModelFault
+from fovea.images import PixelLimits
+
+LIMITS = PixelLimits(16 * 16, 160 * 160, 16)
+
+
+def started(picture, frame=Frame.PER_MILLE, **settings):
+    environment = ZoomEnvironment(ZoomSettings(frame, LIMITS, LIMITS, **settings))
+    environment.reset(images=[picture], question="q")
+    return environment
+
+
+def crop_of(blocks):
+    return blocks[0]["crop"], blocks[0]["image"]
+
+
+def test_the_first_message_shows_every_image_and_then_asks(picture):
+    environment = ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, LIMITS, LIMITS))
+    blocks = environment.reset(images=[picture, picture], question="Which?")
+    assert [block["type"] for block in blocks] == ["image", "image", "text"]
+
+
+def test_a_task_can_bound_its_first_view(picture):
+    environment = ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, LIMITS, LIMITS))
+    shown = environment.reset(images=[picture], question="q", first_view_max_pixels=64 * 64)[0]["image"]
+    assert shown.width * shown.height <= 64 * 64
+
+
+def test_a_crop_has_the_detail_of_the_original_not_of_the_first_view():
+    pixels = np.zeros((1600, 1600, 3), dtype=np.uint8)
+    pixels[:, ::2] = 255
+    environment = started(Image.fromarray(pixels))
+    _, crop = crop_of(environment.image_zoom_in_tool([0, 0, 100, 100]))
+    assert np.asarray(crop).std() > 100
+
+
+@pytest.mark.parametrize("frame", [Frame.PER_MILLE, Frame.INPUT])
+def test_the_same_place_in_either_frame_gives_the_same_region(picture, frame):
+    environment = started(picture, frame)
+    width, height = (1000, 1000) if frame is Frame.PER_MILLE else environment._seen[0].view.input
+    box = [width * 0.25, height * 0.5, width * 0.5, height]
+    crop, _ = crop_of(environment.image_zoom_in_tool(box))
+    assert crop.region.coordinates == pytest.approx((0.25, 0.5, 0.5, 1.0))
+
+
+@pytest.mark.parametrize("frame", [Frame.PER_MILLE, Frame.INPUT])
+def test_a_zoom_into_a_crop_is_a_region_of_the_original(picture, frame):
+    environment = started(picture, frame)
+    width, height = (1000, 1000) if frame is Frame.PER_MILLE else environment._seen[0].view.input
+    environment.image_zoom_in_tool([width / 2, height / 2, width, height])
+    width, height = (1000, 1000) if frame is Frame.PER_MILLE else environment._seen[1].view.input
+    crop, _ = crop_of(environment.image_zoom_in_tool([0, 0, width / 2, height / 2], img_idx=1))
+    assert crop.region.coordinates == pytest.approx((0.5, 0.5, 0.75, 0.75))
+    assert (crop.img_idx, crop.root) == (2, 0)
+
+
+def test_padding_enlarges_the_box_and_clips_it(picture):
+    crop, _ = crop_of(started(picture, padding=1.5).image_zoom_in_tool([0, 0, 400, 400]))
+    assert crop.region.coordinates == pytest.approx((0, 0, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ({"bbox_2d": "all"}, FaultKind.BAD_BOX),
+        ({"bbox_2d": [1, 2, 3]}, FaultKind.BAD_BOX),
+        ({"bbox_2d": [1, 2, 3, "4"]}, FaultKind.BAD_BOX),
+        ({"bbox_2d": [0, 0, float("nan"), 9]}, FaultKind.BAD_BOX),
+        ({"bbox_2d": [0, 0, float("inf"), 9]}, FaultKind.BAD_BOX),
+        ({"bbox_2d": [0, 0, True, 9]}, FaultKind.BAD_BOX),
+        ({"bbox_2d": [0, 0, 10**400, 9]}, FaultKind.BAD_BOX),
+        ({"bbox_2d": [500, 0, 100, 100]}, FaultKind.EMPTY_BOX),
+        ({"bbox_2d": [5, 5, 5, 5]}, FaultKind.EMPTY_BOX),
+        ({"bbox_2d": [2000, 2000, 3000, 3000]}, FaultKind.OUTSIDE_BOX),
+        ({"bbox_2d": [5, 5, 6, 6]}, FaultKind.TINY_BOX),
+        ({"bbox_2d": [0, 0, 500, 500], "img_idx": 1}, FaultKind.BAD_IMAGE_INDEX),
+        ({"bbox_2d": [0, 0, 500, 500], "img_idx": "0"}, FaultKind.BAD_IMAGE_INDEX),
+        ({"bbox_2d": [0, 0, 500, 500], "img_idx": -1}, FaultKind.BAD_IMAGE_INDEX),
+    ],
+)
+def test_what_a_model_can_do_wrong_is_told_back_to_it(picture, arguments, kind):
+    with pytest.raises(ModelFault) as raised:
+        started(picture).image_zoom_in_tool(**arguments)
+    assert raised.value.kind is kind
+    assert 10 < len(str(raised.value)) < 160
+
+
+@pytest.mark.parametrize("crops", ["noise", "blank", "other"])
+def test_probes_replace_the_pixels_and_keep_the_size(picture, crops):
+    true, image = crop_of(started(picture).image_zoom_in_tool([100, 100, 400, 400]))
+    probed, other = crop_of(started(picture, crops=crops).image_zoom_in_tool([100, 100, 400, 400]))
+    again = crop_of(started(picture, crops=crops).image_zoom_in_tool([100, 100, 400, 400]))[1]
+    assert probed == true and other.size == image.size
+    assert other.tobytes() == again.tobytes() != image.tobytes()
+
+
+def test_the_zoom_environment_passes_its_own_check():
+    factory = lambda: ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, LIMITS, LIMITS))  # noqa: E731
+    calls = [("image_zoom_in_tool", {"bbox_2d": [0, 0, 500, 500]})]
+    assert "answers image_zoom_in_tool the same after a reset" in check_environment(factory, calls=calls)
+
+
+class Forgetful:
+    """An environment that keeps state across resets."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def reset(self, **row):
+        return "look"
+
+    def count(self, step: int) -> str:
+        """Counts.
+
+        Args:
+            step: By how much.
+        """
+        self.calls += step
+        return str(self.calls)
+
+
+class Undocumented:
+    def reset(self, **row):
+        return "look"
+
+    def tool(self, x):
+        return "y"
+
+
+class Buggy(Forgetful):
+    def count(self, step: int) -> str:
+        """Counts.
+
+        Args:
+            step: By how much.
+        """
+        return 1 / 0
+
+
+@pytest.mark.parametrize(("kind", "problem"), [(Forgetful, "reset must clear"), (Undocumented, "schema"), (Buggy, "ModelFault")])
+def test_the_check_finds_what_is_wrong_with_an_environment(kind, problem):
+    calls = [("count", {"step": 1}), ("count", {"step": 1})]
+    with pytest.raises(EnvironmentCheckError, match=problem):
+        check_environment(kind, calls=calls)

@@ -1,0 +1,56 @@
+from dataclasses import dataclass, field
+
+import pytest
+
+from fovea.config import CONFIGS, ConfigError, parse
+
+
+@dataclass
+class Options:
+    learning_rate: float = 0.1
+    reward_funcs: list[str] = field(default_factory=list)
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("learning_rate: 0.5\nreward_funcs: [a, b]\n")
+    (options,) = parse([Options], arguments=["--config", str(path), "--learning_rate", "0.7"])
+    assert options == Options(0.7, ["a", "b"])
+
+
+@pytest.mark.parametrize("place", ["file", "command line"])
+def test_an_unknown_key_is_refused_with_the_nearest_name(tmp_path, place):
+    path = tmp_path / "c.yaml"
+    path.write_text("learning_rat: 0.5\n" if place == "file" else "learning_rate: 0.5\n")
+    words = ["--config", str(path)] + ([] if place == "file" else ["--learning_rat", "1"])
+    with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
+        parse([Options], arguments=words)
+
+
+def test_a_missing_config_lists_those_shipped():
+    with pytest.raises(ConfigError, match=r"tiny_grpo\.yaml"):
+        parse([Options], arguments=["--config", "no_such.yaml"])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_grpo.yaml")), ids=lambda path: path.name)
+def test_every_grpo_recipe_parses(path):
+    from trl import ModelConfig
+
+    from environments.settings import EpisodeArguments
+    from rl.arguments import GRPOArguments, ScriptArguments
+
+    kinds = [ScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments]
+    script, *_ = parse(kinds, arguments=["--config", str(path), "--bf16", "false"])
+    assert script.reward_funcs
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_sft.yaml")), ids=lambda path: path.name)
+def test_every_sft_recipe_parses(path):
+    from trl import ModelConfig, SFTConfig
+
+    from environments.settings import EpisodeArguments
+    from sft.train_sft import ScriptArguments
+
+    kinds = [ScriptArguments, EpisodeArguments, ModelConfig, SFTConfig]
+    _, _, model, _ = parse(kinds, arguments=["--config", str(path), "--bf16", "false"])
+    assert model.model_name_or_path

@@ -1,0 +1,72 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fovea.boxes import Box, Frame
+from fovea.images import ImageError, ImageStore, PixelLimits, cut, fit, open_image
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_a_photograph_taken_sideways_is_turned_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert open_image(encoded(Image.new("RGB", (40, 20)), "JPEG", exif=exif)).size == (20, 40)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_every_mode_becomes_rgb(mode):
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    assert open_image(encoded(Image.new(mode, (30, 20)), kind)).mode == "RGB"
+
+
+def test_16_bit_levels_keep_their_brightness():
+    grey = Image.fromarray(np.full((8, 8), 32768, dtype=np.uint16))
+    assert abs(open_image(encoded(grey)).getpixel((0, 0))[0] - 128) <= 1
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", encoded(Image.new("RGB", (64, 64)))[:60]])
+def test_what_is_no_image_is_refused_with_a_reason(data):
+    with pytest.raises(ImageError):
+        open_image(data)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded():
+    with pytest.raises(ImageError, match="bound"):
+        open_image(encoded(Image.new("1", (20_000, 20_000))))
+
+
+def test_an_extreme_strip_is_refused():
+    with pytest.raises(ImageError, match="sides differ"):
+        open_image(Image.new("RGB", (1, 10_000)))
+
+
+def test_crops_come_from_the_original_pixels(picture):
+    crop = cut(picture, Box(0.5, 0.5, 0.75, 0.75, Frame.UNIT))
+    assert crop.size == (160, 120)
+    assert crop.getpixel((0, 0)) == picture.getpixel((320, 240))
+
+
+def test_fit_lands_on_the_patch_grid_within_the_limits(picture):
+    shown = fit(picture, PixelLimits(256, 128 * 128, 16))
+    assert shown.width % 16 == shown.height % 16 == 0
+    assert shown.width * shown.height <= 128 * 128
+
+
+def test_limits_below_one_token_are_refused():
+    with pytest.raises(ValueError, match="one visual token"):
+        PixelLimits(1, 100, 28)
+
+
+def test_the_store_opens_each_content_once(tmp_path, picture):
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
+    store = ImageStore()
+    assert store.add(tmp_path / "a.png") == store.add(str(tmp_path / "b.png"))
+    assert store.get(store.add(tmp_path / "a.png")).size == picture.size

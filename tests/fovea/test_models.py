@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from environments.rendering import Renderer
+from fovea.attention import batch_vision_attention
+from fovea.boxes import Frame
+from fovea.models import load_model, resolve_path
+
+
+def test_tiny_is_a_small_qwen3_vl_with_deepstack_that_loads_without_us(tiny):
+    from transformers import AutoModelForImageTextToText
+
+    plain = AutoModelForImageTextToText.from_pretrained(resolve_path("tiny"))
+    assert plain.config.model_type == "qwen3_vl"
+    assert plain.num_parameters() <= 3_000_000
+    assert plain.config.vision_config.deepstack_visual_indexes
+    assert tiny.frame is Frame.PER_MILLE
+
+
+def test_batched_vision_attention_changes_nothing(tiny, picture):
+    from transformers import AutoModelForImageTextToText
+
+    plain = AutoModelForImageTextToText.from_pretrained(resolve_path("tiny")).eval()
+    renderer = Renderer(tiny.processor)
+    inputs = [renderer.image_inputs(image) for image in (picture, picture.crop((0, 0, 300, 480)), picture)]
+    pixels = torch.cat([image.pixel_values for image in inputs])
+    grid = torch.stack([image.grid_thw for image in inputs])
+    with torch.no_grad():
+        expected = plain.model.visual(pixels, grid_thw=grid)
+        found = batch_vision_attention(tiny.network).model.visual(pixels, grid_thw=grid)
+    torch.testing.assert_close(found.pooler_output, expected.pooler_output, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.deepstack_features[0], expected.deepstack_features[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_folder_without_weights_names_its_last_checkpoint(tmp_path):
+    (tmp_path / "checkpoint-9").mkdir()
+    (tmp_path / "checkpoint-10").mkdir()
+    with pytest.raises(FileNotFoundError, match="checkpoint-10"):
+        resolve_path(str(tmp_path))
+
+
+def test_a_saved_adapter_loads_merged_on_its_base(tiny, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    from fovea.models import LANGUAGE_LINEARS
+
+    tiny.network.name_or_path = "tiny"
+    adapted = get_peft_model(tiny.network, LoraConfig(r=2, target_modules=LANGUAGE_LINEARS, init_lora_weights=False))
+    adapted.peft_config["default"].base_model_name_or_path = "tiny"
+    adapted.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path)).network
+    name = "model.language_model.layers.0.self_attn.q_proj.weight"
+    base = load_model("tiny").network
+    assert not torch.equal(loaded.get_parameter(name), base.get_parameter(name))
+    assert torch.equal(
+        loaded.model.visual.blocks[0].attn.qkv.weight, base.model.visual.blocks[0].attn.qkv.weight
+    )

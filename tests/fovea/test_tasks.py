@@ -1,0 +1,84 @@
+import json
+
+import datasets
+import pytest
+
+from fovea.boxes import Box, Frame
+from fovea.tasks import AnswerKind, Target, TaskError, load_tasks, parse_columns, save_tasks
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    picture.save(tmp_path / "a.png")
+    return tmp_path
+
+
+def write(folder, *rows):
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+def test_jsonl_with_our_columns(folder):
+    task = load_tasks(write(folder, {"images": ["a.png"], "question": "q?", "answer": "yes"}))[0]
+    assert (task.question, task.answer, task.kind) == ("q?", "yes", AnswerKind.YES_NO)
+
+
+def test_columns_of_other_names_and_nested_ones(folder):
+    row = {"image": "a.png", "problem": "<image>q?", "reward_model": {"ground_truth": "12"}}
+    columns = parse_columns(["question=problem", "answer=reward_model.ground_truth", "images=image"])
+    task = load_tasks(write(folder, row), columns=columns)[0]
+    assert (task.question, task.answer, task.kind) == ("q?", "12", AnswerKind.NUMBER)
+
+
+def test_boxes_keep_the_frame_they_are_given_in(folder):
+    row = {"images": ["a.png"], "question": "q", "answer": "x", "boxes": [[1, 2, 3, 4]]}
+    assert load_tasks(write(folder, row), box_frame=Frame.PER_MILLE)[0].boxes == (
+        Target(Box(1, 2, 3, 4, Frame.PER_MILLE), 0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"images": ["missing.png"], "question": "q", "answer": "x"}, "does not exist"),
+        ({"images": ["a.png"], "question": " ", "answer": "x"}, "question"),
+        ({"images": ["a.png"], "question": "q"}, "answer is missing"),
+        ({"images": ["a.png"], "question": "q", "answer": "x", "kind": "essay"}, "essay"),
+        ({"images": ["a.png"], "question": "q", "answer": "x", "boxes": [[1, 2, 3]]}, "3 numbers"),
+        ("{broken", "not JSON"),
+    ],
+)
+def test_a_bad_row_is_named_with_number_and_reason(folder, row, reason, capsys):
+    good = {"images": ["a.png"], "question": "q", "answer": "x"}
+    path = write(folder, good, row)
+    with pytest.raises(TaskError, match=f"row 1 of .*{reason}"):
+        load_tasks(path)
+    assert len(load_tasks(path, skip_bad_rows=True)) == 1
+    assert "1 bad rows skipped" in capsys.readouterr().out
+
+
+def test_a_column_that_is_not_there_is_named(folder):
+    path = write(folder, {"images": ["a.png"], "question": "q", "answer": "x"})
+    with pytest.raises(TaskError, match="problem"):
+        load_tasks(path, columns={"question": "problem"})
+
+
+def test_parquet_and_saved_datasets_with_embedded_images(folder, picture):
+    data = datasets.Dataset.from_dict({"images": [[picture]], "question": ["q"], "answer": ["3"]})
+    data.to_parquet(str(folder / "d.parquet"))
+    data.save_to_disk(str(folder / "saved"))
+    for place in (folder / "d.parquet", folder / "saved"):
+        assert load_tasks(place)[0].kind is AnswerKind.NUMBER
+
+
+def test_saved_tasks_read_back_the_same(folder, make_task):
+    task = make_task(boxes=(Target(Box(0, 0, 0.5, 0.5, Frame.UNIT)),), metadata={"family": "read"})
+    save_tasks([task], folder / "out")
+    back = load_tasks(folder / "out")[0]
+    assert (back.id, back.answer, back.kind, back.boxes, back.family) == ("t", "7", task.kind, task.boxes, "read")
+
+
+def test_unknown_column_names_are_refused():
+    with pytest.raises(ValueError, match="ours are"):
+        parse_columns(["problem=question"])

@@ -1,0 +1,146 @@
+import pytest
+
+from fovea.boxes import Box, Frame
+from fovea.tasks import AnswerKind, Target
+from rewards.accuracy import score
+from rewards.looking import format, zoom_cost, zoom_coverage, zoom_iou
+from rewards.registry import Reward, RewardError, RewardKind, kind_of, load_reward, score_episodes
+from rewards.trl_adapter import to_trl
+
+CHOICES = ("a red car", "a blue car", "a bus")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference", "answer", "expected"),
+    [
+        (AnswerKind.NUMBER, "7", "7", 1),
+        (AnswerKind.NUMBER, "7", "seven", 1),
+        (AnswerKind.NUMBER, "1200", "1,200 px", 1),
+        (AnswerKind.NUMBER, "0.5", "50%", 1),
+        (AnswerKind.NUMBER, "7", "6 or 7", 0),
+        (AnswerKind.NUMBER, "7", "0 1 2 3 4 5 6 7 8 9", 0),
+        (AnswerKind.NUMBER, "-3", "3", 0),
+        (AnswerKind.YES_NO, "yes", "Yes, it is.", 1),
+        (AnswerKind.YES_NO, "yes", "yes or no", 0),
+        (AnswerKind.YES_NO, "yes", "", 0),
+        (AnswerKind.TEXT, "the Red", "red.", 1),
+        (AnswerKind.TEXT, "red", "red green blue", 0),
+        (AnswerKind.CHOICE, "B", "(B)", 1),
+        (AnswerKind.CHOICE, "B", "B. a blue car", 1),
+        (AnswerKind.CHOICE, "B", "The answer is B", 1),
+        (AnswerKind.CHOICE, "B", "a blue car", 1),
+        (AnswerKind.CHOICE, "a blue car", "B", 1),
+        (AnswerKind.CHOICE, "B", "(A) (B) (C)", 0),
+        (AnswerKind.CHOICE, "B", "A", 0),
+        (AnswerKind.LIST, ["cat", "dog"], "dog, cat", 1),
+        (AnswerKind.LIST, ["cat", "dog"], "dog and bird", 0.5),
+        (AnswerKind.LIST, ["cat"], ", ".join(["cat", *map(str, range(9))]), pytest.approx(2 / 11)),
+        (AnswerKind.BOX, [0, 0, 2, 2], "[1, 0, 3, 2]", pytest.approx(1 / 3)),
+        (AnswerKind.BOX, [0, 0, 2, 2], "everywhere", 0),
+        (AnswerKind.BOX, [0, 0, 2, 2], "[2, 2, 0, 0]", 0),
+        (AnswerKind.MATH, r"\frac{1}{2}", "0.5", 1),
+        (AnswerKind.MATH, "2x", "x + x", 1),
+        (AnswerKind.MATH, "2x", "x", 0),
+    ],
+)
+def test_accuracy_by_kind(make_task, kind, reference, answer, expected):
+    choices = CHOICES if kind is AnswerKind.CHOICE else ()
+    assert score(make_task(reference, kind, choices=choices), answer) == expected
+
+
+def test_no_answer_is_wrong_and_not_inapplicable(make_episode):
+    assert score_episodes(load_reward("accuracy"), [make_episode(None)]) == [0.0]
+
+
+def test_a_reference_that_does_not_fit_its_kind_is_our_fault(make_task):
+    with pytest.raises(ValueError, match="not a number"):
+        score(make_task("red", AnswerKind.NUMBER), "red")
+
+
+def test_format_needs_every_turn_well_formed_and_an_answer(make_task, make_episode):
+    assert format(make_task(), make_episode("7")) == 1.0
+    assert format(make_task(), make_episode("7", well_formed=False)) == 0.0
+    assert format(make_task(), make_episode(None)) == 0.0
+
+
+def test_zoom_rewards_measure_against_the_target(make_task, make_episode):
+    target = Box(0.0, 0.0, 0.5, 0.5, Frame.UNIT)
+    task = make_task(boxes=(Target(target),))
+    exact = make_episode("7", task=task, regions=[target])
+    whole = make_episode("7", task=task, regions=[Box(0, 0, 1, 1, Frame.UNIT)])
+    blind = make_episode("7", task=task)
+    assert [zoom_iou(task, e) for e in (exact, whole, blind)] == [1.0, 0.25, 0.0]
+    assert [zoom_coverage(task, e) for e in (exact, whole, blind)] == [1.0, 1.0, 0.0]
+    assert [zoom_cost(task, e) for e in (exact, blind)] == [-1.0, 0.0]
+    assert zoom_iou(make_task(), exact) is None
+
+
+def per_episode(task, episode):
+    return 1.0
+
+
+def per_group(task, episodes):
+    return [float(len(episodes))] * len(episodes)
+
+
+def trl_style(prompts, completions, **kwargs):
+    return [0.5] * len(prompts)
+
+
+async def trl_async(completions, **kwargs):
+    return [0.5] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (per_episode, RewardKind.EPISODE),
+        (per_group, RewardKind.GROUP),
+        (trl_style, RewardKind.TRL),
+        (trl_async, RewardKind.TRL),
+    ],
+)
+def test_signatures_are_told_apart_by_parameter_names(function, kind):
+    assert kind_of(function) is kind
+
+
+@pytest.mark.parametrize("function", [lambda x: 1.0, lambda episode, completions: 1.0])
+def test_an_ambiguous_signature_is_refused_with_the_cure(function):
+    with pytest.raises(ValueError, match=r"take \(task, episode\)"):
+        kind_of(function)
+
+
+def test_rewards_load_by_name_file_and_model_id(tmp_path):
+    (tmp_path / "mine.py").write_text("def brightness(task, episode):\n    return 0.25\n")
+    reward = load_reward(f"{tmp_path}/mine.py:brightness")
+    assert (reward.name, reward.kind) == ("brightness", RewardKind.EPISODE)
+    assert load_reward("org/reward-model").kind is RewardKind.MODEL
+    with pytest.raises(ValueError, match="accuracy, format"):
+        load_reward("acuracy")
+
+
+def test_groups_are_the_consecutive_episodes_of_one_task(make_task, make_episode):
+    first, second = make_task(), make_task()
+    episodes = [make_episode("7", task=first)] * 3 + [make_episode("7", task=second)] * 2
+    assert score_episodes(Reward("g", RewardKind.GROUP, per_group), episodes) == [3, 3, 3, 2, 2]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), "1", [1.0], float("inf")])
+def test_a_reward_must_return_a_finite_number_or_none(make_episode, bad):
+    with pytest.raises(RewardError, match="finite number"):
+        score_episodes(Reward("bad", RewardKind.EPISODE, lambda task, episode: bad), [make_episode("7")])
+
+
+def test_a_reward_that_raises_names_itself_and_the_task(make_episode):
+    def broken(task, episode):
+        raise KeyError("oops")
+
+    with pytest.raises(RewardError, match="broken raised KeyError on task t"):
+        score_episodes(Reward("broken", RewardKind.EPISODE, broken), [make_episode("7")])
+
+
+def test_the_trl_form_reads_episodes_from_their_column(make_episode):
+    scored = to_trl(load_reward("accuracy"))
+    assert scored.__name__ == "accuracy"
+    assert scored(["p"] * 2, ["c"] * 2, episode=[make_episode("7"), make_episode("8")], task=[None]) == [1.0, 0.0]
+    assert to_trl(Reward("t", RewardKind.TRL, trl_style)) is trl_style

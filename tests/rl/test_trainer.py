@@ -1,0 +1,317 @@
+"""The trainer on the tiny model, and the faults of TRL's own tool loop that it does not share."""
+
+import copy
+
+import pytest
+import torch
+
+from environments.play import Limits, Reply, play
+from environments.policies import TransformersPolicy
+from environments.rendering import Renderer
+from fovea.episodes import StopReason
+from rewards.registry import Reward, RewardError, RewardKind, load_reward
+from rl.arguments import GRPOArguments
+from rl.trainer import ZoomGRPOTrainer
+from synthesis.shapes import make_tasks
+
+CALL = '<think>a</think>\n<tool_call>\n{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 300, 300]}}\n</tool_call>'
+BAD = '<think>a</think>\n<tool_call>\n{"name": "<|image_pad|>", "arguments": {}}\n</tool_call>'
+ANSWER = "<think>a</think>\n<answer>7</answer>"
+
+
+def by_answer_length(task, episode):
+    """A reward in which the rollouts of a group differ."""
+    return float(sum(map(ord, "".join(turn.text for turn in episode.turns))) % 7)
+
+
+@pytest.fixture
+def build(tiny, episode_arguments, tmp_path):
+    def make(rewards=None, *, num_tasks=2, limits=None, model=None, processor=None, peft_config=None, **options):
+        torch.manual_seed(0)
+        settings = dict(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=4,
+            num_generations=2,
+            max_steps=1,
+            learning_rate=1e-3,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to=[],
+            save_strategy="no",
+            logging_steps=1,
+            use_cpu=True,
+            seed=0,
+        )
+        return ZoomGRPOTrainer(
+            model or tiny.network,
+            rewards or [Reward("length", RewardKind.EPISODE, by_answer_length)],
+            GRPOArguments(**(settings | options)),
+            train_tasks=make_tasks(num_tasks=num_tasks, seed=31),
+            environment_factory=episode_arguments.environment_factory(tiny),
+            limits=limits or Limits(3, 24, 220),
+            processing_class=processor or tiny.processor,
+            peft_config=peft_config,
+        )
+
+    return make
+
+
+class Lines:
+    """A policy that plays fixed lines: row by row its own."""
+
+    def __init__(self, renderer, *rows):
+        self.renderer, self.rows = renderer, rows
+        self.row_of = {}
+
+    def reply(self, conversations, *, max_tokens):
+        replies = []
+        for conversation in conversations:
+            row = self.row_of.setdefault(id(conversation), len(self.row_of) % len(self.rows))
+            lines = self.rows[row]
+            text = lines[sum(m["role"] == "assistant" for m in conversation.messages) % len(lines)]
+            ids = (*self.renderer.tokenizer(text).input_ids, self.renderer.tokenizer.eos_token_id)
+            replies.append(Reply(text, ids))
+        return replies
+
+
+def play_lines(trainer, monkeypatch, *rows):
+    """Makes the trainer's rollouts follow fixed lines."""
+    policy = Lines(trainer.renderer, *rows)
+    monkeypatch.setattr("rl.trainer.TransformersPolicy", lambda *args, **kwargs: policy)
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_a_step_of_training_changes_the_language_tower(build, tiny):
+    before = weights(tiny.network)
+    trainer = build()
+    trainer.train()
+    after = trainer.model.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before if "language_model" in name)
+    assert "rewards/length/mean" in trainer.state.log_history[0]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ((BAD, ANSWER),),
+        ((ANSWER,), (CALL, ANSWER)),
+        ((CALL, CALL, CALL),),
+        ((ANSWER,),),
+        (("no action",), (CALL, BAD, ANSWER)),
+    ],
+    ids=["no crop in the first tool round (B1)", "uneven zooms", "over-turn", "no zoom at all", "faults (B7)"],
+)
+def test_any_mixture_of_rollouts_trains(build, monkeypatch, rows):
+    trainer = build(limits=Limits(3, 200, 600))
+    play_lines(trainer, monkeypatch, *rows)
+    trainer.train()
+    assert torch.isfinite(torch.tensor(trainer.state.log_history[0]["loss"]))
+
+
+def test_unfinished_episodes_leave_the_loss_but_not_attention(build, monkeypatch):
+    """TRL's own switch zeroes attention over image tokens and desyncs M-RoPE (fault B2)."""
+    trainer = build(limits=Limits(2, 200, 600), mask_truncated_completions=True)
+    play_lines(trainer, monkeypatch, (CALL, CALL), (CALL, ANSWER))
+    seen = {}
+    original = trainer._generate_and_score_completions
+    monkeypatch.setattr(
+        trainer, "_generate_and_score_completions", lambda inputs: seen.setdefault("out", original(inputs))
+    )
+    trainer.train()
+    out = seen["out"]
+    assert out["tool_mask"][0].mul(out["completion_mask"][0]).sum() == 0
+    assert out["tool_mask"][1].mul(out["completion_mask"][1]).sum() > 0
+    assert out["completion_mask"].bool().any(dim=1).all()
+
+
+def test_right_padding_is_refused(build, tiny):
+    """Fault B5: it silently misaligns image tokens."""
+    processor = copy.deepcopy(tiny.processor)
+    processor.tokenizer.padding_side = "right"
+    with pytest.raises(ValueError, match="pads on the right"):
+        build(processor=processor)
+
+
+def test_an_observation_over_budget_is_not_counted_as_a_zoom(build, monkeypatch):
+    """Fault B6: TRL drops the observation after the environment counted it."""
+    trainer = build(limits=Limits(3, 200, 45))
+    play_lines(trainer, monkeypatch, (CALL, ANSWER))
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["zooms/mean"] == 0 and log["stops/episode_tokens"] == 1
+
+
+def test_images_and_placeholders_that_do_not_match_stop_the_run_by_name(build, monkeypatch):
+    """Fault B8: TRL drops the images of the whole batch instead."""
+    from dataclasses import replace
+
+    trainer = build(limits=Limits(3, 200, 600))
+    play_lines(trainer, monkeypatch, (CALL, ANSWER))
+
+    def corrupted(*args, **kwargs):
+        return [replace(e, tokens=replace(e.tokens, images=e.tokens.images[:1])) for e in play(*args, **kwargs)]
+
+    monkeypatch.setattr("rl.trainer.play", corrupted)
+    with pytest.raises(ValueError, match="an episode has .* image placeholders"):
+        trainer.train()
+
+
+def test_a_turn_never_generates_past_what_is_left(build, monkeypatch):
+    """Fault B10: TRL generates up to the whole budget at each turn and then slices."""
+    trainer = build(limits=Limits(3, 7, 220))
+    asked = []
+    original = trainer.model.generate
+    monkeypatch.setattr(trainer.model, "generate", lambda **kw: asked.append(kw["max_new_tokens"]) or original(**kw))
+    trainer.train()
+    assert asked and max(asked) <= 7
+
+
+def test_rollouts_run_without_dropout(build, monkeypatch):
+    """Fault B11: TRL leaves adapters in training mode while they generate."""
+    from peft import LoraConfig
+
+    from fovea.models import LANGUAGE_LINEARS
+
+    config = LoraConfig(r=2, lora_dropout=0.5, target_modules=LANGUAGE_LINEARS)
+    trainer = build(peft_config=config)
+    modes = []
+    generate = trainer.model.base_model.model.generate
+    monkeypatch.setattr(
+        trainer.model.base_model.model, "generate", lambda **kw: modes.append(trainer.model.training) or generate(**kw)
+    )
+    before = weights(trainer.model)
+    trainer.train()
+    assert modes and not any(modes)
+    changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(before[name], value)}
+    assert changed and all("lora_" in name for name in changed)
+
+
+def test_crops_reach_the_loss(build, monkeypatch):
+    """Fault B15: images of a custom rollout are dropped before the loss."""
+    trainer = build(limits=Limits(3, 200, 600))
+    play_lines(trainer, monkeypatch, (CALL, ANSWER))
+    grids = []
+    original = trainer._get_per_token_logps_and_entropies
+    monkeypatch.setattr(
+        trainer,
+        "_get_per_token_logps_and_entropies",
+        lambda *args, **kw: grids.append(len(kw["image_grid_thw"])) or original(*args, **kw),
+    )
+    trainer.train()
+    assert grids[-1] == 8
+
+
+def test_a_bug_in_the_environment_stops_training(build):
+    """Fault B16: TRL turns whatever a tool raises into a message."""
+    trainer = build()
+
+    class Broken:
+        def reset(self, **row):
+            raise RuntimeError("our bug")
+
+    trainer.make_environment = Broken
+    with pytest.raises(RuntimeError, match="our bug"):
+        trainer.train()
+
+
+def test_a_reward_that_raises_stops_training_and_names_itself(build):
+    def broken(task, episode):
+        return 1 / 0
+
+    trainer = build([Reward("broken", RewardKind.EPISODE, broken)])
+    with pytest.raises(RewardError, match="reward broken raised ZeroDivisionError"):
+        trainer.train()
+
+
+def test_rewards_of_every_signature_train_together(build):
+    async def slow(completions, **columns):
+        return [0.1] * len(completions)
+
+    def columns(prompts, completions, answer, **rest):
+        assert all(isinstance(text, str) for text in answer)
+        return [float(len(prompt[-1]["content"]) > 0) for prompt in prompts]
+
+    def group(task, episodes):
+        return [0.2] * len(episodes)
+
+    rewards = [
+        load_reward("accuracy"),
+        Reward("group", RewardKind.GROUP, group),
+        Reward("columns", RewardKind.TRL, columns),
+        Reward("slow", RewardKind.TRL, slow),
+    ]
+    trainer = build(rewards, reward_weights=[1.0, 0.5, 0.5, 0.5])
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert (log["rewards/group/mean"], log["rewards/columns/mean"]) == (pytest.approx(0.2), 1.0)
+
+
+def test_groups_split_between_processes_are_refused(build):
+    with pytest.raises(ValueError, match="multiple of num_generations 4"):
+        build(num_generations=4, per_device_train_batch_size=2, steps_per_generation=1, gradient_accumulation_steps=2)
+
+
+def test_play_and_the_trainer_agree_token_for_token(build, tiny, episode_arguments):
+    trainer = build(temperature=1.0)
+    trainer.model.eval()
+    trainer._tasks_now = trainer.tasks
+    ours = trainer._play("eval")
+    renderer = Renderer(tiny.processor)
+    theirs = play(
+        TransformersPolicy(trainer.model, renderer, temperature=0.0),
+        trainer.tasks,
+        environment_factory=episode_arguments.environment_factory(tiny),
+        limits=trainer.limits,
+        renderer=renderer,
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.tokens.prompt_ids, a.tokens.completion_ids, a.tokens.loss_mask) == (
+            b.tokens.prompt_ids,
+            b.tokens.completion_ids,
+            b.tokens.loss_mask,
+        )
+
+
+def test_the_same_seed_gives_the_same_weights(build, _tiny):
+    results = []
+    for _ in range(2):
+        trainer = build(max_steps=3, num_tasks=6, model=copy.deepcopy(_tiny.network))
+        trainer.train()
+        results.append(weights(trainer.model))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_stop_reasons_are_logged(build):
+    trainer = build()
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert sum(log[f"stops/{reason.value}"] for reason in StopReason) == pytest.approx(1.0)
+
+
+def test_text_only_tasks_train_as_in_trl(tiny, tmp_path):
+    from datasets import Dataset
+
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": f"Say {n}"}]} for n in range(4)])
+
+    def length(completions, **columns):
+        return [float(sum(map(ord, c[0]["content"])) % 5) for c in completions]
+
+    args = GRPOArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        num_generations=2,
+        max_steps=1,
+        max_completion_length=8,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+    )
+    rewards = [Reward("length", RewardKind.TRL, length)]
+    trainer = ZoomGRPOTrainer(tiny.network, rewards, args, train_dataset=rows, processing_class=tiny.processor)
+    trainer.train()
+    assert trainer.state.global_step == 1

@@ -1,0 +1,80 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from environments.play import Limits, play
+from environments.policies import OraclePolicy
+from fovea.boxes import Box, Frame, coverage, intersection
+from fovea.images import open_image
+from synthesis.scenes import render, sample_scene
+from synthesis.shapes import make_tasks
+from synthesis.tiny.conversations import dense_targets, sample_conversation
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return make_tasks(num_tasks=120, seed=5)
+
+
+def test_the_same_seed_gives_the_same_tasks(tasks):
+    again = make_tasks(num_tasks=3, seed=5)
+    assert [task.images[0] for task in again] == [task.images[0] for task in tasks[:3]]
+    assert make_tasks(num_tasks=1, seed=6)[0].images != tasks[0].images
+
+
+def test_all_families_and_view_sizes_occur(tasks):
+    families = Counter(task.family for task in tasks)
+    assert set(families) == {"read", "compare", "nested", "direct"}
+    assert len({task.first_view_max_pixels for task in tasks}) >= 2
+
+
+def test_shapes_do_not_overlap():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        scene = sample_scene(rng, num_shapes=6, num_panels=2)
+        things = [*scene.shapes, *scene.panels]
+        assert all(intersection(a.box, b.box) == 0 for a in things for b in things if a is not b)
+
+
+def test_rendering_is_deterministic():
+    scene = sample_scene(np.random.default_rng(1), num_shapes=4)
+    assert render(scene).tobytes() == render(scene).tobytes()
+
+
+def test_the_oracle_solves_every_task_with_the_zooms_its_family_needs(tasks, tiny, episode_arguments):
+    factory = episode_arguments.environment_factory(tiny)
+    episodes = play(OraclePolicy(Frame.PER_MILLE), tasks, environment_factory=factory, limits=Limits())
+    zooms = {"read": 1, "compare": 2, "nested": 2, "direct": 0}
+    for episode in episodes:
+        assert episode.answer == episode.task.answer
+        assert episode.num_zooms == zooms[episode.task.family]
+        assert all(turn.well_formed for turn in episode.turns)
+
+
+def test_the_last_crop_of_the_oracle_holds_the_digit(tasks, tiny, episode_arguments):
+    factory = episode_arguments.environment_factory(tiny)
+    chosen = [task for task in tasks if task.family in ("read", "nested")]
+    for episode in play(OraclePolicy(Frame.PER_MILLE), chosen, environment_factory=factory, limits=Limits()):
+        digit = Box(*episode.task.metadata["glyphs"][0], Frame.UNIT)
+        assert coverage(digit, episode.crops[-1].region) > 0.99
+
+
+def test_small_print_is_under_three_pixels_in_the_first_view(tasks):
+    for task in tasks:
+        if task.family in ("read", "compare"):
+            x1, y1, x2, y2 = task.metadata["glyphs"][0]
+            height = (y2 - y1) * task.metadata["view_px"]
+            assert height < 3 or height == pytest.approx(0.094 * 64, rel=0.1)
+
+
+def test_images_are_what_the_store_can_open(tasks):
+    assert open_image(tasks[0].images[0]).width in (640, 1024)
+
+
+def test_dense_targets_label_the_tokens_under_a_shape():
+    rng = np.random.default_rng(0)
+    picture = next(e.picture for e in sample_conversation(rng) if e.picture)
+    targets = dense_targets(picture, token_px=16, num_bins=50)
+    assert targets.shape == (picture.pixels.shape[0] * picture.pixels.shape[1] // 256, 7)
+    assert (targets[:, 0] > 0).any() and (targets[targets[:, 0] == 0][:, 1:] == -100).all()
