@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image
@@ -25,7 +25,9 @@ class EnvironmentCheckError(AssertionError):
     """What is wrong with an environment, and how to mend it."""
 
 
-def check_environment(factory: Callable[[], Any], *, task: Task | None = None, calls: list[tuple[str, dict]] = ()) -> list[str]:
+def check_environment(
+    factory: Callable[[], Any], *, task: Task | None = None, calls: Sequence[tuple[str, dict]] = ()
+) -> list[str]:
     """Names of the checks that passed; `calls` are tool calls (name, arguments) to try on `task`.
 
     Raises:

@@ -49,7 +49,7 @@ def _parse_call(text: str) -> Call | Fault:
 
 
 def is_well_formed(text: str) -> bool:
-    """Whether a turn keeps the format to the letter: thoughts once, then exactly one call or answer and nothing else."""
+    """Whether a turn keeps the format to the letter: thoughts once, then one call or one answer, and nothing else."""
     head, thought, body = text.partition("</think>")
     if not thought or not head.strip().startswith("<think>") or "<think>" in head.strip()[7:] or "</think>" in body:
         return False

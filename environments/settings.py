@@ -29,7 +29,9 @@ class EpisodeArguments:
     )
     box_frame: str | None = field(
         default=None,
-        metadata={"help": "Frame the model writes boxes in: per_mille, input, unit or original. Default: by model family."},
+        metadata={
+            "help": "Frame the model writes boxes in: per_mille, input, unit or original. Default: by model family."
+        },
     )
     crop_min_pixels: int | None = field(default=None, metadata={"help": "Smaller crops are scaled up to this area."})
     crop_max_pixels: int | None = field(default=None, metadata={"help": "Larger crops are scaled down to this area."})
@@ -38,7 +40,10 @@ class EpisodeArguments:
     )
     crops: str = field(
         default="true",
-        metadata={"help": "What a zoom returns: true, or noise, blank, other to probe whether the model looks.", "choices": list(CROP_MODES)},
+        metadata={
+            "help": "What a zoom returns: true, or noise, blank, other to probe whether the model looks.",
+            "choices": list(CROP_MODES),
+        },
     )
 
     def limits(self) -> Limits:
@@ -50,7 +55,9 @@ class EpisodeArguments:
             return load_object(self.environment)
         first_view = pixel_limits(model.processor)
         crop = PixelLimits(
-            self.crop_min_pixels or first_view.min_pixels, self.crop_max_pixels or first_view.max_pixels, first_view.factor
+            self.crop_min_pixels or first_view.min_pixels,
+            self.crop_max_pixels or first_view.max_pixels,
+            first_view.factor,
         )
         frame = Frame(self.box_frame) if self.box_frame else model.frame
         settings = ZoomSettings(frame, first_view, crop, padding=self.crop_padding, crops=self.crops)

@@ -22,12 +22,11 @@ class Trace:
     messages: tuple[dict, ...]
 
 
-def write_traces(episodes: Iterable[Episode], folder: Path) -> int:
-    """Writes `traces.jsonl` and the images as the model saw them below `folder`; returns how many."""
+def write_traces(episodes: Iterable[Episode], folder: Path) -> None:
+    """Writes `traces.jsonl` and the images as the model saw them below `folder`."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    count = 0
     with (folder / "traces.jsonl").open("w") as file:
-        for count, episode in enumerate(episodes, start=1):
+        for episode in episodes:
             paths: list[str] = []
             messages = []
             for message in episode.messages:
@@ -42,7 +41,6 @@ def write_traces(episodes: Iterable[Episode], folder: Path) -> int:
                     texts.append(PLACEHOLDER)
                 messages.append({"role": message["role"], "content": "".join(texts)})
             file.write(json.dumps({"messages": messages, "images": paths, "id": episode.task.id}) + "\n")
-    return count
 
 
 def read_traces(path: str | Path) -> Iterator[dict]:
@@ -60,7 +58,9 @@ def read_traces(path: str | Path) -> Iterator[dict]:
             images = [str(path.parent / image) for image in record.get("images", [])]
             found = sum(message["content"].count(PLACEHOLDER) for message in record["messages"])
             if found != len(images):
-                raise ValueError(f"{path} line {number} has {found} {PLACEHOLDER} placeholders for {len(images)} images")
+                raise ValueError(
+                    f"{path} line {number} has {found} {PLACEHOLDER} placeholders for {len(images)} images"
+                )
             yield {"messages": record["messages"], "images": images}
 
 

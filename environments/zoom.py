@@ -72,7 +72,9 @@ class ZoomEnvironment:
         limits = self._settings.first_view
         if first_view_max_pixels is not None:
             limits = PixelLimits(
-                min(limits.min_pixels, first_view_max_pixels), min(limits.max_pixels, first_view_max_pixels), limits.factor
+                min(limits.min_pixels, first_view_max_pixels),
+                min(limits.max_pixels, first_view_max_pixels),
+                limits.factor,
             )
         blocks: list[dict[str, Any]] = []
         for root, original in enumerate(self._originals):
@@ -128,7 +130,7 @@ class ZoomEnvironment:
         is_list = isinstance(bbox_2d, (list, tuple)) and len(bbox_2d) == 4
         if not is_list or not all(_is_number(value) for value in bbox_2d):
             raise ModelFault(FaultKind.BAD_BOX, form)
-        box = Box(*(float(value) for value in bbox_2d), frame)
+        box = Box.of(bbox_2d, frame)
         if box.is_empty:
             raise ModelFault(FaultKind.EMPTY_BOX, "The box is empty: x1 must be below x2 and y1 below y2.")
         box = box.clipped(seen.view)

@@ -89,7 +89,9 @@ def table(result: dict[str, Any]) -> str:
         low, high = part["interval"]
         numbers = f"{part['accuracy_a']:.3f} | {part['accuracy_b']:.3f} | {part['difference']:+.3f}"
         flips = f"{part['flips']['gained']} | {part['flips']['lost']}"
-        lines.append(f"| {name} | {part['n']} | {numbers} | {low:+.3f} to {high:+.3f} | {part['p_value']:.2g} | {flips} |")
+        lines.append(
+            f"| {name} | {part['n']} | {numbers} | {low:+.3f} to {high:+.3f} | {part['p_value']:.2g} | {flips} |"
+        )
     return "\n".join(lines)
 
 

@@ -49,7 +49,10 @@ class EvaluationArguments:
     batch_size: int = field(default=64, metadata={"help": "Episodes that run side by side."})
     prompt: str = field(
         default="protocol",
-        metadata={"help": "protocol: tools and think/answer tags; direct: the bare question.", "choices": ["protocol", "direct"]},
+        metadata={
+            "help": "protocol: tools and think/answer tags; direct: the bare question.",
+            "choices": ["protocol", "direct"],
+        },
     )
     min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of a first view."})
     max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of a first view."})
@@ -62,7 +65,9 @@ def direct_answers(model: Model, tasks: list[Task], arguments: EpisodeArguments,
     """Samples of the bare question: the reply itself is the answer, no tool is offered."""
     from environments.direct import play_directly
 
-    episodes = play_directly(model, tasks, environment_factory=arguments.environment_factory(model), batch_size=batch_size)
+    episodes = play_directly(
+        model, tasks, environment_factory=arguments.environment_factory(model), batch_size=batch_size
+    )
     return [sample(episode, 0) for episode in episodes]
 
 
@@ -119,7 +124,10 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     done = {(row["id"], row["sample"]) for row in read_jsonl(path)}
     renderer = Renderer(model.processor)
     policy = TransformersPolicy(model.network, renderer, arguments.temperature, batch_size=arguments.batch_size)
-    with path.open("a") as file, tqdm(total=len(tasks) * arguments.num_samples, desc="episodes", initial=len(done)) as bar:
+    with (
+        path.open("a") as file,
+        tqdm(total=len(tasks) * arguments.num_samples, desc="episodes", initial=len(done)) as bar,
+    ):
         for index in range(arguments.num_samples):
             todo = [task for task in tasks if (task.id, index) not in done]
             for start in range(0, len(todo), arguments.batch_size):

@@ -7,14 +7,15 @@ numbers: it carries its frame, and every conversion names the view (original siz
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 Size = tuple[int, int]
 """Width and height of an image, in pixels."""
 
 
-class Frame(str, Enum):
+class Frame(StrEnum):
     """The coordinate frames in which a box can be written."""
 
     ORIGINAL = "original"
@@ -57,6 +58,12 @@ class Box:
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) for value in self.coordinates):
             raise ValueError(f"box {self.coordinates} has a coordinate that is not a finite number")
+
+    @classmethod
+    def of(cls, numbers: Iterable[float], frame: Frame) -> Box:
+        """The box of four numbers x1, y1, x2, y2 in the units of `frame`."""
+        x1, y1, x2, y2 = (float(number) for number in numbers)
+        return cls(x1, y1, x2, y2, frame)
 
     @property
     def coordinates(self) -> tuple[float, float, float, float]:
@@ -136,13 +143,14 @@ class Box:
 
     @classmethod
     def from_dict(cls, data: dict) -> Box:
-        x1, y1, x2, y2 = data["coordinates"]
-        return cls(x1, y1, x2, y2, Frame(data["frame"]))
+        return cls.of(data["coordinates"], Frame(data["frame"]))
 
 
 def _same_frame(a: Box, b: Box) -> None:
     if a.frame is not b.frame:
-        raise ValueError(f"boxes in frames {a.frame.value} and {b.frame.value} cannot be compared: convert one with .to()")
+        raise ValueError(
+            f"boxes in frames {a.frame.value} and {b.frame.value} cannot be compared: convert one with .to()"
+        )
 
 
 def intersection(a: Box, b: Box) -> float:

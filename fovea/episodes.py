@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from fovea.boxes import Box, Size
 from fovea.tasks import Task
 
 
-class StopReason(str, Enum):
+class StopReason(StrEnum):
     """Every way in which an episode can end."""
 
     ANSWERED = "answered"
@@ -26,7 +26,7 @@ class StopReason(str, Enum):
     """The next observation, or the next turn, would not fit the episode's token budget."""
 
 
-class FaultKind(str, Enum):
+class FaultKind(StrEnum):
     """What a model can do wrong in a tool call."""
 
     BAD_JSON = "bad_json"
@@ -80,7 +80,7 @@ Action = Call | Answer | Fault | NoAction
 
 @dataclass(frozen=True)
 class Crop:
-    """A region that was zoomed into: image `img_idx` of the episode shows `region` (UNIT) of the task's image `root`."""
+    """A region zoomed into: image `img_idx` of the episode shows `region` (UNIT) of the task's image `root`."""
 
     img_idx: int
     root: int
@@ -134,6 +134,17 @@ class Episode:
     stop_reason: StopReason
     tokens: TokenRecord | None = field(default=None, repr=False, compare=False)
     messages: tuple[dict, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def record(self) -> TokenRecord:
+        """The tokens of an episode that a model played.
+
+        Raises:
+            ValueError: for an episode played without a renderer.
+        """
+        if self.tokens is None:
+            raise ValueError(f"the episode of task {self.task.id} has no tokens: play it with a renderer")
+        return self.tokens
 
     @property
     def answer(self) -> str | None:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from fovea.boxes import Box, Frame, Size, View
 
-MAX_IMAGE_PIXELS = 200_000_000
+MAX_IMAGE_PIXELS = 100_000_000
 """Images above this many pixels are refused before they are decoded (decompression bombs)."""
 MAX_ASPECT_RATIO = 150
 
@@ -70,7 +70,7 @@ def open_image(source: str | Path | bytes | Image.Image | dict, *, max_pixels: i
     """
     if isinstance(source, dict):
         source = source.get("bytes") or source.get("path") or b""
-    name = source if isinstance(source, (str, Path)) else type(source).__name__
+    name = "in memory" if isinstance(source, (bytes, Image.Image)) else str(source)
     try:
         image = source if isinstance(source, Image.Image) else _open_lazily(source)
         if image.width * image.height > max_pixels:

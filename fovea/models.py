@@ -14,7 +14,12 @@ from fovea.boxes import Frame
 from fovea.images import PixelLimits
 
 TINY = Path(__file__).parent / "tiny"
-FRAMES = {"qwen2_5_vl": Frame.INPUT, "qwen2_vl": Frame.INPUT, "qwen3_vl": Frame.PER_MILLE, "qwen3_vl_moe": Frame.PER_MILLE}
+FRAMES = {
+    "qwen2_5_vl": Frame.INPUT,
+    "qwen2_vl": Frame.INPUT,
+    "qwen3_vl": Frame.PER_MILLE,
+    "qwen3_vl_moe": Frame.PER_MILLE,
+}
 """The frame in which each model family was taught to write boxes."""
 
 
@@ -80,9 +85,7 @@ def load_model(
     return Model(batch_vision_attention(network), processor, name)
 
 
-def load_processor(
-    name: str, *, min_pixels: int | None = None, max_pixels: int | None = None, **options: Any
-) -> Any:
+def load_processor(name: str, *, min_pixels: int | None = None, max_pixels: int | None = None, **options: Any) -> Any:
     """The processor of a model: left padding, a chat template with tools and assistant markers, pixel limits set.
 
     Raises:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from fovea.boxes import Box, Frame
 
 
-class AnswerKind(str, Enum):
+class AnswerKind(StrEnum):
     """How an answer is to be compared with its reference."""
 
     CHOICE = "choice"
@@ -96,7 +96,8 @@ def load_tasks(
         TaskError: on the first bad row, with its number and reason, unless `skip_bad_rows`.
         FileNotFoundError: if nothing is at `source`.
     """
-    tasks, problems = [], []
+    tasks: list[Task] = []
+    problems: list[str] = []
     folder, rows = _rows(source, split=split)
     for number, row in enumerate(rows):
         if limit is not None and len(tasks) >= limit:
@@ -200,7 +201,9 @@ def _task(
     elif not isinstance(images, (list, tuple)):
         images = [images]
     if not isinstance(fields["question"], str) or not fields["question"].strip():
-        raise TaskError(f"question is {fields['question']!r}: it must be text; name its column with --columns question=…")
+        raise TaskError(
+            f"question is {fields['question']!r}: it must be text; name its column with --columns question=…"
+        )
     if fields["answer"] is None:
         raise TaskError("answer is missing: name its column with --columns answer=…")
     choices = tuple(str(choice) for choice in fields["choices"] or ())
@@ -258,7 +261,7 @@ def _target(box: Any, frame: Frame) -> Target:
         return Target(Box.from_dict({"frame": frame.value, **box}), int(box.get("img_idx", 0)))
     if len(box) != 4:
         raise TaskError(f"box {box} has {len(box)} numbers: it needs x1, y1, x2, y2")
-    return Target(Box(*(float(value) for value in box), frame))
+    return Target(Box.of(box, frame))
 
 
 def tasks_from(name: str, **reading: Any) -> list[Task]:

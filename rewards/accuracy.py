@@ -14,13 +14,11 @@ from fovea.episodes import Episode
 from fovea.tasks import AnswerKind, Task
 
 RELATIVE_TOLERANCE = 1e-4
-NUMBER_WORDS = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
-}
+_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+)
+NUMBER_WORDS = {word: number for number, word in enumerate(_WORDS.split())}
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
 _CHOICE = re.compile(r"^\W*([A-Z])(?:\W|$)|(?:answer|choice|option)(?:\s+is)?\W+([A-Z])(?:\W|$)", re.IGNORECASE)
 
@@ -97,7 +95,9 @@ def _choice(task: Task, answer: str) -> float:
 
 def _list(task: Task, answer: str) -> float:
     """F1 over the distinct items of a comma-separated list."""
-    expected = {normalized(str(item)) for item in (task.answer if isinstance(task.answer, (list, tuple)) else [task.answer])}
+    expected = {
+        normalized(str(item)) for item in (task.answer if isinstance(task.answer, (list, tuple)) else [task.answer])
+    }
     given = {item for item in (normalized(part) for part in re.split(r",|;|\n|\band\b", answer)) if item}
     shared = len(expected & given)
     return 2 * shared / (len(expected) + len(given)) if expected or given else 1.0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fovea.boxes import coverage, iou
-from fovea.boxes import Frame, View
+from fovea.boxes import Frame, View, coverage, iou
 from fovea.episodes import Crop, Episode, StopReason
 from fovea.tasks import Target, Task
 

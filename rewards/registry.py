@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ REWARDS: dict[str, Callable] = {
 }
 
 
-class RewardKind(str, Enum):
+class RewardKind(StrEnum):
     EPISODE = "episode"
     GROUP = "group"
     TRL = "trl"

@@ -26,7 +26,8 @@ class ScriptArguments:
     eval_dataset_name: str | None = field(default=None, metadata={"help": "Held-out tasks, in the same forms."})
     dataset_split: str | None = field(default=None, metadata={"help": "Split of a hub dataset (default: train)."})
     columns: list[str] | None = field(
-        default=None, metadata={"help": "Column names of your data, e.g. question=problem answer=reward_model.ground_truth"}
+        default=None,
+        metadata={"help": "Column names of your data, e.g. question=problem answer=reward_model.ground_truth"},
     )
     skip_bad_rows: bool = field(default=False, metadata={"help": "Leave out rows that are no tasks, and count them."})
     max_tasks: int | None = field(default=None, metadata={"help": "Use only so many tasks."})
@@ -36,7 +37,9 @@ class ScriptArguments:
     )
     cold_start_config: str | None = field(
         default=None,
-        metadata={"help": "If model_name_or_path is the folder this SFT config writes and does not exist yet, make it first."},
+        metadata={
+            "help": "If model_name_or_path is the folder this SFT config writes and does not exist yet, make it first."
+        },
     )
     min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of a first view."})
     max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of a first view."})

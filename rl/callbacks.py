@@ -41,8 +41,12 @@ class CollapseCallback(TrainerCallback):
             return
         if max(self.rates) < self.low or min(self.rates) > self.high:
             self.warned = True
-            now, cure = ("never", "pay for coverage, or lower a zoom cost") if max(self.rates) < self.low else (
-                "always",
-                "add tasks that need no zoom, or a small zoom_cost",
+            now, cure = (
+                ("never", "pay for coverage, or lower a zoom cost")
+                if max(self.rates) < self.low
+                else (
+                    "always",
+                    "add tasks that need no zoom, or a small zoom_cost",
+                )
             )
             logger.warning(f"zooming has collapsed: the policy {now} zooms in the last {len(self.rates)} logs; {cure}")

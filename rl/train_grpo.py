@@ -12,23 +12,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import yaml  # noqa: E402
-from accelerate import PartialState  # noqa: E402
-from trl import ModelConfig, get_peft_config, get_quantization_config  # noqa: E402
+import yaml
+from accelerate import PartialState
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from environments.settings import EpisodeArguments  # noqa: E402
-from fovea.config import find_config, parse  # noqa: E402
-from fovea.models import LANGUAGE_LINEARS, freeze_vision, load_model  # noqa: E402
-from fovea.runs import RunDirectory  # noqa: E402
-from fovea.tasks import parse_columns, tasks_from  # noqa: E402
-from rewards.registry import load_reward  # noqa: E402
-from rl.arguments import GRPOArguments, ScriptArguments  # noqa: E402
-from rl.callbacks import CollapseCallback, MetricsCallback  # noqa: E402
-from rl.trainer import ZoomGRPOTrainer  # noqa: E402
+from environments.settings import EpisodeArguments
+from fovea.config import find_config, parse
+from fovea.models import LANGUAGE_LINEARS, freeze_vision, load_model
+from fovea.runs import RunDirectory
+from fovea.tasks import parse_columns, tasks_from
+from rewards.registry import load_reward
+from rl.arguments import GRPOArguments, ScriptArguments
+from rl.callbacks import CollapseCallback, MetricsCallback
+from rl.trainer import ZoomGRPOTrainer
 
 
 def make_cold_start(config: str, model_name: str) -> None:
-    """Runs the SFT `config` if `model_name` is the folder it writes and that does not exist yet; other processes wait."""
+    """Runs the SFT `config` if `model_name` is the folder it writes and does not exist yet; other processes wait."""
     target = yaml.safe_load(find_config(config).read_text())["output_dir"]
     with PartialState().main_process_first():
         if model_name == target and not Path(target).exists():

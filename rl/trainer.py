@@ -55,9 +55,11 @@ class ZoomGRPOTrainer(GRPOTrainer):
     ) -> None:
         self.tasks = [*(train_tasks or ()), *eval_tasks]
         self.limits, self.run = limits or Limits(), run
-        self.make_environment = environment_factory
+        self.make_environment: Callable[[], Any] = environment_factory or (lambda: None)
         if train_tasks is None:
-            super().__init__(model, [to_trl(reward) for reward in rewards], args, environment_factory=environment_factory, **kwargs)
+            super().__init__(
+                model, [to_trl(reward) for reward in rewards], args, environment_factory=environment_factory, **kwargs
+            )
             return
         _check_groups(args)
         if kwargs["processing_class"].tokenizer.padding_side != "left":
@@ -91,10 +93,10 @@ class ZoomGRPOTrainer(GRPOTrainer):
             return super()._generate(prompts)
         mode = "train" if self.model.training else "eval"
         episodes = self._play(mode)
-        records = [episode.tokens for episode in episodes]
+        records = [episode.record for episode in episodes]
         for record in records:
-            images = [self.renderer.image_inputs(image) for image in record.images]
-            self.renderer.check(record.prompt_ids + record.completion_ids, images, name="an episode")
+            inputs = [self.renderer.image_inputs(image) for image in record.images]
+            self.renderer.check(record.prompt_ids + record.completion_ids, inputs, name="an episode")
         images = [list(record.images) for record in records]
         self._log_episodes(mode, episodes)
         return (
@@ -127,7 +129,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
     def _loss_mask(self, episode: Episode) -> list[int]:
         """1 where a token was sampled; all 0 for an unfinished episode that is to be left out of the loss."""
         finished = episode.stop_reason in (StopReason.ANSWERED, StopReason.NO_ACTION)
-        mask = list(episode.tokens.loss_mask)
+        mask = list(episode.record.loss_mask)
         return mask if finished or not self.mask_unfinished else [0] * len(mask)
 
     def _log_episodes(self, mode: str, episodes: list[Episode]) -> None:
@@ -163,7 +165,7 @@ def _completion(episode: Episode) -> list[dict[str, str]]:
 def _numbers(episode: Episode) -> dict[str, float]:
     """The numbers of one episode whose means are logged."""
     kinds = Counter(fault.kind for fault in episode.faults)
-    record = episode.tokens
+    record = episode.record
     return {
         "zooms/rate": float(episode.num_zooms > 0),
         "zooms/mean": float(episode.num_zooms),

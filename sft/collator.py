@@ -1,4 +1,4 @@
-"""From traces to tokens and masks: the same renderer as in rollouts, loss on what the assistant wrote and nothing else."""
+"""From traces to tokens and masks: the renderer of rollouts, and loss on what the assistant wrote alone."""
 
 from __future__ import annotations
 

@@ -12,18 +12,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from accelerate import PartialState  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from transformers import TrainerCallback  # noqa: E402
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config  # noqa: E402
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
-from environments.settings import EpisodeArguments  # noqa: E402
-from environments.traces import read_traces  # noqa: E402
-from fovea.config import parse  # noqa: E402
-from fovea.models import LANGUAGE_LINEARS, freeze_vision, load_model, pixel_limits  # noqa: E402
-from fovea.plugins import load_object  # noqa: E402
-from fovea.runs import RunDirectory  # noqa: E402
-from sft.collator import TraceCollator  # noqa: E402
+from environments.settings import EpisodeArguments
+from environments.traces import read_traces
+from fovea.config import parse
+from fovea.models import LANGUAGE_LINEARS, freeze_vision, load_model, pixel_limits
+from fovea.plugins import load_object
+from fovea.runs import RunDirectory
+from sft.collator import TraceCollator
 
 
 @dataclass

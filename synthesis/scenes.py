@@ -87,10 +87,8 @@ class Scene:
         return self.shapes + tuple(shape for panel in self.panels for shape in panel.shapes)
 
 
-def sample_scene(
-    rng: np.random.Generator, *, num_shapes: int, num_panels: int = 0, large_print: bool = False
-) -> Scene:
-    """A random scene of `num_shapes` shapes and `num_panels` panels, none overlapping; names repeat only when they must."""
+def sample_scene(rng: np.random.Generator, *, num_shapes: int, num_panels: int = 0, large_print: bool = False) -> Scene:
+    """A random scene of `num_shapes` shapes and `num_panels` panels; none overlap, names repeat only if they must."""
     free = np.ones((GRID, GRID), dtype=bool)
     panels = tuple(
         _sample_panel(rng, free, color) for color in rng.choice(list(COLORS), size=num_panels, replace=False)
@@ -133,8 +131,11 @@ def _sample_panel(rng: np.random.Generator, free: np.ndarray, color: str) -> Pan
     num_shapes = int(rng.integers(2, 4))
     cells = rng.choice(9, size=num_shapes, replace=False)
     for index, place in zip(rng.choice(len(names), size=num_shapes, replace=False), cells, strict=True):
-        inner = _jittered_box(rng, box.x1 + place % 3 * cell, box.y1 + place // 3 * cell, cell, rng.uniform(0.046, 0.053))
-        shapes.append(Shape(*names[index], inner, int(rng.integers(10)), SMALL_PRINT * 0.62))
+        inner = _jittered_box(
+            rng, box.x1 + place % 3 * cell, box.y1 + place // 3 * cell, cell, rng.uniform(0.046, 0.053)
+        )
+        name, form = names[index]
+        shapes.append(Shape(name, form, inner, int(rng.integers(10)), SMALL_PRINT * 0.62))
     return Panel(str(color), box, tuple(shapes))
 
 
@@ -150,7 +151,9 @@ def render(scene: Scene, *, size_px: int = SCENE_SIZE_PX) -> Image.Image:
         _draw_shape(draw, shape, size_px, rng)
         _draw_digit(image, shape, size_px, rng)
     blotches = rng.normal(0, 14, size=(128, 128, 3))
-    noise = Image.fromarray(np.clip(blotches + 128, 0, 255).astype(np.uint8)).resize((size_px, size_px), Image.NEAREST)
+    noise = Image.fromarray(np.clip(blotches + 128, 0, 255).astype(np.uint8)).resize(
+        (size_px, size_px), Image.Resampling.NEAREST
+    )
     noisy = np.asarray(image, dtype=np.int16) + np.asarray(noise, dtype=np.int16) - 128
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
@@ -193,5 +196,9 @@ def _draw_digit(image: Image.Image, shape: Shape, size_px: int, rng: np.random.G
     margin_x, margin_y = (x2 - x1) / 3, (y2 - y1) / 5
     left, top = round((x1 - margin_x) * size_px), round((y1 - margin_y) * size_px)
     width, height = round((x2 - x1 + 2 * margin_x) * size_px), round((y2 - y1 + 2 * margin_y) * size_px)
-    plate = Image.fromarray(cells).resize((width * 4, height * 4), Image.NEAREST).resize((width, height), Image.BOX)
+    plate = (
+        Image.fromarray(cells)
+        .resize((width * 4, height * 4), Image.Resampling.NEAREST)
+        .resize((width, height), Image.Resampling.BOX)
+    )
     image.paste(plate.convert("RGB"), (left, top))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +64,20 @@ def test_tasks() -> list[Task]:
 
 
 def _task(
-    scene: Scene, question: str, answer: object, kind: AnswerKind, *, id: str, family: str, view_px: int, **extra: object
+    scene: Scene,
+    question: str,
+    answer: object,
+    kind: AnswerKind,
+    *,
+    id: str,
+    family: str,
+    view_px: int,
+    boxes: Sequence[Box] = (),
+    **extra: object,
 ) -> Task:
-    boxes = extra.pop("boxes", ())
     image = encode(render(scene, size_px=PANEL_SCENE_SIZE_PX) if scene.panels else render(scene))
     metadata = {"family": family, "needs_zoom": family != "direct", "view_px": view_px, **extra}
-    targets = tuple(Target(box) for box in boxes if isinstance(box, Box))  # type: ignore[union-attr]
+    targets = tuple(Target(box) for box in boxes)
     return Task(id, (image,), question, str(answer), kind, (), targets, view_px**2, "synthesis.shapes", metadata)
 
 
@@ -90,9 +98,19 @@ def _read_task(rng: np.random.Generator, id: str, scene: Scene, view_px: int) ->
     """Reads one digit of the scene; `direct` when it is legible at this view."""
     shape = _some_shape(rng, scene.shapes)
     family = "direct" if shape.print_height * view_px >= LEGIBLE_PX else "read"
-    extra = {"boxes": [shape.box], "labels": [shape.name], "readings": [str(shape.digit)], "glyphs": [_glyph(shape)]}
-    question = questions.read_question(shape.name)
-    return _task(scene, question, shape.digit, AnswerKind.NUMBER, id=id, family=family, view_px=view_px, **extra)
+    return _task(
+        scene,
+        questions.read_question(shape.name),
+        shape.digit,
+        AnswerKind.NUMBER,
+        id=id,
+        family=family,
+        view_px=view_px,
+        boxes=[shape.box],
+        labels=[shape.name],
+        readings=[str(shape.digit)],
+        glyphs=[_glyph(shape)],
+    )
 
 
 def _compare(rng: np.random.Generator, id: str) -> Task:

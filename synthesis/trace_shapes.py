@@ -12,20 +12,22 @@ from environments.play import Limits, play
 from environments.policies import OraclePolicy
 from environments.settings import EpisodeArguments
 from environments.traces import write_traces
+from fovea.boxes import Frame
 from fovea.models import Model, load_processor
 from synthesis.shapes import make_tasks
 
 DEFAULT_FOLDER = Path("runs/tiny/traces")
-CROPS = {"crop_min_pixels": 64 * 64, "crop_max_pixels": 80 * 64}
 
 
-def write_shape_traces(folder: Path, *, num_traces: int, seed: int, noise: float, looseness: tuple[float, float]) -> Path:
+def write_shape_traces(
+    folder: Path, *, num_traces: int, seed: int, noise: float, looseness: tuple[float, float]
+) -> Path:
     """Writes `num_traces` traces of fresh tasks below `folder` and returns it."""
     processor = load_processor("tiny")
-    factory = EpisodeArguments(box_frame="per_mille", **CROPS).environment_factory(Model(None, processor, "tiny"))
+    factory = EpisodeArguments(
+        box_frame="per_mille", crop_min_pixels=64 * 64, crop_max_pixels=80 * 64
+    ).environment_factory(Model(None, processor, "tiny"))
     tasks = make_tasks(num_tasks=num_traces, seed=seed, prefix="trace")
-    from fovea.boxes import Frame
-
     oracle = OraclePolicy(Frame.PER_MILLE, noise=noise, looseness=looseness, box_step=10, seed=seed)
     write_traces(play(oracle, tasks, environment_factory=factory, limits=Limits()), folder)
     return folder
@@ -43,7 +45,9 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_traces", type=int, default=500)
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--noise", type=float, default=0.12, help="standard deviation of a box's shift, in its own size")
+    parser.add_argument(
+        "--noise", type=float, default=0.12, help="standard deviation of a box's shift, in its own size"
+    )
     parser.add_argument("--looseness", type=float, nargs=2, default=(1.0, 2.0), help="boxes are enlarged by this range")
     args = parser.parse_args()
     write_shape_traces(

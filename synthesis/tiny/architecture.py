@@ -17,6 +17,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from trl.chat_template_utils import qwen3_vl_chat_template
 
 PATCH_PX, MERGE = 8, 2
+VISION_WIDTH = 96
 TOKEN_PX = PATCH_PX * MERGE
 FIRST_VIEW_PIXELS = 128 * 128
 SPECIAL_TOKENS = (
@@ -82,7 +83,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
 
 
 def _sinusoids(*, side: int, width: int) -> torch.Tensor:
-    """Two-dimensional sine and cosine positions [side * side, width], row by row; a start from which boxes learn fast."""
+    """Two-dimensional sine and cosine positions [side * side, width], row by row: from these, boxes learn fast."""
     frequencies = 100 ** -(torch.arange(width // 4) / (width // 4))
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angles = [axis.flatten()[:, None] * frequencies for axis in (rows, columns)]
@@ -92,7 +93,9 @@ def _sinusoids(*, side: int, width: int) -> torch.Tensor:
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
     """An untrained Qwen3-VL with deepstack and under 2M parameters."""
     ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>") for name in ("image", "video")}
-    ids |= {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")}
+    ids |= {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")
+    }
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 128,
@@ -116,7 +119,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGene
     }
     vision = {
         "depth": 4,
-        "hidden_size": 96,
+        "hidden_size": VISION_WIDTH,
         "intermediate_size": 288,
         "num_heads": 3,
         "patch_size": PATCH_PX,
@@ -130,7 +133,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGene
     config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
     model = Qwen3VLForConditionalGeneration(config)
     with torch.no_grad():
-        model.model.visual.pos_embed.weight.copy_(_sinusoids(side=16, width=vision["hidden_size"]))
+        model.model.visual.pos_embed.weight.copy_(_sinusoids(side=16, width=VISION_WIDTH))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -16,8 +16,8 @@ from PIL import Image
 from fovea.boxes import Box, Frame, View, coverage
 from fovea.images import PixelLimits, cut, fit
 from synthesis import questions
-from synthesis.tiny.architecture import TOKEN_PX
 from synthesis.scenes import COLORS, FORMS, LEGIBLE_PX, Panel, Scene, Shape, glyph_box, render, sample_scene
+from synthesis.tiny.architecture import TOKEN_PX
 
 VIEW_SIZES_PX = (128, 128, 128, 128, 96)
 CROP_LIMITS = PixelLimits(64 * 64, 80 * 64, TOKEN_PX)
@@ -37,11 +37,25 @@ class Picture:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One question, perhaps with an image before it, and its answer."""
+    """One question, perhaps with an image before it, and its answer.
+
+    `target` is where the answer lies, in UNIT of the last image shown.
+    """
 
     question: str
     answer: str
     picture: Picture | None = None
+    target: Box | None = None
+
+
+def locate(thing: Shape | Panel, box: Box) -> Exchange:
+    """Asks where a thing is; `box` is its place in UNIT of the last image."""
+    return Exchange(questions.locate_question(thing.name), grounding(box, thing.name), None, box)
+
+
+def opened_with(exchanges: list[Exchange], picture: Picture) -> list[Exchange]:
+    """The exchanges with `picture` shown before the first."""
+    return [replace(exchanges[0], picture=picture), *exchanges[1:]] if exchanges else []
 
 
 def grounding(box: Box, label: str) -> str:
@@ -58,7 +72,8 @@ def _picture(image: Image.Image, region: Box, limits: PixelLimits, scene: Scene)
     """`region` (UNIT of the scene) of the image within `limits`, with the things that lie mostly inside it."""
     pixels = np.asarray(fit(cut(image, region), limits))
     contents = []
-    for thing in (*scene.all_shapes, *scene.panels):
+    things: list[Shape | Panel] = [*scene.all_shapes, *scene.panels]
+    for thing in things:
         if coverage(thing.box, region) > 0.5:
             contents.append((thing, _relative(thing.box, region)))
     return Picture(pixels, tuple(contents))
@@ -82,7 +97,9 @@ def _loose(box: Box, rng: np.random.Generator, *, smallest: float, largest: floa
     dx, dy = rng.uniform(-shift, shift, size=2)
     half_width, half_height = box.width / 2 * factor * rng.uniform(0.88, 1.12, size=2)
     x, y = (box.x1 + box.x2) / 2 + dx, (box.y1 + box.y2) / 2 + dy
-    return Box(x - half_width, y - half_height, x + half_width, y + half_height, box.frame).clipped(View((1, 1), (1, 1)))
+    return Box(x - half_width, y - half_height, x + half_width, y + half_height, box.frame).clipped(
+        View((1, 1), (1, 1))
+    )
 
 
 def sample_conversation(rng: np.random.Generator, *, max_shapes: int = 6) -> list[Exchange]:
@@ -96,31 +113,38 @@ def sample_conversation(rng: np.random.Generator, *, max_shapes: int = 6) -> lis
     side = int(rng.choice(VIEW_SIZES_PX))
     view = _picture(image, Box(0, 0, 1, 1, Frame.UNIT), PixelLimits(256, side * side, TOKEN_PX), scene)
     exchanges = _about_view(scene, view, rng)
-    exchanges += _about_panels(scene, image, rng) if with_panel else _about_crops(scene, image, rng)
-    if not exchanges[0].picture:
-        exchanges[0] = Exchange(exchanges[0].question, exchanges[0].answer, view)
-    return exchanges
+    return exchanges + (_about_panels(scene, image, rng) if with_panel else _about_crops(scene, image, rng))
 
 
 def sample_chart(rng: np.random.Generator) -> Picture:
     """An eye chart: a scene as full as it gets, so that nearly every visual token has something to learn from."""
     scene = sample_scene(rng, num_shapes=int(rng.integers(16, 37)), large_print=bool(rng.random() < 0.65))
     side = int(rng.choice(CHART_SIZES_PX))
-    return _picture(render(scene, size_px=2 * side), Box(0, 0, 1, 1, Frame.UNIT), PixelLimits(256, side * side, TOKEN_PX), scene)
+    return _picture(
+        render(scene, size_px=2 * side), Box(0, 0, 1, 1, Frame.UNIT), PixelLimits(256, side * side, TOKEN_PX), scene
+    )
 
 
-def sample_crop(rng: np.random.Generator) -> Picture:
-    """A crop of one shape, drawn as tightly or loosely as boxes may be."""
+def sample_reading(rng: np.random.Generator) -> list[Exchange]:
+    """One crop of a shape, drawn as tightly or loosely as boxes may be, and its digit."""
     scene = sample_scene(rng, num_shapes=int(rng.integers(1, 6)))
-    region = _loose(scene.shapes[0].box, rng, smallest=0.6, largest=1.7)
-    return _picture(render(scene), region, CROP_LIMITS, scene)
+    return [_read(scene.shapes[0], None, scene, render(scene), rng)]
+
+
+def sample_picture(rng: np.random.Generator) -> Picture:
+    """What the vision tower sees on its own: an eye chart, a crop, or a first view."""
+    kind = rng.random()
+    if kind < 0.5:
+        return sample_chart(rng)
+    pictures = [e.picture for e in (sample_reading if kind < 0.75 else sample_conversation)(rng) if e.picture]
+    return pictures[rng.integers(len(pictures))]
 
 
 def _about_view(scene: Scene, view: Picture, rng: np.random.Generator) -> list[Exchange]:
     """Up to four boxes and one or two questions that the first view answers."""
     things = [*scene.shapes, *scene.panels]
     asked = [things[i] for i in rng.permutation(len(things))[:4]]
-    found = [Exchange(questions.locate_question(thing.name), grounding(thing.box, thing.name)) for thing in asked]
+    found = [locate(thing, thing.box) for thing in asked]
     form = FORMS[rng.integers(len(FORMS))]
     seen = [Exchange(questions.count_question(form), str(questions.num_of_form(scene, form)))]
     sole = questions.sole_shapes(scene)
@@ -128,11 +152,11 @@ def _about_view(scene: Scene, view: Picture, rng: np.random.Generator) -> list[E
         shape = sole[rng.integers(len(sole))]
         seen.append(Exchange(questions.color_question(shape.form), shape.color))
     legible = [shape for shape in scene.shapes if shape.print_height * view.pixels.shape[0] >= LEGIBLE_PX]
-    seen += [Exchange(questions.read_question(shape.name), str(shape.digit)) for shape in legible[:3]]
+    seen += [
+        Exchange(questions.read_question(shape.name), str(shape.digit), None, glyph_box(shape)) for shape in legible[:3]
+    ]
     exchanges = found + [seen[i] for i in rng.permutation(len(seen))[: 2 + len(legible)]]
-    exchanges = [exchanges[i] for i in rng.permutation(len(exchanges))]
-    exchanges[0] = Exchange(exchanges[0].question, exchanges[0].answer, view)
-    return exchanges
+    return opened_with([exchanges[i] for i in rng.permutation(len(exchanges))], view)
 
 
 def _about_crops(scene: Scene, image: Image.Image, rng: np.random.Generator) -> list[Exchange]:
@@ -150,13 +174,7 @@ def _about_panels(scene: Scene, image: Image.Image, rng: np.random.Generator) ->
     panel = scene.panels[rng.integers(len(scene.panels))]
     region = _loose(panel.box, rng, smallest=0.95, largest=1.3)
     picture = _picture(image, region, CROP_LIMITS, scene)
-    exchanges = [
-        Exchange(questions.locate_question(thing.name), grounding(box, thing.name))
-        for thing, box in picture.contents
-        if thing in panel.shapes
-    ]
-    if exchanges:
-        exchanges[0] = Exchange(exchanges[0].question, exchanges[0].answer, picture)
+    exchanges = opened_with([locate(thing, box) for thing, box in picture.contents if thing in panel.shapes], picture)
     shape = panel.shapes[rng.integers(len(panel.shapes))]
     return [*exchanges, _read(shape, panel.color, scene, image, rng)]
 
@@ -165,7 +183,8 @@ def _read(shape: Shape, panel: str | None, scene: Scene, image: Image.Image, rng
     region = _loose(shape.box, rng, smallest=0.6, largest=1.7)
     picture = _picture(image, region, CROP_LIMITS, scene)
     where = f"{panel} panel" if panel else None
-    return Exchange(questions.read_question(shape.name, where), str(shape.digit), picture)
+    digit = _relative(glyph_box(shape), region)
+    return Exchange(questions.read_question(shape.name, where), str(shape.digit), picture, digit)
 
 
 def dense_targets(picture: Picture, *, token_px: int, num_bins: int) -> np.ndarray:
@@ -179,11 +198,11 @@ def dense_targets(picture: Picture, *, token_px: int, num_bins: int) -> np.ndarr
     targets[..., 0] = 0
     ordered = sorted(picture.contents, key=lambda item: -item[1].area)
     for thing, box in ordered:
-        covered = _tokens_under(box, rows, columns, margin=0.25)
-        targets[covered + (0,)] = FORMS.index(thing.form) + 1 if isinstance(thing, Shape) else len(FORMS) + 1
-        targets[covered + (1,)] = list(COLORS).index(thing.color)
+        covered = tokens_under(box, rows, columns, margin=0.25)
+        targets[(*covered, 0)] = FORMS.index(thing.form) + 1 if isinstance(thing, Shape) else len(FORMS) + 1
+        targets[(*covered, 1)] = list(COLORS).index(thing.color)
         bins = [min(num_bins - 1, max(0, int(value * num_bins))) for value in box.coordinates]
-        targets[covered + (slice(3, 7),)] = bins
+        targets[(*covered, slice(3, 7))] = bins
         if isinstance(thing, Shape):
             height_px = thing.print_height / thing.box.height * box.height * picture.pixels.shape[0]
             if height_px >= LEGIBLE_PX - 1:
@@ -195,11 +214,11 @@ def dense_targets(picture: Picture, *, token_px: int, num_bins: int) -> np.ndarr
                     box.y1 + glyph.y2 * box.height,
                     Frame.UNIT,
                 )
-                targets[_tokens_under(inside, rows, columns, margin=0.0) + (2,)] = thing.digit
+                targets[(*tokens_under(inside, rows, columns, margin=0.0), 2)] = thing.digit
     return targets.reshape(-1, 7)
 
 
-def _tokens_under(box: Box, rows: int, columns: int, *, margin: float) -> tuple[slice, slice]:
+def tokens_under(box: Box, rows: int, columns: int, *, margin: float) -> tuple[slice, slice]:
     """Rows and columns of the tokens that `box` touches by more than `margin` of a token (at least one)."""
     x1, x2 = int(box.x1 * columns + margin), int(np.ceil(box.x2 * columns - margin))
     y1, y2 = int(box.y1 * rows + margin), int(np.ceil(box.y2 * rows - margin))

@@ -26,7 +26,7 @@ from fovea.statistics import wilson_interval
 from fovea.tasks import Task
 from synthesis import questions
 from synthesis.shapes import ZOOM_FAMILIES, make_tasks
-from synthesis.tiny.architecture import TOKEN_PX
+from synthesis.tiny.architecture import FIRST_VIEW_PIXELS, TOKEN_PX
 from synthesis.tiny.conversations import CROP_LIMITS
 
 UNIT_VIEW = View((1, 1), (1, 1))
@@ -64,7 +64,7 @@ def _assistant(text: str) -> dict:
 
 
 def _view(task: Task) -> Image.Image:
-    limit = task.first_view_max_pixels
+    limit = task.first_view_max_pixels or FIRST_VIEW_PIXELS
     return fit(open_image(task.images[0]), PixelLimits(min(256, limit), limit, TOKEN_PX))
 
 
@@ -94,7 +94,7 @@ def own_boxes(asker: Asker, tasks: list[Task]) -> tuple[list[bool], list[bool]]:
     cases = [task for task in tasks if not task.metadata.get("nested")]
     asked = [[_user(questions.locate_question(task.metadata["labels"][0]), _view(task))] for task in cases]
     boxes = [_parse_box(reply) for reply in asker.ask(asked, max_new_tokens=40)]
-    glyphs = [Box(*task.metadata["glyphs"][0], Frame.UNIT) for task in cases]
+    glyphs = [Box.of(task.metadata["glyphs"][0], Frame.UNIT) for task in cases]
     holds = [box is not None and coverage(glyph, box) > 0.99 for box, glyph in zip(boxes, glyphs, strict=True)]
     asked = [
         [_user(_read_question(task, 0), _crop(task, box or task.boxes[0].box))]
@@ -112,7 +112,7 @@ def _parse_box(reply: str) -> Box | None:
     found = re.search(r"\[(\d+), (\d+), (\d+), (\d+)\]", reply)
     if not found:
         return None
-    box = Box(*(int(value) / 1000 for value in found.groups()), Frame.UNIT).clipped(UNIT_VIEW)
+    box = Box.of((int(value) / 1000 for value in found.groups()), Frame.UNIT).clipped(UNIT_VIEW)
     return None if box.is_empty or min(box.width, box.height) < 0.01 else box
 
 
@@ -166,7 +166,9 @@ def measure(model: Model, *, num_scenes: int, seed: int) -> dict[str, dict[str, 
         low, high = wilson_interval(sum(hits), len(hits))
         report[name] = {"accuracy": sum(hits) / len(hits), "low": low, "high": high, "n": len(hits)}
     for family in ZOOM_FAMILIES:
-        chain = [hit for hit, task in zip(results["perfect_locator_chain"], tasks, strict=True) if task.family == family]
+        chain = [
+            hit for hit, task in zip(results["perfect_locator_chain"], tasks, strict=True) if task.family == family
+        ]
         report[f"perfect_locator_chain/{family}"] = {"accuracy": sum(chain) / len(chain), "n": len(chain)}
     report["best_constant_answer"] = {"accuracy": best_constant(tasks), "n": len(tasks)}
     return report

@@ -13,15 +13,17 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from transformers import Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from transformers.utils import get_json_schema
 from transformers.utils.chat_template_utils import render_jinja_template
 from trl.chat_template_utils import qwen3_vl_chat_template
@@ -30,8 +32,9 @@ from environments.play import Limits, play
 from environments.policies import OraclePolicy
 from environments.zoom import ZoomEnvironment, ZoomSettings
 from fovea.attention import batch_vision_attention
-from fovea.boxes import Frame
+from fovea.boxes import Box, Frame
 from fovea.images import PixelLimits
+from synthesis.scenes import COLORS, FORMS
 from synthesis.shapes import make_tasks
 from synthesis.tiny.architecture import (
     FIRST_VIEW_PIXELS,
@@ -49,15 +52,16 @@ from synthesis.tiny.conversations import (
     Picture,
     corpus,
     dense_targets,
-    sample_chart,
     sample_conversation,
-    sample_crop,
+    sample_picture,
+    sample_reading,
+    tokens_under,
 )
-from synthesis.scenes import COLORS, FORMS
 
 NUM_BINS = 50
+LOOKING_LAYER = 2
 IMAGE = "<|vision_start|>{}<|vision_end|>"
-FILLER = "the a of in on is are what where how many scene image answer one two left right near far".split()
+FILLER = "the a of in on is are what where how many scene image answer one two left right".split()  # noqa: SIM905
 """Words put before some conversations, so that the model bears a prompt of any length."""
 
 
@@ -75,6 +79,33 @@ def protocol_corpus() -> list[str]:
     return [part for text in rendered for part in markers.split(text) if part]
 
 
+@dataclass(frozen=True)
+class Look:
+    """While writing tokens `first` to `last` (excluded), the answer lies under the visual `tokens`."""
+
+    first: int
+    last: int
+    tokens: list[int]
+
+
+def _under(target: Box, start: int, grid: tuple[int, int]) -> list[int]:
+    """Positions in the sequence of the visual tokens under `target`, of an image whose tokens begin at `start`."""
+    rows, columns = tokens_under(target, *grid, margin=0.25)
+    numbers = np.arange(grid[0] * grid[1]).reshape(grid)[rows, columns]
+    return (start + numbers.ravel()).tolist()
+
+
+def looking_loss(attention: torch.Tensor, looks: torch.Tensor) -> torch.Tensor:
+    """Minus the log of the attention that the first head pays to where the answer lies, averaged over answer tokens.
+
+    `attention` is [B, heads, N, N] of one layer, `looks` [B, N, N]. It shows the model early on that an answer has a
+    place, which next-token loss alone takes thousands of steps to find.
+    """
+    rows = looks.any(dim=-1)
+    mass = (attention[:, 0] * looks).sum(dim=-1)[rows]
+    return -(mass + 1e-6).log().mean() if len(mass) else attention.sum() * 0
+
+
 class Encoder:
     """Conversations to token ids, labels and dense targets."""
 
@@ -84,39 +115,48 @@ class Encoder:
         self.image_id = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.ids = lru_cache(200_000)(lambda text: tuple(self.tokenizer(text, add_special_tokens=False).input_ids))
 
-    def encode(self, exchanges: list[Exchange], *, filler: str = "") -> tuple[list[int], list[int]]:
-        """Token ids and labels (-100 where there is no loss) of one conversation."""
+    def encode(self, exchanges: list[Exchange], *, filler: str = "") -> tuple[list[int], list[int], list[Look]]:
+        """Token ids, labels (-100 where there is no loss) and where to look, of one conversation."""
         ids = list(self.ids(f"<|im_start|>system\n{filler}<|im_end|>\n")) if filler else []
-        labels = [-100] * len(ids)
+        labels, looks = [-100] * len(ids), []
+        shown: tuple[int, tuple[int, int]] | None = None
         for exchange in exchanges:
             asked = list(self.ids("<|im_start|>user\n"))
             if exchange.picture is not None:
-                height, width = exchange.picture.pixels.shape[:2]
+                rows, columns = (side // TOKEN_PX for side in exchange.picture.pixels.shape[:2])
                 start, end = self.ids(IMAGE.format(""))
-                asked += [start, *[self.image_id] * (height * width // TOKEN_PX**2), end]
+                shown = (len(ids) + len(asked) + 1, (rows, columns))
+                asked += [start, *[self.image_id] * (rows * columns), end]
             asked += [*self.ids(exchange.question), *self.ids("<|im_end|>\n<|im_start|>assistant\n")]
             answer = [*self.ids(exchange.answer), *self.ids("<|im_end|>")]
             newline = list(self.ids("\n"))
+            if exchange.target is not None and shown is not None:
+                first = len(ids) + len(asked) - 1
+                looks.append(Look(first, first + len(answer) - 1, _under(exchange.target, *shown)))
             ids += asked + answer + newline
             labels += [-100] * len(asked) + answer + [-100] * len(newline)
-        return ids, labels
+        return ids, labels, looks
 
     def batch(self, conversations: list[list[Exchange]], *, filler: str) -> dict[str, torch.Tensor]:
-        """Model inputs of right-padded conversations, `labels` [B, N] and `dense` [vision tokens, 7]."""
+        """Right-padded model inputs, `labels` [B, N], `looks` [B, N, N] and `dense` [vision tokens, 7]."""
         encoded = [self.encode(conversation, filler=filler) for conversation in conversations]
-        length = max(len(ids) for ids, _ in encoded)
+        length = max(len(ids) for ids, _, _ in encoded)
         input_ids = torch.full((len(encoded), length), self.tokenizer.pad_token_id)
         labels = torch.full((len(encoded), length), -100)
         attention_mask = torch.zeros((len(encoded), length), dtype=torch.long)
-        for row, (ids, targets) in enumerate(encoded):
+        looks = torch.zeros((len(encoded), length, length), dtype=torch.bool)
+        for row, (ids, targets, wanted) in enumerate(encoded):
             input_ids[row, : len(ids)] = torch.tensor(ids)
             labels[row, : len(ids)] = torch.tensor(targets)
             attention_mask[row, : len(ids)] = 1
+            for look in wanted:
+                looks[row, look.first : look.last, look.tokens] = True
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "labels": labels,
             "mm_token_type_ids": (input_ids == self.image_id).long(),
+            "looks": looks,
             **self.images([e.picture for c in conversations for e in c if e.picture is not None]),
         }
 
@@ -150,27 +190,24 @@ class DenseHeads(nn.Module):
     def accuracies(self, features: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         """Shares of tokens with the right form (where there is one), colour and digit."""
         report = {}
-        for column, (name, logits) in enumerate(zip(("form", "color", "digit"), self.linear(features).split(self.sizes, dim=-1))):
+        for column, (name, logits) in enumerate(
+            zip(("form", "color", "digit"), self.linear(features).split(self.sizes, dim=-1), strict=False)
+        ):
             counted = targets[:, column] > (0 if name == "form" else -1)
             report[name] = (logits.argmax(-1) == targets[:, column])[counted].float().mean().item()
         return report
 
 
-def _conversations(seed: int, count: int) -> list[list[Exchange]]:
+def _sampled(sample: Callable[[np.random.Generator], Any], seed: int, count: int) -> list:
     rng = np.random.default_rng(seed)
-    return [sample_conversation(rng) for _ in range(count)]
+    return [sample(rng) for _ in range(count)]
 
 
-def _pictures(seed: int, count: int) -> list[Picture]:
-    rng = np.random.default_rng(seed)
-    return [sample_chart(rng) if index % 2 else sample_crop(rng) for index in range(count)]
-
-
-def sample_pool(sample: Callable[[int, int], list], *, seed: int, size: int, num_workers: int = 2) -> list:
+def sample_pool(sample: Callable[[np.random.Generator], Any], *, seed: int, size: int, num_workers: int = 2) -> list:
     """`size` samples made by `num_workers` processes; the same for the same seed."""
     chunk = 250
     with ProcessPoolExecutor(num_workers) as executor:
-        parts = executor.map(sample, range(seed, seed + size // chunk), [chunk] * (size // chunk))
+        parts = executor.map(partial(_sampled, sample), range(seed, seed + size // chunk), [chunk] * (size // chunk))
         return [item for part in tqdm(parts, total=size // chunk, desc="scenes") for item in part]
 
 
@@ -201,7 +238,16 @@ class Log:
 
 
 def learn_to_see(
-    model, heads: DenseHeads, encoder: Encoder, pool: list[Picture], *, steps: int, batch_size: int, peak: float, log: Log
+    model,
+    heads: DenseHeads,
+    encoder: Encoder,
+    pool: list[Picture],
+    *,
+    steps: int,
+    batch_size: int,
+    peak: float,
+    log: Log,
+    save_dir: Path,
 ) -> None:
     """First stage: the vision tower alone, on crops and eye charts, by the dense loss."""
     parameters = [*model.model.visual.parameters(), *heads.parameters()]
@@ -214,6 +260,7 @@ def learn_to_see(
         loss = heads(output.pooler_output, dense)
         _update(loss, optimizer, learning_rate(step, steps=steps, peak=peak))
         log.add(step, {"dense_loss": loss.item(), **heads.accuracies(output.pooler_output.detach(), dense)})
+    model.save_pretrained(save_dir)
 
 
 def learn_to_speak(
@@ -228,30 +275,33 @@ def learn_to_speak(
     log: Log,
     save_dir: Path,
 ) -> None:
-    """Second stage: the whole model on conversations, the dense loss beside it."""
+    """The whole model on conversations, with the dense and the looking loss beside it."""
+    model.set_attn_implementation({"text_config": "eager"})
     captured: list[torch.Tensor] = []
     hook = model.model.visual.register_forward_hook(lambda *args: captured.append(args[-1].pooler_output))
-    optimizer = torch.optim.AdamW(
-        [*model.parameters(), *heads.parameters()], lr=peak, betas=(0.9, 0.98), weight_decay=0.01
-    )
+    groups = [{"params": list(model.parameters())}, {"params": list(heads.parameters())}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     rng = np.random.default_rng(1)
     queue: list[list[int]] = []
-    for step in tqdm(range(steps), desc="speak"):
+    for step in tqdm(range(steps), desc=log.stage):
         if not queue:
             chosen = sorted(rng.choice(len(pool), size=batch_size * 8), key=lambda i: len(pool[i]))
             queue = [chosen[i * batch_size : (i + 1) * batch_size] for i in range(8)]
             rng.shuffle(queue)
         filler = " ".join(rng.choice(FILLER, size=int(rng.integers(1, 120)))) if rng.random() < 0.15 else ""
         batch = encoder.batch([pool[i] for i in queue.pop()], filler=filler)
-        dense = batch.pop("dense")
+        dense, looks = batch.pop("dense"), batch.pop("looks")
         captured.clear()
-        loss = model(**batch).loss
+        output = model(**batch, output_attentions=True)
         dense_loss = heads(captured[0], dense)
-        _update(loss + 0.1 * dense_loss, optimizer, learning_rate(step, steps=steps, peak=peak))
-        log.add(step, {"loss": loss.item(), "dense_loss": dense_loss.item()})
+        look_loss = looking_loss(output.attentions[LOOKING_LAYER], looks)
+        rate = learning_rate(step, steps=steps, peak=peak)
+        _update(output.loss + 0.1 * dense_loss + 0.2 * look_loss, optimizer, rate)
+        log.add(step, {"loss": output.loss.item(), "dense_loss": dense_loss.item(), "look_loss": look_loss.item()})
         if (step + 1) % 200 == 0:
             model.save_pretrained(save_dir)
     hook.remove()
+    model.set_attn_implementation({"text_config": "sdpa"})
 
 
 def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -266,37 +316,41 @@ def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, rate: float) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("fovea/tiny"), help="where weights and processor go")
-    parser.add_argument("--seeing_model", help="skip the first stage: take the vision tower that it left in this folder")
+    parser.add_argument("--start_from", help="a model to go on from, with its tokenizer")
     parser.add_argument("--see_steps", type=int, default=1500, help="steps of the vision tower alone")
-    parser.add_argument("--speak_steps", type=int, default=2200, help="steps of the whole model")
-    parser.add_argument("--num_pictures", type=int, default=12000)
-    parser.add_argument("--num_conversations", type=int, default=9000)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--read_steps", type=int, default=700, help="steps on single crops")
+    parser.add_argument("--speak_steps", type=int, default=2200, help="steps on whole conversations")
+    parser.add_argument("--pool_size", type=int, default=9000, help="distinct samples of each stage")
+    parser.add_argument("--learning_rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    texts = [*corpus(np.random.default_rng(args.seed), num_conversations=400), *protocol_corpus()]
-    tokenizer = build_tokenizer(texts, vocab_size=768)
-    processor, model = build_processor(tokenizer), build_model(tokenizer)
+    if args.start_from:
+        processor = Qwen3VLProcessor.from_pretrained(args.start_from)
+        model = Qwen3VLForConditionalGeneration.from_pretrained(args.start_from)
+    else:
+        texts = [*corpus(np.random.default_rng(args.seed), num_conversations=400), *protocol_corpus()]
+        processor = build_processor(build_tokenizer(texts, vocab_size=768))
+        model = build_model(processor.tokenizer)
     processor.save_pretrained(args.output_dir)
     batch_vision_attention(model).train()
     encoder, heads = Encoder(processor), DenseHeads(model.config.text_config.hidden_size)
     path = args.output_dir / "pretrain_log.jsonl"
     settings = {name: value for name, value in vars(args).items() if name != "output_dir"}
     path.write_text(json.dumps({"parameters": model.num_parameters(), **settings}) + "\n")
-    first_seed = 1_000_000 * (args.seed + 1)
-    options = {"peak": args.learning_rate}
-    if args.seeing_model:
-        seeing = Qwen3VLForConditionalGeneration.from_pretrained(args.seeing_model)
-        model.model.visual.load_state_dict(seeing.model.visual.state_dict())
-    else:
-        pictures = sample_pool(_pictures, seed=first_seed, size=args.num_pictures)
-        learn_to_see(model, heads, encoder, pictures, steps=args.see_steps, batch_size=40, log=Log(path, "see"), **options)
-        model.save_pretrained(args.output_dir)
-    conversations = sample_pool(_conversations, seed=first_seed + 100_000, size=args.num_conversations)
-    options |= {"steps": args.speak_steps, "batch_size": 16, "save_dir": args.output_dir}
-    learn_to_speak(model, heads, encoder, conversations, log=Log(path, "speak"), **options)
+    seed, size = 1_000_000 * (args.seed + 1), args.pool_size
+    options = {"peak": args.learning_rate, "save_dir": args.output_dir}
+    if args.see_steps:
+        pool = sample_pool(sample_picture, seed=seed, size=size)
+        learn_to_see(model, heads, encoder, pool, steps=args.see_steps, batch_size=40, log=Log(path, "see"), **options)
+    if args.read_steps:
+        pool = sample_pool(sample_reading, seed=seed + 100_000, size=size)
+        options |= {"steps": args.read_steps, "batch_size": 64}
+        learn_to_speak(model, heads, encoder, pool, log=Log(path, "read"), **options)
+    pool = sample_pool(sample_conversation, seed=seed + 200_000, size=size)
+    options |= {"steps": args.speak_steps, "batch_size": 16}
+    learn_to_speak(model, heads, encoder, pool, log=Log(path, "speak"), **options)
     model.save_pretrained(args.output_dir)
 
 

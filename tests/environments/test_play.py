@@ -111,7 +111,7 @@ def test_a_question_cannot_smuggle_control_tokens_into_the_prompt(make_task, fac
 def test_masks_mark_what_was_sampled_and_nothing_else(make_task, factory, tiny):
     renderer = Renderer(tiny.processor)
     episode = run(Scripted(CALL, "<answer>7</answer>", renderer=renderer), make_task(), factory, renderer)
-    record = episode.tokens
+    record = episode.record
     sampled = [token for token, counts in zip(record.completion_ids, record.loss_mask, strict=True) if counts]
     text = renderer.tokenizer.decode(sampled)
     assert text == f"{CALL}<|im_end|><answer>7</answer><|im_end|>"
@@ -147,7 +147,7 @@ def test_traces_read_back_what_was_played(make_task, factory, tmp_path):
     box = Box(0.2, 0.2, 0.4, 0.5, Frame.UNIT)
     task = make_task(boxes=(Target(box),), metadata={"labels": ["it"], "readings": ["7"]})
     episode = run(OraclePolicy(Frame.PER_MILLE), task, factory)
-    assert write_traces([episode], tmp_path) == 1
+    write_traces([episode], tmp_path)
     (record,) = read_traces(tmp_path)
     back = to_trace(record)
     assert [m["role"] for m in back.messages] == [m["role"] for m in episode.messages]

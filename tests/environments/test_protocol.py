@@ -65,14 +65,18 @@ def test_well_formed_means_to_the_letter(text, good):
 
 numbers = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=5), st.just(10**400))
 boxes = st.one_of(st.lists(numbers, max_size=6), numbers)
-arguments = st.fixed_dictionaries({}, optional={"bbox_2d": boxes, "label": numbers, "img_idx": numbers, "extra": numbers})
+arguments = st.fixed_dictionaries(
+    {}, optional={"bbox_2d": boxes, "label": numbers, "img_idx": numbers, "extra": numbers}
+)
 calls = st.builds(
     lambda name, fields: "<tool_call>" + json.dumps({"name": name, "arguments": fields}) + "</tool_call>",
     st.sampled_from(["image_zoom_in_tool", "rm -rf", "<|image_pad|>", "reset", "_box"]),
     arguments,
 )
 junk = st.text(
-    st.sampled_from(list('<>/{}[]",:|_ 0123456789.-eE\\\n\x1b') + ["tool_call", "answer", "think", "<|im_end|>", "<|image_pad|>"]),
+    st.sampled_from(
+        [*list('<>/{}[]",:|_ 0123456789.-eE\\\n\x1b'), "tool_call", "answer", "think", "<|im_end|>", "<|image_pad|>"]
+    ),
     max_size=60,
 )
 

@@ -144,7 +144,9 @@ class Buggy(Forgetful):
         return 1 / 0
 
 
-@pytest.mark.parametrize(("kind", "problem"), [(Forgetful, "reset must clear"), (Undocumented, "schema"), (Buggy, "ModelFault")])
+@pytest.mark.parametrize(
+    ("kind", "problem"), [(Forgetful, "reset must clear"), (Undocumented, "schema"), (Buggy, "ModelFault")]
+)
 def test_the_check_finds_what_is_wrong_with_an_environment(kind, problem):
     calls = [("count", {"step": 1}), ("count", {"step": 1})]
     with pytest.raises(EnvironmentCheckError, match=problem):

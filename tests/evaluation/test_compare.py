@@ -11,7 +11,9 @@ from evaluation.compare import compare, table
 def write(folder, scores, families=None):
     folder.mkdir()
     lines = [
-        json.dumps({"id": f"q{index}", "sample": 0, "family": (families or ["read"] * len(scores))[index], "score": score})
+        json.dumps(
+            {"id": f"q{index}", "sample": 0, "family": (families or ["read"] * len(scores))[index], "score": score}
+        )
         for index, score in enumerate(scores)
     ]
     (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")

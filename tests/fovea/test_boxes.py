@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fovea.boxes import Box, Frame, View, coverage, iou
@@ -8,6 +8,7 @@ sizes = st.tuples(st.integers(1, 40_000), st.integers(1, 40_000))
 units = st.floats(-3, 4, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(st.tuples(units, units, units, units), sizes, sizes, st.sampled_from(Frame), st.sampled_from(Frame))
 def test_conversion_there_and_back_is_the_same_box(numbers, original, shown, first, second):
     view = View(original, shown)

@@ -52,6 +52,4 @@ def test_a_saved_adapter_loads_merged_on_its_base(tiny, tmp_path):
     name = "model.language_model.layers.0.self_attn.q_proj.weight"
     base = load_model("tiny").network
     assert not torch.equal(loaded.get_parameter(name), base.get_parameter(name))
-    assert torch.equal(
-        loaded.model.visual.blocks[0].attn.qkv.weight, base.model.visual.blocks[0].attn.qkv.weight
-    )
+    assert torch.equal(loaded.model.visual.blocks[0].attn.qkv.weight, base.model.visual.blocks[0].attn.qkv.weight)

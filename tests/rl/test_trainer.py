@@ -14,7 +14,8 @@ from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
 from synthesis.shapes import make_tasks
 
-CALL = '<think>a</think>\n<tool_call>\n{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 300, 300]}}\n</tool_call>'
+ZOOM = '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 300, 300]}}'
+CALL = f"<think>a</think>\n<tool_call>\n{ZOOM}\n</tool_call>"
 BAD = '<think>a</think>\n<tool_call>\n{"name": "<|image_pad|>", "arguments": {}}\n</tool_call>'
 ANSWER = "<think>a</think>\n<answer>7</answer>"
 
@@ -155,7 +156,7 @@ def test_images_and_placeholders_that_do_not_match_stop_the_run_by_name(build, m
         return [replace(e, tokens=replace(e.tokens, images=e.tokens.images[:1])) for e in play(*args, **kwargs)]
 
     monkeypatch.setattr("rl.trainer.play", corrupted)
-    with pytest.raises(ValueError, match="an episode has .* image placeholders"):
+    with pytest.raises(ValueError, match=r"an episode has .* image placeholders"):
         trainer.train()
 
 

@@ -73,7 +73,9 @@ def test_mm_cof_files_with_crops_in_user_turns_are_read(tiny, episode_arguments,
         {"role": "assistant", "content": "<think>b</think><answer>c</answer>"},
     ]
     (tmp_path / "traces.jsonl").write_text(json.dumps({"messages": messages, "images": ["a.png", "a.png"]}) + "\n")
-    collator = TraceCollator(tiny.processor, episode_arguments.environment_factory(tiny)(), pixel_limits(tiny.processor))
+    collator = TraceCollator(
+        tiny.processor, episode_arguments.environment_factory(tiny)(), pixel_limits(tiny.processor)
+    )
     ids, mask, images = collator.encode(to_trace(next(iter(read_traces(tmp_path)))))
     text = collator.renderer.tokenizer.decode(ids)
     assert "other prompt" not in text and text.count("<tool_response>") == 1 and len(images) == 2

@@ -56,14 +56,14 @@ def test_the_last_crop_of_the_oracle_holds_the_digit(tasks, tiny, episode_argume
     factory = episode_arguments.environment_factory(tiny)
     chosen = [task for task in tasks if task.family in ("read", "nested")]
     for episode in play(OraclePolicy(Frame.PER_MILLE), chosen, environment_factory=factory, limits=Limits()):
-        digit = Box(*episode.task.metadata["glyphs"][0], Frame.UNIT)
+        digit = Box.of(episode.task.metadata["glyphs"][0], Frame.UNIT)
         assert coverage(digit, episode.crops[-1].region) > 0.99
 
 
 def test_small_print_is_under_three_pixels_in_the_first_view(tasks):
     for task in tasks:
         if task.family in ("read", "compare"):
-            x1, y1, x2, y2 = task.metadata["glyphs"][0]
+            _, y1, _, y2 = task.metadata["glyphs"][0]
             height = (y2 - y1) * task.metadata["view_px"]
             assert height < 3 or height == pytest.approx(0.094 * 64, rel=0.1)
 
