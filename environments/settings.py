@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from environments.play import Limits
 from environments.zoom import CROP_MODES, ZoomEnvironment, ZoomSettings
 from fovea.boxes import Frame
-from fovea.images import PixelLimits
+from fovea.images import ImageStore, PixelLimits
 from fovea.models import Model, pixel_limits
 from fovea.plugins import load_object
 
@@ -61,4 +62,4 @@ class EpisodeArguments:
         )
         frame = Frame(self.box_frame) if self.box_frame else model.frame
         settings = ZoomSettings(frame, first_view, crop, padding=self.crop_padding, crops=self.crops)
-        return lambda: ZoomEnvironment(settings)
+        return partial(ZoomEnvironment, settings, ImageStore())

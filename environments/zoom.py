@@ -17,7 +17,7 @@ from PIL import Image
 
 from fovea.boxes import Box, Frame, View
 from fovea.episodes import Crop, FaultKind, ModelFault
-from fovea.images import PixelLimits, cut, fit, open_image
+from fovea.images import ImageStore, PixelLimits, cut, fit
 
 CROP_MODES = ("true", "noise", "blank", "other")
 
@@ -56,10 +56,11 @@ class _Seen:
 
 
 class ZoomEnvironment:
-    """One episode at a time; `reset` clears everything."""
+    """One episode at a time; `reset` clears everything. A `store` shared by environments opens each image once."""
 
-    def __init__(self, settings: ZoomSettings) -> None:
+    def __init__(self, settings: ZoomSettings, store: ImageStore | None = None) -> None:
         self._settings = settings
+        self._store = store or ImageStore()
         self._originals: list[Image.Image] = []
         self._seen: list[_Seen] = []
 
@@ -67,7 +68,7 @@ class ZoomEnvironment:
         self, *, images: Sequence[Any], question: str, first_view_max_pixels: int | None = None, **_: Any
     ) -> list[dict[str, Any]]:
         """The content of the first user message: every image's first view, then the question."""
-        self._originals = [open_image(image) for image in images]
+        self._originals = [self._store.open(image) for image in images]
         self._seen = []
         limits = self._settings.first_view
         if first_view_max_pixels is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -101,42 +102,46 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-@dataclass
 class ImageStore:
-    """Images by content hash, so that each distinct one is decoded once and can be named across processes.
+    """Opens each distinct image once, by content hash, and keeps the recent ones up to `max_bytes` of pixels."""
 
-    `max_images` bounds memory: the oldest images leave first.
-    """
+    def __init__(self, *, max_bytes: int = 2**30) -> None:
+        self.max_bytes = max_bytes
+        self.num_opened = 0
+        self._images: OrderedDict[str, Image.Image] = OrderedDict()
+        self._num_bytes = 0
 
-    max_images: int = 256
-    _images: dict[str, Image.Image] = field(default_factory=dict, repr=False)
-
-    def add(self, source: str | Path | bytes | Image.Image | dict) -> str:
-        """The content hash under which the image can now be had.
+    def open(self, source: str | Path | bytes | Image.Image | dict) -> Image.Image:
+        """The RGB image of a path, encoded bytes, a PIL image or a `datasets` image dictionary.
 
         Raises:
             ImageError: as `open_image`.
         """
+        if isinstance(source, dict):
+            source = source.get("bytes") or source.get("path") or b""
         if isinstance(source, (str, Path)):
-            try:
-                source = Path(source).read_bytes()
-            except OSError as error:
-                raise ImageError(f"image {source} cannot be opened: {error.strerror}") from error
-        if isinstance(source, bytes):
-            key = content_hash(source)
-            if key in self._images:
-                return key
-            image = open_image(source)
-        else:
-            image = open_image(source)
-            key = image_hash(image)
-        self._images[key] = image
-        while len(self._images) > self.max_images:
-            self._images.pop(next(iter(self._images)))
-        return key
+            source = _read(Path(source))
+        key = content_hash(source) if isinstance(source, bytes) else image_hash(source)
+        if key not in self._images:
+            self._images[key] = open_image(source)
+            self.num_opened += 1
+            self._num_bytes += _num_bytes(self._images[key])
+        self._images.move_to_end(key)
+        image = self._images[key]
+        while self._num_bytes > self.max_bytes and len(self._images) > 1:
+            self._num_bytes -= _num_bytes(self._images.popitem(last=False)[1])
+        return image
 
-    def get(self, key: str) -> Image.Image:
-        return self._images[key]
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"image {path} cannot be opened: {error.strerror}") from error
+
+
+def _num_bytes(image: Image.Image) -> int:
+    return image.width * image.height * 3
 
 
 def image_hash(image: Image.Image) -> str:

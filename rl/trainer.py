@@ -61,7 +61,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
                 model, [to_trl(reward) for reward in rewards], args, environment_factory=environment_factory, **kwargs
             )
             return
-        _check_groups(args)
+        check_groups(args)
         if kwargs["processing_class"].tokenizer.padding_side != "left":
             raise ValueError("the processor pads on the right, which shifts image tokens: set padding_side='left'")
         # Over-long episodes leave the loss by their own mask: TRL's switch would also hide them from attention.
@@ -176,7 +176,7 @@ def _numbers(episode: Episode) -> dict[str, float]:
     }
 
 
-def _check_groups(args: GRPOArguments) -> None:
+def check_groups(args: GRPOArguments) -> None:
     """Raises ValueError unless every process rolls out whole groups."""
     rollouts = args.per_device_train_batch_size * args.steps_per_generation
     if rollouts % args.num_generations:

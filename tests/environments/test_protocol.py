@@ -73,12 +73,8 @@ calls = st.builds(
     st.sampled_from(["image_zoom_in_tool", "rm -rf", "<|image_pad|>", "reset", "_box"]),
     arguments,
 )
-junk = st.text(
-    st.sampled_from(
-        [*list('<>/{}[]",:|_ 0123456789.-eE\\\n\x1b'), "tool_call", "answer", "think", "<|im_end|>", "<|image_pad|>"]
-    ),
-    max_size=60,
-)
+pieces = [*'<>/{}[]",:|_ 0123456789.-eE\\\n\x1b', "tool_call", "answer", "think", "<|im_end|>", "<|image_pad|>"]
+junk = st.lists(st.sampled_from(pieces), max_size=60).map("".join)
 
 
 class Scripted:

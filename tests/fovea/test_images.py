@@ -68,5 +68,17 @@ def test_the_store_opens_each_content_once(tmp_path, picture):
     picture.save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
     store = ImageStore()
-    assert store.add(tmp_path / "a.png") == store.add(str(tmp_path / "b.png"))
-    assert store.get(store.add(tmp_path / "a.png")).size == picture.size
+    assert store.open(tmp_path / "a.png") is store.open(str(tmp_path / "b.png"))
+    assert store.open({"bytes": (tmp_path / "a.png").read_bytes(), "path": None}).size == picture.size
+    assert store.num_opened == 1
+
+
+def test_the_store_stays_within_its_bytes():
+    store = ImageStore(max_bytes=2 * 10 * 10 * 3)
+    images = [Image.new("RGB", (10, 10), (shade, 0, 0)) for shade in range(5)]
+    for image in images:
+        store.open(image)
+    store.open(images[-1])
+    assert store.num_opened == 5
+    store.open(images[0])
+    assert store.num_opened == 6

@@ -1,6 +1,7 @@
 """The trainer on the tiny model, and the faults of TRL's own tool loop that it does not share."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from environments.rendering import Renderer
 from fovea.episodes import StopReason
 from rewards.registry import Reward, RewardError, RewardKind, load_reward
 from rl.arguments import GRPOArguments
-from rl.trainer import ZoomGRPOTrainer
+from rl.trainer import ZoomGRPOTrainer, check_groups
 from synthesis.shapes import make_tasks
 
 ZOOM = '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 300, 300]}}'
@@ -70,7 +71,8 @@ class Lines:
             row = self.row_of.setdefault(id(conversation), len(self.row_of) % len(self.rows))
             lines = self.rows[row]
             text = lines[sum(m["role"] == "assistant" for m in conversation.messages) % len(lines)]
-            ids = (*self.renderer.tokenizer(text).input_ids, self.renderer.tokenizer.eos_token_id)
+            ids = self.renderer.tokenizer(text, split_special_tokens=True).input_ids
+            ids = (*ids, self.renderer.tokenizer.eos_token_id)
             replies.append(Reply(text, ids))
         return replies
 
@@ -250,9 +252,10 @@ def test_rewards_of_every_signature_train_together(build):
     assert (log["rewards/group/mean"], log["rewards/columns/mean"]) == (pytest.approx(0.2), 1.0)
 
 
-def test_groups_split_between_processes_are_refused(build):
+def test_groups_split_between_processes_are_refused():
+    args = SimpleNamespace(per_device_train_batch_size=2, steps_per_generation=1, num_generations=4)
     with pytest.raises(ValueError, match="multiple of num_generations 4"):
-        build(num_generations=4, per_device_train_batch_size=2, steps_per_generation=1, gradient_accumulation_steps=2)
+        check_groups(args)
 
 
 def test_play_and_the_trainer_agree_token_for_token(build, tiny, episode_arguments):
