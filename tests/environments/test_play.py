@@ -120,7 +120,9 @@ def test_masks_mark_what_was_sampled_and_nothing_else(make_task, factory, tiny):
 
 def test_the_token_sequence_is_what_the_chat_template_renders(make_task, factory, tiny):
     renderer = Renderer(tiny.processor)
-    episode = run(Scripted(CALL, "<think>a</think>\n<answer>7</answer>", renderer=renderer), make_task(), factory, renderer)
+    episode = run(
+        Scripted(CALL, "<think>a</think>\n<answer>7</answer>", renderer=renderer), make_task(), factory, renderer
+    )
     whole = renderer.prompt_ids(list(episode.messages), list(tools_of(factory()).values()))
     ours = list(episode.tokens.prompt_ids + episode.tokens.completion_ids)
     assert whole[: len(ours)] == ours

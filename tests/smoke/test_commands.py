@@ -1,0 +1,67 @@
+"""The published commands, run as a user types them. Slow: each starts Python, some train."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.slow
+LAUNCH = [
+    *("accelerate", "launch", "--num_processes", "1", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--cpu"),
+]
+
+
+def run(*words, cwd=ROOT):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    result = subprocess.run(words, cwd=cwd, capture_output=True, text=True, env=environment, timeout=900)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize("command", [["sft/train_sft.py"], ["rl/train_grpo.py"]])
+def test_help_teaches(command):
+    assert "--model_name_or_path" in run(sys.executable, *command, "--help")
+
+
+def test_sft_then_grpo_then_evaluation_then_comparison(tmp_path):
+    run("fovea", "traces", "--output_dir", str(tmp_path / "traces"), "--num_traces", "24")
+    small = ["--max_steps", "2", "--logging_steps", "1"]
+    run(
+        *LAUNCH, "sft/train_sft.py", "--dataset_name", str(tmp_path / "traces"), "--output_dir", str(tmp_path / "sft"),
+        "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false", *small,
+    )  # fmt: skip
+    run("fovea", "tasks", "--output_dir", str(tmp_path / "tasks"), "--num_tasks", "8")
+    (tmp_path / "mine.py").write_text("def words(task, episode):\n    return float(episode.num_tokens % 3)\n")
+    run(
+        *LAUNCH, "rl/train_grpo.py", "--model_name_or_path", str(tmp_path / "sft"),
+        "--dataset_name", str(tmp_path / "tasks"), "--output_dir", str(tmp_path / "rl"),
+        "--reward_funcs", "accuracy", f"{tmp_path}/mine.py:words", "--reward_weights", "0.9", "0.1",
+        "--per_device_train_batch_size", "4", "--num_generations", "2", *small,
+    )  # fmt: skip
+    logs = [json.loads(line) for line in (tmp_path / "rl" / "metrics.jsonl").read_text().splitlines()]
+    assert "rewards/words/mean" in logs[0]
+    assert (tmp_path / "rl" / "episodes.jsonl").read_text().count("\n") == 8
+    for name in ("sft", "rl"):
+        run(
+            "fovea", "eval", str(tmp_path / name), "--dataset_name", str(tmp_path / "tasks"),
+            "--output_dir", str(tmp_path / f"eval_{name}"), "--max_tokens_per_turn", "32",
+        )  # fmt: skip
+    table = run("fovea", "compare", str(tmp_path / "eval_sft"), str(tmp_path / "eval_rl"))
+    assert "| all | 8 |" in table
+
+
+def test_a_custom_environment_is_checked_from_the_command_line(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "class Plain:\n    def reset(self, *, question, **row):\n        return question\n"
+    )
+    assert "ok   has reset" in run("fovea", "check-env", f"{tmp_path}/mine.py:Plain")
+
+
+def test_an_unknown_command_lists_those_there_are():
+    result = subprocess.run([sys.executable, "-m", "fovea.cli", "evaluate"], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode != 0 and "eval" in result.stderr
