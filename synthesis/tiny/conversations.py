@@ -131,6 +131,21 @@ def sample_reading(rng: np.random.Generator) -> list[Exchange]:
     return [_read(scene.shapes[0], None, scene, render(scene), rng)]
 
 
+def sample_first_view_reading(rng: np.random.Generator) -> list[Exchange]:
+    """A first view, the digit of each of its shapes, and a comparison: what the control reader is trained on."""
+    scene = sample_scene(rng, num_shapes=int(rng.integers(2, 6)))
+    side = int(rng.choice(VIEW_SIZES_PX))
+    view = _picture(render(scene), Box(0, 0, 1, 1, Frame.UNIT), PixelLimits(256, side * side, TOKEN_PX), scene)
+    shapes = [scene.shapes[i] for i in rng.permutation(len(scene.shapes))]
+    read = [Exchange(questions.read_question(s.name), str(s.digit), None, glyph_box(s)) for s in shapes]
+    return opened_with([*read, _compare(*shapes[:2])], view)
+
+
+def _compare(first: Shape, second: Shape) -> Exchange:
+    larger = "yes" if first.digit > second.digit else "no"
+    return Exchange(questions.compare_question(first.name, second.name), larger)
+
+
 def sample_picture(rng: np.random.Generator) -> Picture:
     """What the vision tower sees on its own: an eye chart, a crop, or a first view."""
     kind = rng.random()
@@ -164,8 +179,7 @@ def _about_crops(scene: Scene, image: Image.Image, rng: np.random.Generator) -> 
     shapes = [scene.shapes[i] for i in rng.permutation(len(scene.shapes))[:2]]
     exchanges = [_read(shape, None, scene, image, rng) for shape in shapes]
     if len(shapes) == 2:
-        larger = "yes" if shapes[0].digit > shapes[1].digit else "no"
-        exchanges.append(Exchange(questions.compare_question(shapes[0].name, shapes[1].name), larger))
+        exchanges.append(_compare(*shapes))
     return exchanges
 
 

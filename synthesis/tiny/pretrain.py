@@ -53,6 +53,7 @@ from synthesis.tiny.conversations import (
     corpus,
     dense_targets,
     sample_conversation,
+    sample_first_view_reading,
     sample_picture,
     sample_reading,
     tokens_under,
@@ -317,6 +318,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("fovea/tiny"), help="where weights and processor go")
     parser.add_argument("--start_from", help="a model to go on from, with its tokenizer")
+    parser.add_argument(
+        "--control", action="store_true", help="in the last stage only read first views: the control of gate A"
+    )
     parser.add_argument("--see_steps", type=int, default=1500, help="steps of the vision tower alone")
     parser.add_argument("--read_steps", type=int, default=700, help="steps on single crops")
     parser.add_argument("--speak_steps", type=int, default=2200, help="steps on whole conversations")
@@ -348,7 +352,8 @@ def main() -> None:
         pool = sample_pool(sample_reading, seed=seed + 100_000, size=size)
         options |= {"steps": args.read_steps, "batch_size": 64}
         learn_to_speak(model, heads, encoder, pool, log=Log(path, "read"), **options)
-    pool = sample_pool(sample_conversation, seed=seed + 200_000, size=size)
+    sample = sample_first_view_reading if args.control else sample_conversation
+    pool = sample_pool(sample, seed=seed + 200_000, size=size)
     options |= {"steps": args.speak_steps, "batch_size": 16}
     learn_to_speak(model, heads, encoder, pool, log=Log(path, "speak"), **options)
     model.save_pretrained(args.output_dir)
