@@ -1,7 +1,7 @@
 """Makes the tiny base model: `python -m synthesis.tiny.pretrain --output_dir fovea/tiny`.
 
-What it is: next-token training on answers about scenes, with a dense auxiliary loss on the vision tokens whose heads
-are thrown away. What it is not: it never sees the zoom protocol (no system prompt, tool call or think/answer tag).
+What it is: three stages (see, read, speak) of training on pictures of scenes and answers about them, with two auxiliary
+losses. What it is not: it never sees the zoom protocol, neither its prompt nor a tool call nor a think or answer tag.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from transformers.utils import get_json_schema
@@ -32,9 +30,8 @@ from environments.play import Limits, play
 from environments.policies import OraclePolicy
 from environments.zoom import ZoomEnvironment, ZoomSettings
 from fovea.attention import batch_vision_attention
-from fovea.boxes import Box, Frame
+from fovea.boxes import Frame
 from fovea.images import PixelLimits
-from synthesis.scenes import COLORS, FORMS
 from synthesis.shapes import make_tasks
 from synthesis.tiny.architecture import (
     FIRST_VIEW_PIXELS,
@@ -51,17 +48,15 @@ from synthesis.tiny.conversations import (
     Exchange,
     Picture,
     corpus,
-    dense_targets,
     sample_conversation,
     sample_first_view_reading,
     sample_picture,
     sample_reading,
-    tokens_under,
 )
+from synthesis.tiny.encoding import Encoder
+from synthesis.tiny.losses import DenseHeads, looking_loss
 
-NUM_BINS = 50
 LOOKING_LAYER = 2
-IMAGE = "<|vision_start|>{}<|vision_end|>"
 FILLER = "the a of in on is are what where how many scene image answer one two left right".split()  # noqa: SIM905
 """Words put before some conversations, so that the model bears a prompt of any length."""
 
@@ -78,125 +73,6 @@ def protocol_corpus() -> list[str]:
     )
     markers = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, *PROTOCOL_TOKENS))))
     return [part for text in rendered for part in markers.split(text) if part]
-
-
-@dataclass(frozen=True)
-class Look:
-    """While writing tokens `first` to `last` (excluded), the answer lies under the visual `tokens`."""
-
-    first: int
-    last: int
-    tokens: list[int]
-
-
-def _under(target: Box, start: int, grid: tuple[int, int]) -> list[int]:
-    """Positions in the sequence of the visual tokens under `target`, of an image whose tokens begin at `start`."""
-    rows, columns = tokens_under(target, *grid, margin=0.25)
-    numbers = np.arange(grid[0] * grid[1]).reshape(grid)[rows, columns]
-    return (start + numbers.ravel()).tolist()
-
-
-def looking_loss(attention: torch.Tensor, looks: torch.Tensor) -> torch.Tensor:
-    """Minus the log of the attention that the first head pays to where the answer lies, averaged over answer tokens.
-
-    `attention` is [B, heads, N, N] of one layer, `looks` [B, N, N]. It shows the model early on that an answer has a
-    place, which next-token loss alone takes thousands of steps to find.
-    """
-    rows = looks.any(dim=-1)
-    mass = (attention[:, 0] * looks).sum(dim=-1)[rows]
-    return -(mass + 1e-6).log().mean() if len(mass) else attention.sum() * 0
-
-
-class Encoder:
-    """Conversations to token ids, labels and dense targets."""
-
-    def __init__(self, processor) -> None:
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        self.image_id = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        self.ids = lru_cache(200_000)(lambda text: tuple(self.tokenizer(text, add_special_tokens=False).input_ids))
-
-    def encode(self, exchanges: list[Exchange], *, filler: str = "") -> tuple[list[int], list[int], list[Look]]:
-        """Token ids, labels (-100 where there is no loss) and where to look, of one conversation."""
-        ids = list(self.ids(f"<|im_start|>system\n{filler}<|im_end|>\n")) if filler else []
-        labels, looks = [-100] * len(ids), []
-        shown: tuple[int, tuple[int, int]] | None = None
-        for exchange in exchanges:
-            asked = list(self.ids("<|im_start|>user\n"))
-            if exchange.picture is not None:
-                rows, columns = (side // TOKEN_PX for side in exchange.picture.pixels.shape[:2])
-                start, end = self.ids(IMAGE.format(""))
-                shown = (len(ids) + len(asked) + 1, (rows, columns))
-                asked += [start, *[self.image_id] * (rows * columns), end]
-            asked += [*self.ids(exchange.question), *self.ids("<|im_end|>\n<|im_start|>assistant\n")]
-            answer = [*self.ids(exchange.answer), *self.ids("<|im_end|>")]
-            newline = list(self.ids("\n"))
-            if exchange.target is not None and shown is not None:
-                first = len(ids) + len(asked) - 1
-                looks.append(Look(first, first + len(answer) - 1, _under(exchange.target, *shown)))
-            ids += asked + answer + newline
-            labels += [-100] * len(asked) + answer + [-100] * len(newline)
-        return ids, labels, looks
-
-    def batch(self, conversations: list[list[Exchange]], *, filler: str) -> dict[str, torch.Tensor]:
-        """Right-padded model inputs, `labels` [B, N], `looks` [B, N, N] and `dense` [vision tokens, 7]."""
-        encoded = [self.encode(conversation, filler=filler) for conversation in conversations]
-        length = max(len(ids) for ids, _, _ in encoded)
-        input_ids = torch.full((len(encoded), length), self.tokenizer.pad_token_id)
-        labels = torch.full((len(encoded), length), -100)
-        attention_mask = torch.zeros((len(encoded), length), dtype=torch.long)
-        looks = torch.zeros((len(encoded), length, length), dtype=torch.bool)
-        for row, (ids, targets, wanted) in enumerate(encoded):
-            input_ids[row, : len(ids)] = torch.tensor(ids)
-            labels[row, : len(ids)] = torch.tensor(targets)
-            attention_mask[row, : len(ids)] = 1
-            for look in wanted:
-                looks[row, look.first : look.last, look.tokens] = True
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "labels": labels,
-            "mm_token_type_ids": (input_ids == self.image_id).long(),
-            "looks": looks,
-            **self.images([e.picture for c in conversations for e in c if e.picture is not None]),
-        }
-
-    def images(self, pictures: list[Picture]) -> dict[str, torch.Tensor]:
-        """`pixel_values`, `image_grid_thw` and `dense` [vision tokens, 7] of pictures."""
-        images = [torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1) for picture in pictures]
-        pixels = self.processor.image_processor(images=images, do_resize=False, return_tensors="pt")
-        dense = np.concatenate([dense_targets(p, token_px=TOKEN_PX, num_bins=NUM_BINS) for p in pictures])
-        return {**pixels, "dense": torch.from_numpy(dense)}
-
-
-class DenseHeads(nn.Module):
-    """Reads form, colour, digit and box coordinates off each vision token; used in pre-training only."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.sizes = [len(FORMS) + 2, len(COLORS), 10, *[NUM_BINS] * 4]
-        self.linear = nn.Linear(width, sum(self.sizes))
-
-    def forward(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Sum of the mean cross entropies of all targets; features [T, width], targets [T, 7]."""
-        weights = torch.ones(self.sizes[0])
-        weights[0] = 0.2
-        losses = []
-        for column, logits in enumerate(self.linear(features).split(self.sizes, dim=-1)):
-            if (targets[:, column] != -100).any():
-                weight = weights if column == 0 else None
-                losses.append(cross_entropy(logits, targets[:, column], weight=weight, ignore_index=-100))
-        return torch.stack(losses).sum()
-
-    def accuracies(self, features: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """Shares of tokens with the right form (where there is one), colour and digit."""
-        report = {}
-        for column, (name, logits) in enumerate(
-            zip(("form", "color", "digit"), self.linear(features).split(self.sizes, dim=-1), strict=False)
-        ):
-            counted = targets[:, column] > (0 if name == "form" else -1)
-            report[name] = (logits.argmax(-1) == targets[:, column])[counted].float().mean().item()
-        return report
 
 
 def _sampled(sample: Callable[[np.random.Generator], Any], seed: int, count: int) -> list:

@@ -1,0 +1,94 @@
+"""Conversations as model inputs: token ids, where each answer lies, and what every visual token shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from fovea.boxes import Box
+from synthesis.tiny.architecture import TOKEN_PX
+from synthesis.tiny.conversations import Exchange, Picture, dense_targets, tokens_under
+from synthesis.tiny.losses import NUM_BINS
+
+IMAGE = "<|vision_start|>{}<|vision_end|>"
+
+
+@dataclass(frozen=True)
+class Look:
+    """While writing tokens `first` to `last` (excluded), the answer lies under the visual `tokens`."""
+
+    first: int
+    last: int
+    tokens: list[int]
+
+
+def _under(target: Box, start: int, grid: tuple[int, int]) -> list[int]:
+    """Positions in the sequence of the visual tokens under `target`, of an image whose tokens begin at `start`."""
+    rows, columns = tokens_under(target, *grid, margin=0.25)
+    numbers = np.arange(grid[0] * grid[1]).reshape(grid)[rows, columns]
+    return (start + numbers.ravel()).tolist()
+
+
+class Encoder:
+    """Conversations to token ids, labels and dense targets."""
+
+    def __init__(self, processor) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.image_id = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self.ids = lru_cache(200_000)(lambda text: tuple(self.tokenizer(text, add_special_tokens=False).input_ids))
+
+    def encode(self, exchanges: list[Exchange], *, filler: str = "") -> tuple[list[int], list[int], list[Look]]:
+        """Token ids, labels (-100 where there is no loss) and where to look, of one conversation."""
+        ids = list(self.ids(f"<|im_start|>system\n{filler}<|im_end|>\n")) if filler else []
+        labels, looks = [-100] * len(ids), []
+        shown: tuple[int, tuple[int, int]] | None = None
+        for exchange in exchanges:
+            asked = list(self.ids("<|im_start|>user\n"))
+            if exchange.picture is not None:
+                rows, columns = (side // TOKEN_PX for side in exchange.picture.pixels.shape[:2])
+                start, end = self.ids(IMAGE.format(""))
+                shown = (len(ids) + len(asked) + 1, (rows, columns))
+                asked += [start, *[self.image_id] * (rows * columns), end]
+            asked += [*self.ids(exchange.question), *self.ids("<|im_end|>\n<|im_start|>assistant\n")]
+            answer = [*self.ids(exchange.answer), *self.ids("<|im_end|>")]
+            newline = list(self.ids("\n"))
+            if exchange.target is not None and shown is not None:
+                first = len(ids) + len(asked) - 1
+                looks.append(Look(first, first + len(answer) - 1, _under(exchange.target, *shown)))
+            ids += asked + answer + newline
+            labels += [-100] * len(asked) + answer + [-100] * len(newline)
+        return ids, labels, looks
+
+    def batch(self, conversations: list[list[Exchange]], *, filler: str) -> dict[str, torch.Tensor]:
+        """Right-padded model inputs, `labels` [B, N], `looks` [B, N, N] and `dense` [vision tokens, 7]."""
+        encoded = [self.encode(conversation, filler=filler) for conversation in conversations]
+        length = max(len(ids) for ids, _, _ in encoded)
+        input_ids = torch.full((len(encoded), length), self.tokenizer.pad_token_id)
+        labels = torch.full((len(encoded), length), -100)
+        attention_mask = torch.zeros((len(encoded), length), dtype=torch.long)
+        looks = torch.zeros((len(encoded), length, length), dtype=torch.bool)
+        for row, (ids, targets, wanted) in enumerate(encoded):
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+            labels[row, : len(ids)] = torch.tensor(targets)
+            attention_mask[row, : len(ids)] = 1
+            for look in wanted:
+                looks[row, look.first : look.last, look.tokens] = True
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "labels": labels,
+            "mm_token_type_ids": (input_ids == self.image_id).long(),
+            "looks": looks,
+            **self.images([e.picture for c in conversations for e in c if e.picture is not None]),
+        }
+
+    def images(self, pictures: list[Picture]) -> dict[str, torch.Tensor]:
+        """`pixel_values`, `image_grid_thw` and `dense` [vision tokens, 7] of pictures."""
+        images = [torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1) for picture in pictures]
+        pixels = self.processor.image_processor(images=images, do_resize=False, return_tensors="pt")
+        dense = np.concatenate([dense_targets(p, token_px=TOKEN_PX, num_bins=NUM_BINS) for p in pictures])
+        return {**pixels, "dense": torch.from_numpy(dense)}
