@@ -20,7 +20,7 @@ run: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy fovea environments rewards synthesis sft rl evaluation
+	$(BIN)/mypy fovea environments rewards synthesis sft rl evaluation benchmarks
 
 test: lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n 2

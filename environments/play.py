@@ -46,6 +46,8 @@ class Conversation:
     messages: list[dict]
     token_ids: list[int] = field(default_factory=list)
     images: list[Image.Image] = field(default_factory=list)
+    cache: Any = None
+    """Whatever the policy wants to keep until the next turn."""
 
 
 @dataclass(frozen=True)

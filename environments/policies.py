@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import (
+    LogitsProcessorList,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
+from environments.decoding import Decoder
 from environments.play import Conversation, Reply
 from environments.rendering import Renderer
 from fovea.boxes import Box, Frame, View
+from fovea.shared_prefix import allow_layouts
 
 
 @dataclass
@@ -21,7 +30,8 @@ class TransformersPolicy:
     """Samples turns from a Transformers vision-language model.
 
     `temperature` 0 is greedy. Rows run `batch_size` at a time. The model is in evaluation mode meanwhile, so that
-    adapter dropout is not part of the policy.
+    adapter dropout is not part of the policy. With `keep_caches` a prompt is computed once for all its rollouts and
+    a turn goes on from the last one's cache; without, or for a family that cannot, each turn is a fresh `generate`.
     """
 
     network: Any
@@ -30,6 +40,12 @@ class TransformersPolicy:
     top_p: float = 1.0
     top_k: int = 0
     batch_size: int = 64
+    keep_caches: bool = True
+
+    def __post_init__(self) -> None:
+        self.decoder = None
+        if self.keep_caches and allow_layouts(self.network):
+            self.decoder = Decoder(self.network, self.renderer)
 
     def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
         replies: list[Reply] = []
@@ -40,6 +56,9 @@ class TransformersPolicy:
         return replies
 
     def _reply(self, conversations: Sequence[Conversation], max_tokens: Sequence[int]) -> list[Reply]:
+        if self.decoder is not None:
+            rows = self.decoder.continue_turns(conversations, max_tokens, self._chooser())
+            return [self._cut(row, limit) for row, limit in zip(rows, max_tokens, strict=True)]
         tokenizer = self.renderer.tokenizer
         batch = self.renderer.model_inputs([c.token_ids for c in conversations], [c.images for c in conversations])
         batch = {name: value.to(self.network.device) for name, value in batch.items()}
@@ -56,6 +75,18 @@ class TransformersPolicy:
         )
         rows = output[:, batch["input_ids"].shape[1] :].tolist()
         return [self._cut(row, limit) for row, limit in zip(rows, max_tokens, strict=True)]
+
+    def _chooser(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Picks token ids [rows] from logits [rows, vocabulary], as `generate` would with the same settings."""
+        warpers = LogitsProcessorList([SuppressTokensLogitsProcessor(self._suppressed(), self.network.device)])
+        if self.temperature == 0:
+            return lambda logits: warpers(None, logits.float()).argmax(-1)
+        warpers.append(TemperatureLogitsWarper(float(self.temperature)))
+        if self.top_k:
+            warpers.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1:
+            warpers.append(TopPLogitsWarper(self.top_p))
+        return lambda logits: torch.multinomial(warpers(None, logits.float()).softmax(-1), 1).squeeze(1)
 
     def _cut(self, ids: list[int], limit: int) -> Reply:
         """The row up to its end token, or cut at its own limit."""
@@ -113,10 +144,10 @@ class OraclePolicy:
         targets = task.boxes if task.metadata.get("needs_zoom", True) else ()
         labels = list(task.metadata.get("labels", [""] * len(targets)))
         readings = list(task.metadata.get("readings", []))[:done]
-        said = [f"The {label} has {reading}." for label, reading in zip(labels, readings, strict=False) if reading]
+        said = [f"I read {reading}." for reading in readings if reading]
         if done == len(targets):
             return f"<think>{' '.join(said) or 'I can see it.'}</think>\n<answer>{task.answer}</answer>"
-        thought = " ".join([*said, f"I zoom into the {labels[done]}."])
+        thought = " ".join([*said, "I zoom in."])
         nested = bool(task.metadata.get("nested")) and done > 0
         img_idx = len(conversation.images) - 1 if nested else task.boxes[done].img_idx
         box = self._box(conversation, task.boxes[done].box, img_idx if nested else None, img_idx)

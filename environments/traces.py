@@ -26,7 +26,7 @@ def write_traces(episodes: Iterable[Episode], folder: Path) -> None:
     """Writes `traces.jsonl` and the images as the model saw them below `folder`."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     with (folder / "traces.jsonl").open("w") as file:
-        for episode in episodes:
+        for number, episode in enumerate(episodes):
             paths: list[str] = []
             messages = []
             for message in episode.messages:
@@ -35,7 +35,7 @@ def write_traces(episodes: Iterable[Episode], folder: Path) -> None:
                     if block["type"] == "text":
                         texts.append(block["text"])
                         continue
-                    path = f"images/{episode.task.id}-{len(paths)}.png"
+                    path = f"images/{number}-{len(paths)}.png"
                     block["image"].save(folder / path)
                     paths.append(path)
                     texts.append(PLACEHOLDER)

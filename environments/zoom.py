@@ -78,8 +78,8 @@ class ZoomEnvironment:
                 limits.factor,
             )
         blocks: list[dict[str, Any]] = []
-        for root, original in enumerate(self._originals):
-            shown = fit(original, limits)
+        for root, (image, original) in enumerate(zip(images, self._originals, strict=True)):
+            shown = self._store.fitted(image, limits)
             self._seen.append(_Seen(root, Box(0, 0, 1, 1, Frame.UNIT), View(original.size, shown.size)))
             blocks.append({"type": "image", "image": shown})
         return [*blocks, {"type": "text", "text": question}]

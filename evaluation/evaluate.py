@@ -176,7 +176,7 @@ def main() -> None:
         min_pixels=arguments.min_pixels,
         max_pixels=arguments.max_pixels,
     )
-    model.network.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.network.requires_grad_(False).to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tasks = tasks_from(
         arguments.dataset_name,
         split=arguments.dataset_split,

@@ -15,7 +15,8 @@ from pathlib import Path
 from evaluation.compare import compare, table
 
 FOLDER = Path("runs/tiny")
-EPISODES = ["--max_tokens_per_turn", "96", "--crop_min_pixels", "4096", "--crop_max_pixels", "5120"]
+LAUNCH = ("accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",
+          "--dynamo_backend", "no", "--cpu")  # fmt: skip
 
 
 def run(*words: str) -> None:
@@ -26,28 +27,30 @@ def run(*words: str) -> None:
     print(f"({time.perf_counter() - started:.0f} s)", flush=True)
 
 
-def evaluate(model: str, name: str, *options: str) -> None:
+def train(folder: Path, *words: str) -> None:
+    """Runs the training that leaves a checkpoint in `folder`, unless it is there."""
+    if not (folder / "config.json").exists():
+        run(*words)
+
+
+def evaluate(model: str | Path, folder: Path, *options: str) -> None:
     """Evaluates a checkpoint on the held-out scenes, unless that was finished before."""
-    folder = FOLDER / name
     if not (folder / "summary.json").exists():
-        run("fovea", "eval", model, "--output_dir", str(folder), *EPISODES, *options)
+        run("fovea", "eval", str(model), "--config", "tiny_eval.yaml", "--output_dir", str(folder), *options)
 
 
 def main() -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    sft, rl = FOLDER / "sft", FOLDER / "rl"
-    evaluate("tiny", "base/evaluation")
-    evaluate("tiny", "base/evaluation_direct", "--prompt", "direct")
-    (FOLDER / "base" / "checkpoint.txt").write_text("tiny\n")
-    if not (sft / "config.json").exists():
-        run(sys.executable, "sft/train_sft.py")
-    evaluate(str(sft), "sft/evaluation")
-    if not (rl / "config.json").exists():
-        run("accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",
-            "--dynamo_backend", "no", "--cpu", "rl/train_grpo.py")  # fmt: skip
-    evaluate(str(rl), "rl/evaluation")
-    evaluate(str(rl), "rl/evaluation_noise", "--crops", "noise")
-    folders = {name: FOLDER / name / "evaluation" for name in ("base", "sft", "rl")}
+    base, sft, rl = (FOLDER / name for name in ("base", "sft", "rl"))
+    base.mkdir(parents=True, exist_ok=True)
+    (base / "checkpoint.txt").write_text("tiny\n")
+    evaluate("tiny", base / "evaluation")
+    evaluate("tiny", base / "evaluation_direct", "--prompt", "direct")
+    train(sft, sys.executable, "sft/train_sft.py")
+    evaluate(sft, sft / "evaluation")
+    train(rl, *LAUNCH, "rl/train_grpo.py")
+    evaluate(rl, rl / "evaluation")
+    evaluate(rl, rl / "evaluation_noise", "--crops", "noise")
+    folders = {path.name: path / "evaluation" for path in (base, sft, rl)}
     result = compare(folders["sft"], folders["rl"])
     result["pairs"] = {f"{a}-{b}": compare(folders[a], folders[b]) for a, b in combinations(folders, 2)}
     (FOLDER / "comparison.json").write_text(json.dumps(result, indent=2) + "\n")

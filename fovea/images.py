@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,20 +118,37 @@ class ImageStore:
         Raises:
             ImageError: as `open_image`.
         """
-        if isinstance(source, dict):
-            source = source.get("bytes") or source.get("path") or b""
-        if isinstance(source, (str, Path)):
-            source = _read(Path(source))
-        key = content_hash(source) if isinstance(source, bytes) else image_hash(source)
+        data, key = _identify(source)
+        return self._keep(key, lambda: self._open(data))
+
+    def fitted(self, source: str | Path | bytes | Image.Image | dict, limits: PixelLimits) -> Image.Image:
+        """The image as it reaches the model within `limits`, resized once however many episodes show it."""
+        data, key = _identify(source)
+        original = self._keep(key, lambda: self._open(data))
+        return self._keep(f"{key} {limits.fit_size(original.size)}", lambda: fit(original, limits))
+
+    def _open(self, data: bytes | Image.Image) -> Image.Image:
+        self.num_opened += 1
+        return open_image(data)
+
+    def _keep(self, key: str, make: Callable[[], Image.Image]) -> Image.Image:
         if key not in self._images:
-            self._images[key] = open_image(source)
-            self.num_opened += 1
+            self._images[key] = make()
             self._num_bytes += _num_bytes(self._images[key])
         self._images.move_to_end(key)
         image = self._images[key]
         while self._num_bytes > self.max_bytes and len(self._images) > 1:
             self._num_bytes -= _num_bytes(self._images.popitem(last=False)[1])
         return image
+
+
+def _identify(source: str | Path | bytes | Image.Image | dict) -> tuple[bytes | Image.Image, str]:
+    """What is to be opened, and its name by content."""
+    if isinstance(source, dict):
+        source = source.get("bytes") or source.get("path") or b""
+    if isinstance(source, (str, Path)):
+        source = _read(Path(source))
+    return source, content_hash(source) if isinstance(source, bytes) else image_hash(source)
 
 
 def _read(path: Path) -> bytes:

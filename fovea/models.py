@@ -11,6 +11,7 @@ import torch
 
 from fovea.attention import batch_vision_attention
 from fovea.boxes import Frame
+from fovea.features import remember_image_features
 from fovea.images import PixelLimits
 
 TINY = Path(__file__).parent / "tiny"
@@ -21,6 +22,8 @@ FRAMES = {
     "qwen3_vl_moe": Frame.PER_MILLE,
 }
 """The frame in which each model family was taught to write boxes."""
+FEATURE_BYTES = 2**30
+"""Memory for the image features of a frozen vision tower."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def load_model(
     has_processor = (Path(path) / "tokenizer_config.json").exists()
     source = path if has_processor else base
     processor = load_processor(source, min_pixels=min_pixels, max_pixels=max_pixels, **options)
+    remember_image_features(network, max_bytes=FEATURE_BYTES)
     return Model(batch_vision_attention(network), processor, name)
 
 

@@ -12,6 +12,10 @@ class GRPOArguments(GRPOConfig):
     """TRL's GRPOConfig with a few arguments more. Gradients of all rollouts of a step come from one generation."""
 
     eval_temperature: float = field(default=0.0, metadata={"help": "Sampling temperature in evaluation; 0 is greedy."})
+    shared_prefix: bool = field(
+        default=True,
+        metadata={"help": "Compute what a group shares once, in rollouts and in the loss; false: as stock TRL does."},
+    )
     rollout_batch_size: int = field(default=64, metadata={"help": "Episodes that generate side by side."})
 
 
@@ -41,5 +45,6 @@ class ScriptArguments:
             "help": "If model_name_or_path is the folder this SFT config writes and does not exist yet, make it first."
         },
     )
+    max_minutes: float | None = field(default=None, metadata={"help": "End training after so many minutes."})
     min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of a first view."})
     max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of a first view."})

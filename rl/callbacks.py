@@ -1,4 +1,4 @@
-"""What watches a GRPO run: metrics into the run directory, and a warning when zooming collapses."""
+"""What watches a GRPO run: a warning when zooming collapses."""
 
 from __future__ import annotations
 
@@ -8,20 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from fovea.runs import RunDirectory
-
 logger = logging.get_logger(__name__)
-
-
-class MetricsCallback(TrainerCallback):
-    """Appends every log of the main process to metrics.jsonl."""
-
-    def __init__(self, run: RunDirectory) -> None:
-        self.run = run
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero and logs:
-            self.run.add_metrics({"step": state.global_step, **logs})
 
 
 class CollapseCallback(TrainerCallback):

@@ -21,9 +21,10 @@ from fovea.config import find_config, parse
 from fovea.models import LANGUAGE_LINEARS, freeze_vision, load_model
 from fovea.runs import RunDirectory
 from fovea.tasks import parse_columns, tasks_from
+from fovea.training import MetricsCallback, TimeLimitCallback
 from rewards.registry import load_reward
 from rl.arguments import GRPOArguments, ScriptArguments
-from rl.callbacks import CollapseCallback, MetricsCallback
+from rl.callbacks import CollapseCallback
 from rl.trainer import ZoomGRPOTrainer
 
 
@@ -78,7 +79,7 @@ def main() -> None:
         run=run,
         processing_class=model.processor,
         peft_config=get_peft_config(model_args),
-        callbacks=[MetricsCallback(run), CollapseCallback()],
+        callbacks=[MetricsCallback(run), CollapseCallback(), TimeLimitCallback(script.max_minutes)],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()

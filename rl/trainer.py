@@ -12,20 +12,24 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from environments.play import Limits, play
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from fovea.episodes import Episode, FaultKind, StopReason
 from fovea.runs import RunDirectory
+from fovea.shared_prefix import allow_layouts
 from fovea.tasks import Task
 from rewards.registry import Reward
 from rewards.trl_adapter import to_trl
 from rl.arguments import GRPOArguments
+from rl.shared_loss import pack, unpad
 
 _PROMPT = [{"role": "user", "content": ""}]
 """Stands in TRL's dataset: the environment writes the real prompt."""
@@ -56,6 +60,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
         self.tasks = [*(train_tasks or ()), *eval_tasks]
         self.limits, self.run = limits or Limits(), run
         self.make_environment: Callable[[], Any] = environment_factory or (lambda: None)
+        self.shares_prefix = False
         if train_tasks is None:
             super().__init__(
                 model, [to_trl(reward) for reward in rewards], args, environment_factory=environment_factory, **kwargs
@@ -78,8 +83,20 @@ class ZoomGRPOTrainer(GRPOTrainer):
             **kwargs,
         )
         self.renderer = Renderer(self.processing_class)
+        self.shares_prefix = args.shared_prefix and allow_layouts(self.model)
         self.tools = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL's method of the same name, without its shuffle of single rollouts, which would tear groups apart."""
+        if not self.shares_prefix or not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        steps = self.args.steps_per_generation
+        self._buffered_inputs: list[dict[str, Any]] | None
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in split_tensor_dict(batch, steps)]
+        return self._buffered_inputs[self._step % steps]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.tasks:
@@ -110,6 +127,50 @@ class ZoomGRPOTrainer(GRPOTrainer):
             images,
         )
 
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **images: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """TRL's method of the same name, [B, T] log-probabilities and entropies, each shared prompt computed once."""
+        if not self.shares_prefix or compute_aux_loss:
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **images,
+            )
+        rollouts = unpad(
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            image_token_id=self.renderer.image_token_id,
+            merge_size=self.renderer.merge_size,
+            **{name: images.get(name) for name in ("pixel_values", "image_grid_thw", "num_images")},
+        )
+        logps = torch.zeros(len(rollouts), logits_to_keep, device=input_ids.device)
+        entropies = torch.zeros_like(logps)
+        step = batch_size or len(rollouts)
+        for start in range(0, len(rollouts), step):
+            packed = pack(model, rollouts[start : start + step], image_token_id=self.renderer.image_token_id)
+            with self.accelerator.autocast():
+                outputs = model(**packed.inputs, fused_lm_head=True)
+            where = (packed.rows + start, packed.columns)
+            logps = logps.index_put(where, outputs.log_probs[0, packed.predicting])
+            if compute_entropy:
+                entropies = entropies.index_put(where, outputs.entropy[0, packed.predicting])
+        return logps, entropies if compute_entropy else None, None
+
     def _play(self, mode: str) -> list[Episode]:
         sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k or 0}
         if mode == "eval":
@@ -118,7 +179,13 @@ class ZoomGRPOTrainer(GRPOTrainer):
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         ) as network:
             return play(
-                TransformersPolicy(network, self.renderer, batch_size=self.args.rollout_batch_size, **sampling),
+                TransformersPolicy(
+                    network,
+                    self.renderer,
+                    batch_size=self.args.rollout_batch_size,
+                    keep_caches=self.args.shared_prefix,
+                    **sampling,
+                ),
                 self._tasks_now,
                 environment_factory=self.make_environment,
                 limits=self.limits,

@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import TrainerCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from environments.settings import EpisodeArguments
@@ -23,6 +22,7 @@ from fovea.config import parse
 from fovea.models import LANGUAGE_LINEARS, freeze_vision, load_model, pixel_limits
 from fovea.plugins import load_object
 from fovea.runs import RunDirectory
+from fovea.training import MetricsCallback, TimeLimitCallback
 from sft.collator import TraceCollator
 
 
@@ -37,19 +37,9 @@ class ScriptArguments:
     eval_fraction: float = field(default=0.1, metadata={"help": "Share of traces held out for the loss curve."})
     max_traces: int | None = field(default=None, metadata={"help": "Use only so many traces."})
     train_vision: bool = field(default=False, metadata={"help": "Also train the vision tower."})
+    max_minutes: float | None = field(default=None, metadata={"help": "End training after so many minutes."})
     min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of an image."})
     max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of an image."})
-
-
-class MetricsCallback(TrainerCallback):
-    """Appends every log to metrics.jsonl."""
-
-    def __init__(self, run: RunDirectory) -> None:
-        self.run = run
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if state.is_world_process_zero and logs:
-            self.run.add_metrics({"step": state.global_step, **logs})
 
 
 def load_traces(script: ScriptArguments, seed: int) -> tuple[Dataset, Dataset]:
@@ -98,7 +88,7 @@ def main() -> None:
         data_collator=collator,
         processing_class=model.processor,
         peft_config=get_peft_config(model_args),
-        callbacks=[MetricsCallback(run)],
+        callbacks=[MetricsCallback(run), TimeLimitCallback(script.max_minutes)],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()

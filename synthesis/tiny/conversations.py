@@ -23,6 +23,7 @@ VIEW_SIZES_PX = (128, 128, 128, 128, 96)
 CROP_LIMITS = PixelLimits(64 * 64, 80 * 64, TOKEN_PX)
 """Crops reach the tiny model with 16 to 20 visual tokens."""
 CHART_SIZES_PX = (96, 128, 128, 160)
+TOO_SMALL = "It is too small."
 BOX_STEP = 10
 """Boxes are written in per-mille, rounded to this many."""
 
@@ -39,13 +40,14 @@ class Picture:
 class Exchange:
     """One question, perhaps with an image before it, and its answer.
 
-    `target` is where the answer lies, in UNIT of the last image shown.
+    `target` is where the answer lies, in UNIT of the last image shown, or of the first if `in_first`.
     """
 
     question: str
     answer: str
     picture: Picture | None = None
     target: Box | None = None
+    in_first: bool = False
 
 
 def locate(thing: Shape | Panel, box: Box) -> Exchange:
@@ -153,6 +155,51 @@ def sample_picture(rng: np.random.Generator) -> Picture:
         return sample_chart(rng)
     pictures = [e.picture for e in (sample_reading if kind < 0.75 else sample_conversation)(rng) if e.picture]
     return pictures[rng.integers(len(pictures))]
+
+
+def sample_follow_up(rng: np.random.Generator) -> list[Exchange]:
+    """A question that the first view cannot answer, places that are asked for without their names, and closer views."""
+    with_panel = rng.random() < 0.3
+    scene = sample_scene(
+        rng, num_shapes=int(rng.integers(0 if with_panel else 2, 6 - with_panel)), num_panels=int(with_panel)
+    )
+    image = render(scene, size_px=1024 if with_panel else 640)
+    side = 128 if with_panel else int(rng.choice(VIEW_SIZES_PX))
+    view = _picture(image, Box(0, 0, 1, 1, Frame.UNIT), PixelLimits(256, side * side, TOKEN_PX), scene)
+    if with_panel:
+        return opened_with(_follow_into_panel(scene, image, rng), view)
+    shapes = [scene.shapes[i] for i in rng.permutation(len(scene.shapes))[:2]]
+    if rng.random() < 0.5:
+        asked = Exchange(questions.read_question(shapes[0].name), TOO_SMALL)
+        return opened_with([asked, *_look_closer("Where is it?", shapes[0], scene, image, rng)], view)
+    comparison = _compare(*shapes)
+    first = _look_closer("Where is the first?", shapes[0], scene, image, rng)
+    second = _look_closer("Where is the other?", shapes[1], scene, image, rng)
+    asked = replace(comparison, answer=TOO_SMALL)
+    return opened_with([asked, *first, *second, replace(comparison, question="So?")], view)
+
+
+def _look_closer(
+    where: str, shape: Shape, scene: Scene, image: Image.Image, rng: np.random.Generator
+) -> list[Exchange]:
+    """The place of a shape in the first view, and its digit in a closer one."""
+    found = replace(locate(shape, shape.box), question=where, in_first=True)
+    return [found, replace(_read(shape, None, scene, image, rng), question="And here?")]
+
+
+def _follow_into_panel(scene: Scene, image: Image.Image, rng: np.random.Generator) -> list[Exchange]:
+    """A digit in a panel: the panel's place, the shape's place in a view of the panel, the digit."""
+    panel = scene.panels[0]
+    shape = panel.shapes[rng.integers(len(panel.shapes))]
+    region = _loose(panel.box, rng, smallest=0.95, largest=1.6)
+    picture = _picture(image, region, CROP_LIMITS, scene)
+    within = locate(shape, _relative(shape.box, region))
+    return [
+        Exchange(questions.read_question(shape.name, panel.name), TOO_SMALL),
+        replace(locate(panel, panel.box), question="Where is the panel?", in_first=True),
+        replace(within, question="Where is it?", picture=picture),
+        replace(_read(shape, panel.color, scene, image, rng), question="And here?"),
+    ]
 
 
 def _about_view(scene: Scene, view: Picture, rng: np.random.Generator) -> list[Exchange]:

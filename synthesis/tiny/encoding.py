@@ -45,20 +45,24 @@ class Encoder:
         """Token ids, labels (-100 where there is no loss) and where to look, of one conversation."""
         ids = list(self.ids(f"<|im_start|>system\n{filler}<|im_end|>\n")) if filler else []
         labels, looks = [-100] * len(ids), []
-        shown: tuple[int, tuple[int, int]] | None = None
+        shown: list[tuple[int, tuple[int, int]]] = []
         for exchange in exchanges:
             asked = list(self.ids("<|im_start|>user\n"))
             if exchange.picture is not None:
                 rows, columns = (side // TOKEN_PX for side in exchange.picture.pixels.shape[:2])
                 start, end = self.ids(IMAGE.format(""))
-                shown = (len(ids) + len(asked) + 1, (rows, columns))
+                shown.append((len(ids) + len(asked) + 1, (rows, columns)))
                 asked += [start, *[self.image_id] * (rows * columns), end]
             asked += [*self.ids(exchange.question), *self.ids("<|im_end|>\n<|im_start|>assistant\n")]
             answer = [*self.ids(exchange.answer), *self.ids("<|im_end|>")]
             newline = list(self.ids("\n"))
-            if exchange.target is not None and shown is not None:
+            if exchange.target is not None and shown:
                 first = len(ids) + len(asked) - 1
-                looks.append(Look(first, first + len(answer) - 1, _under(exchange.target, *shown)))
+                looks.append(
+                    Look(
+                        first, first + len(answer) - 1, _under(exchange.target, *shown[0 if exchange.in_first else -1])
+                    )
+                )
             ids += asked + answer + newline
             labels += [-100] * len(asked) + answer + [-100] * len(newline)
         return ids, labels, looks

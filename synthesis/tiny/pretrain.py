@@ -32,6 +32,7 @@ from environments.zoom import ZoomEnvironment, ZoomSettings
 from fovea.attention import batch_vision_attention
 from fovea.boxes import Frame
 from fovea.images import PixelLimits
+from fovea.models import freeze_vision
 from synthesis.shapes import make_tasks
 from synthesis.tiny.architecture import (
     FIRST_VIEW_PIXELS,
@@ -50,6 +51,7 @@ from synthesis.tiny.conversations import (
     corpus,
     sample_conversation,
     sample_first_view_reading,
+    sample_follow_up,
     sample_picture,
     sample_reading,
 )
@@ -142,7 +144,7 @@ def learn_to_see(
 
 def learn_to_speak(
     model,
-    heads: DenseHeads,
+    heads: DenseHeads | None,
     encoder: Encoder,
     pool: list[list[Exchange]],
     *,
@@ -152,11 +154,12 @@ def learn_to_speak(
     log: Log,
     save_dir: Path,
 ) -> None:
-    """The whole model on conversations, with the dense and the looking loss beside it."""
+    """The model on conversations, with the looking loss beside it, and the dense loss unless the tower is frozen."""
     model.set_attn_implementation({"text_config": "eager"})
     captured: list[torch.Tensor] = []
     hook = model.model.visual.register_forward_hook(lambda *args: captured.append(args[-1].pooler_output))
-    groups = [{"params": list(model.parameters())}, {"params": list(heads.parameters())}]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [{"params": trained}, *([{"params": list(heads.parameters())}] if heads else [])]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     rng = np.random.default_rng(1)
     queue: list[list[int]] = []
@@ -170,7 +173,7 @@ def learn_to_speak(
         dense, looks = batch.pop("dense"), batch.pop("looks")
         captured.clear()
         output = model(**batch, output_attentions=True)
-        dense_loss = heads(captured[0], dense)
+        dense_loss = heads(captured[0], dense) if heads else torch.zeros(())
         look_loss = looking_loss(output.attentions[LOOKING_LAYER], looks)
         rate = learning_rate(step, steps=steps, peak=peak)
         _update(output.loss + 0.1 * dense_loss + 0.2 * look_loss, optimizer, rate)
@@ -200,6 +203,7 @@ def main() -> None:
     parser.add_argument("--see_steps", type=int, default=1500, help="steps of the vision tower alone")
     parser.add_argument("--read_steps", type=int, default=700, help="steps on single crops")
     parser.add_argument("--speak_steps", type=int, default=2200, help="steps on whole conversations")
+    parser.add_argument("--follow_steps", type=int, default=800, help="steps on follow-up questions, tower frozen")
     parser.add_argument("--pool_size", type=int, default=9000, help="distinct samples of each stage")
     parser.add_argument("--learning_rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -231,7 +235,13 @@ def main() -> None:
     sample = sample_first_view_reading if args.control else sample_conversation
     pool = sample_pool(sample, seed=seed + 200_000, size=size)
     options |= {"steps": args.speak_steps, "batch_size": 16}
-    learn_to_speak(model, heads, encoder, pool, log=Log(path, "speak"), **options)
+    if args.speak_steps:
+        learn_to_speak(model, heads, encoder, pool, log=Log(path, "speak"), **options)
+    if args.follow_steps:
+        freeze_vision(model)
+        pool = pool[: size // 3] + sample_pool(sample_follow_up, seed=seed + 300_000, size=size)
+        options |= {"steps": args.follow_steps, "peak": args.learning_rate / 2}
+        learn_to_speak(model, None, encoder, pool, log=Log(path, "follow"), **options)
     model.save_pretrained(args.output_dir)
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from environments.decoding import Decoder
 from environments.play import Limits, Reply, play
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
@@ -164,12 +165,16 @@ def test_images_and_placeholders_that_do_not_match_stop_the_run_by_name(build, m
 
 def test_a_turn_never_generates_past_what_is_left(build, monkeypatch):
     """Fault B10: TRL generates up to the whole budget at each turn and then slices."""
-    trainer = build(limits=Limits(3, 7, 220))
-    asked = []
-    original = trainer.model.generate
-    monkeypatch.setattr(trainer.model, "generate", lambda **kw: asked.append(kw["max_new_tokens"]) or original(**kw))
+    trainer = build(limits=Limits(3, 1, 220))
+    written = []
+    original = Decoder.continue_turns
+    monkeypatch.setattr(
+        Decoder, "continue_turns", lambda *args: written.extend(original(*args)) or written[-len(args[1]) :]
+    )
+    steps = []
+    trainer.model.get_output_embeddings().register_forward_hook(lambda *_: steps.append(1))
     trainer.train()
-    assert asked and max(asked) <= 7
+    assert set(map(len, written)) == {1} and len(steps) == 1
 
 
 def test_rollouts_run_without_dropout(build, monkeypatch):
@@ -181,9 +186,9 @@ def test_rollouts_run_without_dropout(build, monkeypatch):
     config = LoraConfig(r=2, lora_dropout=0.5, target_modules=LANGUAGE_LINEARS)
     trainer = build(peft_config=config)
     modes = []
-    generate = trainer.model.base_model.model.generate
+    original = Decoder.continue_turns
     monkeypatch.setattr(
-        trainer.model.base_model.model, "generate", lambda **kw: modes.append(trainer.model.training) or generate(**kw)
+        Decoder, "continue_turns", lambda *args: modes.append(trainer.model.training) or original(*args)
     )
     before = weights(trainer.model)
     trainer.train()

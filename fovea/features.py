@@ -1,0 +1,78 @@
+"""Image features computed once: a frozen vision tower gives the same features for the same pixels every time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from types import MethodType, SimpleNamespace
+from typing import Any
+
+import torch
+
+
+def remember_image_features(network: Any, *, max_bytes: int) -> None:
+    """Lets `network` keep the features of images that it has seen, up to `max_bytes`, as long as its tower is frozen.
+
+    Images are told apart by their pixels, and equal ones within a batch are encoded once. A tower with a trainable
+    parameter, or one partitioned by ZeRO-3 (where all ranks have to run it together), is called as ever.
+    """
+    base = network.base_model
+    if not hasattr(base, "visual") or isinstance(getattr(base, "image_features", None), _Memory):
+        return
+    base.image_features = _Memory(max_bytes)
+    base.get_image_features = MethodType(_get_image_features, base)
+
+
+class _Memory:
+    """Features by content key, the least recently used ones forgotten first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes, self.num_bytes = max_bytes, 0
+        self.features: OrderedDict[bytes, list[torch.Tensor]] = OrderedDict()
+
+    def add(self, key: bytes, features: list[torch.Tensor]) -> None:
+        self.features[key] = features
+        self.num_bytes += _size(features)
+
+    def trim(self) -> None:
+        while self.num_bytes > self.max_bytes and self.features:
+            self.num_bytes -= _size(self.features.popitem(last=False)[1])
+
+
+def _size(features: list[torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in features)
+
+
+def content_key(pixel_values: torch.Tensor) -> bytes:
+    """A key that equal patches [patches, width] share."""
+    raw = pixel_values.detach().cpu().contiguous()
+    return hashlib.blake2b(raw.view(torch.uint8).numpy(), digest_size=16).digest()
+
+
+def _get_image_features(self: Any, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, **kwargs: Any) -> Any:
+    """Transformers' method of the same name: `pooler_output` and, in Qwen3-VL, `deepstack_features`, per image."""
+    kwargs.pop("layout", None)
+    stock = type(self).get_image_features
+    weights = list(self.visual.parameters())
+    if any(weight.requires_grad or hasattr(weight, "ds_id") for weight in weights):
+        return stock(self, pixel_values, image_grid_thw, **kwargs)
+    memory: _Memory = self.image_features
+    pixels = pixel_values.split(image_grid_thw.prod(-1).tolist())
+    keys = [
+        content_key(patches) + str(grid.tolist()).encode() for patches, grid in zip(pixels, image_grid_thw, strict=True)
+    ]
+    missing = {key: number for number, key in enumerate(keys) if key not in memory.features}
+    if missing:
+        rows = list(missing.values())
+        with torch.no_grad():
+            output = stock(self, torch.cat([pixels[row] for row in rows]), image_grid_thw[rows], **kwargs)
+        levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+        for index, key in enumerate(missing):
+            memory.add(key, [level[index].clone() for level in levels])
+    found = []
+    for key in keys:
+        memory.features.move_to_end(key)
+        found.append(memory.features[key])
+    memory.trim()
+    pooled, *deep = (list(level) for level in zip(*found, strict=True))
+    return SimpleNamespace(pooler_output=pooled, deepstack_features=deep)

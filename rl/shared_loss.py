@@ -1,0 +1,133 @@
+"""Log-probabilities of a batch of rollouts, with what a group shares computed once.
+
+A group's prompt, images included, is forwarded once and its completions behind it as branches (`PackedGroups`). The
+prefix ends one token before the prompt does: each branch opens with the prompt's last token, so that the first
+completion token is predicted inside the branch. Rows are grouped by what they share, in whatever order they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fovea.features import content_key
+from fovea.shared_prefix import PackedGroups, no_mask, rope_positions, without_adapters
+
+
+@dataclass
+class Rollout:
+    """One row without its padding; `images` are its (pixel_values [patches, width], grid_thw [3]) in order."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    images: list[tuple[torch.Tensor, torch.Tensor]]
+    num_prompt_images: int
+
+    @property
+    def prompt_key(self) -> tuple:
+        shown = self.images[: self.num_prompt_images]
+        return tuple(self.prompt_ids), tuple(content_key(pixels) for pixels, _ in shown)
+
+
+def unpad(
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    num_completion: int,
+    *,
+    image_token_id: int,
+    merge_size: int,
+    pixel_values: torch.Tensor | None = None,
+    image_grid_thw: torch.Tensor | None = None,
+    num_images: Sequence[int] | None = None,
+) -> list[Rollout]:
+    """The rows of TRL's batch: prompts padded on the left, the last `num_completion` columns on the right."""
+    images: list[tuple[torch.Tensor, torch.Tensor]] = []
+    if pixel_values is not None and image_grid_thw is not None:
+        images = list(zip(pixel_values.split(image_grid_thw.prod(-1).tolist()), image_grid_thw, strict=True))
+    counts = list(num_images) if images and num_images is not None else [0] * len(input_ids)
+    rollouts, start = [], 0
+    for ids, mask, count in zip(input_ids.tolist(), attention_mask.tolist(), counts, strict=True):
+        kept = [
+            [token for token, shown in zip(ids[part], mask[part], strict=True) if shown]
+            for part in (slice(None, -num_completion), slice(-num_completion, None))
+        ]
+        shown = images[start : start + count]
+        start += count
+        left, in_prompt = kept[0].count(image_token_id), 0
+        while left > 0:
+            left -= int(shown[in_prompt][1].prod()) // merge_size**2
+            in_prompt += 1
+        rollouts.append(Rollout(kept[0], kept[1], shown, in_prompt))
+    return rollouts
+
+
+def group_rows(rollouts: Sequence[Rollout]) -> list[list[int]]:
+    """Row numbers of rollouts that share prompt and images, groups in order of their first row."""
+    groups: dict[tuple, list[int]] = {}
+    for row, rollout in enumerate(rollouts):
+        groups.setdefault(rollout.prompt_key, []).append(row)
+    return list(groups.values())
+
+
+@dataclass
+class Packed:
+    """One row for the model, and where its predictions belong in the batch."""
+
+    inputs: dict[str, Any]
+    rows: torch.Tensor
+    columns: torch.Tensor
+    predicting: torch.Tensor
+
+
+def pack(network: Any, rollouts: Sequence[Rollout], *, image_token_id: int) -> Packed:
+    """All rollouts in one row; token `predicting[i]` of it predicts entry [rows[i], columns[i]] of the batch."""
+    base = without_adapters(network)
+    device = base.device
+    ids: list[int] = []
+    positions: list[torch.Tensor] = []
+    images: list[tuple[torch.Tensor, torch.Tensor]] = []
+    rows: list[int] = []
+    columns: list[int] = []
+    predicting: list[int] = []
+    labels: list[int] = []
+    groups = group_rows(rollouts)
+    for group in groups:
+        first = rollouts[group[0]]
+        split = len(first.prompt_ids) - 1
+        ids += first.prompt_ids[:split]
+        images += first.images[: first.num_prompt_images]
+        for number, row in enumerate(group):
+            rollout = rollouts[row]
+            sequence = rollout.prompt_ids + rollout.completion_ids
+            places = rope_positions(base, sequence, image_token_id, [grid for _, grid in rollout.images])
+            if number == 0:
+                positions.append(places[:, :split])
+            positions.append(places[:, split:])
+            length = len(rollout.completion_ids)
+            predicting += range(len(ids), len(ids) + length)
+            rows += [row] * length
+            columns += range(length)
+            labels += rollout.completion_ids
+            ids += sequence[split:]
+            images += rollout.images[rollout.num_prompt_images :]
+    where = torch.tensor(predicting, device=device)
+    shift_labels = torch.full((1, len(ids)), -100, device=device)
+    shift_labels[0, where] = torch.tensor(labels, device=device)
+    inputs: dict[str, Any] = {
+        "input_ids": torch.tensor([ids], device=device),
+        "position_ids": torch.cat(positions, dim=1)[:, None].to(device),
+        "attention_mask": no_mask(base),
+        "shift_labels": shift_labels,
+        "layout": PackedGroups(
+            [len(rollouts[group[0]].prompt_ids) - 1 for group in groups],
+            [[len(rollouts[row].completion_ids) + 1 for row in group] for group in groups],
+            device,
+        ),
+    }
+    if images:
+        inputs["pixel_values"] = torch.cat([pixels for pixels, _ in images])
+        inputs["image_grid_thw"] = torch.stack([grid for _, grid in images])
+    return Packed(inputs, torch.tensor(rows, device=device), torch.tensor(columns, device=device), where)

@@ -1,0 +1,30 @@
+"""The callbacks that both trainings use."""
+
+from types import SimpleNamespace
+
+from fovea.runs import RunDirectory, read_jsonl
+from fovea.training import MetricsCallback, TimeLimitCallback
+
+
+def stops(callback, monkeypatch, *, after_seconds: float) -> bool:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    control = SimpleNamespace(should_training_stop=False)
+    callback.on_train_begin(None, None, control)
+    now[0] = after_seconds
+    callback.on_step_end(None, None, control)
+    return control.should_training_stop
+
+
+def test_training_ends_once_its_minutes_are_over(monkeypatch):
+    assert not stops(TimeLimitCallback(2), monkeypatch, after_seconds=119)
+    assert stops(TimeLimitCallback(2), monkeypatch, after_seconds=121)
+    assert not stops(TimeLimitCallback(None), monkeypatch, after_seconds=1e9)
+
+
+def test_only_the_main_process_writes_metrics(tmp_path):
+    callback = MetricsCallback(RunDirectory(tmp_path))
+    for is_main in (True, False):
+        state = SimpleNamespace(is_world_process_zero=is_main, global_step=3)
+        callback.on_log(None, state, None, logs={"loss": 0.5})
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 3, "loss": 0.5}]

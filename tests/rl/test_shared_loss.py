@@ -1,0 +1,153 @@
+"""What a group shares is computed once, and neither a log-probability nor a gradient changes."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from environments.play import Limits, Reply
+from environments.settings import EpisodeArguments
+from fovea.models import freeze_vision
+from fovea.tasks import Task
+from rewards.registry import Reward, RewardKind
+from rl.arguments import GRPOArguments
+from rl.shared_loss import group_rows, unpad
+from rl.trainer import ZoomGRPOTrainer
+from tests.random_models import random_model
+
+LORA = {"r": 4, "lora_dropout": 0.0, "init_lora_weights": False}
+
+
+def some_task(seed: int, question: str) -> Task:
+    pixels = np.random.default_rng(seed).integers(0, 255, size=(224, 224, 3), dtype=np.uint8)
+    return Task(f"t{seed}", (Image.fromarray(pixels),), question, "7")
+
+
+class Lines:
+    """Rollouts of every length: some zoom once or twice, some answer at once."""
+
+    def __init__(self, renderer):
+        self.renderer = renderer
+
+    def reply(self, conversations, *, max_tokens):
+        replies = []
+        for row, conversation in enumerate(conversations):
+            turn = sum(message["role"] == "assistant" for message in conversation.messages)
+            box = f"[{10 * row}, 0, {100 + 10 * row}, 120]"
+            text = f'<tool_call>{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {box}}}}}</tool_call>'
+            if turn >= (len(conversation.messages[1]["content"]) + row) % 3:
+                text = "<answer>" + "7" * (row + 1) + "</answer>"
+            ids = self.renderer.tokenizer(text, split_special_tokens=True).input_ids
+            replies.append(Reply(text, (*ids, self.renderer.tokenizer.eos_token_id)))
+        return replies
+
+
+def make_trainer(family: str, tmp_path, monkeypatch, *, lora: bool = False, **options) -> ZoomGRPOTrainer:
+    from peft import LoraConfig
+
+    model = random_model(family)
+    freeze_vision(model.network)
+    settings = dict(
+        output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_steps=1, bf16=False,
+        gradient_checkpointing=False, report_to=[], save_strategy="no", logging_steps=1, use_cpu=True,
+    )  # fmt: skip
+    trainer = ZoomGRPOTrainer(
+        model.network,
+        [Reward("tokens", RewardKind.EPISODE, lambda task, episode: float(episode.num_tokens % 5))],
+        GRPOArguments(**(settings | options)),
+        # The second question has the first one's length, and its image the first one's size.
+        train_tasks=[some_task(0, "What is it?"), some_task(1, "What is it?")],
+        environment_factory=EpisodeArguments(crop_min_pixels=56 * 56, crop_max_pixels=112 * 112).environment_factory(
+            model
+        ),
+        limits=Limits(4, 100, 2000),
+        processing_class=model.processor,
+        peft_config=LoraConfig(target_modules=r".*language_model.*\.(q_proj|v_proj)", **LORA) if lora else None,
+    )
+    monkeypatch.setattr("rl.trainer.TransformersPolicy", lambda *args, **kwargs: Lines(trainer.renderer))
+    return trainer
+
+
+def loss_and_gradients(trainer, inputs, *, shared: bool):
+    trainer.shares_prefix = shared
+    trainer.model.train()
+    trainer.model.zero_grad()
+    trainer.current_gradient_accumulation_steps = 1
+    loss = trainer.compute_loss(trainer.model, dict(inputs))
+    loss.backward()
+    return loss.item(), {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def rollouts(trainer):
+    rows = [{"prompt": [{"role": "user", "content": ""}], "task_index": index} for index in (0, 1) for _ in range(4)]
+    trainer.model.train()
+    return trainer._generate_and_score_completions(rows)
+
+
+def batch(inputs):
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    names = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+    return (ids, mask, inputs["completion_ids"].shape[1]), {name: inputs[name] for name in names}
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}, {"lora": True, "beta": 0.1}], ids=str)
+def test_log_probabilities_and_gradients_equal_stock_trl(family, options, tmp_path, monkeypatch):
+    trainer = make_trainer(family, tmp_path, monkeypatch, **options)
+    inputs = rollouts(trainer)
+    args, images = batch(inputs)
+    found = []
+    for shared in (False, True):
+        trainer.shares_prefix = shared
+        with torch.no_grad():
+            found.append(
+                trainer._get_per_token_logps_and_entropies(trainer.model, *args, compute_entropy=True, **images)
+            )
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
+    (stock_loss, stock), (loss, ours) = (loss_and_gradients(trainer, inputs, shared=s) for s in (False, True))
+    assert loss == pytest.approx(stock_loss, abs=1e-6) and stock.keys() == ours.keys() and stock
+    difference = torch.cat([(stock[name] - ours[name]).flatten() for name in stock]).norm()
+    assert difference < 1e-4 * torch.cat([gradient.flatten() for gradient in stock.values()]).norm()
+
+
+def test_prompts_of_equal_tokens_but_other_pixels_are_not_shared(tmp_path, monkeypatch):
+    trainer = make_trainer("qwen3_vl", tmp_path, monkeypatch)
+    (ids, mask, width), images = batch(rollouts(trainer))
+    images.pop("mm_token_type_ids")
+    rows = unpad(ids, mask, width, image_token_id=trainer.renderer.image_token_id, merge_size=2, **images)
+    assert rows[0].prompt_ids == rows[4].prompt_ids
+    assert group_rows(rows) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_each_prompt_is_forwarded_once(tmp_path, monkeypatch):
+    trainer = make_trainer("qwen3_vl", tmp_path, monkeypatch)
+    inputs = rollouts(trainer)
+    (ids, mask, width), images = batch(inputs)
+    seen = []
+    trainer.model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape[:2].numel()), with_kwargs=True
+    )
+    trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width, **images)
+    prompts = inputs["prompt_mask"].sum(1)
+    shared = sum(int(prompts[row]) - 1 for row in (0, 4))
+    assert seen == [shared + int(inputs["completion_mask"].sum()) + len(ids)]
+
+
+def test_micro_batches_keep_groups_whole(tmp_path, monkeypatch):
+    """TRL shuffles single rollouts before it cuts a generation into micro-batches."""
+    trainer = make_trainer(
+        "qwen3_vl", tmp_path, monkeypatch, per_device_train_batch_size=4, gradient_accumulation_steps=2
+    )
+    grouped = []
+    original = trainer._compute_loss
+    monkeypatch.setattr(
+        trainer, "_compute_loss", lambda model, inputs: grouped.append(batch(inputs)) or original(model, inputs)
+    )
+    trainer.train()
+    for (ids, mask, width), images in grouped:
+        images.pop("mm_token_type_ids")
+        rows = unpad(ids, mask, width, image_token_id=trainer.renderer.image_token_id, merge_size=2, **images)
+        assert group_rows(rows) == [[0, 1, 2, 3]]
+    assert len(grouped) == 2
