@@ -31,7 +31,7 @@ def write_traces(episodes: Iterable[Episode], folder: Path) -> None:
             messages = []
             for message in episode.messages:
                 texts = []
-                for block in _blocks(message["content"]):
+                for block in blocks_of(message["content"]):
                     if block["type"] == "text":
                         texts.append(block["text"])
                         continue
@@ -91,5 +91,6 @@ def _with_images(content: str, images: Iterator[Image.Image]) -> str | list[dict
     return blocks
 
 
-def _blocks(content: str | list[dict]) -> list[dict]:
+def blocks_of(content: str | list[dict]) -> list[dict]:
+    """The content of a chat message as blocks."""
     return [{"type": "text", "text": content}] if isinstance(content, str) else content

@@ -41,15 +41,26 @@ class Model:
 
 
 def resolve_path(name: str) -> str:
-    """Where a model name leads: `tiny` to the shipped weights, anything else to itself."""
+    """Where a model name leads: `tiny` to the shipped weights, anything else to itself.
+
+    Raises:
+        FileNotFoundError: for a folder without a model, or a path that leads nowhere: no hub is asked for it.
+    """
     if name == "tiny":
         return str(TINY)
     path = Path(name)
+    if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or _starts_in_a_folder(path)):
+        raise FileNotFoundError(f"the model folder {name} does not exist: train it first, or give a hub id")
     if path.is_dir() and not any((path / file).exists() for file in ("config.json", "adapter_config.json")):
         checkpoints = sorted(path.glob("checkpoint-*"), key=lambda folder: int(folder.name.partition("-")[2] or 0))
         hint = f"; did you mean {checkpoints[-1]}?" if checkpoints else ""
         raise FileNotFoundError(f"{name} holds neither config.json nor adapter_config.json{hint}")
     return name
+
+
+def _starts_in_a_folder(path: Path) -> bool:
+    """Whether the first part of a relative path is a folder here, so that it is no `owner/name` of the hub."""
+    return len(path.parts) > 2 or (len(path.parts) == 2 and Path(path.parts[0]).is_dir())
 
 
 def load_model(

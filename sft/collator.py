@@ -10,7 +10,7 @@ import torch
 from environments.play import tools_of
 from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import Renderer
-from environments.traces import Trace, to_trace
+from environments.traces import Trace, blocks_of, to_trace
 from fovea.images import PixelLimits, fit
 
 
@@ -55,17 +55,17 @@ class TraceCollator:
             if message["role"] == "assistant":
                 new = self._written(message["content"])
             elif index + 1 < len(messages):
-                new = self.renderer.observation_ids(_blocks(message["content"]))
+                new = self.renderer.observation_ids(blocks_of(message["content"]))
             else:
                 break
             ids += new
             mask += [int(message["role"] == "assistant")] * len(new)
         if self.max_length is not None and len(ids) > self.max_length:
             raise ValueError(f"a trace has {len(ids)} tokens, more than max_length {self.max_length}: raise it")
-        return ids, mask, [b["image"] for m in messages for b in _blocks(m["content"]) if b["type"] == "image"]
+        return ids, mask, [b["image"] for m in messages for b in blocks_of(m["content"]) if b["type"] == "image"]
 
     def _written(self, content: Any) -> list[int]:
-        text = "".join(block["text"] for block in _blocks(content))
+        text = "".join(block["text"] for block in blocks_of(content))
         tokenizer = self.renderer.tokenizer
         return [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
 
@@ -73,10 +73,6 @@ class TraceCollator:
         """The message with each image at the size in which the model receives it."""
         blocks = [
             {**block, "image": fit(block["image"], self.limits)} if block["type"] == "image" else block
-            for block in _blocks(message["content"])
+            for block in blocks_of(message["content"])
         ]
         return {**message, "content": blocks}
-
-
-def _blocks(content: str | list[dict]) -> list[dict]:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content

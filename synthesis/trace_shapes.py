@@ -36,7 +36,7 @@ def write_shape_traces(
 def write_default_traces() -> Path:
     """The traces of the default cold start, made once."""
     if not (DEFAULT_FOLDER / "traces.jsonl").exists():
-        write_shape_traces(DEFAULT_FOLDER, num_traces=500, seed=11, noise=0.12, looseness=(1.0, 2.0))
+        write_shape_traces(DEFAULT_FOLDER, num_traces=500, seed=11, noise=0.12, looseness=(1.0, 3.0))
     return DEFAULT_FOLDER
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--noise", type=float, default=0.12, help="standard deviation of a box's shift, in its own size"
     )
-    parser.add_argument("--looseness", type=float, nargs=2, default=(1.0, 2.0), help="boxes are enlarged by this range")
+    parser.add_argument("--looseness", type=float, nargs=2, default=(1.0, 3.0), help="boxes are enlarged by this range")
     args = parser.parse_args()
     write_shape_traces(
         args.output_dir, num_traces=args.num_traces, seed=args.seed, noise=args.noise, looseness=tuple(args.looseness)

@@ -82,3 +82,12 @@ def test_the_store_stays_within_its_bytes():
     assert store.num_opened == 5
     store.open(images[0])
     assert store.num_opened == 6
+
+
+def test_a_fitted_view_is_resized_once_for_each_size(picture):
+    store = ImageStore()
+    small, large = (PixelLimits(16 * 16, side * side, 16) for side in (64, 128))
+    view = store.fitted(picture, small)
+    assert view is store.fitted(picture, small) and view.size == fit(picture, small).size
+    assert store.fitted(picture, large).size != view.size
+    assert store.num_opened == 1 and store.open(picture).size == picture.size

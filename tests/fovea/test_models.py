@@ -53,3 +53,16 @@ def test_a_saved_adapter_loads_merged_on_its_base(tiny, tmp_path):
     base = load_model("tiny").network
     assert not torch.equal(loaded.get_parameter(name), base.get_parameter(name))
     assert torch.equal(loaded.model.visual.blocks[0].attn.qkv.weight, base.model.visual.blocks[0].attn.qkv.weight)
+
+
+@pytest.mark.parametrize("name", ["./none", "/none/at/all", "a/b/c", "here/none"])
+def test_a_model_path_that_leads_nowhere_is_refused_without_asking_a_hub(name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        resolve_path(name)
+
+
+def test_hub_ids_are_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_path("Qwen/Qwen3-VL-4B-Instruct") == "Qwen/Qwen3-VL-4B-Instruct"

@@ -22,9 +22,9 @@ BAD = '<think>a</think>\n<tool_call>\n{"name": "<|image_pad|>", "arguments": {}}
 ANSWER = "<think>a</think>\n<answer>7</answer>"
 
 
-def by_answer_length(task, episode):
-    """A reward in which the rollouts of a group differ."""
-    return float(sum(map(ord, "".join(turn.text for turn in episode.turns))) % 7)
+def by_place(task, episodes):
+    """A reward in which the rollouts of a group differ, whatever the base writes."""
+    return [float(place) for place in range(len(episodes))]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def build(tiny, episode_arguments, tmp_path):
         )
         return ZoomGRPOTrainer(
             model or tiny.network,
-            rewards or [Reward("length", RewardKind.EPISODE, by_answer_length)],
+            rewards or [Reward("place", RewardKind.GROUP, by_place)],
             GRPOArguments(**(settings | options)),
             train_tasks=make_tasks(num_tasks=num_tasks, seed=31),
             environment_factory=episode_arguments.environment_factory(tiny),
@@ -94,7 +94,7 @@ def test_a_step_of_training_changes_the_language_tower(build, tiny):
     trainer.train()
     after = trainer.model.state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before if "language_model" in name)
-    assert "rewards/length/mean" in trainer.state.log_history[0]
+    assert "rewards/place/mean" in trainer.state.log_history[0]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from environments.play import Limits, play
 from environments.policies import OraclePolicy
 from fovea.boxes import Box, Frame, coverage, intersection
 from fovea.images import open_image
-from synthesis.scenes import render, sample_scene
+from synthesis.scenes import COLORS, render, sample_scene
 from synthesis.shapes import make_tasks
-from synthesis.tiny.conversations import dense_targets, sample_conversation
+from synthesis.tiny.conversations import TOO_SMALL, dense_targets, sample_conversation, sample_follow_up
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +78,26 @@ def test_dense_targets_label_the_tokens_under_a_shape():
     targets = dense_targets(picture, token_px=16, num_bins=50)
     assert targets.shape == (picture.pixels.shape[0] * picture.pixels.shape[1] // 256, 7)
     assert (targets[:, 0] > 0).any() and (targets[targets[:, 0] == 0][:, 1:] == -100).all()
+
+
+def test_follow_ups_ask_for_places_without_names_and_end_with_the_answer():
+    for seed in range(30):
+        exchanges = sample_follow_up(np.random.default_rng(seed))
+        assert exchanges[0].picture is not None and exchanges[0].answer == TOO_SMALL
+        assert exchanges[-1].answer in {"yes", "no", *"0123456789"}
+        places = [e for e in exchanges if e.question.startswith("Where is")]
+        assert places and not any(color in e.question for e in places for color in COLORS)
+        digits = [e.answer for e in exchanges if e.question == "And here?"]
+        assert digits[-1] == exchanges[-1].answer or exchanges[-1].question == "So?"
+
+
+def test_a_place_in_the_first_view_is_looked_for_there(tiny):
+    from synthesis.tiny.encoding import Encoder
+
+    seeds = (seed for seed in range(99) if len(sample_follow_up(np.random.default_rng(seed))) == 6)
+    exchanges = sample_follow_up(np.random.default_rng(next(seeds)))
+    encoder = Encoder(tiny.processor)
+    ids, _, looks = encoder.encode(exchanges)
+    starts = [index for index, token in enumerate(ids) if token == encoder.image_id and ids[index - 1] != token]
+    second_place = looks[2]
+    assert len(starts) == 3 and all(starts[0] <= token < starts[1] for token in second_place.tokens)
