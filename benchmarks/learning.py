@@ -11,25 +11,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from evaluation.compare import compare
 from evaluation.tiny_story import LAUNCH, evaluate, run, train
+from fovea.runs import read_jsonl
 
 SFT = (sys.executable, "sft/train_sft.py")
 SAMPLING_SHARE = 1 / 3
 
 
-def minutes_of(folder: Path, *words: str) -> float:
-    """Runs a training and returns its wall-clock in minutes, remembered beside its checkpoint."""
-    path = folder / "minutes.json"
-    if not path.exists():
-        started = time.perf_counter()
-        train(folder, *words)
-        path.write_text(json.dumps((time.perf_counter() - started) / 60) + "\n")
-    return float(json.loads(path.read_text()))
+def minutes_of(folder: Path) -> float:
+    """Wall-clock minutes of the training that a run directory logs, start-up excluded."""
+    runtimes = [row["train_runtime"] for row in read_jsonl(folder / "metrics.jsonl") if "train_runtime" in row]
+    return float(runtimes[-1]) / 60
 
 
 def run_seed(folder: Path, seed: int, control_epochs: int) -> dict[str, Any]:
@@ -38,7 +34,8 @@ def run_seed(folder: Path, seed: int, control_epochs: int) -> dict[str, Any]:
     seeded = ("--seed", str(seed))
     train(sft, *SFT, "--output_dir", str(sft), *seeded)
     source = ("--model_name_or_path", str(sft), *seeded)
-    minutes = minutes_of(rl, *LAUNCH, "rl/train_grpo.py", *source, "--output_dir", str(rl))
+    train(rl, *LAUNCH, "rl/train_grpo.py", *source, "--output_dir", str(rl))
+    minutes = minutes_of(rl)
     epochs = ("--num_train_epochs", str(control_epochs))
     train(more, *SFT, *source, *epochs, "--max_minutes", f"{minutes:.2f}", "--output_dir", str(more))
     traces = folder / "own_traces"

@@ -134,8 +134,7 @@ class Decoder:
     """Continues conversations with a network that takes layouts (`fovea.shared_prefix.allow_layouts`)."""
 
     def __init__(self, network: Any, renderer: Renderer) -> None:
-        self.network, self.renderer = network, renderer
-        self.base = without_adapters(network)
+        self.base, self.renderer = without_adapters(network), renderer
         self.num_prefilled = 0
 
     def continue_turns(
@@ -185,11 +184,10 @@ class Decoder:
         if not groups:
             return
         firsts = [group[0] for group in groups.values()]
-        num_layers = self.base.config.get_text_config().num_hidden_layers
         text = self.base.config.get_text_config()
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         nothing = self.base.get_output_embeddings().weight.new_zeros(text.num_key_value_heads, 0, width)
-        empty = _Prefix([nothing] * (2 * num_layers), 0)
+        empty = _Prefix([nothing] * (2 * text.num_hidden_layers), 0)
         prompts = [conversation.token_ids[:-1] for conversation in firsts]
         turn = TurnCache([Cache(empty, empty.layers, 0, 0, 0)] * len(firsts), max(map(len, prompts)))
         _, positions = self._forward(turn, prompts, [c.images for c in firsts], [0] * len(firsts))

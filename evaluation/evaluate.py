@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers import set_seed
 
@@ -22,31 +21,25 @@ from environments.play import play
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
+from fovea.arguments import PlayerArguments
 from fovea.config import parse
 from fovea.episodes import Episode
-from fovea.models import Model, load_model
+from fovea.models import Model
 from fovea.runs import RunDirectory, read_jsonl
 from fovea.statistics import wilson_interval
-from fovea.tasks import Task, parse_columns, tasks_from
+from fovea.tasks import Task
 from rewards.accuracy import accuracy
 
 
-@dataclass
-class EvaluationArguments:
+@dataclass(kw_only=True)
+class EvaluationArguments(PlayerArguments):
     """What is evaluated, on which tasks, and where the answers go."""
 
     output_dir: str = field(metadata={"help": "Folder for samples.jsonl and summary.json."})
-    model_name_or_path: str = field(default="tiny", metadata={"help": "Checkpoint: folder, hub id, adapter or tiny."})
     dataset_name: str = field(
         default="synthesis.shapes:test_tasks", metadata={"help": "Tasks: file, folder, hub id or module:function."}
     )
-    dataset_split: str | None = field(default=None, metadata={"help": "Split of a hub dataset (default: train)."})
-    columns: list[str] | None = field(default=None, metadata={"help": "Column names, e.g. question=problem."})
-    skip_bad_rows: bool = field(default=False, metadata={"help": "Leave out rows that are no tasks, and count them."})
-    max_tasks: int | None = field(default=None, metadata={"help": "Use only so many tasks."})
-    temperature: float = field(default=0.0, metadata={"help": "0 is greedy; above it, episodes are sampled."})
     num_samples: int = field(default=1, metadata={"help": "Episodes a task: k of Avg@k, with temperature above 0."})
-    batch_size: int = field(default=64, metadata={"help": "Episodes that run side by side."})
     prompt: str = field(
         default="protocol",
         metadata={
@@ -54,11 +47,6 @@ class EvaluationArguments:
             "choices": ["protocol", "direct"],
         },
     )
-    min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of a first view."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of a first view."})
-    dtype: str = field(default="auto", metadata={"help": "Weights' type: auto, bfloat16, float32."})
-    device: str | None = field(default=None, metadata={"help": "Default: cuda if present."})
-    seed: int = field(default=0, metadata={"help": "Seed of sampling."})
 
 
 def direct_answers(model: Model, tasks: list[Task], arguments: EpisodeArguments, *, batch_size: int) -> list[dict]:
@@ -170,20 +158,7 @@ def main() -> None:
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         sys.argv[1:2] = ["--model_name_or_path", sys.argv[1]]
     arguments, episodes = parse((EvaluationArguments, EpisodeArguments))
-    model = load_model(
-        arguments.model_name_or_path,
-        dtype=arguments.dtype,
-        min_pixels=arguments.min_pixels,
-        max_pixels=arguments.max_pixels,
-    )
-    model.network.requires_grad_(False).to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tasks = tasks_from(
-        arguments.dataset_name,
-        split=arguments.dataset_split,
-        columns=parse_columns(arguments.columns),
-        skip_bad_rows=arguments.skip_bad_rows,
-        limit=arguments.max_tasks,
-    )
+    model, tasks = arguments.load_model(), arguments.load_tasks()
     RunDirectory(arguments.output_dir).write_start(evaluation=arguments, episodes=episodes)
     print(table(evaluate(model, tasks, arguments, episodes)))
     print(f"written to {Path(arguments.output_dir) / 'samples.jsonl'}")

@@ -8,13 +8,15 @@ from types import MethodType, SimpleNamespace
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 
 def remember_image_features(network: Any, *, max_bytes: int) -> None:
     """Lets `network` keep the features of images that it has seen, up to `max_bytes`, as long as its tower is frozen.
 
-    Images are told apart by their pixels, and equal ones within a batch are encoded once. A tower with a trainable
-    parameter, or one partitioned by ZeRO-3 (where all ranks have to run it together), is called as ever.
+    Images are told apart by their pixels, and equal ones within a batch are encoded once. Weights that are loaded or
+    moved are noticed, and what was kept is forgotten. A tower with a trainable parameter, or one whose weights are
+    sharded between processes (which then have to run it together), is called as ever.
     """
     base = network.base_model
     if not hasattr(base, "visual") or isinstance(getattr(base, "image_features", None), _Memory):
@@ -29,6 +31,14 @@ class _Memory:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
         self.features: OrderedDict[bytes, list[torch.Tensor]] = OrderedDict()
+        self.state: tuple = ()
+
+    def follow(self, weights: list[torch.Tensor]) -> None:
+        """Forgets everything if these are not the weights, unchanged, that the features were made with."""
+        state = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        if state != self.state:
+            self.state, self.num_bytes = state, 0
+            self.features.clear()
 
     def add(self, key: bytes, features: list[torch.Tensor]) -> None:
         self.features[key] = features
@@ -43,6 +53,11 @@ def _size(features: list[torch.Tensor]) -> int:
     return sum(tensor.nbytes for tensor in features)
 
 
+def _is_sharded(weight: torch.Tensor) -> bool:
+    """Whether ZeRO-3 or FSDP has split a weight between processes."""
+    return hasattr(weight, "ds_id") or isinstance(weight, DTensor) or hasattr(weight, "_is_flat_param")
+
+
 def content_key(pixel_values: torch.Tensor) -> bytes:
     """A key that equal patches [patches, width] share."""
     raw = pixel_values.detach().cpu().contiguous()
@@ -54,9 +69,10 @@ def _get_image_features(self: Any, pixel_values: torch.Tensor, image_grid_thw: t
     kwargs.pop("layout", None)
     stock = type(self).get_image_features
     weights = list(self.visual.parameters())
-    if any(weight.requires_grad or hasattr(weight, "ds_id") for weight in weights):
+    if any(weight.requires_grad or _is_sharded(weight) for weight in weights):
         return stock(self, pixel_values, image_grid_thw, **kwargs)
     memory: _Memory = self.image_features
+    memory.follow(weights)
     pixels = pixel_values.split(image_grid_thw.prod(-1).tolist())
     keys = [
         content_key(patches) + str(grid.tolist()).encode() for patches, grid in zip(pixels, image_grid_thw, strict=True)

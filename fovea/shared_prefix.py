@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 """Model families whose forward passes `layout` on to every attention layer, held by tests."""
+_MARK = "layout_"
 
 
 class Layout(Protocol):
@@ -28,14 +29,19 @@ class Layout(Protocol):
 
 
 def allow_layouts(network: Any) -> bool:
-    """Lets the language tower of `network` take a `layout`; False for a family that cannot."""
+    """Lets the language tower of `network` take a `layout`; False for one that a layout would not compute exactly.
+
+    Those are other families, sliding windows, and dropout on attention weights.
+    """
     base = without_adapters(network)
-    if base.config.model_type not in FAMILIES:
+    text = base.config.get_text_config()
+    slides = "sliding_attention" in (getattr(text, "layer_types", None) or ())
+    if base.config.model_type not in FAMILIES or slides or text.to_dict().get("attention_dropout"):
         return False
-    stock = base.config.get_text_config()._attn_implementation or "sdpa"
-    if stock.startswith("layout_"):
+    stock = text._attn_implementation or "sdpa"
+    if stock.startswith(_MARK):
         return True
-    name = f"layout_{stock}"
+    name = f"{_MARK}{stock}"
 
     def attention(module: Any, q: Any, k: Any, v: Any, mask: Any, layout: Layout | None = None, **kwargs: Any) -> tuple:
         if layout is None:
@@ -54,7 +60,13 @@ def without_adapters(network: Any) -> Any:
 
 
 def no_mask(network: Any) -> Any:
-    """What a forward with a layout passes as its attention mask: something the model takes for a finished one."""
+    """What a forward with a layout passes as its attention mask: something the model takes for a finished one.
+
+    Raises:
+        ValueError: for a network without `allow_layouts`, which would pass over its layout in silence.
+    """
+    if not network.config.get_text_config()._attn_implementation.startswith(_MARK):
+        raise ValueError("this network does not take layouts: call allow_layouts on it first")
     mask = torch.zeros(1, 1, 1, 1, device=network.device)
     return mask if network.config.model_type == "qwen3_vl" else {"full_attention": mask, "sliding_attention": mask}
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
+from fovea.arguments import TaskArguments
+
 
 @dataclass
 class GRPOArguments(GRPOConfig):
@@ -19,22 +21,11 @@ class GRPOArguments(GRPOConfig):
     rollout_batch_size: int = field(default=64, metadata={"help": "Episodes that generate side by side."})
 
 
-@dataclass
-class ScriptArguments:
+@dataclass(kw_only=True)
+class ScriptArguments(TaskArguments):
     """Where tasks come from, and what is rewarded."""
 
-    dataset_name: str = field(
-        default="synthesis.shapes:training_tasks",
-        metadata={"help": "Tasks: JSONL or Parquet file, dataset folder, hub id, or a function as package.module:name"},
-    )
     eval_dataset_name: str | None = field(default=None, metadata={"help": "Held-out tasks, in the same forms."})
-    dataset_split: str | None = field(default=None, metadata={"help": "Split of a hub dataset (default: train)."})
-    columns: list[str] | None = field(
-        default=None,
-        metadata={"help": "Column names of your data, e.g. question=problem answer=reward_model.ground_truth"},
-    )
-    skip_bad_rows: bool = field(default=False, metadata={"help": "Leave out rows that are no tasks, and count them."})
-    max_tasks: int | None = field(default=None, metadata={"help": "Use only so many tasks."})
     reward_funcs: list[str] = field(
         default_factory=lambda: ["accuracy", "format"],
         metadata={"help": "Rewards: names, package.module:function, ./file.py:function, or a reward model id."},

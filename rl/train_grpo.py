@@ -14,14 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
 from accelerate import PartialState
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config
 
 from environments.settings import EpisodeArguments
 from fovea.config import find_config, parse
-from fovea.models import LANGUAGE_LINEARS, freeze_vision, load_model
 from fovea.runs import RunDirectory
-from fovea.tasks import parse_columns, tasks_from
-from fovea.training import MetricsCallback, TimeLimitCallback
+from fovea.training import MetricsCallback, TimeLimitCallback, load_for_training
 from rewards.registry import load_reward
 from rl.arguments import GRPOArguments, ScriptArguments
 from rl.callbacks import CollapseCallback
@@ -44,27 +42,14 @@ def main() -> None:
     )
     if script.cold_start_config:
         make_cold_start(script.cold_start_config, model_args.model_name_or_path)
-    quantization = get_quantization_config(model_args)
-    model = load_model(
-        model_args.model_name_or_path,
-        dtype=model_args.dtype or "auto",
-        attn_implementation=model_args.attn_implementation,
-        revision=model_args.model_revision,
-        trust_remote_code=args.trust_remote_code,
+    model = load_for_training(
+        model_args,
         min_pixels=script.min_pixels,
         max_pixels=script.max_pixels,
-        **({"quantization_config": quantization} if quantization else {}),
+        trust_remote_code=args.trust_remote_code,
     )
-    freeze_vision(model.network)
-    if model_args.use_peft and not model_args.lora_target_modules:
-        model_args.lora_target_modules = LANGUAGE_LINEARS
-    reading = {
-        "split": script.dataset_split,
-        "columns": parse_columns(script.columns),
-        "skip_bad_rows": script.skip_bad_rows,
-    }
-    tasks = tasks_from(script.dataset_name, limit=script.max_tasks, **reading)
-    held_out = tasks_from(script.eval_dataset_name, **reading) if script.eval_dataset_name else []
+    tasks = script.load_tasks()
+    held_out = script.read_tasks(script.eval_dataset_name) if script.eval_dataset_name else []
     run = RunDirectory(args.output_dir)
     if PartialState().is_main_process:
         run.write_start(script=script, episodes=episodes, model=model_args, training=args)

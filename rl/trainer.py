@@ -83,7 +83,9 @@ class ZoomGRPOTrainer(GRPOTrainer):
             **kwargs,
         )
         self.renderer = Renderer(self.processing_class)
-        self.shares_prefix = args.shared_prefix and allow_layouts(self.model)
+        networks = [self.model, *([self.ref_model] if self.ref_model is not None else [])]
+        unwrapped = [self.accelerator.unwrap_model(network) for network in networks]
+        self.shares_prefix = args.shared_prefix and all([allow_layouts(network) for network in unwrapped])
         self.tools = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False
 
@@ -162,7 +164,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         entropies = torch.zeros_like(logps)
         step = batch_size or len(rollouts)
         for start in range(0, len(rollouts), step):
-            packed = pack(model, rollouts[start : start + step], image_token_id=self.renderer.image_token_id)
+            chunk = rollouts[start : start + step]
+            packed = pack(self.accelerator.unwrap_model(model), chunk, image_token_id=self.renderer.image_token_id)
             with self.accelerator.autocast():
                 outputs = model(**packed.inputs, fused_lm_head=True)
             where = (packed.rows + start, packed.columns)

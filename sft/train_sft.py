@@ -14,15 +14,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from accelerate import PartialState
 from datasets import Dataset
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces
 from fovea.config import parse
-from fovea.models import LANGUAGE_LINEARS, freeze_vision, load_model, pixel_limits
+from fovea.models import pixel_limits
 from fovea.plugins import load_object
 from fovea.runs import RunDirectory
-from fovea.training import MetricsCallback, TimeLimitCallback
+from fovea.training import MetricsCallback, TimeLimitCallback, load_for_training
 from sft.collator import TraceCollator
 
 
@@ -55,21 +55,13 @@ def main() -> None:
     script, episodes, model_args, args = parse(
         (ScriptArguments, EpisodeArguments, ModelConfig, SFTConfig), default_config="tiny_sft.yaml"
     )
-    quantization = get_quantization_config(model_args)
-    model = load_model(
-        model_args.model_name_or_path,
-        dtype=model_args.dtype or "auto",
-        attn_implementation=model_args.attn_implementation,
-        revision=model_args.model_revision,
-        trust_remote_code=args.trust_remote_code,
+    model = load_for_training(
+        model_args,
         min_pixels=script.min_pixels,
         max_pixels=script.max_pixels,
-        **({"quantization_config": quantization} if quantization else {}),
+        train_vision=script.train_vision,
+        trust_remote_code=args.trust_remote_code,
     )
-    if not script.train_vision:
-        freeze_vision(model.network)
-    if model_args.use_peft and not model_args.lora_target_modules:
-        model_args.lora_target_modules = LANGUAGE_LINEARS
     environment = episodes.environment_factory(model)()
     collator = TraceCollator(model.processor, environment, pixel_limits(model.processor), max_length=args.max_length)
     with PartialState().main_process_first():

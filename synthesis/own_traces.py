@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 from transformers import set_seed
 
@@ -18,27 +17,20 @@ from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from environments.traces import write_traces
+from fovea.arguments import PlayerArguments
 from fovea.config import parse
 from fovea.episodes import Episode
-from fovea.models import load_model
-from fovea.tasks import tasks_from
 from rewards.accuracy import accuracy
 
 
-@dataclass
-class OwnTracesArguments:
-    """Which model plays which tasks."""
+@dataclass(kw_only=True)
+class OwnTracesArguments(PlayerArguments):
+    """Which model plays which tasks, how often, and where its successes go."""
 
     output_dir: str = field(metadata={"help": "Folder for traces.jsonl and images."})
-    model_name_or_path: str = field(default="runs/tiny/sft", metadata={"help": "Folder, hub id, adapter or tiny."})
-    dataset_name: str = field(
-        default="synthesis.shapes:training_tasks", metadata={"help": "Tasks: file, folder, hub id or module:function."}
-    )
-    num_samples: int = field(default=8, metadata={"help": "Episodes of each task."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
-    batch_size: int = field(default=128, metadata={"help": "Episodes that run side by side."})
+    num_samples: int = field(default=8, metadata={"help": "Episodes of each task."})
     max_minutes: float | None = field(default=None, metadata={"help": "Stop playing after so many minutes."})
-    seed: int = field(default=0, metadata={"help": "Seed of sampling."})
 
 
 def successes(episodes: list[Episode]) -> list[Episode]:
@@ -53,12 +45,11 @@ def successes(episodes: list[Episode]) -> list[Episode]:
 def main() -> None:
     arguments, episodes = parse((OwnTracesArguments, EpisodeArguments))
     set_seed(arguments.seed)
-    model = load_model(arguments.model_name_or_path)
-    model.network.requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = arguments.load_model()
     renderer = Renderer(model.processor)
     policy = TransformersPolicy(model.network, renderer, arguments.temperature, batch_size=arguments.batch_size)
     factory = episodes.environment_factory(model)
-    tasks = [task for task in tasks_from(arguments.dataset_name) for _ in range(arguments.num_samples)]
+    tasks = [task for task in arguments.load_tasks() for _ in range(arguments.num_samples)]
     started, kept, played = time.monotonic(), [], 0
     with tqdm(total=len(tasks), desc="episodes") as bar:
         while played < len(tasks):

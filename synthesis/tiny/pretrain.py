@@ -1,7 +1,8 @@
 """Makes the tiny base model: `python -m synthesis.tiny.pretrain --output_dir fovea/tiny`.
 
-What it is: three stages (see, read, speak) of training on pictures of scenes and answers about them, with two auxiliary
-losses. What it is not: it never sees the zoom protocol, neither its prompt nor a tool call nor a think or answer tag.
+What it is: four stages (see, read, speak, follow) of training on pictures of scenes and answers about them, with two
+auxiliary losses. What it is not: it never sees the zoom protocol, neither its prompt nor a tool call nor a think or
+answer tag.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("fovea/tiny"), help="where weights and processor go")
     parser.add_argument("--start_from", help="a model to go on from, with its tokenizer")
     parser.add_argument(
-        "--control", action="store_true", help="in the last stage only read first views: the control of gate A"
+        "--control", action="store_true", help="only read first views, and no follow-up questions: gate A's control"
     )
     parser.add_argument("--see_steps", type=int, default=1500, help="steps of the vision tower alone")
     parser.add_argument("--read_steps", type=int, default=700, help="steps on single crops")
@@ -237,7 +238,7 @@ def main() -> None:
     options |= {"steps": args.speak_steps, "batch_size": 16}
     if args.speak_steps:
         learn_to_speak(model, heads, encoder, pool, log=Log(path, "speak"), **options)
-    if args.follow_steps:
+    if args.follow_steps and not args.control:
         freeze_vision(model)
         pool = pool[: size // 3] + sample_pool(sample_follow_up, seed=seed + 300_000, size=size)
         options |= {"steps": args.follow_steps, "peak": args.learning_rate / 2}

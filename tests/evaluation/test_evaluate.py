@@ -12,7 +12,7 @@ def tasks():
 
 
 def test_an_evaluation_writes_one_scored_sample_per_task(tiny, tasks, episode_arguments, tmp_path):
-    summary = evaluate(tiny, tasks, EvaluationArguments(str(tmp_path), max_tasks=6), episode_arguments)
+    summary = evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path), max_tasks=6), episode_arguments)
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [task.id for task in tasks]
     assert {"score", "why", "turns", "answer", "family"} <= rows[0].keys()
@@ -20,12 +20,12 @@ def test_an_evaluation_writes_one_scored_sample_per_task(tiny, tasks, episode_ar
 
 
 def test_a_stopped_evaluation_goes_on_where_it_left_off(tiny, tasks, episode_arguments, tmp_path):
-    arguments = EvaluationArguments(str(tmp_path / "whole"), batch_size=3)
+    arguments = EvaluationArguments(output_dir=str(tmp_path / "whole"), batch_size=3)
     evaluate(tiny, tasks, arguments, episode_arguments)
     whole = (tmp_path / "whole" / "samples.jsonl").read_text()
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "samples.jsonl").write_text("\n".join(whole.splitlines()[:3]) + "\n")
-    evaluate(tiny, tasks, EvaluationArguments(str(tmp_path / "cut"), batch_size=3), episode_arguments)
+    evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path / "cut"), batch_size=3), episode_arguments)
     assert (tmp_path / "cut" / "samples.jsonl").read_text() == whole
 
 

@@ -14,6 +14,7 @@ from rl.arguments import GRPOArguments
 from rl.shared_loss import group_rows, unpad
 from rl.trainer import ZoomGRPOTrainer
 from tests.random_models import random_model
+from tests.training import ON_CPU
 
 LORA = {"r": 4, "lora_dropout": 0.0, "init_lora_weights": False}
 
@@ -47,10 +48,9 @@ def make_trainer(family: str, tmp_path, monkeypatch, *, lora: bool = False, **op
 
     model = random_model(family)
     freeze_vision(model.network)
-    settings = dict(
-        output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_steps=1, bf16=False,
-        gradient_checkpointing=False, report_to=[], save_strategy="no", logging_steps=1, use_cpu=True,
-    )  # fmt: skip
+    model.network.save_pretrained(tmp_path / "start")  # where TRL takes the reference of a full fine-tuning from
+    model.network.config._name_or_path = str(tmp_path / "start")
+    settings = ON_CPU | dict(output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_steps=1)
     trainer = ZoomGRPOTrainer(
         model.network,
         [Reward("tokens", RewardKind.EPISODE, lambda task, episode: float(episode.num_tokens % 5))],
@@ -110,6 +110,17 @@ def test_log_probabilities_and_gradients_equal_stock_trl(family, options, tmp_pa
     assert loss == pytest.approx(stock_loss, abs=1e-6) and stock.keys() == ours.keys() and stock
     difference = torch.cat([(stock[name] - ours[name]).flatten() for name in stock]).norm()
     assert difference < 1e-4 * torch.cat([gradient.flatten() for gradient in stock.values()]).norm()
+
+
+def test_the_reference_model_of_a_full_fine_tuning_shares_prefixes_too(tmp_path, monkeypatch):
+    trainer = make_trainer("qwen3_vl", tmp_path, monkeypatch, beta=0.1)
+    inputs = rollouts(trainer)
+    args, images = batch(inputs)
+    trainer.shares_prefix = False
+    with torch.no_grad():
+        stock = trainer._get_per_token_logps_and_entropies(trainer.model, *args, **images)[0]
+    assert trainer.ref_model is not None
+    assert torch.allclose(inputs["ref_per_token_logps"], stock, atol=1e-5)
 
 
 def test_prompts_of_equal_tokens_but_other_pixels_are_not_shared(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from rewards.registry import Reward, RewardError, RewardKind, load_reward
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer, check_groups
 from synthesis.shapes import make_tasks
+from tests.training import ON_CPU
 
 ZOOM = '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 300, 300]}}'
 CALL = f"<think>a</think>\n<tool_call>\n{ZOOM}\n</tool_call>"
@@ -31,19 +32,8 @@ def by_place(task, episodes):
 def build(tiny, episode_arguments, tmp_path):
     def make(rewards=None, *, num_tasks=2, limits=None, model=None, processor=None, peft_config=None, **options):
         torch.manual_seed(0)
-        settings = dict(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=4,
-            num_generations=2,
-            max_steps=1,
-            learning_rate=1e-3,
-            bf16=False,
-            gradient_checkpointing=False,
-            report_to=[],
-            save_strategy="no",
-            logging_steps=1,
-            use_cpu=True,
-            seed=0,
+        settings = ON_CPU | dict(
+            output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=2, max_steps=1, learning_rate=1e-3
         )
         return ZoomGRPOTrainer(
             model or tiny.network,
@@ -287,7 +277,7 @@ def test_play_and_the_trainer_agree_token_for_token(build, tiny, episode_argumen
 def test_the_same_seed_gives_the_same_weights(build, _tiny):
     results = []
     for _ in range(2):
-        trainer = build(max_steps=3, num_tasks=6, model=copy.deepcopy(_tiny.network))
+        trainer = build(max_steps=5, num_tasks=6, model=copy.deepcopy(_tiny.network))
         trainer.train()
         results.append(weights(trainer.model))
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
@@ -309,16 +299,12 @@ def test_text_only_tasks_train_as_in_trl(tiny, tmp_path):
         return [float(sum(map(ord, c[0]["content"])) % 5) for c in completions]
 
     args = GRPOArguments(
+        **ON_CPU,
         output_dir=str(tmp_path),
         per_device_train_batch_size=4,
         num_generations=2,
         max_steps=1,
         max_completion_length=8,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to=[],
-        save_strategy="no",
-        use_cpu=True,
     )
     rewards = [Reward("length", RewardKind.TRL, length)]
     trainer = ZoomGRPOTrainer(tiny.network, rewards, args, train_dataset=rows, processing_class=tiny.processor)

@@ -19,6 +19,7 @@ from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
 from sft.collator import TraceCollator
 from tests.random_models import random_model
+from tests.training import ON_CPU
 
 pytestmark = pytest.mark.slow
 
@@ -59,9 +60,8 @@ def test_one_grpo_step_on_a_4k_image(model, task, tmp_path, monkeypatch):
     box = [384, 216, 768, 432] if model.frame is Frame.INPUT else [100, 100, 200, 200]
     call = f'<tool_call>{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {box}}}}}</tool_call>'
     args = GRPOArguments(
-        output_dir=str(tmp_path), per_device_train_batch_size=2, num_generations=2, max_steps=1, bf16=False,
-        gradient_checkpointing=False, report_to=[], save_strategy="no", logging_steps=1, use_cpu=True,
-    )  # fmt: skip
+        **ON_CPU, output_dir=str(tmp_path), per_device_train_batch_size=2, num_generations=2, max_steps=1
+    )
     trainer = ZoomGRPOTrainer(
         model.network,
         [Reward("tokens", RewardKind.EPISODE, lambda task, episode: float(episode.num_tokens))],

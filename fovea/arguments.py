@@ -1,0 +1,63 @@
+"""Arguments under the same names in every command: where tasks come from, and which model plays them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from fovea.models import Model, load_model
+from fovea.tasks import Task, parse_columns, tasks_from
+
+
+@dataclass(kw_only=True)
+class TaskArguments:
+    """Where tasks come from."""
+
+    dataset_name: str = field(
+        default="synthesis.shapes:training_tasks",
+        metadata={"help": "Tasks: JSONL or Parquet file, dataset folder, hub id, or a function as package.module:name"},
+    )
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of a hub dataset (default: train)."})
+    columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Column names of your data, e.g. question=problem answer=reward_model.ground_truth"},
+    )
+    skip_bad_rows: bool = field(default=False, metadata={"help": "Leave out rows that are no tasks, and count them."})
+    max_tasks: int | None = field(default=None, metadata={"help": "Use only so many tasks."})
+
+    def load_tasks(self) -> list[Task]:
+        """The tasks that these arguments name."""
+        return self.read_tasks(self.dataset_name, limit=self.max_tasks)
+
+    def read_tasks(self, name: str, *, limit: int | None = None) -> list[Task]:
+        """Tasks of another name, read in the same way."""
+        return tasks_from(
+            name,
+            split=self.dataset_split,
+            columns=parse_columns(self.columns),
+            skip_bad_rows=self.skip_bad_rows,
+            limit=limit,
+        )
+
+
+@dataclass(kw_only=True)
+class PlayerArguments(TaskArguments):
+    """Which model plays which tasks, and how it samples."""
+
+    model_name_or_path: str = field(default="tiny", metadata={"help": "Checkpoint: folder, hub id, adapter or tiny."})
+    temperature: float = field(default=0.0, metadata={"help": "0 is greedy; above it, episodes are sampled."})
+    batch_size: int = field(default=64, metadata={"help": "Episodes that run side by side."})
+    min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of a first view."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of a first view."})
+    dtype: str = field(default="auto", metadata={"help": "Weights' type: auto, bfloat16, float32."})
+    device: str | None = field(default=None, metadata={"help": "Default: cuda if present."})
+    seed: int = field(default=0, metadata={"help": "Seed of sampling."})
+
+    def load_model(self) -> Model:
+        """The model, frozen, on its device."""
+        model = load_model(
+            self.model_name_or_path, dtype=self.dtype, min_pixels=self.min_pixels, max_pixels=self.max_pixels
+        )
+        model.network.requires_grad_(False).to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return model
