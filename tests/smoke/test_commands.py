@@ -14,6 +14,19 @@ LAUNCH = [
     *("accelerate", "launch", "--num_processes", "1", "--num_machines", "1"),
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--cpu"),
 ]
+REWARDS = """
+def words(task, episode):
+    return float(episode.num_tokens % 3)
+
+def rank(task, episodes):
+    return [float(place) for place in range(len(episodes))]
+
+def length(completions, **columns):
+    return [float(len(str(completion)) % 5) for completion in completions]
+
+async def later(completions, **columns):
+    return [float(len(str(completion)) % 7) for completion in completions]
+"""
 
 
 def run(*words, cwd=ROOT):
@@ -36,15 +49,17 @@ def test_sft_then_grpo_then_evaluation_then_comparison(tmp_path):
         "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false", *small,
     )  # fmt: skip
     run("fovea", "tasks", "--output_dir", str(tmp_path / "tasks"), "--num_tasks", "8")
-    (tmp_path / "mine.py").write_text("def words(task, episode):\n    return float(episode.num_tokens % 3)\n")
+    (tmp_path / "mine.py").write_text(REWARDS)
+    names = ("words", "rank", "length", "later")
     run(
         *LAUNCH, "rl/train_grpo.py", "--model_name_or_path", str(tmp_path / "sft"),
         "--dataset_name", str(tmp_path / "tasks"), "--output_dir", str(tmp_path / "rl"),
-        "--reward_funcs", "accuracy", f"{tmp_path}/mine.py:words", "--reward_weights", "0.9", "0.1",
+        "--reward_funcs", "accuracy", *(f"{tmp_path}/mine.py:{name}" for name in names),
+        "--reward_weights", "0.9", *("0.1" for _ in names),
         "--per_device_train_batch_size", "4", "--num_generations", "2", *small,
     )  # fmt: skip
     logs = [json.loads(line) for line in (tmp_path / "rl" / "metrics.jsonl").read_text().splitlines()]
-    assert "rewards/words/mean" in logs[0]
+    assert {f"rewards/{name}/mean" for name in names} <= logs[0].keys()
     assert (tmp_path / "rl" / "episodes.jsonl").read_text().count("\n") == 8
     for name in ("sft", "rl"):
         run(
@@ -53,6 +68,17 @@ def test_sft_then_grpo_then_evaluation_then_comparison(tmp_path):
         )  # fmt: skip
     table = run("fovea", "compare", str(tmp_path / "eval_sft"), str(tmp_path / "eval_rl"))
     assert "| all | 8 |" in table
+
+
+def test_grpo_on_two_processes(tmp_path):
+    run(
+        "torchrun", "--nproc_per_node", "2", "rl/train_grpo.py", "--use_cpu", "true",
+        "--model_name_or_path", "tiny", "--output_dir", str(tmp_path),
+        "--per_device_train_batch_size", "4", "--num_generations", "2", "--max_steps", "2", "--max_minutes", "60",
+    )  # fmt: skip
+    logs = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logs if "reward" in row] == [1, 2]
+    assert (tmp_path / "episodes.jsonl").read_text().count("\n") == 16
 
 
 def test_a_custom_environment_is_checked_from_the_command_line(tmp_path):
