@@ -25,6 +25,19 @@ def remember_image_features(network: Any, *, max_bytes: int) -> None:
     base.get_image_features = MethodType(_get_image_features, base)
 
 
+def share_frozen_tower(source: Any, target: Any) -> None:
+    """Gives `target` the tower of `source` and what it remembers in place of its own, if both are frozen and equal."""
+    source, target = source.base_model, target.base_model
+    if not isinstance(getattr(source, "image_features", None), _Memory):
+        return
+    weights, others = list(source.visual.parameters()), list(target.visual.parameters())
+    if any(weight.requires_grad or _is_sharded(weight) for weight in weights) or any(map(_is_sharded, others)):
+        return
+    if all(a.dtype == b.dtype and torch.equal(a, b.to(a.device)) for a, b in zip(weights, others, strict=True)):
+        target.visual, target.image_features = source.visual, source.image_features
+        target.get_image_features = MethodType(_get_image_features, target)
+
+
 class _Memory:
     """Features by content key, the least recently used ones forgotten first."""
 

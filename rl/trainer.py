@@ -23,6 +23,7 @@ from environments.play import Limits, play
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from fovea.episodes import Episode, FaultKind, StopReason
+from fovea.features import share_frozen_tower
 from fovea.runs import RunDirectory
 from fovea.shared_prefix import allow_layouts
 from fovea.tasks import Task
@@ -83,9 +84,12 @@ class ZoomGRPOTrainer(GRPOTrainer):
             **kwargs,
         )
         self.renderer = Renderer(self.processing_class)
-        networks = [self.model, *([self.ref_model] if self.ref_model is not None else [])]
-        unwrapped = [self.accelerator.unwrap_model(network) for network in networks]
-        self.shares_prefix = args.shared_prefix and all([allow_layouts(network) for network in unwrapped])
+        networks = [
+            self.accelerator.unwrap_model(network) for network in (self.model, self.ref_model) if network is not None
+        ]
+        if self.ref_model is not None:
+            share_frozen_tower(*networks)
+        self.shares_prefix = args.shared_prefix and all([allow_layouts(network) for network in networks])
         self.tools = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False
 

@@ -21,7 +21,7 @@ def compare_question(first: str, second: str) -> str:
 
 def count_question(form: str) -> str:
     """Asks how many shapes of one form there are; the answer is a number."""
-    return f"How many {form}s are there?"
+    return f"How many {form}{'es' if form.endswith('s') else 's'} are there?"
 
 
 def color_question(form: str) -> str:

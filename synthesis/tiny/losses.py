@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from synthesis.scenes import COLORS, FORMS
 
@@ -12,14 +19,35 @@ NUM_BINS = 50
 """Bins into which a box coordinate is sorted, over the side of its image."""
 
 
-def looking_loss(attention: torch.Tensor, looks: torch.Tensor) -> torch.Tensor:
-    """Minus the log of the attention that the first head pays to where the answer lies, averaged over answer tokens.
+@contextmanager
+def attention_of_first_head(model: Any, layer: int) -> Iterator[list[torch.Tensor]]:
+    """A list that gets the attention weights [B, N, N] of the first head of `layer` at every forward in the block."""
+    captured: list[torch.Tensor] = []
 
-    `attention` is [B, heads, N, N] of one layer, `looks` [B, N, N]. It shows the model early on that an answer has a
-    place, which next-token loss alone takes thousands of steps to find.
+    def attention(module: Any, q: Any, k: Any, v: Any, mask: Any, scaling: float | None = None, **kwargs: Any) -> tuple:
+        if module.layer_idx == layer:
+            scores = q[:, 0] @ k[:, 0].transpose(1, 2) * scaling
+            seen = mask[:, 0] if mask is not None else torch.ones_like(scores, dtype=torch.bool).tril()
+            captured.append(scores.masked_fill(~seen, float("-inf")).softmax(dim=-1))
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, q, k, v, mask, scaling=scaling, **kwargs)
+
+    AttentionInterface.register("first_head", attention)
+    AttentionMaskInterface.register("first_head", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    model.set_attn_implementation({"text_config": "first_head"})
+    try:
+        yield captured
+    finally:
+        model.set_attn_implementation({"text_config": "sdpa"})
+
+
+def looking_loss(attention: torch.Tensor, looks: torch.Tensor) -> torch.Tensor:
+    """Minus the log of the attention that one head pays to where the answer lies, averaged over answer tokens.
+
+    `attention` and `looks` are [B, N, N]. It shows the model early on that an answer has a place, which next-token loss
+    alone takes thousands of steps to find.
     """
     rows = looks.any(dim=-1)
-    mass = (attention[:, 0] * looks).sum(dim=-1)[rows]
+    mass = (attention * looks).sum(dim=-1)[rows]
     return -(mass + 1e-6).log().mean() if len(mass) else attention.sum() * 0
 
 

@@ -47,21 +47,20 @@ from synthesis.tiny.architecture import (
 from synthesis.tiny.conversations import (
     BOX_STEP,
     CROP_LIMITS,
+    WORDS,
     Exchange,
     Picture,
     corpus,
     sample_conversation,
     sample_first_view_reading,
-    sample_follow_up,
+    sample_in_some_form,
     sample_picture,
     sample_reading,
 )
 from synthesis.tiny.encoding import Encoder
-from synthesis.tiny.losses import DenseHeads, looking_loss
+from synthesis.tiny.losses import DenseHeads, attention_of_first_head, looking_loss
 
 LOOKING_LAYER = 2
-FILLER = "the a of in on is are what where how many scene image answer one two left right".split()  # noqa: SIM905
-"""Words put before some conversations, so that the model bears a prompt of any length."""
 
 
 def protocol_corpus() -> list[str]:
@@ -156,33 +155,33 @@ def learn_to_speak(
     save_dir: Path,
 ) -> None:
     """The model on conversations, with the looking loss beside it, and the dense loss unless the tower is frozen."""
-    model.set_attn_implementation({"text_config": "eager"})
-    captured: list[torch.Tensor] = []
-    hook = model.model.visual.register_forward_hook(lambda *args: captured.append(args[-1].pooler_output))
+    features: list[torch.Tensor] = []
+    hook = model.model.visual.register_forward_hook(lambda *args: features.append(args[-1].pooler_output))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [{"params": trained}, *([{"params": list(heads.parameters())}] if heads else [])]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     rng = np.random.default_rng(1)
     queue: list[list[int]] = []
-    for step in tqdm(range(steps), desc=log.stage):
-        if not queue:
-            chosen = sorted(rng.choice(len(pool), size=batch_size * 8), key=lambda i: len(pool[i]))
-            queue = [chosen[i * batch_size : (i + 1) * batch_size] for i in range(8)]
-            rng.shuffle(queue)
-        filler = " ".join(rng.choice(FILLER, size=int(rng.integers(1, 120)))) if rng.random() < 0.15 else ""
-        batch = encoder.batch([pool[i] for i in queue.pop()], filler=filler)
-        dense, looks = batch.pop("dense"), batch.pop("looks")
-        captured.clear()
-        output = model(**batch, output_attentions=True)
-        dense_loss = heads(captured[0], dense) if heads else torch.zeros(())
-        look_loss = looking_loss(output.attentions[LOOKING_LAYER], looks)
-        rate = learning_rate(step, steps=steps, peak=peak)
-        _update(output.loss + 0.1 * dense_loss + 0.2 * look_loss, optimizer, rate)
-        log.add(step, {"loss": output.loss.item(), "dense_loss": dense_loss.item(), "look_loss": look_loss.item()})
-        if (step + 1) % 200 == 0:
-            model.save_pretrained(save_dir)
+    lengths = [len(encoder.encode(conversation)[0]) for conversation in tqdm(pool, desc="lengths")]
+    with attention_of_first_head(model, LOOKING_LAYER) as attention:
+        for step in tqdm(range(steps), desc=log.stage):
+            if not queue:
+                chosen = sorted(rng.choice(len(pool), size=batch_size * 8), key=lengths.__getitem__)
+                queue = [chosen[i * batch_size : (i + 1) * batch_size] for i in range(8)]
+                rng.shuffle(queue)
+            filler = " ".join(rng.choice(WORDS, size=int(rng.integers(1, 120)))) if rng.random() < 0.15 else ""
+            batch = encoder.batch([pool[i] for i in queue.pop()], filler=filler)
+            dense, looks = batch.pop("dense"), batch.pop("looks")
+            output = model(**batch)
+            seen = features.pop()
+            dense_loss = heads(seen, dense) if heads else torch.zeros(())
+            look_loss = looking_loss(attention.pop(), looks)
+            rate = learning_rate(step, steps=steps, peak=peak)
+            _update(output.loss + 0.1 * dense_loss + 0.2 * look_loss, optimizer, rate)
+            log.add(step, {"loss": output.loss.item(), "dense_loss": dense_loss.item(), "look_loss": look_loss.item()})
+            if (step + 1) % 200 == 0:
+                model.save_pretrained(save_dir)
     hook.remove()
-    model.set_attn_implementation({"text_config": "sdpa"})
 
 
 def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -204,7 +203,9 @@ def main() -> None:
     parser.add_argument("--see_steps", type=int, default=1500, help="steps of the vision tower alone")
     parser.add_argument("--read_steps", type=int, default=700, help="steps on single crops")
     parser.add_argument("--speak_steps", type=int, default=2200, help="steps on whole conversations")
-    parser.add_argument("--follow_steps", type=int, default=800, help="steps on follow-up questions, tower frozen")
+    parser.add_argument(
+        "--follow_steps", type=int, default=2000, help="steps on follow-up questions and prescribed forms, tower frozen"
+    )
     parser.add_argument("--pool_size", type=int, default=9000, help="distinct samples of each stage")
     parser.add_argument("--learning_rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -240,7 +241,7 @@ def main() -> None:
         learn_to_speak(model, heads, encoder, pool, log=Log(path, "speak"), **options)
     if args.follow_steps and not args.control:
         freeze_vision(model)
-        pool = pool[: size // 3] + sample_pool(sample_follow_up, seed=seed + 300_000, size=size)
+        pool = sample_pool(sample_in_some_form, seed=seed + 300_000, size=size)
         options |= {"steps": args.follow_steps, "peak": args.learning_rate / 2}
         learn_to_speak(model, None, encoder, pool, log=Log(path, "follow"), **options)
     model.save_pretrained(args.output_dir)

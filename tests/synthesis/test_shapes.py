@@ -1,7 +1,9 @@
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from environments.play import Limits, play
 from environments.policies import OraclePolicy
@@ -9,7 +11,14 @@ from fovea.boxes import Box, Frame, coverage, intersection
 from fovea.images import open_image
 from synthesis.scenes import COLORS, render, sample_scene
 from synthesis.shapes import make_tasks
-from synthesis.tiny.conversations import TOO_SMALL, dense_targets, sample_conversation, sample_follow_up
+from synthesis.tiny.conversations import (
+    TOO_SMALL,
+    dense_targets,
+    in_some_form,
+    sample_conversation,
+    sample_follow_up,
+    sample_in_some_form,
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +98,39 @@ def test_follow_ups_ask_for_places_without_names_and_end_with_the_answer():
         assert places and not any(color in e.question for e in places for color in COLORS)
         digits = [e.answer for e in exchanges if e.question == "And here?"]
         assert digits[-1] == exchanges[-1].answer or exchanges[-1].question == "So?"
+
+
+def test_forms_wrap_the_same_answers_and_say_how():
+    for seed in range(60):
+        plain = sample_follow_up(np.random.default_rng(seed))
+        formed = in_some_form(plain, np.random.default_rng(seed))
+        assert formed[0].question.startswith("Write ") and formed[0].question.endswith(plain[0].question)
+        for before, after in zip(plain, formed, strict=True):
+            place = re.search(r"\[\d.*?\]", before.answer)
+            assert (place.group() if place else before.answer) in after.answer
+            assert (before.picture, before.target) == (after.picture, after.target)
+
+
+def test_pre_training_never_sees_the_zoom_protocol():
+    for seed in range(300):
+        for exchange in sample_in_some_form(np.random.default_rng(seed)):
+            text = exchange.question + exchange.answer
+            assert not re.search("think|tool|answer>|arguments|zoom|img_idx", text), text
+
+
+def test_the_first_head_is_the_one_that_eager_attention_shows(tiny):
+    from synthesis.tiny.encoding import Encoder
+    from synthesis.tiny.losses import attention_of_first_head
+
+    conversations = [sample_follow_up(np.random.default_rng(seed)) for seed in (0, 1)]
+    batch = Encoder(tiny.processor).batch(conversations, filler="")
+    mask, _, _ = batch["attention_mask"], batch.pop("dense"), batch.pop("looks")
+    with torch.no_grad(), attention_of_first_head(tiny.network, 2) as captured:
+        tiny.network(**batch)
+    tiny.network.set_attn_implementation({"text_config": "eager"})
+    with torch.no_grad():
+        expected = tiny.network(**batch, output_attentions=True).attentions[2][:, 0]
+    assert torch.allclose(captured[0][mask == 1], expected[mask == 1], atol=1e-5)
 
 
 def test_a_place_in_the_first_view_is_looked_for_there(tiny):
