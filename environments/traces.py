@@ -47,11 +47,14 @@ def read_traces(path: str | Path) -> Iterator[dict]:
     """The records of a traces file (or of the folder that holds one), image paths made absolute.
 
     Raises:
+        FileNotFoundError: where there is no such file.
         ValueError: for a record whose placeholders and images differ in number, with its line.
     """
     path = Path(path)
     if path.is_dir():
         path = path / "traces.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(f"no traces at {path}: give a JSONL file of traces or a folder with traces.jsonl in it")
     with path.open() as file:
         for number, line in enumerate(file, start=1):
             record = json.loads(line)

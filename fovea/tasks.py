@@ -151,13 +151,13 @@ def _rows(source: str | Path, *, split: str | None) -> tuple[Path, Iterator[Mapp
     path = Path(source)
     if path.is_dir() and (path / "tasks.jsonl").exists():
         path = path / "tasks.jsonl"
+    if path.suffix in (".jsonl", ".json", ".parquet") and not path.exists():
+        raise FileNotFoundError(f"no tasks at {path}: give a JSONL or Parquet file, a folder of tasks, or a hub id")
     if path.suffix in (".jsonl", ".json"):
         return path.parent, _jsonl(path)
     import datasets
 
     if path.suffix == ".parquet":
-        if not path.exists():
-            raise FileNotFoundError(f"no file at {path}")
         return path.parent, iter(datasets.Dataset.from_parquet(str(path)))
     if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         data = datasets.load_from_disk(str(path))

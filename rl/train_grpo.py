@@ -40,6 +40,9 @@ def main() -> None:
     script, episodes, model_args, args = parse(
         (ScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments), default_config="tiny_grpo.yaml"
     )
+    rewards = [load_reward(name) for name in script.reward_funcs]
+    tasks = script.load_tasks()
+    held_out = script.read_tasks(script.eval_dataset_name) if script.eval_dataset_name else []
     if script.cold_start_config:
         make_cold_start(script.cold_start_config, model_args.model_name_or_path)
     model = load_for_training(
@@ -48,14 +51,12 @@ def main() -> None:
         max_pixels=script.max_pixels,
         trust_remote_code=args.trust_remote_code,
     )
-    tasks = script.load_tasks()
-    held_out = script.read_tasks(script.eval_dataset_name) if script.eval_dataset_name else []
     run = RunDirectory(args.output_dir)
     if PartialState().is_main_process:
         run.write_start(script=script, episodes=episodes, model=model_args, training=args)
     trainer = ZoomGRPOTrainer(
         model.network,
-        [load_reward(name) for name in script.reward_funcs],
+        rewards,
         args,
         train_tasks=tasks,
         eval_tasks=held_out,

@@ -3,6 +3,7 @@ import json
 import datasets
 import pytest
 
+from environments.traces import read_traces
 from fovea.boxes import Box, Frame
 from fovea.tasks import AnswerKind, Target, TaskError, load_tasks, parse_columns, save_tasks
 
@@ -82,3 +83,11 @@ def test_saved_tasks_read_back_the_same(folder, make_task):
 def test_unknown_column_names_are_refused():
     with pytest.raises(ValueError, match="ours are"):
         parse_columns(["problem=question"])
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "none.parquet"])
+def test_a_missing_file_says_what_can_be_given(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=f"{name}: give a JSONL or Parquet file"):
+        load_tasks(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="give a JSONL file of traces"):
+        next(read_traces(tmp_path / name))
