@@ -89,7 +89,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
         ]
         if self.ref_model is not None:
             share_frozen_tower(*networks)
-        self.shares_prefix = args.shared_prefix and all([allow_layouts(network) for network in networks])
+        self.shares_prefix = args.shared_prefix and all(allow_layouts(network) for network in networks)
         self.tools = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False
 

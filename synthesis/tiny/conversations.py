@@ -148,49 +148,6 @@ def _compare(first: Shape, second: Shape) -> Exchange:
     return Exchange(questions.compare_question(first.name, second.name), larger)
 
 
-WORDS = "the a of in on is are what where how many scene image some one two left right".split()  # noqa: SIM905
-"""Words without a meaning here: put before some conversations, so that the model bears a prompt of any length."""
-LEADS = ("", "", "", "I see. ", "Let me look. ", "Here it is:\n", "Well, ", "<{0}>{1} {2}.</{0}>\n", "{0} {1} {2}. ")
-WRAPS = (
-    *(("", ""), ("[", "]"), ("(", ")"), ("**", "**"), ('"', '"'), ("Result: ", "."), ('{{"result": "', '"}}')),
-    *(("<{0}>", "</{0}>"), ("<{1}>\n", "\n</{1}>"), ("<{0}><{1}>", "</{1}></{0}>"), ("= ", " =\nDone.")),
-)
-PLACES = (
-    *('{{"bbox_2d": {box}, "label": "{label}"}}', '{{"label": "{label}", "bbox_2d": {box}}}', '{{"bbox_2d": {box}}}'),
-    *("{box}", "{label} {box}", '{{"what": {{"bbox_2d": {box}}}, "image": 0}}', "box: {box}; of: {label}"),
-)
-"""Forms in which places may be asked for."""
-
-
-def in_some_form(exchanges: list[Exchange], rng: np.random.Generator) -> list[Exchange]:
-    """The conversation with its answers in a form that the first question asks for, as an instructed model bears it."""
-    if not exchanges:
-        return []
-    words = rng.choice(WORDS, size=3)
-    lead = LEADS[rng.integers(len(LEADS))].format(*words)
-    before, after = (part.format(*words) for part in WRAPS[rng.integers(len(WRAPS))])
-    place = PLACES[rng.integers(len(PLACES))]
-    echoes = rng.random() < 0.3
-
-    def written(answer: str) -> str:
-        if answer.startswith('{"bbox_2d"'):
-            found = json.loads(answer)
-            return lead + before + place.format(box=json.dumps(found["bbox_2d"]), label=found["label"]) + after
-        return f"{lead}{f'It says {answer}, so ' if echoes else ''}{before}{answer}{after}"
-
-    asked = f"Write {written('it')} and {lead}{before}{place.format(box='[x1, y1, x2, y2]', label='name')}{after}."
-    formed = [replace(exchange, answer=written(exchange.answer)) for exchange in exchanges]
-    return [replace(formed[0], question=f"{asked} {formed[0].question}"), *formed[1:]]
-
-
-def sample_in_some_form(rng: np.random.Generator) -> list[Exchange]:
-    """A reading, a conversation or follow-up questions, most of them with the form of the answers prescribed."""
-    kind = rng.random()
-    sample = sample_reading if kind < 0.15 else sample_conversation if kind < 0.5 else sample_follow_up
-    exchanges = sample(rng)
-    return in_some_form(exchanges, rng) if rng.random() < 0.6 else exchanges
-
-
 def sample_picture(rng: np.random.Generator) -> Picture:
     """What the vision tower sees on its own: an eye chart, a crop, or a first view."""
     kind = rng.random()

@@ -47,17 +47,16 @@ from synthesis.tiny.architecture import (
 from synthesis.tiny.conversations import (
     BOX_STEP,
     CROP_LIMITS,
-    WORDS,
     Exchange,
     Picture,
     corpus,
     sample_conversation,
     sample_first_view_reading,
-    sample_in_some_form,
     sample_picture,
     sample_reading,
 )
 from synthesis.tiny.encoding import Encoder
+from synthesis.tiny.forms import WORDS, sample_in_some_form
 from synthesis.tiny.losses import DenseHeads, attention_of_first_head, looking_loss
 
 LOOKING_LAYER = 2

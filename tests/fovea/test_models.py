@@ -1,10 +1,13 @@
+import copy
+
 import pytest
 import torch
 
 from environments.rendering import Renderer
 from fovea.attention import batch_vision_attention
 from fovea.boxes import Frame
-from fovea.models import load_model, resolve_path
+from fovea.features import remember_image_features, share_frozen_tower
+from fovea.models import freeze_vision, load_model, resolve_path
 
 
 def test_tiny_is_a_small_qwen3_vl_with_deepstack_that_loads_without_us(tiny):
@@ -66,3 +69,20 @@ def test_a_model_path_that_leads_nowhere_is_refused_without_asking_a_hub(name, t
 def test_hub_ids_are_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert resolve_path("Qwen/Qwen3-VL-4B-Instruct") == "Qwen/Qwen3-VL-4B-Instruct"
+
+
+def test_a_frozen_tower_is_shared_only_with_an_equal_one(tiny):
+    source = copy.deepcopy(tiny.network)
+    remember_image_features(source, max_bytes=2**20)
+    freeze_vision(source)
+    equal, other = copy.deepcopy(source), copy.deepcopy(source)
+    with torch.no_grad():
+        next(other.model.visual.parameters()).add_(1)
+    share_frozen_tower(source, equal)
+    share_frozen_tower(source, other)
+    assert equal.model.visual is source.model.visual and equal.model.image_features is source.model.image_features
+    assert other.model.visual is not source.model.visual
+    trained = copy.deepcopy(source)
+    source.model.visual.requires_grad_(True)
+    share_frozen_tower(source, trained)
+    assert trained.model.visual is not source.model.visual

@@ -14,11 +14,10 @@ from synthesis.shapes import make_tasks
 from synthesis.tiny.conversations import (
     TOO_SMALL,
     dense_targets,
-    in_some_form,
     sample_conversation,
     sample_follow_up,
-    sample_in_some_form,
 )
+from synthesis.tiny.forms import in_some_form, sample_in_some_form
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +123,9 @@ def test_the_first_head_is_the_one_that_eager_attention_shows(tiny):
 
     conversations = [sample_follow_up(np.random.default_rng(seed)) for seed in (0, 1)]
     batch = Encoder(tiny.processor).batch(conversations, filler="")
-    mask, _, _ = batch["attention_mask"], batch.pop("dense"), batch.pop("looks")
+    for name in ("dense", "looks"):
+        del batch[name]
+    mask = batch["attention_mask"]
     with torch.no_grad(), attention_of_first_head(tiny.network, 2) as captured:
         tiny.network(**batch)
     tiny.network.set_attn_implementation({"text_config": "eager"})
