@@ -3,7 +3,7 @@
 For each seed: the cold start and GRPO of the default configs, and two controls that start from the same cold start and
 get the wall-clock that GRPO took: more SFT on the same traces, and SFT on the cold start's own successes (rejection
 sampling, a third of the time spent on playing). All are scored greedily on the same held-out scenes, RL also with its
-crops replaced by noise. What is there already is not made again.
+crops replaced by noise, beside the best constant answer. What is there already is not made again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.compare import compare
+from evaluation.evaluate import summarize
 from evaluation.tiny_story import LAUNCH, evaluate, run, train
 from fovea.runs import read_jsonl
+from synthesis.shapes import ZOOM_FAMILIES
 
 SFT = (sys.executable, "sft/train_sft.py")
 SAMPLING_SHARE = 1 / 3
@@ -49,8 +51,8 @@ def run_seed(folder: Path, seed: int, control_epochs: int) -> dict[str, Any]:
         evaluate(model, model / "evaluation")
     evaluate(rl, rl / "evaluation_noise", "--crops", "noise")
     found = {f"{other.name}-rl": compare(other / "evaluation", rl / "evaluation") for other in (sft, more, own)}
-    noise = json.loads((rl / "evaluation_noise" / "summary.json").read_text())
-    return {"seed": seed, "minutes": minutes, "pairs": found, "noise": noise}
+    noise = [row for row in read_jsonl(rl / "evaluation_noise" / "samples.jsonl") if row["family"] in ZOOM_FAMILIES]
+    return {"seed": seed, "minutes": minutes, "pairs": found, "noise": summarize(noise)}
 
 
 def main() -> None:
@@ -67,6 +69,9 @@ def main() -> None:
             low, high = pair["interval"]
             numbers = f"{pair['accuracy_a']:.3f} | {pair['accuracy_b']:.3f} | {pair['difference']:+.3f}"
             print(f"| {result['seed']} | {name.removesuffix('-rl')} | {numbers} | [{low:+.3f}, {high:+.3f}] |")
+    print("\n| seed | zoom families, crops of noise | best constant answer |\n|---|---|---|")
+    for result in results:
+        print(f"| {result['seed']} | {result['noise']['accuracy']:.3f} | {result['noise']['best_constant']:.3f} |")
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -26,7 +26,7 @@ from fovea.config import parse
 from fovea.episodes import Episode
 from fovea.models import Model
 from fovea.runs import RunDirectory, read_jsonl
-from fovea.statistics import wilson_interval
+from fovea.statistics import best_constant, wilson_interval
 from fovea.tasks import Task
 from rewards.accuracy import accuracy
 
@@ -77,7 +77,10 @@ def sample(episode: Episode, index: int) -> dict[str, Any]:
 
 
 def summarize(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy with its 95% interval, zooms and tokens, in all and by family. Several samples a task are averaged."""
+    """Accuracy with its 95% interval, zooms and tokens, in all and by family. Several samples a task are averaged.
+
+    `best_constant` is what one and the same answer to every question of a family would score: a floor for not looking.
+    """
 
     def part(rows: list[dict[str, Any]]) -> dict[str, Any]:
         by_task = defaultdict(list)
@@ -85,6 +88,7 @@ def summarize(samples: list[dict[str, Any]]) -> dict[str, Any]:
             by_task[row["id"]].append(row["score"])
         correct = sum(fmean(scores) for scores in by_task.values())
         low, high = wilson_interval(round(correct), len(by_task))
+        questions = {row["id"]: (row["family"], row["reference"]) for row in rows}
         stops: dict[str, int] = defaultdict(int)
         for row in rows:
             stops[row["stop_reason"]] += 1
@@ -92,6 +96,7 @@ def summarize(samples: list[dict[str, Any]]) -> dict[str, Any]:
             "n": len(by_task),
             "accuracy": correct / len(by_task),
             "interval": [low, high],
+            "best_constant": best_constant(list(questions.values())),
             "zooms_per_question": fmean(row["num_zooms"] for row in rows),
             "zoom_rate": fmean(row["num_zooms"] > 0 for row in rows),
             "tokens_per_question": fmean(row["num_tokens"] for row in rows),
@@ -146,10 +151,13 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
 
 def table(summary: dict[str, Any]) -> str:
     """The summary as a Markdown table."""
-    lines = ["| family | n | accuracy | 95% interval | zooms | tokens |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| family | n | accuracy | 95% interval | best constant | zooms | tokens |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, part in {"all": summary, **summary["families"]}.items():
         low, high = part["interval"]
-        numbers = f"{part['zooms_per_question']:.2f} | {part['tokens_per_question']:.0f}"
+        numbers = f"{part['best_constant']:.3f} | {part['zooms_per_question']:.2f} | {part['tokens_per_question']:.0f}"
         lines.append(f"| {name} | {part['n']} | {part['accuracy']:.3f} | {low:.3f}-{high:.3f} | {numbers} |")
     return "\n".join(lines)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +17,20 @@ def wilson_interval(successes: int, total: int, *, z: float = 1.96) -> tuple[flo
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def best_constant(questions: Sequence[tuple[str, str]]) -> float:
+    """What not looking could score: the accuracy of one answer to all questions of a family, the best for each.
+
+    `questions` are (family, answer).
+
+    >>> best_constant([("compare", "yes"), ("compare", "yes"), ("compare", "no"), ("read", "7")])
+    0.75
+    """
+    most: dict[str, int] = {}
+    for (family, _), count in Counter(questions).items():
+        most[family] = max(count, most.get(family, 0))
+    return sum(most.values()) / len(questions)
 
 
 def paired_bootstrap(

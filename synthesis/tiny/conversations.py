@@ -134,13 +134,30 @@ def sample_reading(rng: np.random.Generator) -> list[Exchange]:
 
 
 def sample_first_view_reading(rng: np.random.Generator) -> list[Exchange]:
-    """A first view, the digit of each of its shapes, and a comparison: what the control reader is trained on."""
-    scene = sample_scene(rng, num_shapes=int(rng.integers(2, 6)))
-    side = int(rng.choice(VIEW_SIZES_PX))
-    view = _picture(render(scene), Box(0, 0, 1, 1, Frame.UNIT), PixelLimits(256, side * side, TOKEN_PX), scene)
-    shapes = [scene.shapes[i] for i in rng.permutation(len(scene.shapes))]
-    read = [Exchange(questions.read_question(s.name), str(s.digit), None, glyph_box(s)) for s in shapes]
-    return opened_with([*read, _compare(*shapes[:2])], view)
+    """What the control reader is trained on: a first view and the questions of the families that need a zoom.
+
+    One time in five it is a closer view instead, so that the control keeps reading those.
+    """
+    if rng.random() < 0.2:
+        return sample_reading(rng)
+    with_panel = rng.random() < 0.3
+    scene = sample_scene(
+        rng, num_shapes=int(rng.integers(0 if with_panel else 2, 6 - with_panel)), num_panels=int(with_panel)
+    )
+    side = 128 if with_panel else int(rng.choice(VIEW_SIZES_PX))
+    limits = PixelLimits(256, side * side, TOKEN_PX)
+    view = _picture(render(scene, size_px=1024 if with_panel else 640), Box(0, 0, 1, 1, Frame.UNIT), limits, scene)
+    asked = [
+        Exchange(
+            questions.read_question(shape.name, panel.name if panel else None), str(shape.digit), None, glyph_box(shape)
+        )
+        for panel in (None, *scene.panels)
+        for shape in (panel.shapes if panel else scene.shapes)
+    ]
+    shapes = [scene.shapes[i] for i in rng.permutation(len(scene.shapes))[:2]]
+    comparison = [_compare(*shapes)] if len(shapes) == 2 else []
+    shuffled = [asked[i] for i in rng.permutation(len(asked))]
+    return opened_with(comparison + shuffled if rng.random() < 0.5 else shuffled + comparison, view)
 
 
 def _compare(first: Shape, second: Shape) -> Exchange:

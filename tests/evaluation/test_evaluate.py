@@ -30,7 +30,7 @@ def test_a_stopped_evaluation_goes_on_where_it_left_off(tiny, tasks, episode_arg
 
 
 def test_several_samples_a_task_are_averaged():
-    base = {"family": "read", "stop_reason": "answered", "num_zooms": 1, "num_tokens": 10}
+    base = {"family": "read", "reference": "7", "stop_reason": "answered", "num_zooms": 1, "num_tokens": 10}
     rows = [{"id": "a", "score": 1.0, **base}, {"id": "a", "score": 0.0, **base}, {"id": "b", "score": 1.0, **base}]
     summary = summarize(rows)
     assert (summary["n"], summary["accuracy"]) == (2, 0.75)
