@@ -19,18 +19,33 @@ from evaluation.evaluate import summarize
 from evaluation.tiny_story import LAUNCH, evaluate, run, train
 from fovea.runs import read_jsonl
 from synthesis.shapes import ZOOM_FAMILIES
+from synthesis.trace_shapes import write_default_traces
 
 SFT = (sys.executable, "sft/train_sft.py")
 SAMPLING_SHARE = 1 / 3
 
 
+def last_of(folder: Path, name: str) -> float:
+    """The last value of a metric that a run directory logs."""
+    return float([row[name] for row in read_jsonl(folder / "metrics.jsonl") if name in row][-1])
+
+
 def minutes_of(folder: Path) -> float:
-    """Wall-clock minutes of the training that a run directory logs, start-up excluded."""
-    runtimes = [row["train_runtime"] for row in read_jsonl(folder / "metrics.jsonl") if "train_runtime" in row]
-    return float(runtimes[-1]) / 60
+    """Wall-clock minutes of a training, start-up excluded."""
+    return last_of(folder, "train_runtime") / 60
 
 
-def run_seed(folder: Path, seed: int, control_epochs: int) -> dict[str, Any]:
+def num_traces(folder: str | Path) -> int:
+    return len(read_jsonl(Path(folder) / "traces.jsonl"))
+
+
+def within(minutes: float, minutes_per_epoch: float) -> tuple[str, ...]:
+    """Options of a training that ends after so many minutes, its learning rate decaying over just that time."""
+    epochs = max(1, round(minutes / minutes_per_epoch))
+    return "--num_train_epochs", str(epochs), "--max_minutes", f"{minutes:.2f}"
+
+
+def run_seed(folder: Path, seed: int) -> dict[str, Any]:
     """Trains and scores everything of one seed; the comparisons by name, and how the noise probe came out."""
     sft, rl, more, own = (folder / name for name in ("sft", "rl", "more_sft", "own_successes"))
     seeded = ("--seed", str(seed))
@@ -38,15 +53,15 @@ def run_seed(folder: Path, seed: int, control_epochs: int) -> dict[str, Any]:
     source = ("--model_name_or_path", str(sft), *seeded)
     train(rl, *LAUNCH, "rl/train_grpo.py", *source, "--output_dir", str(rl))
     minutes = minutes_of(rl)
-    epochs = ("--num_train_epochs", str(control_epochs))
-    train(more, *SFT, *source, *epochs, "--max_minutes", f"{minutes:.2f}", "--output_dir", str(more))
+    train(more, *SFT, *source, *within(minutes, minutes_of(sft) / last_of(sft, "epoch")), "--output_dir", str(more))
     traces = folder / "own_traces"
     if not (traces / "traces.jsonl").exists():
         limit = ("--max_minutes", f"{minutes * SAMPLING_SHARE:.2f}")
         words = (sys.executable, "-m", "synthesis.own_traces", "--config", "tiny_own_traces.yaml")
         run(*words, *source, *limit, "--output_dir", str(traces))
-    rest = ("--max_minutes", f"{minutes * (1 - SAMPLING_SHARE):.2f}")
-    train(own, *SFT, *source, *epochs, "--dataset_name", str(traces), *rest, "--output_dir", str(own))
+    growth = num_traces(traces) / num_traces(write_default_traces())
+    rest = within(minutes * (1 - SAMPLING_SHARE), growth * minutes_of(sft) / last_of(sft, "epoch"))
+    train(own, *SFT, *source, *rest, "--dataset_name", str(traces), "--output_dir", str(own))
     for model in (sft, rl, more, own):
         evaluate(model, model / "evaluation")
     evaluate(rl, rl / "evaluation_noise", "--crops", "noise")
@@ -59,10 +74,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output_dir", type=Path, default=Path("runs/learning"))
-    parser.add_argument("--control_epochs", type=int, default=8, help="length of the controls' learning-rate schedule")
     parser.add_argument("--json", type=Path, help="also write all comparisons here")
     args = parser.parse_args()
-    results = [run_seed(args.output_dir / str(seed), seed, args.control_epochs) for seed in args.seeds]
+    results = [run_seed(args.output_dir / str(seed), seed) for seed in args.seeds]
     print("| seed | against | its accuracy | RL | difference | 95% interval |\n|---|---|---|---|---|---|")
     for result in results:
         for name, pair in result["pairs"].items():
