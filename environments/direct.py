@@ -8,25 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from environments.play import Conversation
-from environments.policies import TransformersPolicy
+from environments.play import Conversation, Policy
 from environments.rendering import Renderer
 from fovea.episodes import Answer, Episode, StopReason, Turn
-from fovea.models import Model
 from fovea.tasks import Task
 
 
 def play_directly(
-    model: Model,
+    policy: Policy,
     tasks: Sequence[Task],
     *,
     environment_factory: Callable[[], Any],
-    batch_size: int = 64,
+    renderer: Renderer,
     max_tokens: int = 32,
 ) -> list[Episode]:
-    """One single-turn greedy episode per task, in order."""
-    renderer = Renderer(model.processor)
-    policy = TransformersPolicy(model.network, renderer, temperature=0.0, batch_size=batch_size)
+    """One single-turn episode per task, in order."""
     conversations = []
     for task in tasks:
         content = environment_factory().reset(**task.row())

@@ -71,14 +71,16 @@ class TransformersPolicy:
             max_new_tokens=max(max_tokens),
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            suppress_tokens=self._suppressed(),
+            suppress_tokens=self.renderer.placeholder_ids,
         )
         rows = output[:, batch["input_ids"].shape[1] :].tolist()
         return [self._cut(row, limit) for row, limit in zip(rows, max_tokens, strict=True)]
 
     def _chooser(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Picks token ids [rows] from logits [rows, vocabulary], as `generate` would with the same settings."""
-        warpers = LogitsProcessorList([SuppressTokensLogitsProcessor(self._suppressed(), self.network.device)])
+        warpers = LogitsProcessorList(
+            [SuppressTokensLogitsProcessor(self.renderer.placeholder_ids, self.network.device)]
+        )
         if self.temperature == 0:
             return lambda logits: warpers(None, logits.float()).argmax(-1)
         warpers.append(TemperatureLogitsWarper(float(self.temperature)))
@@ -93,16 +95,7 @@ class TransformersPolicy:
         end = self.renderer.tokenizer.eos_token_id
         length = ids.index(end) + 1 if end in ids else len(ids)
         kept = tuple(ids[: min(length, limit)])
-        text = self.renderer.tokenizer.decode(kept, skip_special_tokens=False).removesuffix(
-            self.renderer.tokenizer.eos_token
-        )
-        return Reply(text, kept, is_truncated=kept[-1] != end)
-
-    def _suppressed(self) -> list[int]:
-        """Placeholder tokens, which a model must never write: they would ask for images that do not exist."""
-        names = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-        ids = self.renderer.tokenizer.convert_tokens_to_ids(list(names))
-        return [token for token in ids if token is not None and token != self.renderer.tokenizer.unk_token_id]
+        return Reply(self.renderer.written_text(kept), kept, is_truncated=kept[-1] != end)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from transformers.utils import get_json_schema
 from environments.protocol import escape_control_tokens
 from fovea.images import image_hash
 
+_PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 _CALL = {"type": "function", "function": {"name": "t", "arguments": "{}"}}
 
 
@@ -71,6 +72,17 @@ class Renderer:
         if not text.startswith(self._suffix_prefix):
             raise ValueError("the chat template rewrites earlier turns when a tool answers: use one that keeps them")
         return self._ids(text[len(self._suffix_prefix) :], _images([tool]))
+
+    @property
+    def placeholder_ids(self) -> list[int]:
+        """Tokens that a model must never write: they would ask for images that do not exist."""
+        ids = self.tokenizer.convert_tokens_to_ids(list(_PLACEHOLDERS))
+        return [token for token in ids if token is not None and token != self.tokenizer.unk_token_id]
+
+    def written_text(self, token_ids: Sequence[int]) -> str:
+        """The text of one assistant turn, without its end token."""
+        text = self.tokenizer.decode(token_ids, skip_special_tokens=False)
+        return text.removesuffix(self.tokenizer.eos_token)
 
     def model_inputs(self, sequences: Sequence[Sequence[int]], images: Sequence[Sequence[Image.Image]]) -> dict:
         """Left-padded model inputs of token sequences and their images, in order.

@@ -1,4 +1,4 @@
-"""What a user sets about episodes, under the same names in RL and in evaluation, and the environment made from it."""
+"""What a user sets about episodes, under the same names in every command, and what is made of it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from environments.play import Limits
+from environments.play import Limits, Policy
+from environments.policies import TransformersPolicy
+from environments.rendering import Renderer
+from environments.vllm_policies import VllmPolicy, VllmServerPolicy, start_engine
 from environments.zoom import CROP_MODES, ZoomEnvironment, ZoomSettings
+from fovea.arguments import PlayerArguments
 from fovea.boxes import Frame
 from fovea.images import ImageStore, PixelLimits
-from fovea.models import Model, pixel_limits
+from fovea.models import Model, pixel_limits, resolve_path
 from fovea.plugins import load_object
 
 
@@ -63,3 +67,13 @@ class EpisodeArguments:
         frame = Frame(self.box_frame) if self.box_frame else model.frame
         settings = ZoomSettings(frame, first_view, crop, padding=self.crop_padding, crops=self.crops)
         return partial(ZoomEnvironment, settings, ImageStore())
+
+
+def make_policy(arguments: PlayerArguments, model: Model, renderer: Renderer) -> Policy:
+    """What plays: the model itself, or vLLM with its checkpoint."""
+    if arguments.vllm_server_base_url:
+        return VllmServerPolicy(arguments.vllm_server_base_url, renderer, arguments.temperature)
+    if arguments.use_vllm:
+        engine = start_engine(resolve_path(arguments.model_name_or_path), **arguments.engine_kwargs)
+        return VllmPolicy(engine, renderer, arguments.temperature)
+    return TransformersPolicy(model.network, renderer, arguments.temperature, batch_size=arguments.batch_size)

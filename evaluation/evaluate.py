@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,10 +19,10 @@ from typing import Any
 from tqdm import tqdm
 from transformers import set_seed
 
+from environments.direct import play_directly
 from environments.play import play
-from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
-from environments.settings import EpisodeArguments
+from environments.settings import EpisodeArguments, make_policy
 from fovea.arguments import PlayerArguments
 from fovea.config import parse
 from fovea.episodes import Episode
@@ -43,20 +45,10 @@ class EvaluationArguments(PlayerArguments):
     prompt: str = field(
         default="protocol",
         metadata={
-            "help": "protocol: tools and think/answer tags; direct: the bare question.",
+            "help": "protocol: tools and think/answer tags; direct: the bare question, no tools.",
             "choices": ["protocol", "direct"],
         },
     )
-
-
-def direct_answers(model: Model, tasks: list[Task], arguments: EpisodeArguments, *, batch_size: int) -> list[dict]:
-    """Samples of the bare question: the reply itself is the answer, no tool is offered."""
-    from environments.direct import play_directly
-
-    episodes = play_directly(
-        model, tasks, environment_factory=arguments.environment_factory(model), batch_size=batch_size
-    )
-    return [sample(episode, 0) for episode in episodes]
 
 
 def sample(episode: Episode, index: int) -> dict[str, Any]:
@@ -116,7 +108,10 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     path = run.path / "samples.jsonl"
     done = {(row["id"], row["sample"]) for row in read_jsonl(path)}
     renderer = Renderer(model.processor)
-    policy = TransformersPolicy(model.network, renderer, arguments.temperature, batch_size=arguments.batch_size)
+    policy = make_policy(arguments, model, renderer)
+    player: Callable[..., list[Episode]] = partial(play_directly, policy)
+    if arguments.prompt == "protocol":
+        player = partial(play, policy, limits=episodes.limits(), batch_size=arguments.batch_size)
     with (
         path.open("a") as file,
         tqdm(total=len(tasks) * arguments.num_samples, desc="episodes", initial=len(done)) as bar,
@@ -126,20 +121,8 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
             for start in range(0, len(todo), arguments.batch_size):
                 chunk = todo[start : start + arguments.batch_size]
                 set_seed(arguments.seed + 1000 * index + start)
-                if arguments.prompt == "direct":
-                    rows = direct_answers(model, chunk, episodes, batch_size=arguments.batch_size)
-                else:
-                    rows = [
-                        sample(episode, index)
-                        for episode in play(
-                            policy,
-                            chunk,
-                            environment_factory=episodes.environment_factory(model),
-                            limits=episodes.limits(),
-                            renderer=renderer,
-                            batch_size=arguments.batch_size,
-                        )
-                    ]
+                played = player(chunk, environment_factory=episodes.environment_factory(model), renderer=renderer)
+                rows = [sample(episode, index) for episode in played]
                 file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
                 file.flush()
                 bar.update(len(rows))

@@ -13,6 +13,7 @@ from itertools import combinations
 from pathlib import Path
 
 from evaluation.compare import compare, table
+from fovea.checkpoints import is_finished
 
 FOLDER = Path("runs/tiny")
 LAUNCH = ("accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",
@@ -28,8 +29,8 @@ def run(*words: str) -> None:
 
 
 def train(folder: Path, *words: str) -> None:
-    """Runs the training that leaves a checkpoint in `folder`, unless it is there."""
-    if not (folder / "config.json").exists():
+    """Runs the training that leaves its model in `folder`, unless it is there."""
+    if not is_finished(folder):
         run(*words)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from fovea.models import Model, load_model
+from fovea.models import Model, load_model, load_outline
 from fovea.tasks import Task, parse_columns, tasks_from
 
 
@@ -53,11 +55,25 @@ class PlayerArguments(TaskArguments):
     dtype: str = field(default="auto", metadata={"help": "Weights' type: auto, bfloat16, float32."})
     device: str | None = field(default=None, metadata={"help": "Default: cuda if present."})
     seed: int = field(default=0, metadata={"help": "Seed of sampling."})
+    use_vllm: bool = field(default=False, metadata={"help": "Let vLLM run the model, in this process."})
+    vllm_server_base_url: str | None = field(
+        default=None, metadata={"help": "Let a server run it: `vllm serve CHECKPOINT --enable-scale-out`."}
+    )
+    vllm_engine_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "More arguments of vllm.LLM, as JSON."}
+    )
+
+    @property
+    def engine_kwargs(self) -> dict[str, Any]:
+        """`vllm_engine_kwargs` as a dictionary."""
+        given = self.vllm_engine_kwargs or {}
+        return json.loads(given) if isinstance(given, str) else given
 
     def load_model(self) -> Model:
-        """The model, frozen, on its device."""
-        model = load_model(
-            self.model_name_or_path, dtype=self.dtype, min_pixels=self.min_pixels, max_pixels=self.max_pixels
-        )
+        """The model, frozen, on its device; without weights if vLLM holds them."""
+        name, fewest, most = self.model_name_or_path, self.min_pixels, self.max_pixels
+        if self.use_vllm or self.vllm_server_base_url:
+            return load_outline(name, min_pixels=fewest, max_pixels=most)
+        model = load_model(name, dtype=self.dtype, min_pixels=fewest, max_pixels=most)
         model.network.requires_grad_(False).to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return model

@@ -9,6 +9,7 @@ from fovea.plugins import load_object
 COMMANDS = {
     "eval": ("evaluation.evaluate:main", "play a checkpoint on tasks and score it"),
     "compare": ("evaluation.compare:main", "compare two evaluations question by question"),
+    "merge": ("fovea.merge:main", "merge an adapter into its base"),
     "traces": ("synthesis.trace_shapes:main", "write cold-start traces of procedural scenes"),
     "tasks": ("synthesis.shapes:main", "write tasks on procedural scenes"),
     "gate": ("synthesis.tiny.gate:main", "measure what the tiny base can find and read"),

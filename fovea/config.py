@@ -1,13 +1,17 @@
-"""Configuration in TRL's habit: `--config file.yaml`, any field overridden on the command line."""
+"""Configuration in TRL's habit: `--config file.yaml …` (later files win), any field overridden on the command line."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -21,8 +25,8 @@ def parse(
 ) -> tuple[Any, ...]:
     """One instance of each dataclass, from YAML and command line (which wins).
 
-    Without `--config` the shipped `default_config` is read, if there is one. Names without a file resolve in the
-    shipped `configs/` too: `--config qwen2_5_vl_7b_grpo.yaml`.
+    Several files may follow `--config`, later ones winning: `--config qwen3_vl_8b_grpo.yaml hardware/1x24gb.yaml`.
+    Without it the shipped `default_config` is read, if there is one. Names without a file resolve in `configs/` too.
 
     Raises:
         ConfigError: for a missing file or an unknown key, with the nearest known name.
@@ -30,16 +34,21 @@ def parse(
     from trl import TrlParser
 
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if "--config" in words:
-        place = words.index("--config") + 1
-        words[place] = str(find_config(words[place]))
-    elif default_config is not None and not {"-h", "--help"} & set(words):
-        words = ["--config", str(find_config(default_config)), *words]
     known = {field.name for kind in dataclass_types for field in dataclasses.fields(kind)}
+    names = [default_config] if default_config and not {"-h", "--help"} & set(words) else []
     if "--config" in words:
-        _check_keys(Path(words[words.index("--config") + 1]), known)
+        place = words.index("--config")
+        names = list(itertools.takewhile(lambda word: not word.startswith("--"), words[place + 1 :]))
+        del words[place : place + 1 + len(names)]
+    settings: dict[str, Any] = {}
+    for name in names:
+        settings |= _read(find_config(name), known)
     parser = TrlParser(list(dataclass_types), allow_abbrev=False)
-    *parsed, rest = parser.parse_args_and_config(args=words, return_remaining_strings=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(settings, file)
+        file.flush()
+        words = ["--config", file.name, *words]
+        *parsed, rest = parser.parse_args_and_config(args=words, return_remaining_strings=True)
     unknown = [word for word in rest if word.startswith("--")]
     if unknown or rest:
         raise ConfigError(_unknown((unknown or rest)[0].lstrip("-").partition("=")[0], known, "on the command line"))
@@ -55,19 +64,18 @@ def find_config(name: str) -> Path:
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
         if path.is_file():
             return path
-    shipped = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+    shipped = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
     raise ConfigError(f"no config at {name}; shipped are {', '.join(shipped)}")
 
 
-def _check_keys(path: Path, known: set[str]) -> None:
-    import yaml
-
+def _read(path: Path, known: set[str]) -> dict[str, Any]:
     data = yaml.safe_load(path.read_text()) or {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, not a {type(data).__name__}")
     for key in data:
         if key not in known | {"env"}:
             raise ConfigError(_unknown(str(key), known, f"in {path}"))
+    return data
 
 
 def _unknown(key: str, known: set[str], where: str) -> str:

@@ -100,6 +100,23 @@ def load_model(
     return Model(batch_vision_attention(network), processor, name)
 
 
+def load_outline(name: str, *, min_pixels: int | None = None, max_pixels: int | None = None) -> Model:
+    """A model whose weights another engine holds: its configuration, its processor, and a network of no memory.
+
+    Raises:
+        ValueError: for an adapter, which engines do not take: merge it first.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    path = resolve_path(name)
+    if (Path(path) / "adapter_config.json").exists():
+        raise ValueError(f"{name} is an adapter, and vLLM takes whole models: `fovea merge {name} --output_dir DIR`")
+    with init_empty_weights():
+        network = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path))
+    return Model(network, load_processor(path, min_pixels=min_pixels, max_pixels=max_pixels), name)
+
+
 def load_processor(name: str, *, min_pixels: int | None = None, max_pixels: int | None = None, **options: Any) -> Any:
     """The processor of a model: left padding, a chat template with tools and assistant markers, pixel limits set.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -36,6 +37,22 @@ class RunDirectory:
         }
         (self.path / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
 
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run that is in this folder, {} if there is none."""
+        path = self.path / "run.json"
+        return json.loads(path.read_text())["settings"] if path.exists() else {}
+
+    def rewind(self, step: int) -> None:
+        """Leaves in the logs what had happened when the checkpoint after `step` was taken; at 0 nothing."""
+        for name in ("metrics.jsonl", "episodes.jsonl"):
+            path = self.path / name
+            if not path.exists():
+                continue
+            rows = [row for row in read_jsonl(path) if _happened_by(step, row)]
+            aside = path.with_suffix(".tmp")
+            aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            os.replace(aside, path)
+
     def add_metrics(self, metrics: dict[str, Any]) -> None:
         self._append("metrics.jsonl", metrics)
 
@@ -46,6 +63,11 @@ class RunDirectory:
     def _append(self, name: str, record: dict[str, Any]) -> None:
         with (self.path / name).open("a") as file:
             file.write(json.dumps(record, default=str) + "\n")
+
+
+def _happened_by(step: int, row: dict[str, Any]) -> bool:
+    """Whether a row had been logged after `step`. Episodes that are trained on are logged under the step before."""
+    return step > 0 and (row["step"] < step if row.get("mode") == "train" else row["step"] <= step)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 from trl import ModelConfig, get_quantization_config
 
+from fovea.checkpoints import last_whole_checkpoint, step_of
 from fovea.models import LANGUAGE_LINEARS, Model, freeze_vision, load_model
-from fovea.runs import RunDirectory
+from fovea.runs import RunDirectory, plain
 
 
 def load_for_training(
@@ -38,6 +44,47 @@ def load_for_training(
     if arguments.use_peft and not arguments.lora_target_modules:
         arguments.lora_target_modules = LANGUAGE_LINEARS
     return model
+
+
+FREE_SETTINGS = re.compile(
+    r"(max_steps|num_train_epochs|max_minutes|resume_from_checkpoint|output_dir|run_name|logging_.*|report_to|save_.*|"
+    r"eval_.*|push_to_hub|hub_.*|disable_tqdm|dataloader_num_workers|local_rank|ddp_timeout|use_cpu|log_.*)"
+)
+"""Settings that may change between a run and its continuation."""
+
+
+def start_run(run: RunDirectory, resume: str | None, **settings: Any) -> str | None:
+    """Writes down how a run starts; the checkpoint that it goes on from, or None for a fresh start.
+
+    `resume` is TRL's `resume_from_checkpoint`: a checkpoint, `false` for a fresh start, or None for the last whole
+    checkpoint in the run's folder, if there is one.
+
+    Raises:
+        ValueError: if the folder holds checkpoints of a run with other settings.
+    """
+    checkpoint = None if resume in ("false", "False") else resume or last_whole_checkpoint(run.path)
+    if checkpoint is not None and not resume:
+        changed = list(changes(run.settings(), {name: plain(value) for name, value in settings.items()}))
+        if changed:
+            raise ValueError(
+                f"{run.path} holds {Path(checkpoint).name} of a run with other settings ({'; '.join(changed)}): use "
+                "those settings, another --output_dir, or --resume_from_checkpoint false to start anew in this folder"
+            )
+    with PartialState().main_process_first():
+        if PartialState().is_main_process:
+            run.rewind(step_of(checkpoint) if checkpoint else 0)
+            run.write_start(**settings)
+            print(f"going on from {checkpoint}" if checkpoint else f"starting anew in {run.path}", flush=True)
+    return str(checkpoint) if checkpoint else None
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What differs between the settings of two runs, `FREE_SETTINGS` apart."""
+    for part in before.keys() & now.keys():
+        for name in sorted(before[part].keys() | now[part].keys()):
+            old, new = (json.dumps(settings[part].get(name), default=str) for settings in (before, now))
+            if old != new and not FREE_SETTINGS.fullmatch(name):
+                yield f"{name} was {old}, is {new}"
 
 
 class MetricsCallback(TrainerCallback):

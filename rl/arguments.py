@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from trl import GRPOConfig
 
@@ -13,6 +14,12 @@ from fovea.arguments import TaskArguments
 class GRPOArguments(GRPOConfig):
     """TRL's GRPOConfig with a few arguments more. Gradients of all rollouts of a step come from one generation."""
 
+    _VALID_DICT_FIELDS: ClassVar = [*GRPOConfig._VALID_DICT_FIELDS, "vllm_engine_kwargs"]
+
+    vllm_engine_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "More arguments of vllm.LLM for a colocated engine, as JSON: they win over TRL's."},
+    )
     eval_temperature: float = field(default=0.0, metadata={"help": "Sampling temperature in evaluation; 0 is greedy."})
     shared_prefix: bool = field(
         default=True,

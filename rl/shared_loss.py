@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 
+from environments.rendering import Renderer
 from fovea.features import content_key
 from fovea.shared_prefix import PackedGroups, no_mask, rope_positions, without_adapters
 
@@ -30,6 +32,14 @@ class Rollout:
     def prompt_key(self) -> tuple:
         shown = self.images[: self.num_prompt_images]
         return tuple(self.prompt_ids), tuple(content_key(pixels) for pixels, _ in shown)
+
+
+def smallest_picture(renderer: Renderer) -> Rollout:
+    """A rollout of one tiny image and one token, to stand in where a batch has no image."""
+    inputs = renderer.image_inputs(Image.new("RGB", (8, 8)))
+    start, end = renderer.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
+    ids = [start, *[renderer.image_token_id] * inputs.num_tokens(renderer.merge_size), end]
+    return Rollout(ids, [renderer.tokenizer.eos_token_id], [(inputs.pixel_values, inputs.grid_thw)], 1)
 
 
 def unpad(
@@ -74,16 +84,23 @@ def group_rows(rollouts: Sequence[Rollout]) -> list[list[int]]:
 
 @dataclass
 class Packed:
-    """One row for the model, and where its predictions belong in the batch."""
+    """One row for the model, and where its predictions belong in the batch; `unread` are predictions of no rollout."""
 
     inputs: dict[str, Any]
     rows: torch.Tensor
     columns: torch.Tensor
     predicting: torch.Tensor
+    unread: torch.Tensor
 
 
-def pack(network: Any, rollouts: Sequence[Rollout], *, image_token_id: int) -> Packed:
-    """All rollouts in one row; token `predicting[i]` of it predicts entry [rows[i], columns[i]] of the batch."""
+def pack(network: Any, rollouts: Sequence[Rollout], *, image_token_id: int, stand_in: Rollout | None = None) -> Packed:
+    """All rollouts in one row; token `predicting[i]` of it predicts entry [rows[i], columns[i]] of the batch.
+
+    `stand_in` joins a batch without any image: where processes run the vision tower together, none may leave it out.
+    """
+    num_rollouts = len(rollouts)
+    if stand_in is not None and not any(rollout.images for rollout in rollouts):
+        rollouts = [*rollouts, stand_in]
     base = without_adapters(network)
     device = base.device
     ids: list[int] = []
@@ -130,4 +147,6 @@ def pack(network: Any, rollouts: Sequence[Rollout], *, image_token_id: int) -> P
     if images:
         inputs["pixel_values"] = torch.cat([pixels for pixels, _ in images])
         inputs["image_grid_thw"] = torch.stack([grid for _, grid in images])
-    return Packed(inputs, torch.tensor(rows, device=device), torch.tensor(columns, device=device), where)
+    at_row, at_column = torch.tensor(rows, device=device), torch.tensor(columns, device=device)
+    read = at_row < num_rollouts
+    return Packed(inputs, at_row[read], at_column[read], where[read], where[~read])

@@ -17,9 +17,10 @@ from accelerate import PartialState
 from trl import ModelConfig, get_peft_config
 
 from environments.settings import EpisodeArguments
+from fovea.checkpoints import is_finished
 from fovea.config import find_config, parse
 from fovea.runs import RunDirectory
-from fovea.training import MetricsCallback, TimeLimitCallback, load_for_training
+from fovea.training import MetricsCallback, TimeLimitCallback, load_for_training, start_run
 from rewards.registry import load_reward
 from rl.arguments import GRPOArguments, ScriptArguments
 from rl.callbacks import CollapseCallback
@@ -27,11 +28,11 @@ from rl.trainer import ZoomGRPOTrainer
 
 
 def make_cold_start(config: str, model_name: str) -> None:
-    """Runs the SFT `config` if `model_name` is the folder it writes and does not exist yet; other processes wait."""
+    """Runs the SFT `config` if `model_name` is the folder it writes and is not finished; other processes wait."""
     target = yaml.safe_load(find_config(config).read_text())["output_dir"]
     with PartialState().main_process_first():
-        if model_name == target and not Path(target).exists():
-            print(f"{target} does not exist yet: making the SFT cold start first ({config})", flush=True)
+        if model_name == target and not is_finished(target):
+            print(f"{target} is not there yet: making the SFT cold start first ({config})", flush=True)
             script = Path(__file__).resolve().parent.parent / "sft" / "train_sft.py"
             subprocess.run([sys.executable, str(script), "--config", config], check=True)
 
@@ -52,8 +53,8 @@ def main() -> None:
         trust_remote_code=args.trust_remote_code,
     )
     run = RunDirectory(args.output_dir)
-    if PartialState().is_main_process:
-        run.write_start(script=script, episodes=episodes, model=model_args, training=args)
+    settings = {"script": script, "episodes": episodes, "model": model_args, "training": args}
+    checkpoint = start_run(run, args.resume_from_checkpoint, **settings)
     trainer = ZoomGRPOTrainer(
         model.network,
         rewards,
@@ -67,7 +68,7 @@ def main() -> None:
         peft_config=get_peft_config(model_args),
         callbacks=[MetricsCallback(run), CollapseCallback(), TimeLimitCallback(script.max_minutes)],
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
 
 

@@ -8,20 +8,27 @@ an observation is shown, and the loss sees exactly the sampled tokens. Without t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import GRPOTrainer
+from trl.extras.profiling import profiling_context
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+from trl.trainer import grpo_trainer
+from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
-from environments.play import Limits, play
+from environments.play import Limits, Policy, play
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
+from fovea.checkpoints import WholeCheckpoints
 from fovea.episodes import Episode, FaultKind, StopReason
 from fovea.features import share_frozen_tower
 from fovea.runs import RunDirectory
@@ -30,13 +37,22 @@ from fovea.tasks import Task
 from rewards.registry import Reward
 from rewards.trl_adapter import to_trl
 from rl.arguments import GRPOArguments
-from rl.shared_loss import pack, unpad
+from rl.engine import Engine
+from rl.shared_loss import pack, smallest_picture, unpad
 
 _PROMPT = [{"role": "user", "content": ""}]
 """Stands in TRL's dataset: the environment writes the real prompt."""
 
 
-class ZoomGRPOTrainer(GRPOTrainer):
+class EpochSampler(RepeatSampler):
+    """TRL's sampler, its order made by the epoch alone: a continued training meets the prompts it would have met."""
+
+    def set_epoch(self, epoch: int) -> None:
+        if self.shuffle:
+            self.generator.manual_seed(self.seed + epoch)
+
+
+class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     """`GRPOTrainer` that also takes tasks, an environment and Fovea's rewards.
 
     With `train_tasks` it plays episodes; every other argument is `GRPOTrainer`'s.
@@ -44,6 +60,9 @@ class ZoomGRPOTrainer(GRPOTrainer):
     Raises:
         ValueError: if groups of rollouts would be split between processes, or the processor pads on the right.
     """
+
+    _last_loaded_step: int
+    _buffered_inputs: list[dict[str, Any]] | None
 
     def __init__(
         self,
@@ -75,14 +94,15 @@ class ZoomGRPOTrainer(GRPOTrainer):
         args.max_completion_length = self.limits.max_completion_tokens
         numbers = range(len(self.tasks))
         rows = Dataset.from_list([{"prompt": _PROMPT, "task_index": number} for number in numbers])
-        super().__init__(
-            model,
-            [to_trl(reward) for reward in rewards],
-            args,
-            train_dataset=rows.select(range(len(train_tasks))),
-            eval_dataset=rows.select(range(len(train_tasks), len(rows))) if eval_tasks else None,
-            **kwargs,
-        )
+        with patch.object(grpo_trainer, "VLLMGeneration", partial(Engine, engine_kwargs=args.vllm_engine_kwargs)):
+            super().__init__(
+                model,
+                [to_trl(reward) for reward in rewards],
+                args,
+                train_dataset=rows.select(range(len(train_tasks))),
+                eval_dataset=rows.select(range(len(train_tasks), len(rows))) if eval_tasks else None,
+                **kwargs,
+            )
         self.renderer = Renderer(self.processing_class)
         networks = [
             self.accelerator.unwrap_model(network) for network in (self.model, self.ref_model) if network is not None
@@ -90,15 +110,37 @@ class ZoomGRPOTrainer(GRPOTrainer):
         if self.ref_model is not None:
             share_frozen_tower(*networks)
         self.shares_prefix = args.shared_prefix and all(allow_layouts(network) for network in networks)
+        self._stand_in = smallest_picture(self.renderer) if self.accelerator.num_processes > 1 else None
         self.tools = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        stock = super()._get_train_sampler(dataset)
+        options = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
+        return EpochSampler(**{name: getattr(stock, name) for name in options})
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """TRL's method of the same name, which would forget the rollouts that a checkpoint has not used up."""
+        kept = Path(resume_from_checkpoint or "") / self._rollouts_name
+        if resume_from_checkpoint and kept.exists():
+            self._step, self._buffered_inputs = torch.load(kept, weights_only=True, map_location=self.args.device)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_more(self, folder: Path) -> None:
+        """Rollouts of which later steps still train, if any."""
+        phase = self._step % (self.args.steps_per_generation * self.num_iterations)
+        if phase:
+            torch.save((phase, self._buffered_inputs), folder / self._rollouts_name)
+
+    @property
+    def _rollouts_name(self) -> str:
+        return f"rollouts_{self.accelerator.process_index}.pt"
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """TRL's method of the same name, without its shuffle of single rollouts, which would tear groups apart."""
         if not self.shares_prefix or not self.model.training:
             return super()._prepare_inputs(generation_batch)
         steps = self.args.steps_per_generation
-        self._buffered_inputs: list[dict[str, Any]] | None
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
             self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in split_tensor_dict(batch, steps)]
@@ -127,7 +169,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
             [list(record.completion_ids) for record in records],
             [self._loss_mask(episode) for episode in episodes],
             [_completion(episode) for episode in episodes],
-            None,
+            [list(record.logprobs or ()) for record in records] if self.use_vllm else None,
             {"episode": episodes, "task": [episode.task for episode in episodes]},
             images if any(images) else None,
             images,
@@ -169,35 +211,55 @@ class ZoomGRPOTrainer(GRPOTrainer):
         step = batch_size or len(rollouts)
         for start in range(0, len(rollouts), step):
             chunk = rollouts[start : start + step]
-            packed = pack(self.accelerator.unwrap_model(model), chunk, image_token_id=self.renderer.image_token_id)
+            packed = pack(
+                self.accelerator.unwrap_model(model),
+                chunk,
+                image_token_id=self.renderer.image_token_id,
+                stand_in=self._stand_in,
+            )
             with self.accelerator.autocast():
                 outputs = model(**packed.inputs, fused_lm_head=True)
             where = (packed.rows + start, packed.columns)
             logps = logps.index_put(where, outputs.log_probs[0, packed.predicting])
+            logps = logps + 0 * outputs.log_probs[0, packed.unread].sum()
             if compute_entropy:
                 entropies = entropies.index_put(where, outputs.entropy[0, packed.predicting])
         return logps, entropies if compute_entropy else None, None
 
     def _play(self, mode: str) -> list[Episode]:
-        sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k or 0}
-        if mode == "eval":
-            sampling = {"temperature": self.args.eval_temperature}
-        with unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
-        ) as network:
+        with self._policy(mode) as policy:
             return play(
-                TransformersPolicy(
-                    network,
-                    self.renderer,
-                    batch_size=self.args.rollout_batch_size,
-                    keep_caches=self.args.shared_prefix,
-                    **sampling,
-                ),
+                policy,
                 self._tasks_now,
                 environment_factory=self.make_environment,
                 limits=self.limits,
                 renderer=self.renderer,
                 batch_size=len(self._tasks_now),
+            )
+
+    @contextmanager
+    def _policy(self, mode: str) -> Iterator[Policy]:
+        """What writes the turns: vLLM with the weights of now, or the model itself."""
+        sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k or 0}
+        if mode == "eval":
+            sampling = {"temperature": self.args.eval_temperature}
+        if self.use_vllm:
+            if self.state.global_step != self._last_loaded_step:
+                with profiling_context(self, "sync_weights"):
+                    self.vllm_generation.sync_weights()
+                self._last_loaded_step = self.state.global_step
+            with self.vllm_generation.awake():
+                yield self.vllm_generation.policy(self.renderer, **sampling)
+            return
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        ) as network:
+            yield TransformersPolicy(
+                network,
+                self.renderer,
+                batch_size=self.args.rollout_batch_size,
+                keep_caches=self.args.shared_prefix,
+                **sampling,
             )
 
     def _loss_mask(self, episode: Episode) -> list[int]:

@@ -18,11 +18,12 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces
+from fovea.checkpoints import WholeCheckpoints
 from fovea.config import parse
 from fovea.models import pixel_limits
 from fovea.plugins import load_object
 from fovea.runs import RunDirectory
-from fovea.training import MetricsCallback, TimeLimitCallback, load_for_training
+from fovea.training import MetricsCallback, TimeLimitCallback, load_for_training, start_run
 from sft.collator import TraceCollator
 
 
@@ -40,6 +41,10 @@ class ScriptArguments:
     max_minutes: float | None = field(default=None, metadata={"help": "End training after so many minutes."})
     min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of an image."})
     max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of an image."})
+
+
+class ColdStartTrainer(WholeCheckpoints, SFTTrainer):
+    """TRL's trainer, whose checkpoints count only when they are whole."""
 
 
 def load_traces(script: ScriptArguments, seed: int) -> tuple[Dataset, Dataset]:
@@ -70,9 +75,9 @@ def main() -> None:
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.max_length = None
     run = RunDirectory(args.output_dir)
-    if PartialState().is_main_process:
-        run.write_start(script=script, episodes=episodes, model=model_args, training=args)
-    trainer = SFTTrainer(
+    settings = {"script": script, "episodes": episodes, "model": model_args, "training": args}
+    checkpoint = start_run(run, args.resume_from_checkpoint, **settings)
+    trainer = ColdStartTrainer(
         model.network,
         args,
         train_dataset=train,
@@ -82,7 +87,7 @@ def main() -> None:
         peft_config=get_peft_config(model_args),
         callbacks=[MetricsCallback(run), TimeLimitCallback(script.max_minutes)],
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
 
 

@@ -13,9 +13,8 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from environments.play import play
-from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
-from environments.settings import EpisodeArguments
+from environments.settings import EpisodeArguments, make_policy
 from environments.traces import write_traces
 from fovea.arguments import PlayerArguments
 from fovea.config import parse
@@ -47,7 +46,7 @@ def main() -> None:
     set_seed(arguments.seed)
     model = arguments.load_model()
     renderer = Renderer(model.processor)
-    policy = TransformersPolicy(model.network, renderer, arguments.temperature, batch_size=arguments.batch_size)
+    policy = make_policy(arguments, model, renderer)
     factory = episodes.environment_factory(model)
     tasks = [task for task in arguments.load_tasks() for _ in range(arguments.num_samples)]
     started, kept, played = time.monotonic(), [], 0

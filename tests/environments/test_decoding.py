@@ -101,7 +101,7 @@ def test_a_trainable_tower_is_never_remembered(model):
 def test_sampling_follows_temperature_top_k_and_top_p(model):
     renderer = Renderer(model.processor)
     logits = torch.randn(1, model.network.config.text_config.vocab_size).repeat(200, 1)
-    logits[:, TransformersPolicy(model.network, renderer)._suppressed()] = 100.0
+    logits[:, renderer.placeholder_ids] = 100.0
     chosen = TransformersPolicy(model.network, renderer, temperature=2.0, top_k=3)._chooser()(logits)
     likely = logits[0].masked_fill(logits[0] == 100, -100).topk(3).indices
     assert set(chosen.tolist()) == set(likely.tolist())

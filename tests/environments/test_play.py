@@ -173,5 +173,7 @@ def test_a_transformers_policy_never_writes_a_placeholder(make_task, factory, ti
 
 
 def test_the_bare_question_is_asked_without_protocol(make_task, factory, tiny):
-    (episode,) = play_directly(tiny, [make_task()], environment_factory=factory, max_tokens=4)
+    renderer = Renderer(tiny.processor)
+    policy = TransformersPolicy(tiny.network, renderer, temperature=0.0)
+    (episode,) = play_directly(policy, [make_task()], environment_factory=factory, renderer=renderer, max_tokens=4)
     assert episode.answer == episode.turns[0].text.strip()

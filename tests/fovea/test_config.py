@@ -18,6 +18,14 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     assert options == Options(0.7, ["a", "b"])
 
 
+def test_later_files_win_over_earlier_ones(tmp_path):
+    for name, text in (("a", "learning_rate: 0.5\nreward_funcs: [a]\n"), ("b", "learning_rate: 0.6\n")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    words = ["--config", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), "--reward_funcs", "c"]
+    (options,) = parse([Options], arguments=words)
+    assert options == Options(0.6, ["c"])
+
+
 @pytest.mark.parametrize("place", ["file", "command line"])
 def test_an_unknown_key_is_refused_with_the_nearest_name(tmp_path, place):
     path = tmp_path / "c.yaml"
@@ -42,6 +50,20 @@ def test_every_grpo_recipe_parses(path):
     kinds = [ScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments]
     script, *_ = parse(kinds, arguments=["--config", str(path), "--bf16", "false"])
     assert script.reward_funcs
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "hardware").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_hardware_file_fits_every_large_recipe(path):
+    from trl import ModelConfig
+
+    from environments.settings import EpisodeArguments
+    from rl.arguments import GRPOArguments, ScriptArguments
+    from rl.trainer import check_groups
+
+    kinds = [ScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments]
+    for recipe in ("qwen2_5_vl_7b_grpo.yaml", "qwen3_vl_8b_grpo.yaml"):
+        *_, training = parse(kinds, arguments=["--config", recipe, f"hardware/{path.name}", "--bf16", "false"])
+        check_groups(training)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_sft.yaml")), ids=lambda path: path.name)

@@ -1,0 +1,60 @@
+"""Checkpoints that are whole or do not count, and going on from the last one after a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+MARK = "whole"
+"""The empty file in a checkpoint to which every process has written its part."""
+
+
+class WholeCheckpoints:
+    """Mixed into a Trainer: a checkpoint is marked once all processes have written it, and older ones go only then."""
+
+    args: Any
+    accelerator: Any
+    state: Any
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        finally:
+            self.args.save_total_limit = limit
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self._save_more(folder)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            (folder / MARK).touch()
+            rotate_checkpoints(
+                output_dir=self.args.output_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _save_more(self, folder: Path) -> None:
+        """What a trainer has to keep beyond the Trainer's own; every process calls it."""
+
+
+def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest marked checkpoint of a run directory."""
+    marks = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{MARK}")
+    return max((mark.parent for mark in marks), key=step_of, default=None)
+
+
+def step_of(checkpoint: str | Path) -> int:
+    """The step after which a checkpoint was taken.
+
+    >>> step_of("runs/rl/checkpoint-40")
+    40
+    """
+    return int(Path(checkpoint).name.rpartition("-")[2])
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether a training has left its model in `folder`: `training_args.bin` is what it writes last."""
+    return (Path(folder) / "training_args.bin").exists()

@@ -1,0 +1,90 @@
+"""GRPO on rollouts that are the same however many processes share them: `replay.py OUTPUT_DIR --steps N --batch B`.
+
+Every other task has no image, so that processes differ in images, zooms and turns. SGD makes the change of the weights
+their gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from unittest.mock import patch
+
+import torch
+
+from environments.play import Limits, Reply
+from environments.settings import EpisodeArguments
+from fovea.models import load_model
+from fovea.tasks import AnswerKind, Task
+from rewards.registry import Reward, RewardKind
+from rl.arguments import GRPOArguments
+from rl.trainer import ZoomGRPOTrainer
+from synthesis.shapes import make_tasks
+from tests.training import ON_CPU
+
+CALL = (
+    '<think>I zoom in.</think>\n<tool_call>\n{"name": "image_zoom_in_tool", '
+    '"arguments": {"bbox_2d": [100, 100, 500, 500], "img_idx": 0}}\n</tool_call>'
+)
+SCRIPTS = (["<think>a</think>\n<answer>1</answer>"], [CALL, "<answer>2</answer>"], [CALL, CALL, "I see"], ["7"])
+
+
+class Replay:
+    """The k-th rollout of a task always writes the k-th script."""
+
+    def __init__(self, network, renderer, **_) -> None:
+        self.tokenizer = renderer.tokenizer
+        self.places: dict[int, int] = {}
+        self.counts: Counter[str] = Counter()
+
+    def reply(self, conversations, *, max_tokens):
+        replies = []
+        for conversation in conversations:
+            if id(conversation) not in self.places:
+                self.places[id(conversation)] = self.counts[conversation.task.id]
+                self.counts[conversation.task.id] += 1
+            lines = SCRIPTS[self.places[id(conversation)] % len(SCRIPTS)]
+            text = lines[sum(message["role"] == "assistant" for message in conversation.messages)]
+            ids = self.tokenizer(text, split_special_tokens=True).input_ids
+            replies.append(Reply(text, (*ids, self.tokenizer.eos_token_id)))
+        return replies
+
+
+def by_place(task, episodes):
+    return [float(place) for place in range(len(episodes))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output_dir")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True, help="rollouts a process")
+    parser.add_argument("--shared_prefix", default="true")
+    args = parser.parse_args()
+    model = load_model("tiny")
+    model.network.model.visual.requires_grad_(False)
+    episodes = EpisodeArguments(crop_min_pixels=4096, crop_max_pixels=5120)
+    tasks = make_tasks(num_tasks=6, seed=4)
+    tasks[::2] = [Task(f"text-{n}", (), "What is it?", "7", AnswerKind.TEXT) for n, _ in enumerate(tasks[::2])]
+    settings = ON_CPU | dict(
+        output_dir=args.output_dir, per_device_train_batch_size=args.batch, num_generations=4, max_steps=args.steps,
+        learning_rate=0.05, lr_scheduler_type="constant", optim="sgd", max_grad_norm=0.0,
+        shared_prefix=args.shared_prefix == "true",
+    )  # fmt: skip
+    with patch("rl.trainer.TransformersPolicy", Replay):
+        trainer = ZoomGRPOTrainer(
+            model.network,
+            [Reward("place", RewardKind.GROUP, by_place)],
+            GRPOArguments(**settings),
+            train_tasks=tasks,
+            environment_factory=episodes.environment_factory(model),
+            limits=Limits(4, 64, 300),
+            processing_class=model.processor,
+        )
+        trainer.train()
+    trainer.save_model()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

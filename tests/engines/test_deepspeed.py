@@ -1,0 +1,85 @@
+"""DeepSpeed for real on two processes: what one process trains, checkpoints, resume and export."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fovea.models import load_model, resolve_path
+from fovea.runs import read_jsonl
+from synthesis.trace_shapes import write_shape_traces
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.engines
+STAGES = (2, 3)
+
+
+def run(*words: str, stage: int | None = None, num_processes: int = 2) -> str:
+    launch = ["accelerate", "launch", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--num_processes", str(num_processes)]
+    launch += ["--config_file", f"configs/accelerate/zero{stage}.yaml"] if stage else ["--cpu"]
+    environment = os.environ | {
+        "DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    done = subprocess.run([*launch, *words], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout
+
+
+def weights_of(folder) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    for steps in (1, 20):
+        run("tests/engines/replay.py", str(folder / str(steps)), "--steps", str(steps), "--batch", "8", num_processes=1)
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("steps", [1, 20])
+def test_two_processes_train_as_one_does(alone, tmp_path, stage, steps):
+    """Processes with and without images, zooms and third turns; every weight after one step and after twenty."""
+    run("tests/engines/replay.py", str(tmp_path), "--steps", str(steps), "--batch", "4", stage=stage)
+    start, expected, found = weights_of(resolve_path("tiny")), weights_of(alone / str(steps)), weights_of(tmp_path)
+    for name, weight in expected.items():
+        change = (weight - start[name]).norm()
+        assert (found[name] - weight).norm() <= 1e-4 * change + 1e-6, name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_sft_checkpoints_goes_on_and_exports(tmp_path, stage):
+    write_shape_traces(tmp_path / "traces", num_traces=24, seed=1, noise=0.1, looseness=(1.0, 2.0))
+    words = (
+        "sft/train_sft.py", "--dataset_name", str(tmp_path / "traces"), "--output_dir", str(tmp_path / "sft"),
+        "--use_cpu", "true", "--eval_strategy", "no", "--load_best_model_at_end", "false", "--save_strategy", "steps",
+        "--save_steps", "1", "--per_device_train_batch_size", "2", "--logging_steps", "1", "--max_steps",
+    )  # fmt: skip
+    assert "starting anew" in run(*words, "2", stage=stage)
+    assert "going on from" in run(*words, "3", stage=stage)
+    assert [row["step"] for row in read_jsonl(tmp_path / "sft" / "metrics.jsonl") if "loss" in row] == [1, 2, 3]
+    before, after = load_model("tiny").network.state_dict(), load_model(str(tmp_path / "sft")).network.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("lora", [(), ("--use_peft", "true", "--lora_r", "4")], ids=["full", "lora"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_grpo_checkpoints_goes_on_and_exports(tmp_path, stage, lora):
+    words = (
+        "rl/train_grpo.py", "--model_name_or_path", "tiny", "--output_dir", str(tmp_path), "--use_cpu", "true",
+        "--per_device_train_batch_size", "4", "--num_generations", "2", "--save_steps", "1", "--beta", "0.01", *lora,
+        "--max_tasks", "16", "--max_steps",
+    )  # fmt: skip
+    assert "starting anew" in run(*words, "2", stage=stage)
+    assert "going on from" in run(*words, "3", stage=stage)
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl") if "reward" in row] == [1, 2, 3]
+    load_model(str(tmp_path))

@@ -1,0 +1,205 @@
+"""The real vLLM engine on CPU: `make test-engines` installs it. What it reads and writes is what Transformers would."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import torch
+from PIL import Image
+
+pytest.importorskip("vllm")
+
+from environments.play import Conversation, Limits, Reply, play
+from environments.policies import OraclePolicy, TransformersPolicy
+from environments.rendering import Renderer
+from environments.vllm_policies import VllmPolicy, VllmServerPolicy, start_engine
+from fovea.models import load_model, resolve_path
+from rewards.registry import Reward, RewardKind
+from rl.arguments import GRPOArguments
+from rl.trainer import ZoomGRPOTrainer
+from synthesis.shapes import make_tasks
+from tests.training import ON_CPU
+
+pytestmark = pytest.mark.engines
+
+
+@dataclass
+class OpenedByOracle:
+    """The oracle zooms; where it would answer the policy writes, with the crops before it."""
+
+    policy: Any
+    oracle: OraclePolicy
+    tokenizer: Any
+
+    def reply(self, conversations, *, max_tokens):
+        replies = [self._encoded(reply.text) for reply in self.oracle.reply(conversations, max_tokens=max_tokens)]
+        rows = [row for row, reply in enumerate(replies) if "<answer>" in reply.text]
+        if rows:
+            written = self.policy.reply(
+                [conversations[row] for row in rows], max_tokens=[max_tokens[row] for row in rows]
+            )
+            for row, reply in zip(rows, written, strict=True):
+                replies[row] = reply
+        return replies
+
+    def _encoded(self, text: str) -> Reply:
+        ids = self.tokenizer(text + self.tokenizer.eos_token, add_special_tokens=False).input_ids
+        return Reply(text, tuple(ids), logprobs=(0.0,) * len(ids))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("tiny")
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return start_engine(resolve_path("tiny"), max_model_len=1024, disable_log_stats=False)
+
+
+@pytest.fixture
+def episodes_of(model, episode_arguments):
+    renderer = Renderer(model.processor)
+    tasks = make_tasks(num_tasks=12, seed=31)
+
+    def episodes(policy_class, source, **options):
+        policy = policy_class(source, renderer, **options)
+        oracle = OraclePolicy(model.frame, box_step=10)
+        return play(
+            OpenedByOracle(policy, oracle, renderer.tokenizer),
+            tasks,
+            environment_factory=episode_arguments.environment_factory(model),
+            limits=episode_arguments.limits(),
+            renderer=renderer,
+        )
+
+    return episodes
+
+
+def test_the_engine_writes_what_transformers_writes(engine, model, episodes_of):
+    ours = episodes_of(VllmPolicy, engine, temperature=0.0)
+    theirs = episodes_of(TransformersPolicy, model.network, temperature=0.0)
+    assert sum(episode.num_zooms for episode in ours) > 8
+    assert [e.record.completion_ids for e in ours] == [e.record.completion_ids for e in theirs]
+    assert [e.record.loss_mask for e in ours] == [e.record.loss_mask for e in theirs]
+
+
+def last_turn_logprobs(model, episode):
+    """Log-probabilities of the tokens of the last turn, in one forward over the whole episode."""
+    record, count = episode.record, episode.turns[-1].num_tokens
+    ids = [*record.prompt_ids, *record.completion_ids]
+    batch = Renderer(model.processor).model_inputs([ids], [record.images])
+    with torch.no_grad():
+        logits = model.network(**batch).logits[0, -count - 1 : -1]
+    return logits.float().log_softmax(-1).gather(1, torch.tensor(ids[-count:])[:, None])[:, 0].numpy()
+
+
+def test_its_log_probabilities_are_the_trainers(engine, model, episodes_of):
+    sampled = episodes_of(VllmPolicy, engine, temperature=1.0)
+    theirs = [np.array(episode.record.logprobs[-episode.turns[-1].num_tokens :]) for episode in sampled]
+    differences = np.concatenate(theirs) - np.concatenate([last_turn_logprobs(model, episode) for episode in sampled])
+    assert np.abs(differences).mean() < 1e-4, np.abs(differences).max()
+
+
+def test_a_prompt_that_the_engine_would_read_differently_is_refused(engine, model, episode_arguments):
+    renderer = Renderer(model.processor)
+    ids = renderer.prompt_ids([{"role": "user", "content": [{"type": "text", "text": "q"}]}], ())
+    picture = Image.new("RGB", (64, 64))
+    task = make_tasks(num_tasks=1, seed=1)[0]
+    one_short = [*ids, *[renderer.image_token_id] * 15]
+    with pytest.raises(ValueError, match="16"):
+        VllmPolicy(engine, renderer).reply([Conversation(task, [], one_short, [picture])], max_tokens=[4])
+
+
+def test_training_keeps_the_engine_on_the_weights_of_now(model, episode_arguments, tmp_path):
+    """GRPO in this process: rollouts by the engine, which after each step writes what the trained model would."""
+    trainer = ZoomGRPOTrainer(
+        load_model("tiny").network,
+        [Reward("length", RewardKind.EPISODE, lambda task, episode: float(episode.num_tokens))],
+        GRPOArguments(
+            **ON_CPU,
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=4,
+            num_generations=2,
+            max_steps=2,
+            learning_rate=1e-3,
+            use_vllm=True,
+            vllm_mode="colocate",
+            vllm_engine_kwargs={"max_model_len": 1024},
+        ),
+        train_tasks=make_tasks(num_tasks=2, seed=31),
+        environment_factory=episode_arguments.environment_factory(model),
+        limits=Limits(3, 24, 220),
+        processing_class=model.processor,
+    )
+    trainer.train()
+    history = trainer.state.log_history
+    assert all(row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-3) for row in history[:2])
+    trainer.vllm_generation.sync_weights()
+    renderer = trainer.renderer
+    engine = VllmPolicy(trainer.vllm_generation.llm, renderer, temperature=0.0)
+    prompts = [
+        Conversation(
+            task,
+            [],
+            renderer.prompt_ids([{"role": "user", "content": [{"type": "text", "text": task.question}]}], ()),
+        )
+        for task in make_tasks(num_tasks=4, seed=5)
+    ]
+    written = [reply.token_ids for reply in engine.reply(prompts, max_tokens=[16] * 4)]
+    policy = TransformersPolicy(trainer.model, renderer, temperature=0.0)
+    assert written == [reply.token_ids for reply in policy.reply(prompts, max_tokens=[16] * 4)]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ("--enforce-eager", "--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "16")
+    words = ("vllm", "serve", resolve_path("tiny"), "--enable-scale-out", "--port", str(port), *options)
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    process = subprocess.Popen(words, env=environment)
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 300
+    while not _is_up(url):
+        assert process.poll() is None and time.monotonic() < deadline, "the server did not start"
+        time.sleep(2)
+    yield url
+    process.terminate()
+    process.wait(60)
+
+
+def _is_up(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+def test_a_server_writes_what_transformers_writes(server, model, episodes_of):
+    ours = episodes_of(VllmServerPolicy, server, temperature=0.0)
+    theirs = episodes_of(TransformersPolicy, model.network, temperature=0.0)
+    assert [e.record.completion_ids for e in ours] == [e.record.completion_ids for e in theirs]
+    assert all(len(e.record.logprobs) == len(e.record.completion_ids) for e in ours)
+
+
+def test_a_server_that_resizes_in_another_way_is_refused(server, model):
+    renderer = Renderer(model.processor)
+    task = make_tasks(num_tasks=1, seed=1)[0]
+    one_short = [*renderer.tokenizer("q").input_ids, *[renderer.image_token_id] * 15]
+    with pytest.raises(ValueError, match="16"):
+        VllmServerPolicy(server, renderer).reply(
+            [Conversation(task, [], one_short, [Image.new("RGB", (64, 64))])], max_tokens=[4]
+        )

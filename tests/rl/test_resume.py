@@ -1,0 +1,88 @@
+"""A training that was cut off goes on to the very weights of one that was not."""
+
+import pytest
+import torch
+
+from fovea.checkpoints import last_whole_checkpoint
+from fovea.episodes import Episode
+from fovea.runs import RunDirectory, read_jsonl
+from fovea.training import changes
+from rewards.registry import Reward, RewardKind
+from rl.arguments import GRPOArguments
+from rl.trainer import ZoomGRPOTrainer
+from synthesis.shapes import make_tasks
+from tests.training import ON_CPU
+
+
+def by_length(task, episode: Episode) -> float:
+    return float(episode.num_tokens % 7)
+
+
+@pytest.fixture
+def build(tiny, episode_arguments):
+    start = {name: value.clone() for name, value in tiny.network.state_dict().items()}
+
+    def make(folder, **options):
+        tiny.network.load_state_dict(start)
+        settings = ON_CPU | dict(
+            output_dir=str(folder), per_device_train_batch_size=4, num_generations=2, save_strategy="steps",
+            save_steps=1, max_steps=4, learning_rate=1e-3, lr_scheduler_type="constant",
+        )  # fmt: skip
+        return ZoomGRPOTrainer(
+            tiny.network,
+            [Reward("length", RewardKind.EPISODE, by_length)],
+            GRPOArguments(**(settings | options)),
+            train_tasks=make_tasks(num_tasks=4, seed=31),
+            environment_factory=episode_arguments.environment_factory(tiny),
+            limits=episode_arguments.limits(),
+            processing_class=tiny.processor,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("period", [{}, {"num_iterations": 2}, {"steps_per_generation": 2}], ids=str)
+def test_a_cut_training_ends_with_the_weights_of_an_uncut_one(build, tmp_path, period):
+    whole = build(tmp_path / "whole", **period)
+    whole.train()
+    expected = {name: value.clone() for name, value in whole.model.state_dict().items()}
+    build(tmp_path / "cut", **period | {"max_steps": 3}).train()
+    checkpoint = last_whole_checkpoint(tmp_path / "cut")
+    assert checkpoint.name == "checkpoint-3"
+    again = build(tmp_path / "cut", **period)
+    again.train(resume_from_checkpoint=str(checkpoint))
+    assert again.state.global_step == 4
+    assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
+
+
+def test_a_half_written_checkpoint_does_not_count(tmp_path):
+    for name, is_whole in (("checkpoint-9", True), ("checkpoint-10", True), ("checkpoint-12", False)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").touch()
+        if is_whole:
+            (tmp_path / name / "whole").touch()
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-10"
+    assert last_whole_checkpoint(tmp_path / "nothing") is None
+
+
+def test_logs_go_back_to_the_checkpoint(tmp_path):
+    run = RunDirectory(tmp_path)
+    for step in (1, 2, 3):
+        run.add_metrics({"step": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    rows = [{"step": step, "mode": "train"} for step in (0, 1, 2)] + [{"step": 2, "mode": "eval"}]
+    (tmp_path / "episodes.jsonl").write_text("".join(f"{row}\n".replace("'", '"') for row in rows))
+    run.rewind(2)
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert [(row["step"], row["mode"]) for row in read_jsonl(tmp_path / "episodes.jsonl")] == [
+        (0, "train"), (1, "train"), (2, "eval"),
+    ]  # fmt: skip
+    run.rewind(0)
+    assert read_jsonl(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_continuation_with_other_settings_is_told_what_changed():
+    before = {"training": {"learning_rate": 1e-4, "max_steps": 10}, "script": {"reward_funcs": ["accuracy"]}}
+    now = {"training": {"learning_rate": 2e-4, "max_steps": 20}, "script": {"reward_funcs": ["accuracy"]}}
+    assert list(changes(before, now)) == ["learning_rate was 0.0001, is 0.0002"]
