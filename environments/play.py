@@ -60,6 +60,15 @@ class Reply:
     logprobs: tuple[float, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a policy picks its tokens, in Transformers' terms; `temperature` 0 is greedy, `top_k` 0 all tokens."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
 class Policy(Protocol):
     """What writes the next assistant turn of each conversation, in at most so many tokens each."""
 

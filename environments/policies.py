@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from environments.decoding import Decoder
-from environments.play import Conversation, Reply
+from environments.play import Conversation, Reply, Sampling
 from environments.rendering import Renderer
 from fovea.boxes import Box, Frame, View
 from fovea.shared_prefix import allow_layouts
@@ -29,16 +29,14 @@ from fovea.shared_prefix import allow_layouts
 class TransformersPolicy:
     """Samples turns from a Transformers vision-language model.
 
-    `temperature` 0 is greedy. Rows run `batch_size` at a time. The model is in evaluation mode meanwhile, so that
+    Rows run `batch_size` at a time. The model is in evaluation mode meanwhile, so that
     adapter dropout is not part of the policy. With `keep_caches` a prompt is computed once for all its rollouts and
     a turn goes on from the last one's cache; without, or for a family that cannot, each turn is a fresh `generate`.
     """
 
     network: Any
     renderer: Renderer
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
+    sampling: Sampling
     batch_size: int = 64
     keep_caches: bool = True
 
@@ -63,8 +61,8 @@ class TransformersPolicy:
         batch = self.renderer.model_inputs([c.token_ids for c in conversations], [c.images for c in conversations])
         batch = {name: value.to(self.network.device) for name, value in batch.items()}
         sampling: dict[str, Any] = {"do_sample": False}
-        if self.temperature > 0:
-            sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        if self.sampling.temperature > 0:
+            sampling = {"do_sample": True, **asdict(self.sampling)}
         output = self.network.generate(
             **batch,
             **sampling,
@@ -81,13 +79,13 @@ class TransformersPolicy:
         warpers = LogitsProcessorList(
             [SuppressTokensLogitsProcessor(self.renderer.placeholder_ids, self.network.device)]
         )
-        if self.temperature == 0:
+        if self.sampling.temperature == 0:
             return lambda logits: warpers(None, logits.float()).argmax(-1)
-        warpers.append(TemperatureLogitsWarper(float(self.temperature)))
-        if self.top_k:
-            warpers.append(TopKLogitsWarper(self.top_k))
-        if self.top_p < 1:
-            warpers.append(TopPLogitsWarper(self.top_p))
+        warpers.append(TemperatureLogitsWarper(float(self.sampling.temperature)))
+        if self.sampling.top_k:
+            warpers.append(TopKLogitsWarper(self.sampling.top_k))
+        if self.sampling.top_p < 1:
+            warpers.append(TopPLogitsWarper(self.sampling.top_p))
         return lambda logits: torch.multinomial(warpers(None, logits.float()).softmax(-1), 1).squeeze(1)
 
     def _cut(self, ids: list[int], limit: int) -> Reply:

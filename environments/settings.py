@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from environments.play import Limits, Policy
+from environments.play import Limits, Policy, Sampling
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from environments.vllm_policies import VllmPolicy, VllmServerPolicy, start_engine
@@ -71,9 +71,10 @@ class EpisodeArguments:
 
 def make_policy(arguments: PlayerArguments, model: Model, renderer: Renderer) -> Policy:
     """What plays: the model itself, or vLLM with its checkpoint."""
+    sampling = Sampling(arguments.temperature)
     if arguments.vllm_server_base_url:
-        return VllmServerPolicy(arguments.vllm_server_base_url, renderer, arguments.temperature)
+        return VllmServerPolicy(arguments.vllm_server_base_url, renderer, sampling)
     if arguments.use_vllm:
         engine = start_engine(resolve_path(arguments.model_name_or_path), **arguments.engine_kwargs)
-        return VllmPolicy(engine, renderer, arguments.temperature)
-    return TransformersPolicy(model.network, renderer, arguments.temperature, batch_size=arguments.batch_size)
+        return VllmPolicy(engine, renderer, sampling)
+    return TransformersPolicy(model.network, renderer, sampling, batch_size=arguments.batch_size)

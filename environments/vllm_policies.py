@@ -10,7 +10,7 @@ import os
 from base64 import b64encode
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from itertools import groupby
 from typing import Any
@@ -22,8 +22,9 @@ from PIL import Image
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from environments.play import Conversation, Reply
+from environments.play import Conversation, Reply, Sampling
 from environments.rendering import Renderer
+from fovea.config import ConfigError
 from fovea.images import image_hash
 
 _NEVER = -100.0
@@ -33,8 +34,10 @@ _CURE = "vLLM resizes images in another way, so serve the checkpoint with the pr
 
 def start_engine(path: str, **kwargs: Any) -> Any:
     """A `vllm.LLM` of a checkpoint folder or hub id; `kwargs` are its own."""
-    from vllm import LLM
-
+    try:
+        from vllm import LLM
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"vLLM is not installed ({error}): pip install 'fovea[vllm]'") from None
     ours = {} if torch.cuda.is_available() else cpu_engine_kwargs()
     return LLM(path, logprobs_mode="processed_logprobs", **(ours | kwargs))
 
@@ -51,19 +54,17 @@ def cpu_engine_kwargs() -> dict[str, Any]:
 class VllmPolicy:
     """Samples turns from a `vllm.LLM`, which batches as it likes and keeps turns in its prefix cache.
 
-    `temperature` 0 is greedy. Each reply carries the log-probabilities of its tokens under the sampling distribution.
+    Each reply carries the log-probabilities of its tokens under the sampling distribution.
     """
 
     engine: Any
     renderer: Renderer
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
+    sampling: Sampling
 
     def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
         from vllm import SamplingParams
 
-        options = _sampling(self, self.renderer)
+        options = _options(self.sampling, self.renderer)
         outputs = self.engine.generate(
             [self._prompt(conversation) for conversation in conversations],
             [SamplingParams(max_tokens=limit, **options) for limit in max_tokens],
@@ -106,9 +107,7 @@ class VllmServerPolicy:
 
     base_url: str
     renderer: Renderer
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
+    sampling: Sampling
     num_connections: int = 64
     timeout_s: float = 600.0
     num_retries: int = 5
@@ -118,7 +117,13 @@ class VllmServerPolicy:
         self.base_url = self.base_url.rstrip("/")
         self._features: dict[str, dict] = {}
         self._session = requests.Session()
-        retry = Retry(self.num_retries, backoff_factor=1, status_forcelist=[500, 502, 503, 504], allowed_methods=None)
+        retry = Retry(
+            self.num_retries,
+            backoff_factor=1,
+            status_forcelist=[500, 502, 503, 504],
+            allowed_methods=None,
+            raise_on_status=False,
+        )
         self._session.mount("http", HTTPAdapter(max_retries=retry, pool_maxsize=self.num_connections))
         self._model = self._ask("GET", "/v1/models")["data"][0]["id"]
 
@@ -134,8 +139,14 @@ class VllmServerPolicy:
         return replies
 
     def _ask(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
-        """The JSON that the server answers. Raises RuntimeError with the server's own words if it refuses."""
-        response = self._session.request(method, self.base_url + path, timeout=self.timeout_s, **kwargs)
+        """The JSON that the server answers. Raises RuntimeError, with the server's own words if it refuses."""
+        try:
+            response = self._session.request(method, self.base_url + path, timeout=self.timeout_s, **kwargs)
+        except requests.RequestException as error:
+            raise RuntimeError(
+                f"no answer from {self.base_url}{path} after {self.num_retries} more tries ({error}): is `vllm serve` "
+                "running there?"
+            ) from None
         if response.status_code == 404:
             raise RuntimeError(f"{self.base_url} does not serve {path}: start `vllm serve` with --enable-scale-out")
         if not response.ok:
@@ -160,7 +171,7 @@ class VllmServerPolicy:
             "request_id": f"fovea-{uuid4().hex}",
             "model": self._model,
             "token_ids": list(conversation.token_ids),
-            "sampling_params": {"max_tokens": limit, **_sampling(self, self.renderer)},
+            "sampling_params": {"max_tokens": limit, **_options(self.sampling, self.renderer)},
         }
         if conversation.images:
             request["features"] = self._place(conversation)
@@ -191,15 +202,10 @@ class VllmServerPolicy:
         return {**joined, "mm_placeholders": {"image": runs}}
 
 
-def _sampling(policy: VllmPolicy | VllmServerPolicy, renderer: Renderer) -> dict[str, Any]:
+def _options(sampling: Sampling, renderer: Renderer) -> dict[str, Any]:
     """The settings that every turn shares, in vLLM's names."""
-    return {
-        "temperature": policy.temperature,
-        "top_p": policy.top_p,
-        "top_k": policy.top_k,
-        "logprobs": 0,
-        "logit_bias": {token: _NEVER for token in renderer.placeholder_ids},
-    }
+    never = {token: _NEVER for token in renderer.placeholder_ids}
+    return {**asdict(sampling), "logprobs": 0, "logit_bias": never}
 
 
 def _processor_settings(renderer: Renderer) -> dict[str, Any]:

@@ -42,8 +42,17 @@ class WholeCheckpoints:
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest marked checkpoint of a run directory."""
-    marks = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{MARK}")
-    return max((mark.parent for mark in marks), key=step_of, default=None)
+    return max((mark.parent for mark in _marks(output_dir)), key=step_of, default=None)
+
+
+def discount_checkpoints(output_dir: str | Path) -> None:
+    """Takes the marks off a run's checkpoints, so that a fresh start in its folder never goes on from them."""
+    for mark in _marks(output_dir):
+        mark.unlink()
+
+
+def _marks(output_dir: str | Path) -> list[Path]:
+    return list(Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{MARK}"))
 
 
 def step_of(checkpoint: str | Path) -> int:

@@ -34,6 +34,7 @@ def parse(
     from trl import TrlParser
 
     words = list(sys.argv[1:] if arguments is None else arguments)
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     known = {field.name for kind in dataclass_types for field in dataclasses.fields(kind)}
     names = [default_config] if default_config and not {"-h", "--help"} & set(words) else []
     if "--config" in words:

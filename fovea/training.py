@@ -14,7 +14,8 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 from trl import ModelConfig, get_quantization_config
 
-from fovea.checkpoints import last_whole_checkpoint, step_of
+from fovea.checkpoints import discount_checkpoints, last_whole_checkpoint, step_of
+from fovea.config import ConfigError
 from fovea.models import LANGUAGE_LINEARS, Model, freeze_vision, load_model
 from fovea.runs import RunDirectory, plain
 
@@ -60,18 +61,20 @@ def start_run(run: RunDirectory, resume: str | None, **settings: Any) -> str | N
     checkpoint in the run's folder, if there is one.
 
     Raises:
-        ValueError: if the folder holds checkpoints of a run with other settings.
+        ConfigError: if the folder holds checkpoints of a run with other settings.
     """
     checkpoint = None if resume in ("false", "False") else resume or last_whole_checkpoint(run.path)
     if checkpoint is not None and not resume:
         changed = list(changes(run.settings(), {name: plain(value) for name, value in settings.items()}))
         if changed:
-            raise ValueError(
+            raise ConfigError(
                 f"{run.path} holds {Path(checkpoint).name} of a run with other settings ({'; '.join(changed)}): use "
                 "those settings, another --output_dir, or --resume_from_checkpoint false to start anew in this folder"
             )
     with PartialState().main_process_first():
         if PartialState().is_main_process:
+            if not checkpoint:
+                discount_checkpoints(run.path)
             run.rewind(step_of(checkpoint) if checkpoint else 0)
             run.write_start(**settings)
             print(f"going on from {checkpoint}" if checkpoint else f"starting anew in {run.path}", flush=True)

@@ -10,7 +10,7 @@ from unittest.mock import patch
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
-from environments.play import Policy
+from environments.play import Policy, Sampling
 from environments.rendering import Renderer
 from environments.vllm_policies import VllmPolicy, VllmServerPolicy, cpu_engine_kwargs
 
@@ -25,13 +25,8 @@ class Engine(VLLMGeneration):
 
     def __init__(self, *args: Any, engine_kwargs: Any = None, **kwargs: Any) -> None:
         self.engine_kwargs = dict(engine_kwargs or {})
-        self._policies: dict[tuple, Policy] = {}
+        self._policies: dict[Sampling, Policy] = {}
         super().__init__(*args, **kwargs)
-        if self.mode == "colocate" and self.tensor_parallel_size > 1:
-            raise ValueError(
-                f"vllm_tensor_parallel_size is {self.tensor_parallel_size}, but colocated engines play their own "
-                "rank's episodes: leave it at 1, or serve the model and set vllm_mode=server"
-            )
 
     @property
     def _is_on_cpu(self) -> bool:
@@ -40,6 +35,11 @@ class Engine(VLLMGeneration):
     def _init_vllm(self) -> None:
         if self.mode == "server":
             return super()._init_vllm()
+        if self.tensor_parallel_size > 1:
+            raise ValueError(
+                f"vllm_tensor_parallel_size is {self.tensor_parallel_size}, but colocated engines play their own "
+                "rank's episodes: leave it at 1, or serve the model and set vllm_mode=server"
+            )
         ours = (cpu_engine_kwargs() if self._is_on_cpu else {}) | self.engine_kwargs
         stock = vllm_generation.LLM
         with patch.object(vllm_generation, "LLM", lambda **theirs: stock(**(theirs | ours))):
@@ -73,13 +73,11 @@ class Engine(VLLMGeneration):
             self.llm.sleep(level=2)
             self._llm_weights_sleeping = True
 
-    def policy(self, renderer: Renderer, **sampling: Any) -> Policy:
+    def policy(self, renderer: Renderer, sampling: Sampling) -> Policy:
         """What writes the turns; each process talks to the server by itself."""
-        key = tuple(sorted(sampling.items()))
-        if key not in self._policies:
-            if self.mode == "server":
-                url = self.server_base_url or f"http://{self.server_host}:{self.server_port}"
-                self._policies[key] = VllmServerPolicy(url, renderer, **sampling)
-            else:
-                self._policies[key] = VllmPolicy(self.llm, renderer, **sampling)
-        return self._policies[key]
+        if self.mode == "colocate":
+            return VllmPolicy(self.llm, renderer, sampling)
+        if sampling not in self._policies:  # kept for the image features that it remembers
+            url = self.server_base_url or f"http://{self.server_host}:{self.server_port}"
+            self._policies[sampling] = VllmServerPolicy(url, renderer, sampling)
+        return self._policies[sampling]

@@ -53,8 +53,9 @@ def main() -> None:
         trust_remote_code=args.trust_remote_code,
     )
     run = RunDirectory(args.output_dir)
-    settings = {"script": script, "episodes": episodes, "model": model_args, "training": args}
-    checkpoint = start_run(run, args.resume_from_checkpoint, **settings)
+    checkpoint = start_run(
+        run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args
+    )
     trainer = ZoomGRPOTrainer(
         model.network,
         rewards,

@@ -7,7 +7,6 @@ an observation is shown, and the loss sees exactly the sampled tokens. Without t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,11 +24,11 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
-from environments.play import Limits, Policy, play
+from environments.play import Limits, Policy, Sampling, play
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from fovea.checkpoints import WholeCheckpoints
-from fovea.episodes import Episode, FaultKind, StopReason
+from fovea.episodes import Episode, StopReason
 from fovea.features import share_frozen_tower
 from fovea.runs import RunDirectory
 from fovea.shared_prefix import allow_layouts
@@ -38,6 +37,7 @@ from rewards.registry import Reward
 from rewards.trl_adapter import to_trl
 from rl.arguments import GRPOArguments
 from rl.engine import Engine
+from rl.episodes import columns, messages_of, numbers
 from rl.shared_loss import pack, smallest_picture, unpad
 
 _PROMPT = [{"role": "user", "content": ""}]
@@ -94,6 +94,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         args.max_completion_length = self.limits.max_completion_tokens
         numbers = range(len(self.tasks))
         rows = Dataset.from_list([{"prompt": _PROMPT, "task_index": number} for number in numbers])
+        # TRL makes its engine while it is made itself, and has no argument for another class.
         with patch.object(grpo_trainer, "VLLMGeneration", partial(Engine, engine_kwargs=args.vllm_engine_kwargs)):
             super().__init__(
                 model,
@@ -110,7 +111,8 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         if self.ref_model is not None:
             share_frozen_tower(*networks)
         self.shares_prefix = args.shared_prefix and all(allow_layouts(network) for network in networks)
-        self._stand_in = smallest_picture(self.renderer) if self.accelerator.num_processes > 1 else None
+        is_shared = self.shares_prefix and self.accelerator.num_processes > 1
+        self._stand_in = smallest_picture(self.renderer) if is_shared else None
         self.tools = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False
 
@@ -119,12 +121,11 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         options = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
         return EpochSampler(**{name: getattr(stock, name) for name in options})
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        """TRL's method of the same name, which would forget the rollouts that a checkpoint has not used up."""
-        kept = Path(resume_from_checkpoint or "") / self._rollouts_name
-        if resume_from_checkpoint and kept.exists():
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Transformers' method of the same name, and the rollouts that the checkpoint has not used up, if any."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and (kept := Path(checkpoint) / self._rollouts_name).exists():
             self._step, self._buffered_inputs = torch.load(kept, weights_only=True, map_location=self.args.device)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _save_more(self, folder: Path) -> None:
         """Rollouts of which later steps still train, if any."""
@@ -149,7 +150,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.tasks:
             self._tasks_now = [self.tasks[row["task_index"]] for row in inputs]
-            inputs = [_columns(task) for task in self._tasks_now]
+            inputs = [columns(task) for task in self._tasks_now]
         return super()._generate_and_score_completions(inputs)
 
     def _generate(self, prompts: list) -> tuple:
@@ -168,7 +169,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             [list(record.prompt_ids) for record in records],
             [list(record.completion_ids) for record in records],
             [self._loss_mask(episode) for episode in episodes],
-            [_completion(episode) for episode in episodes],
+            [messages_of(episode) for episode in episodes],
             [list(record.logprobs or ()) for record in records] if self.use_vllm else None,
             {"episode": episodes, "task": [episode.task for episode in episodes]},
             images if any(images) else None,
@@ -240,16 +241,16 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     @contextmanager
     def _policy(self, mode: str) -> Iterator[Policy]:
         """What writes the turns: vLLM with the weights of now, or the model itself."""
-        sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k or 0}
+        sampling = Sampling(self.temperature, self.top_p, self.top_k or 0)
         if mode == "eval":
-            sampling = {"temperature": self.args.eval_temperature}
+            sampling = Sampling(self.args.eval_temperature)
         if self.use_vllm:
             if self.state.global_step != self._last_loaded_step:
                 with profiling_context(self, "sync_weights"):
                     self.vllm_generation.sync_weights()
                 self._last_loaded_step = self.state.global_step
             with self.vllm_generation.awake():
-                yield self.vllm_generation.policy(self.renderer, **sampling)
+                yield self.vllm_generation.policy(self.renderer, sampling)
             return
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
@@ -257,9 +258,9 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             yield TransformersPolicy(
                 network,
                 self.renderer,
+                sampling,
                 batch_size=self.args.rollout_batch_size,
                 keep_caches=self.args.shared_prefix,
-                **sampling,
             )
 
     def _loss_mask(self, episode: Episode) -> list[int]:
@@ -273,43 +274,13 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         if self.run is not None:
             for episode in episodes:
                 self.run.add_episode(episode, step=self.state.global_step, mode=mode)
-        rows = gather_object([_numbers(episode) for episode in episodes])
+        rows = gather_object([numbers(episode) for episode in episodes])
         metrics = self._metrics[mode]
         for name in rows[0]:
             metrics[name].append(fmean(row[name] for row in rows))
         if mode == "train":
             self.state.num_input_tokens_seen += int(sum(row["tokens/all"] for row in rows))
         metrics["num_tokens"] = [self.state.num_input_tokens_seen]
-
-
-def _columns(task: Task) -> dict[str, Any]:
-    """What TRL's own kind of reward function receives about a task, beside the completions."""
-    prompt = [{"role": "user", "content": task.prompt}]
-    return {"prompt": prompt, "question": task.question, "answer": task.answer, "choices": list(task.choices)}
-
-
-def _completion(episode: Episode) -> list[dict[str, str]]:
-    """The chat messages of an episode after its prompt, texts only: pixels are not gathered across processes."""
-    messages = []
-    for turn in episode.turns:
-        messages.append({"role": "assistant", "content": turn.text})
-        if turn.observation is not None:
-            messages.append({"role": "tool", "content": turn.observation.text})
-    return messages
-
-
-def _numbers(episode: Episode) -> dict[str, float]:
-    """The numbers of one episode whose means are logged."""
-    kinds = Counter(fault.kind for fault in episode.faults)
-    record = episode.record
-    return {
-        "zooms/rate": float(episode.num_zooms > 0),
-        "zooms/mean": float(episode.num_zooms),
-        "tokens/written": float(episode.num_tokens),
-        "tokens/all": float(len(record.prompt_ids) + len(record.completion_ids)),
-        **{f"stops/{reason.value}": float(episode.stop_reason is reason) for reason in StopReason},
-        **{f"faults/{kind.value}": float(kinds[kind]) for kind in FaultKind},
-    }
 
 
 def check_groups(args: GRPOArguments) -> None:

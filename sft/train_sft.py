@@ -75,8 +75,9 @@ def main() -> None:
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.max_length = None
     run = RunDirectory(args.output_dir)
-    settings = {"script": script, "episodes": episodes, "model": model_args, "training": args}
-    checkpoint = start_run(run, args.resume_from_checkpoint, **settings)
+    checkpoint = start_run(
+        run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args
+    )
     trainer = ColdStartTrainer(
         model.network,
         args,

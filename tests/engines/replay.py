@@ -59,7 +59,6 @@ def main() -> None:
     parser.add_argument("output_dir")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True, help="rollouts a process")
-    parser.add_argument("--shared_prefix", default="true")
     args = parser.parse_args()
     model = load_model("tiny")
     model.network.model.visual.requires_grad_(False)
@@ -69,7 +68,6 @@ def main() -> None:
     settings = ON_CPU | dict(
         output_dir=args.output_dir, per_device_train_batch_size=args.batch, num_generations=4, max_steps=args.steps,
         learning_rate=0.05, lr_scheduler_type="constant", optim="sgd", max_grad_norm=0.0,
-        shared_prefix=args.shared_prefix == "true",
     )  # fmt: skip
     with patch("rl.trainer.TransformersPolicy", Replay):
         trainer = ZoomGRPOTrainer(

@@ -19,7 +19,7 @@ from PIL import Image
 
 pytest.importorskip("vllm")
 
-from environments.play import Conversation, Limits, Reply, play
+from environments.play import Conversation, Limits, Reply, Sampling, play
 from environments.policies import OraclePolicy, TransformersPolicy
 from environments.rendering import Renderer
 from environments.vllm_policies import VllmPolicy, VllmServerPolicy, start_engine
@@ -73,7 +73,7 @@ def episodes_of(model, episode_arguments):
     tasks = make_tasks(num_tasks=12, seed=31)
 
     def episodes(policy_class, source, **options):
-        policy = policy_class(source, renderer, **options)
+        policy = policy_class(source, renderer, Sampling(**options))
         oracle = OraclePolicy(model.frame, box_step=10)
         return play(
             OpenedByOracle(policy, oracle, renderer.tokenizer),
@@ -118,7 +118,7 @@ def test_a_prompt_that_the_engine_would_read_differently_is_refused(engine, mode
     task = make_tasks(num_tasks=1, seed=1)[0]
     one_short = [*ids, *[renderer.image_token_id] * 15]
     with pytest.raises(ValueError, match="16"):
-        VllmPolicy(engine, renderer).reply([Conversation(task, [], one_short, [picture])], max_tokens=[4])
+        VllmPolicy(engine, renderer, Sampling()).reply([Conversation(task, [], one_short, [picture])], max_tokens=[4])
 
 
 def test_training_keeps_the_engine_on_the_weights_of_now(model, episode_arguments, tmp_path):
@@ -147,7 +147,7 @@ def test_training_keeps_the_engine_on_the_weights_of_now(model, episode_argument
     assert all(row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-3) for row in history[:2])
     trainer.vllm_generation.sync_weights()
     renderer = trainer.renderer
-    engine = VllmPolicy(trainer.vllm_generation.llm, renderer, temperature=0.0)
+    engine = VllmPolicy(trainer.vllm_generation.llm, renderer, Sampling(temperature=0.0))
     prompts = [
         Conversation(
             task,
@@ -157,7 +157,7 @@ def test_training_keeps_the_engine_on_the_weights_of_now(model, episode_argument
         for task in make_tasks(num_tasks=4, seed=5)
     ]
     written = [reply.token_ids for reply in engine.reply(prompts, max_tokens=[16] * 4)]
-    policy = TransformersPolicy(trainer.model, renderer, temperature=0.0)
+    policy = TransformersPolicy(trainer.model, renderer, Sampling(temperature=0.0))
     assert written == [reply.token_ids for reply in policy.reply(prompts, max_tokens=[16] * 4)]
 
 
@@ -200,6 +200,6 @@ def test_a_server_that_resizes_in_another_way_is_refused(server, model):
     task = make_tasks(num_tasks=1, seed=1)[0]
     one_short = [*renderer.tokenizer("q").input_ids, *[renderer.image_token_id] * 15]
     with pytest.raises(ValueError, match="16"):
-        VllmServerPolicy(server, renderer).reply(
+        VllmServerPolicy(server, renderer, Sampling()).reply(
             [Conversation(task, [], one_short, [Image.new("RGB", (64, 64))])], max_tokens=[4]
         )

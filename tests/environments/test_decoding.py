@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from environments.play import Conversation
+from environments.play import Conversation, Sampling
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from fovea.models import Model, freeze_vision
@@ -31,7 +31,7 @@ def image_blocks(image: Image.Image, text: str) -> list[dict]:
 def play_two_turns(model: Model, *, keep_caches: bool) -> tuple[list, TransformersPolicy]:
     """Two prompts, three rollouts each; after the first turn some rows get a crop, some a text, one has ended."""
     renderer = Renderer(model.processor)
-    policy = TransformersPolicy(model.network, renderer, temperature=0.0, keep_caches=keep_caches)
+    policy = TransformersPolicy(model.network, renderer, Sampling(temperature=0.0), keep_caches=keep_caches)
     conversations = []
     for seed, question in enumerate(["What?", "Where is the small thing, please?"]):
         image = picture(seed, width=280 + 64 * seed, height=280)
@@ -102,8 +102,8 @@ def test_sampling_follows_temperature_top_k_and_top_p(model):
     renderer = Renderer(model.processor)
     logits = torch.randn(1, model.network.config.text_config.vocab_size).repeat(200, 1)
     logits[:, renderer.placeholder_ids] = 100.0
-    chosen = TransformersPolicy(model.network, renderer, temperature=2.0, top_k=3)._chooser()(logits)
+    chosen = TransformersPolicy(model.network, renderer, Sampling(temperature=2.0, top_k=3))._chooser()(logits)
     likely = logits[0].masked_fill(logits[0] == 100, -100).topk(3).indices
     assert set(chosen.tolist()) == set(likely.tolist())
-    narrow = TransformersPolicy(model.network, renderer, temperature=1.0, top_p=1e-6)._chooser()(logits)
+    narrow = TransformersPolicy(model.network, renderer, Sampling(temperature=1.0, top_p=1e-6))._chooser()(logits)
     assert len(set(narrow.tolist())) == 1

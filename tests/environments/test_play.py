@@ -1,10 +1,11 @@
 import pytest
 
 from environments.direct import play_directly
-from environments.play import Limits, Reply, play, tools_of
+from environments.play import Limits, Reply, Sampling, play, tools_of
 from environments.policies import OraclePolicy, TransformersPolicy
 from environments.rendering import Renderer
 from environments.traces import read_traces, to_trace, write_traces
+from environments.vllm_policies import VllmServerPolicy
 from fovea.boxes import Box, Frame, coverage
 from fovea.episodes import Call, FaultKind, StopReason
 from fovea.tasks import Target
@@ -165,15 +166,20 @@ def test_a_trace_with_a_missing_image_is_named(tmp_path):
 
 def test_a_transformers_policy_never_writes_a_placeholder(make_task, factory, tiny):
     renderer = Renderer(tiny.processor)
-    policy = TransformersPolicy(tiny.network, renderer, temperature=5.0)
+    policy = TransformersPolicy(tiny.network, renderer, Sampling(temperature=5.0))
     episode = run(policy, make_task(), factory, renderer, max_tokens_per_turn=200, max_completion_tokens=400)
     features = sum(renderer.image_inputs(image).num_tokens(2) for image in episode.tokens.images)
     ids = episode.tokens.prompt_ids + episode.tokens.completion_ids
     assert sum(token == renderer.image_token_id for token in ids) == features
 
 
+def test_a_server_that_is_not_there_is_named(tiny):
+    with pytest.raises(RuntimeError, match=r"no answer from http://127\.0\.0\.1:9/v1/models.*is `vllm serve` running"):
+        VllmServerPolicy("http://127.0.0.1:9/", Renderer(tiny.processor), Sampling(), num_retries=0)
+
+
 def test_the_bare_question_is_asked_without_protocol(make_task, factory, tiny):
     renderer = Renderer(tiny.processor)
-    policy = TransformersPolicy(tiny.network, renderer, temperature=0.0)
+    policy = TransformersPolicy(tiny.network, renderer, Sampling(temperature=0.0))
     (episode,) = play_directly(policy, [make_task()], environment_factory=factory, renderer=renderer, max_tokens=4)
     assert episode.answer == episode.turns[0].text.strip()

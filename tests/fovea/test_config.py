@@ -14,8 +14,9 @@ class Options:
 def test_the_command_line_wins_over_the_file(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("learning_rate: 0.5\nreward_funcs: [a, b]\n")
-    (options,) = parse([Options], arguments=["--config", str(path), "--learning_rate", "0.7"])
-    assert options == Options(0.7, ["a", "b"])
+    for config in (["--config", str(path)], [f"--config={path}"]):
+        (options,) = parse([Options], arguments=[*config, "--learning_rate", "0.7"])
+        assert options == Options(0.7, ["a", "b"])
 
 
 def test_later_files_win_over_earlier_ones(tmp_path):

@@ -1,12 +1,15 @@
 """A training that was cut off goes on to the very weights of one that was not."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from fovea.checkpoints import last_whole_checkpoint
+from fovea.config import ConfigError
 from fovea.episodes import Episode
 from fovea.runs import RunDirectory, read_jsonl
-from fovea.training import changes
+from fovea.training import changes, start_run
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
@@ -50,7 +53,7 @@ def test_a_cut_training_ends_with_the_weights_of_an_uncut_one(build, tmp_path, p
     checkpoint = last_whole_checkpoint(tmp_path / "cut")
     assert checkpoint.name == "checkpoint-3"
     again = build(tmp_path / "cut", **period)
-    again.train(resume_from_checkpoint=str(checkpoint))
+    again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 4
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
 
@@ -63,6 +66,25 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
             (tmp_path / name / "whole").touch()
     assert last_whole_checkpoint(tmp_path).name == "checkpoint-10"
     assert last_whole_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_run_goes_on_starts_anew_or_is_refused(tmp_path):
+    def start(resume=None, **settings):
+        return start_run(RunDirectory(tmp_path), resume, training=SimpleNamespace(to_dict=lambda: settings))
+
+    assert start(seed=0) is None
+    run = RunDirectory(tmp_path)
+    for step in (1, 2, 3):
+        run.add_metrics({"step": step})
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "whole").touch()
+    with pytest.raises(ConfigError, match=r"checkpoint-2.*seed was 0, is 1.*--resume_from_checkpoint false"):
+        start(seed=1)
+    assert start(seed=0).endswith("checkpoint-2")
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert start("false", seed=1) is None
+    assert read_jsonl(tmp_path / "metrics.jsonl") == []
+    assert start(seed=1) is None, "the old run's checkpoint counts no more"
 
 
 def test_logs_go_back_to_the_checkpoint(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from environments.decoding import Decoder
-from environments.play import Limits, Reply, play
+from environments.play import Limits, Reply, Sampling, play
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from fovea.episodes import StopReason
@@ -260,7 +260,7 @@ def test_play_and_the_trainer_agree_token_for_token(build, tiny, episode_argumen
     ours = trainer._play("eval")
     renderer = Renderer(tiny.processor)
     theirs = play(
-        TransformersPolicy(trainer.model, renderer, temperature=0.0),
+        TransformersPolicy(trainer.model, renderer, Sampling(temperature=0.0)),
         trainer.tasks,
         environment_factory=episode_arguments.environment_factory(tiny),
         limits=trainer.limits,
