@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from transformers.utils import get_json_schema
 
 from environments.protocol import escape_control_tokens
 from fovea.images import image_hash
+from fovea.recent import Recent
 
 _PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 _CALL = {"type": "function", "function": {"name": "t", "arguments": "{}"}}
@@ -30,30 +30,26 @@ class ImageInputs:
 
 
 class Renderer:
-    """Renders with a processor's chat template; holds each distinct image's inputs (`max_images` of them)."""
+    """Renders with a processor's chat template; holds the inputs of recent images, up to `max_bytes`."""
 
-    def __init__(self, processor: Any, *, max_images: int = 2048) -> None:
+    def __init__(self, processor: Any, *, max_bytes: int = 2**30) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_token = processor.image_token
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
         self.merge_size = processor.image_processor.merge_size
-        self._max_images = max_images
-        self._inputs: OrderedDict[str, ImageInputs] = OrderedDict()
+        self._inputs: Recent[ImageInputs] = Recent(max_bytes, size=lambda inputs: inputs.pixel_values.nbytes)
         self._suffix_prefix: str | None = None
         self.num_preprocessed = 0
 
     def image_inputs(self, image: Image.Image) -> ImageInputs:
         """The inputs of an image, processed once as long as it is remembered."""
-        key = image_hash(image)
-        if key not in self._inputs:
-            processed = self.processor.image_processor(images=[image], return_tensors="pt")
-            self._inputs[key] = ImageInputs(processed["pixel_values"], processed["image_grid_thw"][0])
-            self.num_preprocessed += 1
-            if len(self._inputs) > self._max_images:
-                self._inputs.popitem(last=False)
-        self._inputs.move_to_end(key)
-        return self._inputs[key]
+        return self._inputs.get(image_hash(image), lambda: self._process(image))
+
+    def _process(self, image: Image.Image) -> ImageInputs:
+        processed = self.processor.image_processor(images=[image], return_tensors="pt")
+        self.num_preprocessed += 1
+        return ImageInputs(processed["pixel_values"], processed["image_grid_thw"][0])
 
     def prompt_ids(self, messages: Sequence[dict], tools: Sequence[Callable]) -> list[int]:
         """Token ids of the opening messages, up to where the assistant begins to write."""

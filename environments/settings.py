@@ -51,6 +51,11 @@ class EpisodeArguments:
         },
     )
 
+    image_cache_gib: float = field(
+        default=1.0,
+        metadata={"help": "Memory for images in GiB a process, half for pixels and half for what the processor made."},
+    )
+
     def limits(self) -> Limits:
         return Limits(self.max_turns, self.max_tokens_per_turn, self.max_episode_tokens)
 
@@ -66,7 +71,15 @@ class EpisodeArguments:
         )
         frame = Frame(self.box_frame) if self.box_frame else model.frame
         settings = ZoomSettings(frame, first_view, crop, padding=self.crop_padding, crops=self.crops)
-        return partial(ZoomEnvironment, settings, ImageStore())
+        return partial(ZoomEnvironment, settings, ImageStore(max_bytes=self._half_cache))
+
+    def renderer(self, model: Model) -> Renderer:
+        """The renderer of a model's processor, within the same memory."""
+        return Renderer(model.processor, max_bytes=self._half_cache)
+
+    @property
+    def _half_cache(self) -> int:
+        return int(self.image_cache_gib * 2**29)
 
 
 def make_policy(arguments: PlayerArguments, model: Model, renderer: Renderer) -> Policy:

@@ -1,7 +1,7 @@
 """Policies that vLLM runs: an engine in this process, or a server.
 
-What the engine reads is what the loss will read. Conversations are sent as token ids, and the prompt that comes back,
-or the features that the server makes of an image, must have just the tokens that the renderer counted.
+What the engine reads is what the loss will read: conversations are sent as token ids, and the prompt that comes back
+must have just the tokens that the renderer counted.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from environments.play import Conversation, Reply, Sampling
 from environments.rendering import Renderer
 from fovea.config import ConfigError
 from fovea.images import image_hash
+from fovea.recent import Recent
 
 _NEVER = -100.0
 """The bias that keeps a token from being sampled."""
-_CURE = "vLLM resizes images in another way, so serve the checkpoint with the processor that training uses"
 
 
 def start_engine(path: str, **kwargs: Any) -> Any:
@@ -72,27 +72,17 @@ class VllmPolicy:
         )
         replies = []
         for conversation, output in zip(conversations, outputs, strict=True):
-            seen, expected = list(output.prompt_token_ids), conversation.token_ids
-            if seen != list(expected):
-                raise ValueError(
-                    f"vLLM reads task {conversation.task.id} as {len(seen)} tokens where the loss will read "
-                    f"{len(expected)}: {_CURE}"
-                )
+            _check(conversation, output.prompt_token_ids)
             written = output.outputs[0]
             logprobs = [step[token].logprob for step, token in zip(written.logprobs, written.token_ids, strict=True)]
             replies.append(_reply(written.token_ids, logprobs, self.renderer))
         return replies
 
     def _prompt(self, conversation: Conversation) -> dict[str, Any]:
-        """The conversation with each image's run of placeholders as one, which vLLM expands again."""
-        image = self.renderer.image_token_id
-        ids = [
-            token for value, run in groupby(conversation.token_ids) for token in ([image] if value == image else run)
-        ]
-        prompt: dict[str, Any] = {"prompt_token_ids": ids}
+        prompt: dict[str, Any] = {"prompt_token_ids": _folded(conversation, self.renderer)}
         if conversation.images:
             prompt["multi_modal_data"] = {"image": list(conversation.images)}
-            prompt["mm_processor_kwargs"] = _processor_settings(self.renderer)
+            prompt["mm_processor_kwargs"] = {"size": dict(self.renderer.processor.image_processor.size)}
         return prompt
 
 
@@ -100,9 +90,9 @@ class VllmPolicy:
 class VllmServerPolicy:
     """Samples turns from a server at `base_url` (`vllm serve CHECKPOINT --enable-scale-out`, from vLLM 0.30).
 
-    Each process sends its own conversations, so ranks need not agree on their number. An image is sent once and its
-    features are remembered (`max_images` of them). Refused connections, time-outs (`timeout_s`) and errors 500 to 504
-    are tried again, `num_retries` times with growing pauses.
+    Each process sends its own conversations, so ranks need not agree on their number. Images travel as PNG under their
+    content hash, by which the server remembers them; up to `max_bytes` of PNGs are kept here for later turns. Refused
+    connections, time-outs (`timeout_s`) and errors 500 to 504 are tried again, `num_retries` times with growing pauses.
     """
 
     base_url: str
@@ -111,11 +101,11 @@ class VllmServerPolicy:
     num_connections: int = 64
     timeout_s: float = 600.0
     num_retries: int = 5
-    max_images: int = 2048
+    max_bytes: int = 2**28
 
     def __post_init__(self) -> None:
         self.base_url = self.base_url.rstrip("/")
-        self._features: dict[str, dict] = {}
+        self._urls: Recent[str] = Recent(self.max_bytes, size=len)
         self._session = requests.Session()
         retry = Retry(
             self.num_retries,
@@ -124,19 +114,14 @@ class VllmServerPolicy:
             allowed_methods=None,
             raise_on_status=False,
         )
-        self._session.mount("http", HTTPAdapter(max_retries=retry, pool_maxsize=self.num_connections))
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=self.num_connections))
         self._model = self._ask("GET", "/v1/models")["data"][0]["id"]
 
     def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        parts = [[self._part(image) for image in conversation.images] for conversation in conversations]
         with ThreadPoolExecutor(self.num_connections) as pool:
-            images = {image_hash(image): image for c in conversations for image in c.images}
-            missing = [key for key in images if key not in self._features]
-            found = pool.map(self._process, [images[key] for key in missing])
-            self._features |= dict(zip(missing, found, strict=True))
-            replies = list(pool.map(self._continue, conversations, max_tokens))
-        while len(self._features) > self.max_images:
-            del self._features[next(iter(self._features))]
-        return replies
+            return list(pool.map(self._continue, conversations, parts, max_tokens))
 
     def _ask(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
         """The JSON that the server answers. Raises RuntimeError, with the server's own words if it refuses."""
@@ -151,55 +136,32 @@ class VllmServerPolicy:
             raise RuntimeError(f"{self.base_url} does not serve {path}: start `vllm serve` with --enable-scale-out")
         if not response.ok:
             raise RuntimeError(f"{self.base_url}{path} answered {response.status_code}: {response.text[:2000]}")
-        return response.json()
+        try:
+            return response.json()
+        except requests.JSONDecodeError:
+            raise RuntimeError(f"{self.base_url}{path} answered no JSON: {response.text[:2000]!r}") from None
 
-    def _process(self, image: Image.Image) -> dict[str, Any]:
-        """What the server makes of one image: its hash, its features, and how many tokens they take."""
-        content = BytesIO()
-        image.save(content, format="PNG")
-        url = f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
-        request = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}],
-            "mm_processor_kwargs": _processor_settings(self.renderer),
-            "max_tokens": 1,
-        }
-        return self._ask("POST", "/v1/chat/completions/render", json=request)["features"]
-
-    def _continue(self, conversation: Conversation, limit: int) -> Reply:
+    def _continue(self, conversation: Conversation, parts: list[dict[str, str]], limit: int) -> Reply:
         request = {
             "request_id": f"fovea-{uuid4().hex}",
             "model": self._model,
-            "token_ids": list(conversation.token_ids),
+            "token_ids": _folded(conversation, self.renderer),
+            "content_parts": parts or None,
             "sampling_params": {"max_tokens": limit, **_options(self.sampling, self.renderer)},
+            "return_token_ids": True,
         }
-        if conversation.images:
-            request["features"] = self._place(conversation)
-        choice = self._ask("POST", "/inference/v1/generate", json=request)["choices"][0]
-        logprobs = [step["logprob"] for step in choice["logprobs"]["content"]]
-        return _reply(choice["token_ids"], logprobs, self.renderer)
+        answer = self._ask("POST", "/inference/v1/generate", json=request)
+        try:
+            seen, choice = answer["prompt_token_ids"], answer["choices"][0]
+            written, logprobs = choice["token_ids"], [step["logprob"] for step in choice["logprobs"]["content"]]
+        except (KeyError, IndexError, TypeError):
+            raise RuntimeError(f"{self.base_url} answered without tokens or log-probabilities: {answer}") from None
+        _check(conversation, seen)
+        return _reply(written, logprobs, self.renderer)
 
-    def _place(self, conversation: Conversation) -> dict[str, Any]:
-        """The features of the conversation's images, each where its run of placeholders stands."""
-        runs, start = [], 0
-        for token, run in groupby(conversation.token_ids):
-            length = len(list(run))
-            if token == self.renderer.image_token_id:
-                runs.append({"offset": start, "length": length})
-            start += length
-        parts = [self._features[image_hash(image)] for image in conversation.images]
-        made = [part["mm_placeholders"]["image"][0]["length"] for part in parts]
-        if made != [run["length"] for run in runs]:
-            raise ValueError(
-                f"the server makes {made} features of the images of task {conversation.task.id} where the loss will "
-                f"read {[run['length'] for run in runs]}: {_CURE}"
-            )
-        joined = {
-            name: {"image": [entry for part in parts for entry in part[name]["image"]]}
-            for name in parts[0]
-            if name != "mm_placeholders" and parts[0][name]
-        }
-        return {**joined, "mm_placeholders": {"image": runs}}
+    def _part(self, image: Image.Image) -> dict[str, str]:
+        key = image_hash(image)
+        return {"type": "image_url", "uuid": key, "url": self._urls.get(key, lambda: _data_url(image))}
 
 
 def _options(sampling: Sampling, renderer: Renderer) -> dict[str, Any]:
@@ -208,9 +170,26 @@ def _options(sampling: Sampling, renderer: Renderer) -> dict[str, Any]:
     return {**asdict(sampling), "logprobs": 0, "logit_bias": never}
 
 
-def _processor_settings(renderer: Renderer) -> dict[str, Any]:
-    """The trainer's pixel limits, as vLLM takes them with each request."""
-    return {"size": dict(renderer.processor.image_processor.size)}
+def _folded(conversation: Conversation, renderer: Renderer) -> list[int]:
+    """The conversation's tokens with each image's run of placeholders as one, which vLLM expands again."""
+    image = renderer.image_token_id
+    return [token for value, run in groupby(conversation.token_ids) for token in ([image] if value == image else run)]
+
+
+def _check(conversation: Conversation, seen: Sequence[int] | None) -> None:
+    """Raises ValueError unless vLLM read the very tokens that the loss will read."""
+    if list(seen or ()) != list(conversation.token_ids):
+        raise ValueError(
+            f"vLLM reads task {conversation.task.id} as {len(seen or ())} tokens where the loss will read "
+            f"{len(conversation.token_ids)}: it resizes images in another way, so let it run the checkpoint with the "
+            "processor that training uses"
+        )
+
+
+def _data_url(image: Image.Image) -> str:
+    content = BytesIO()
+    image.save(content, format="PNG", compress_level=1)
+    return f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
 
 
 def _reply(token_ids: Sequence[int], logprobs: Sequence[float], renderer: Renderer) -> Reply:

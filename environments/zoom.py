@@ -56,20 +56,22 @@ class _Seen:
 
 
 class ZoomEnvironment:
-    """One episode at a time; `reset` clears everything. A `store` shared by environments opens each image once."""
+    """One episode at a time; `reset` clears everything. A `store` shared by environments opens each image once.
+
+    Originals are held by the store alone, so that its bound holds however many episodes are under way.
+    """
 
     def __init__(self, settings: ZoomSettings, store: ImageStore | None = None) -> None:
         self._settings = settings
         self._store = store or ImageStore()
-        self._originals: list[Image.Image] = []
+        self._sources: list[Any] = []
         self._seen: list[_Seen] = []
 
     def reset(
         self, *, images: Sequence[Any], question: str, first_view_max_pixels: int | None = None, **_: Any
     ) -> list[dict[str, Any]]:
         """The content of the first user message: every image's first view, then the question."""
-        self._originals = [self._store.open(image) for image in images]
-        self._seen = []
+        self._sources, self._seen = list(images), []
         limits = self._settings.first_view
         if first_view_max_pixels is not None:
             limits = PixelLimits(
@@ -78,8 +80,8 @@ class ZoomEnvironment:
                 limits.factor,
             )
         blocks: list[dict[str, Any]] = []
-        for root, (image, original) in enumerate(zip(images, self._originals, strict=True)):
-            shown = self._store.fitted(image, limits)
+        for root, source in enumerate(images):
+            original, shown = self._store.open(source), self._store.fitted(source, limits)
             self._seen.append(_Seen(root, Box(0, 0, 1, 1, Frame.UNIT), View(original.size, shown.size)))
             blocks.append({"type": "image", "image": shown})
         return [*blocks, {"type": "text", "text": question}]
@@ -99,7 +101,7 @@ class ZoomEnvironment:
         written = self._box(bbox_2d, seen)
         padded = written.enlarged(self._settings.padding).clipped(seen.view)
         region = padded.within(seen.region, view=seen.view)
-        original = self._originals[seen.root]
+        original = self._store.open(self._sources[seen.root])
         crop = fit(cut(original, region), self._settings.crop)
         index = len(self._seen)
         native = View((original.width, original.height), original.size)

@@ -21,7 +21,6 @@ from transformers import set_seed
 
 from environments.direct import play_directly
 from environments.play import play
-from environments.rendering import Renderer
 from environments.settings import EpisodeArguments, make_policy
 from fovea.arguments import PlayerArguments
 from fovea.config import parse
@@ -107,7 +106,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     run = RunDirectory(arguments.output_dir)
     path = run.path / "samples.jsonl"
     done = {(row["id"], row["sample"]) for row in read_jsonl(path)}
-    renderer = Renderer(model.processor)
+    renderer = episodes.renderer(model)
     policy = make_policy(arguments, model, renderer)
     player: Callable[..., list[Episode]] = partial(play_directly, policy)
     if arguments.prompt == "protocol":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from types import MethodType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+
+from fovea.recent import Recent
 
 
 def remember_image_features(network: Any, *, max_bytes: int) -> None:
@@ -39,31 +40,18 @@ def share_frozen_tower(source: Any, target: Any) -> None:
 
 
 class _Memory:
-    """Features by content key, the least recently used ones forgotten first."""
+    """Features by content key, one tensor a level, of weights that have not changed since."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes, self.num_bytes = max_bytes, 0
-        self.features: OrderedDict[bytes, list[torch.Tensor]] = OrderedDict()
+        self.features: Recent[list[torch.Tensor]] = Recent(max_bytes, size=lambda levels: sum(t.nbytes for t in levels))
         self.state: tuple = ()
 
     def follow(self, weights: list[torch.Tensor]) -> None:
         """Forgets everything if these are not the weights, unchanged, that the features were made with."""
         state = tuple((weight.data_ptr(), weight._version) for weight in weights)
         if state != self.state:
-            self.state, self.num_bytes = state, 0
+            self.state = state
             self.features.clear()
-
-    def add(self, key: bytes, features: list[torch.Tensor]) -> None:
-        self.features[key] = features
-        self.num_bytes += _size(features)
-
-    def trim(self) -> None:
-        while self.num_bytes > self.max_bytes and self.features:
-            self.num_bytes -= _size(self.features.popitem(last=False)[1])
-
-
-def _size(features: list[torch.Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in features)
 
 
 def _is_sharded(weight: torch.Tensor) -> bool:
@@ -97,11 +85,8 @@ def _get_image_features(self: Any, pixel_values: torch.Tensor, image_grid_thw: t
             output = stock(self, torch.cat([pixels[row] for row in rows]), image_grid_thw[rows], **kwargs)
         levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
         for index, key in enumerate(missing):
-            memory.add(key, [level[index].clone() for level in levels])
-    found = []
-    for key in keys:
-        memory.features.move_to_end(key)
-        found.append(memory.features[key])
-    memory.trim()
+            memory.features[key] = [level[index].clone() for level in levels]
+    found = [memory.features[key] for key in keys]
+    memory.features.trim()
     pooled, *deep = (list(level) for level in zip(*found, strict=True))
     return SimpleNamespace(pooler_output=pooled, deepstack_features=deep)

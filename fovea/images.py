@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image, ImageOps
 
 from fovea.boxes import Box, Frame, Size, View
+from fovea.recent import Recent
 
 MAX_IMAGE_PIXELS = 100_000_000
 """Images above this many pixels are refused before they are decoded (decompression bombs)."""
@@ -64,17 +64,43 @@ class ImageError(ValueError):
     """An image that cannot be used, with what is wrong about it."""
 
 
-def open_image(source: str | Path | bytes | Image.Image | dict, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """An RGB image, EXIF-rotated, from a path, encoded bytes, a PIL image or a `datasets` image dictionary.
+class Readable(Protocol):
+    """Encoded bytes that stay where they are until they are asked for."""
+
+    def read(self) -> bytes: ...
+
+
+Source = str | Path | bytes | Image.Image | Readable | dict
+"""What an image can be opened from: a path, encoded bytes, a PIL image, something that reads encoded bytes, or a
+`datasets` image dictionary."""
+
+
+def encoded(source: Source) -> bytes | Image.Image:
+    """The encoded bytes of an image, or the PIL image that it is.
+
+    Raises:
+        ImageError: if the file cannot be read.
+    """
+    if isinstance(source, dict):
+        source = source.get("bytes") or source.get("path") or b""
+    if isinstance(source, (bytes, Image.Image)):
+        return source
+    try:
+        return Path(source).read_bytes() if isinstance(source, (str, Path)) else source.read()
+    except OSError as error:
+        raise ImageError(f"image {source} cannot be opened: {error.strerror}") from error
+
+
+def open_image(source: Source, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """An RGB image, EXIF-rotated.
 
     Raises:
         ImageError: if the file is missing, corrupt, empty, or larger than `max_pixels`.
     """
-    if isinstance(source, dict):
-        source = source.get("bytes") or source.get("path") or b""
-    name = "in memory" if isinstance(source, (bytes, Image.Image)) else str(source)
+    name = str(source) if isinstance(source, (str, Path)) else "in memory"
     try:
-        image = source if isinstance(source, Image.Image) else _open_lazily(source)
+        content = encoded(source)
+        image = content if isinstance(content, Image.Image) else _decode_lazily(content)
         if image.width * image.height > max_pixels:
             raise ImageError(f"image {name} has {image.width}x{image.height} pixels, the bound is {max_pixels}")
         if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
@@ -86,10 +112,10 @@ def open_image(source: str | Path | bytes | Image.Image | dict, *, max_pixels: i
         raise ImageError(f"image {name} cannot be opened: {error}") from error
 
 
-def _open_lazily(source: str | Path | bytes) -> Image.Image:
-    if isinstance(source, bytes) and not source:
+def _decode_lazily(content: bytes) -> Image.Image:
+    if not content:
         raise ImageError("image is empty: it has neither bytes nor a path")
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return Image.open(io.BytesIO(content))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -107,59 +133,35 @@ class ImageStore:
     """Opens each distinct image once, by content hash, and keeps the recent ones up to `max_bytes` of pixels."""
 
     def __init__(self, *, max_bytes: int = 2**30) -> None:
-        self.max_bytes = max_bytes
         self.num_opened = 0
-        self._images: OrderedDict[str, Image.Image] = OrderedDict()
-        self._num_bytes = 0
+        self._images: Recent[Image.Image] = Recent(max_bytes, size=lambda image: image.width * image.height * 3)
 
-    def open(self, source: str | Path | bytes | Image.Image | dict) -> Image.Image:
-        """The RGB image of a path, encoded bytes, a PIL image or a `datasets` image dictionary.
+    def open(self, source: Source) -> Image.Image:
+        """The RGB image of a source.
 
         Raises:
             ImageError: as `open_image`.
         """
-        data, key = _identify(source)
-        return self._keep(key, lambda: self._open(data))
+        content = encoded(source)
+        return self._opened(content, _key(content))
 
-    def fitted(self, source: str | Path | bytes | Image.Image | dict, limits: PixelLimits) -> Image.Image:
+    def fitted(self, source: Source, limits: PixelLimits) -> Image.Image:
         """The image as it reaches the model within `limits`, resized once however many episodes show it."""
-        data, key = _identify(source)
-        original = self._keep(key, lambda: self._open(data))
-        return self._keep(f"{key} {limits.fit_size(original.size)}", lambda: fit(original, limits))
+        content = encoded(source)
+        key = _key(content)
+        original = self._opened(content, key)
+        return self._images.get(f"{key} {limits.fit_size(original.size)}", lambda: fit(original, limits))
 
-    def _open(self, data: bytes | Image.Image) -> Image.Image:
-        self.num_opened += 1
-        return open_image(data)
+    def _opened(self, content: bytes | Image.Image, key: str) -> Image.Image:
+        def make() -> Image.Image:
+            self.num_opened += 1
+            return open_image(content)
 
-    def _keep(self, key: str, make: Callable[[], Image.Image]) -> Image.Image:
-        if key not in self._images:
-            self._images[key] = make()
-            self._num_bytes += _num_bytes(self._images[key])
-        self._images.move_to_end(key)
-        image = self._images[key]
-        while self._num_bytes > self.max_bytes and len(self._images) > 1:
-            self._num_bytes -= _num_bytes(self._images.popitem(last=False)[1])
-        return image
+        return self._images.get(key, make)
 
 
-def _identify(source: str | Path | bytes | Image.Image | dict) -> tuple[bytes | Image.Image, str]:
-    """What is to be opened, and its name by content."""
-    if isinstance(source, dict):
-        source = source.get("bytes") or source.get("path") or b""
-    if isinstance(source, (str, Path)):
-        source = _read(Path(source))
-    return source, content_hash(source) if isinstance(source, bytes) else image_hash(source)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"image {path} cannot be opened: {error.strerror}") from error
-
-
-def _num_bytes(image: Image.Image) -> int:
-    return image.width * image.height * 3
+def _key(content: bytes | Image.Image) -> str:
+    return content_hash(content) if isinstance(content, bytes) else image_hash(content)
 
 
 def image_hash(image: Image.Image) -> str:

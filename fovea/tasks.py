@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fovea.boxes import Box, Frame
+from fovea.images import encoded
 
 
 class AnswerKind(StrEnum):
@@ -36,7 +37,7 @@ class Target:
 class Task:
     """A question about images.
 
-    `images` are paths, encoded bytes or PIL images, opened when the task is played. `first_view_max_pixels` bounds
+    `images` are what `fovea.images.open_image` takes, opened when the task is played. `first_view_max_pixels` bounds
     the first view of this task; None leaves it to the environment. `metadata["family"]` groups tasks in reports.
     """
 
@@ -69,6 +70,26 @@ class Task:
             "first_view_max_pixels": self.first_view_max_pixels,
             "task": self,
         }
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image inside an Arrow table, its bytes read (memory-mapped) when they are asked for.
+
+    `where` leads to it in its row: column, then fields and positions.
+    """
+
+    table: Any
+    row: int
+    where: tuple[str | int, ...]
+
+    def read(self) -> bytes:
+        """The encoded bytes."""
+        value = self.table[self.row : self.row + 1][self.where[0]][0]
+        for part in self.where[1:]:
+            value = value[part]
+        found = value.as_py()
+        return found["bytes"] if isinstance(found, dict) else found
 
 
 COLUMNS = ("id", "images", "question", "answer", "kind", "choices", "boxes", "first_view_max_pixels", "metadata")
@@ -138,11 +159,12 @@ def _image_path(image: Any, folder: Path, name: str) -> str:
     if isinstance(image, (str, Path)):
         path = Path(image)
         return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-    path = folder / "images" / f"{name}.{'img' if isinstance(image, bytes) else 'png'}"
-    if isinstance(image, bytes):
-        path.write_bytes(image)
+    content = encoded(image)
+    path = folder / "images" / f"{name}.{'img' if isinstance(content, bytes) else 'png'}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
     else:
-        image.save(path)
+        content.save(path)
     return str(path.relative_to(folder))
 
 
@@ -158,13 +180,31 @@ def _rows(source: str | Path, *, split: str | None) -> tuple[Path, Iterator[Mapp
     import datasets
 
     if path.suffix == ".parquet":
-        return path.parent, iter(datasets.Dataset.from_parquet(str(path)))
+        return path.parent, _arrow(datasets.Dataset.from_parquet(str(path)))
     if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         data = datasets.load_from_disk(str(path))
         data = data[split or next(iter(data))] if isinstance(data, datasets.DatasetDict) else data
-        return path, iter(data)
-    data = datasets.load_dataset(str(source), split=split or "train")
-    return path, iter(data)
+        return path, _arrow(data)
+    return path, _arrow(datasets.load_dataset(str(source), split=split or "train"))
+
+
+def _arrow(data: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows of a dataset with their images left in its table, neither decoded nor copied."""
+    table = data.with_format("arrow")
+    for number in range(len(data)):
+        row = table[number : number + 1].to_pylist()[0]
+        yield {name: _left_in(table, number, value, (name,)) for name, value in row.items()}
+
+
+def _left_in(table: Any, row: int, value: Any, where: tuple[str | int, ...]) -> Any:
+    """The value with all bytes in it, and image dictionaries that hold some, replaced by a `StoredImage`."""
+    if isinstance(value, bytes) or (isinstance(value, dict) and value.keys() == {"bytes", "path"} and value["bytes"]):
+        return StoredImage(table, row, where)
+    if isinstance(value, list):
+        return [_left_in(table, row, part, (*where, index)) for index, part in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    return {name: _left_in(table, row, part, (*where, name)) for name, part in value.items()}
 
 
 def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:

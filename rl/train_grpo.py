@@ -64,6 +64,7 @@ def main() -> None:
         eval_tasks=held_out,
         environment_factory=episodes.environment_factory(model),
         limits=episodes.limits(),
+        renderer=episodes.renderer(model),
         run=run,
         processing_class=model.processor,
         peft_config=get_peft_config(model_args),

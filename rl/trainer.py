@@ -18,6 +18,7 @@ from unittest.mock import patch
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.extras.profiling import profiling_context
 from trl.models.utils import unwrap_model_for_generation
@@ -74,6 +75,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         eval_tasks: Sequence[Task] = (),
         environment_factory: Callable[[], Any] | None = None,
         limits: Limits | None = None,
+        renderer: Renderer | None = None,
         run: RunDirectory | None = None,
         **kwargs: Any,
     ) -> None:
@@ -89,6 +91,11 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         check_groups(args)
         if kwargs["processing_class"].tokenizer.padding_side != "left":
             raise ValueError("the processor pads on the right, which shifts image tokens: set padding_side='left'")
+        if is_deepspeed_zero3_enabled() and not args.use_vllm and not args.ds3_gather_for_generation:
+            raise ValueError(
+                "ds3_gather_for_generation is false: under ZeRO-3 a process whose episodes have ended would leave the "
+                "others waiting for its share of the weights. Leave it true, or let vLLM write (use_vllm)"
+            )
         # Over-long episodes leave the loss by their own mask: TRL's switch would also hide them from attention.
         self.mask_unfinished, args.mask_truncated_completions = args.mask_truncated_completions, False
         args.max_completion_length = self.limits.max_completion_tokens
@@ -104,7 +111,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
                 eval_dataset=rows.select(range(len(train_tasks), len(rows))) if eval_tasks else None,
                 **kwargs,
             )
-        self.renderer = Renderer(self.processing_class)
+        self.renderer = renderer or Renderer(self.processing_class)
         networks = [
             self.accelerator.unwrap_model(network) for network in (self.model, self.ref_model) if network is not None
         ]

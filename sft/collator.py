@@ -21,8 +21,10 @@ class TraceCollator:
     the very prompt that rollouts use. `max_length` refuses longer traces by name; nothing is truncated.
     """
 
-    def __init__(self, processor: Any, environment: Any, limits: PixelLimits, *, max_length: int | None = None) -> None:
-        self.renderer = Renderer(processor)
+    def __init__(
+        self, renderer: Renderer, environment: Any, limits: PixelLimits, *, max_length: int | None = None
+    ) -> None:
+        self.renderer = renderer
         self.tools: list[Callable] = list(tools_of(environment).values())
         self.system = getattr(environment, "system_prompt", SYSTEM_PROMPT)
         self.limits = limits

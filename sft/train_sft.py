@@ -68,7 +68,8 @@ def main() -> None:
         trust_remote_code=args.trust_remote_code,
     )
     environment = episodes.environment_factory(model)()
-    collator = TraceCollator(model.processor, environment, pixel_limits(model.processor), max_length=args.max_length)
+    renderer = episodes.renderer(model)
+    collator = TraceCollator(renderer, environment, pixel_limits(model.processor), max_length=args.max_length)
     with PartialState().main_process_first():
         train, held_out = load_traces(script, args.data_seed or args.seed)
     args.remove_unused_columns = False

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from environments.play import play
-from environments.rendering import Renderer
 from environments.settings import EpisodeArguments, make_policy
 from environments.traces import write_traces
 from fovea.arguments import PlayerArguments
@@ -45,7 +44,7 @@ def main() -> None:
     arguments, episodes = parse((OwnTracesArguments, EpisodeArguments))
     set_seed(arguments.seed)
     model = arguments.load_model()
-    renderer = Renderer(model.processor)
+    renderer = episodes.renderer(model)
     policy = make_policy(arguments, model, renderer)
     factory = episodes.environment_factory(model)
     tasks = [task for task in arguments.load_tasks() for _ in range(arguments.num_samples)]

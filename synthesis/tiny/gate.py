@@ -36,7 +36,7 @@ class Asker:
 
     def __init__(self, model: Model) -> None:
         self.network = model.network
-        self.renderer = Renderer(model.processor, max_images=256)
+        self.renderer = Renderer(model.processor)
 
     def ask(self, conversations: list[list[dict]], *, max_new_tokens: int = 32, batch_size: int = 64) -> list[str]:
         """The greedy reply to each conversation."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,7 +22,8 @@ pytestmark = pytest.mark.engines
 STAGES = (2, 3)
 
 
-def run(*words: str, stage: int | None = None, num_processes: int = 2) -> str:
+def start(*words: str, stage: int | None = None, num_processes: int = 2) -> subprocess.Popen:
+    """`accelerate launch` of a script, its output in pipes."""
     launch = ["accelerate", "launch", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     launch += ["--num_processes", str(num_processes)]
     launch += ["--config_file", f"configs/accelerate/zero{stage}.yaml"] if stage else ["--cpu"]
@@ -28,9 +31,17 @@ def run(*words: str, stage: int | None = None, num_processes: int = 2) -> str:
         "DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }  # fmt: skip
-    done = subprocess.run([*launch, *words], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=900)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout
+    words = (*launch, "tests/engines/plain_gloo.py", *words)
+    return subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def run(*words: str, **options) -> str:
+    process = start(*words, **options)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output[-9000:]
+    return output
 
 
 def weights_of(folder) -> dict[str, torch.Tensor]:
@@ -83,3 +94,21 @@ def test_grpo_checkpoints_goes_on_and_exports(tmp_path, stage, lora):
     assert "going on from" in run(*words, "3", stage=stage)
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl") if "reward" in row] == [1, 2, 3]
     load_model(str(tmp_path))
+
+
+def test_when_a_process_dies_all_end_and_the_same_command_goes_on(tmp_path):
+    words = (
+        "rl/train_grpo.py", "--model_name_or_path", "tiny", "--output_dir", str(tmp_path), "--use_cpu", "true",
+        "--per_device_train_batch_size", "4", "--num_generations", "2", "--save_steps", "1", "--max_tasks", "16",
+        "--max_steps", "4",
+    )  # fmt: skip
+    process = start(*words, stage=2)
+    while not list(tmp_path.glob("checkpoint-*/whole")):
+        assert process.poll() is None, process.communicate()[0][-9000:]
+        time.sleep(0.1)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    next(worker for worker in workers if worker.environ().get("RANK") == "1").kill()
+    process.communicate(timeout=120)
+    assert process.returncode != 0 and not psutil.wait_procs(workers, timeout=30)[1]
+    assert "going on from" in run(*words, stage=2)
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl") if "reward" in row] == [1, 2, 3, 4]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
+import time
+
 import pytest
 
 from benchmarks.endurance import TRAININGS, difference, train
@@ -9,9 +14,30 @@ from benchmarks.endurance import TRAININGS, difference, train
 pytestmark = pytest.mark.engines
 
 
-@pytest.mark.parametrize("name", TRAININGS)
-def test_a_killed_training_ends_as_an_undisturbed_one(name, tmp_path):
-    words = TRAININGS[name]
-    train(words, tmp_path / "whole", moments=[], log=tmp_path / "whole.log")
-    killed = train(words, tmp_path / "cut", moments=[25, 30], log=tmp_path / "cut.log")
-    assert killed and not difference(tmp_path / "whole", tmp_path / "cut")
+@pytest.fixture(scope="module", params=TRAININGS)
+def undisturbed(request, tmp_path_factory):
+    """The words of a training, and the folder in which it ended."""
+    folder = tmp_path_factory.mktemp("undisturbed") / request.param
+    train(TRAININGS[request.param], folder, moments=[], log=folder.with_suffix(".log"))
+    return TRAININGS[request.param], folder
+
+
+def test_a_killed_training_ends_as_an_undisturbed_one(undisturbed, tmp_path):
+    words, whole = undisturbed
+    killed = train(words, tmp_path / "cut", moments=[25, 30], log=tmp_path / "log")
+    assert killed and not difference(whole, tmp_path / "cut")
+
+
+def test_a_full_disk_stops_the_run_and_nothing_is_lost(undisturbed, tmp_path):
+    words, whole = undisturbed
+    cut = tmp_path / "cut"
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, *words, "--output_dir", str(cut)], stdout=log, stderr=log)
+    while not list(cut.glob("checkpoint-*/whole")):
+        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.05)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2**20, 2**20))
+    assert process.wait(300) != 0
+    assert "File too large" in (tmp_path / "log").read_text()
+    train(words, cut, moments=[], log=tmp_path / "log")
+    assert not difference(whole, cut)

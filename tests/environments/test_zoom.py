@@ -6,7 +6,7 @@ from environments.check import EnvironmentCheckError, check_environment
 from environments.zoom import ZoomEnvironment, ZoomSettings
 from fovea.boxes import Frame
 from fovea.episodes import FaultKind, ModelFault
-from fovea.images import PixelLimits
+from fovea.images import ImageStore, PixelLimits
 
 LIMITS = PixelLimits(16 * 16, 160 * 160, 16)
 
@@ -39,6 +39,16 @@ def test_a_crop_has_the_detail_of_the_original_not_of_the_first_view():
     environment = started(Image.fromarray(pixels))
     _, crop = crop_of(environment.image_zoom_in_tool([0, 0, 100, 100]))
     assert np.asarray(crop).std() > 100
+
+
+def test_originals_are_held_by_the_store_alone(picture):
+    store = ImageStore(max_bytes=0)
+    environment = ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, LIMITS, LIMITS), store)
+    environment.reset(images=[picture], question="q")
+    _, crop = crop_of(environment.image_zoom_in_tool([0, 0, 500, 500]))
+    _, expected = crop_of(started(picture).image_zoom_in_tool([0, 0, 500, 500]))
+    assert crop.tobytes() == expected.tobytes()
+    assert store.num_opened == 3  # for its size, its first view and the zoom
 
 
 @pytest.mark.parametrize("frame", [Frame.PER_MILLE, Frame.INPUT])

@@ -1,3 +1,4 @@
+import io
 import json
 
 import datasets
@@ -5,7 +6,8 @@ import pytest
 
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
-from fovea.tasks import AnswerKind, Target, TaskError, load_tasks, parse_columns, save_tasks
+from fovea.images import open_image
+from fovea.tasks import AnswerKind, StoredImage, Target, TaskError, load_tasks, parse_columns, save_tasks
 
 
 @pytest.fixture
@@ -70,7 +72,24 @@ def test_parquet_and_saved_datasets_with_embedded_images(folder, picture):
     data.to_parquet(str(folder / "d.parquet"))
     data.save_to_disk(str(folder / "saved"))
     for place in (folder / "d.parquet", folder / "saved"):
-        assert load_tasks(place)[0].kind is AnswerKind.NUMBER
+        task = load_tasks(place)[0]
+        assert task.kind is AnswerKind.NUMBER
+        assert open_image(task.images[0]).tobytes() == picture.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("content", ["nested", "bytes"])
+def test_images_stay_in_their_table_until_they_are_opened(folder, picture, content):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    rows = {"nested": [{"pictures": [picture]}, {"pictures": []}], "bytes": [file.getvalue(), None]}[content]
+    data = datasets.Dataset.from_dict({"shown": rows, "question": ["q", "q"], "answer": ["3", "4"]})
+    data.save_to_disk(str(folder / "saved"))
+    column = {"nested": "shown.pictures", "bytes": "shown"}[content]
+    first, second = load_tasks(folder / "saved", columns={"images": column})
+    assert isinstance(first.images[0], StoredImage) and not second.images
+    assert open_image(first.images[0]).size == picture.size
+    save_tasks([first], folder / "out")
+    assert open_image(load_tasks(folder / "out")[0].images[0]).size == picture.size
 
 
 def test_saved_tasks_read_back_the_same(folder, make_task):

@@ -1,6 +1,7 @@
 """The trainer on the tiny model, and the faults of TRL's own tool loop that it does not share."""
 
 import copy
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -103,6 +104,17 @@ def test_any_mixture_of_rollouts_trains(build, monkeypatch, rows):
     play_lines(trainer, monkeypatch, *rows)
     trainer.train()
     assert torch.isfinite(torch.tensor(trainer.state.log_history[0]["loss"]))
+
+
+def test_no_picture_travels_between_processes(build, monkeypatch):
+    """Each process opens its own; what is gathered is text and numbers."""
+    sent = []
+    trainer = build(limits=Limits(3, 200, 600), log_completions=True)
+    play_lines(trainer, monkeypatch, (CALL, ANSWER))
+    for module in ("trl.trainer.grpo_trainer", "rl.trainer"):
+        monkeypatch.setattr(f"{module}.gather_object", lambda things: sent.append(pickle.dumps(things)) or things)
+    trainer.train()
+    assert sent and not any(b"PIL" in message for message in sent)
 
 
 def test_unfinished_episodes_leave_the_loss_but_not_attention(build, monkeypatch):

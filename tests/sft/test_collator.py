@@ -18,7 +18,7 @@ def played(tiny, episode_arguments, tmp_path):
     tasks = make_tasks(num_tasks=6, seed=8)
     episodes = play(OraclePolicy(Frame.PER_MILLE), tasks, environment_factory=factory, limits=Limits())
     write_traces(episodes, tmp_path)
-    collator = TraceCollator(tiny.processor, factory(), pixel_limits(tiny.processor))
+    collator = TraceCollator(Renderer(tiny.processor), factory(), pixel_limits(tiny.processor))
     return collator, list(read_traces(tmp_path)), episodes
 
 
@@ -73,9 +73,8 @@ def test_mm_cof_files_with_crops_in_user_turns_are_read(tiny, episode_arguments,
         {"role": "assistant", "content": "<think>b</think><answer>c</answer>"},
     ]
     (tmp_path / "traces.jsonl").write_text(json.dumps({"messages": messages, "images": ["a.png", "a.png"]}) + "\n")
-    collator = TraceCollator(
-        tiny.processor, episode_arguments.environment_factory(tiny)(), pixel_limits(tiny.processor)
-    )
+    renderer, environment = Renderer(tiny.processor), episode_arguments.environment_factory(tiny)()
+    collator = TraceCollator(renderer, environment, pixel_limits(tiny.processor))
     ids, mask, images = collator.encode(to_trace(next(iter(read_traces(tmp_path)))))
     text = collator.renderer.tokenizer.decode(ids)
     assert "other prompt" not in text and text.count("<tool_response>") == 1 and len(images) == 2

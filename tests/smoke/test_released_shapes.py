@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from environments.play import Limits, Reply
+from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
@@ -48,7 +49,9 @@ def test_one_sft_step_on_a_4k_image(model, task, tmp_path):
     factory = EpisodeArguments().environment_factory(model)
     oracle = OraclePolicy(model.frame)
     write_traces(play(oracle, [task], environment_factory=factory, limits=Limits()), tmp_path)
-    batch = TraceCollator(model.processor, factory(), pixel_limits(model.processor))(list(read_traces(tmp_path)))
+    batch = TraceCollator(Renderer(model.processor), factory(), pixel_limits(model.processor))(
+        list(read_traces(tmp_path))
+    )
     assert batch["input_ids"].shape[1] > 8000
     loss = model.network(**batch).loss
     loss.backward()
