@@ -52,8 +52,13 @@ class Engine(VLLMGeneration):
         engine's own loading path. Image features are forgotten too: the vision tower may have been trained.
         """
         if self.mode == "colocate" and self._is_on_cpu:
+            from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
             runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
             runner.reload_weights(weights_iterator=((name, w.clone()) for name, w in self._iter_named_params()))
+            for layer in runner.get_model().modules():
+                if isinstance(layer, ParallelLMHead):  # one tied to the embedding is repacked by nobody else
+                    layer.quant_method.process_weights_after_loading(layer)
             self.llm.reset_prefix_cache()
         else:
             super().sync_weights()

