@@ -81,6 +81,16 @@ def start_run(run: RunDirectory, resume: str | None, **settings: Any) -> str | N
     return str(checkpoint) if checkpoint else None
 
 
+def save_together(trainer: Any) -> None:
+    """Saves the model, and lets processes leave only together: a launcher ends those that write when another has left.
+
+    Call it last: collectives end with it.
+    """
+    trainer.save_model()
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+
+
 def changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """What differs between the settings of two runs, `FREE_SETTINGS` apart."""
     for part in before.keys() & now.keys():

@@ -20,7 +20,7 @@ from environments.settings import EpisodeArguments
 from fovea.checkpoints import is_finished
 from fovea.config import find_config, parse
 from fovea.runs import RunDirectory
-from fovea.training import MetricsCallback, TimeLimitCallback, load_for_training, start_run
+from fovea.training import MetricsCallback, TimeLimitCallback, load_for_training, save_together, start_run
 from rewards.registry import load_reward
 from rl.arguments import GRPOArguments, ScriptArguments
 from rl.callbacks import CollapseCallback
@@ -71,7 +71,7 @@ def main() -> None:
         callbacks=[MetricsCallback(run), CollapseCallback(), TimeLimitCallback(script.max_minutes)],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    save_together(trainer)
 
 
 if __name__ == "__main__":

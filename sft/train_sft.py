@@ -23,7 +23,7 @@ from fovea.config import parse
 from fovea.models import pixel_limits
 from fovea.plugins import load_object
 from fovea.runs import RunDirectory
-from fovea.training import MetricsCallback, TimeLimitCallback, load_for_training, start_run
+from fovea.training import MetricsCallback, TimeLimitCallback, load_for_training, save_together, start_run
 from sft.collator import TraceCollator
 
 
@@ -90,7 +90,7 @@ def main() -> None:
         callbacks=[MetricsCallback(run), TimeLimitCallback(script.max_minutes)],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    save_together(trainer)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ their gradient.
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from unittest.mock import patch
 
@@ -16,6 +17,7 @@ from environments.play import Limits, Reply
 from environments.settings import EpisodeArguments
 from fovea.models import load_model
 from fovea.tasks import AnswerKind, Task
+from fovea.training import save_together
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
@@ -32,7 +34,7 @@ SCRIPTS = (["<think>a</think>\n<answer>1</answer>"], [CALL, "<answer>2</answer>"
 class Replay:
     """The k-th rollout of a task always writes the k-th script."""
 
-    def __init__(self, network, renderer, **_) -> None:
+    def __init__(self, network, renderer, sampling, **_) -> None:
         self.tokenizer = renderer.tokenizer
         self.places: dict[int, int] = {}
         self.counts: Counter[str] = Counter()
@@ -69,6 +71,8 @@ def main() -> None:
         output_dir=args.output_dir, per_device_train_batch_size=args.batch, num_generations=4, max_steps=args.steps,
         learning_rate=0.05, lr_scheduler_type="constant", optim="sgd", max_grad_norm=0.0,
     )  # fmt: skip
+    if "RANK" in os.environ:  # Accelerate takes use_cpu for "no DeepSpeed"
+        settings |= {"use_cpu": False, "ddp_backend": "gloo"}
     with patch("rl.trainer.TransformersPolicy", Replay):
         trainer = ZoomGRPOTrainer(
             model.network,
@@ -79,8 +83,9 @@ def main() -> None:
             limits=Limits(4, 64, 300),
             processing_class=model.processor,
         )
+        assert trainer.is_deepspeed_enabled == ("RANK" in os.environ)
         trainer.train()
-    trainer.save_model()
+    save_together(trainer)
 
 
 if __name__ == "__main__":
