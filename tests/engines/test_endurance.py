@@ -16,20 +16,20 @@ pytestmark = pytest.mark.engines
 
 @pytest.fixture(scope="module", params=TRAININGS)
 def undisturbed(request, tmp_path_factory):
-    """The words of a training, and the folder in which it ended."""
-    folder = tmp_path_factory.mktemp("undisturbed") / request.param
+    """The words of a training, the folder in which it ended, and how many seconds it took."""
+    folder, started = tmp_path_factory.mktemp("undisturbed") / request.param, time.monotonic()
     train(TRAININGS[request.param], folder, moments=[], log=folder.with_suffix(".log"))
-    return TRAININGS[request.param], folder
+    return TRAININGS[request.param], folder, time.monotonic() - started
 
 
 def test_a_killed_training_ends_as_an_undisturbed_one(undisturbed, tmp_path):
-    words, whole = undisturbed
-    killed = train(words, tmp_path / "cut", moments=[25, 30], log=tmp_path / "log")
-    assert killed and not difference(whole, tmp_path / "cut")
+    words, whole, seconds = undisturbed
+    killed = train(words, tmp_path / "cut", moments=[0.6 * seconds, 0.7 * seconds], log=tmp_path / "log")
+    assert killed == 2 and not difference(whole, tmp_path / "cut")
 
 
 def test_a_full_disk_stops_the_run_and_nothing_is_lost(undisturbed, tmp_path):
-    words, whole = undisturbed
+    words, whole, _ = undisturbed
     cut = tmp_path / "cut"
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, *words, "--output_dir", str(cut)], stdout=log, stderr=log)
