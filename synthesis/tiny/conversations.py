@@ -165,6 +165,12 @@ def _compare(first: Shape, second: Shape) -> Exchange:
     return Exchange(questions.compare_question(first.name, second.name), larger)
 
 
+def sample_comparison(rng: np.random.Generator) -> list[Exchange]:
+    """Closer views of two shapes, read and compared."""
+    scene = sample_scene(rng, num_shapes=int(rng.integers(2, 6)))
+    return _about_crops(scene, render(scene), rng)
+
+
 def sample_picture(rng: np.random.Generator) -> Picture:
     """What the vision tower sees on its own: an eye chart, a crop, or a first view."""
     kind = rng.random()

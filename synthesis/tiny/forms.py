@@ -7,7 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from synthesis.tiny.conversations import Exchange, sample_conversation, sample_follow_up, sample_reading
+from synthesis.tiny.conversations import (
+    Exchange,
+    sample_comparison,
+    sample_conversation,
+    sample_follow_up,
+    sample_reading,
+)
 
 WORDS = "the a of in on is are what where how many scene image some one two left right".split()  # noqa: SIM905
 """Words without a meaning here: put before some conversations, so that the model bears a prompt of any length."""
@@ -47,8 +53,7 @@ def in_some_form(exchanges: list[Exchange], rng: np.random.Generator) -> list[Ex
 
 
 def sample_in_some_form(rng: np.random.Generator) -> list[Exchange]:
-    """A reading, a conversation or follow-up questions, most of them with the form of the answers prescribed."""
-    kind = rng.random()
-    sample = sample_reading if kind < 0.15 else sample_conversation if kind < 0.5 else sample_follow_up
-    exchanges = sample(rng)
+    """One of four kinds of conversation, most of them with the form of the answers prescribed."""
+    kinds = (sample_reading, sample_comparison, sample_conversation, sample_follow_up)
+    exchanges = kinds[rng.choice(4, p=(0.15, 0.25, 0.2, 0.4))](rng)
     return in_some_form(exchanges, rng) if rng.random() < 0.6 else exchanges
