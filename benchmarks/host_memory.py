@@ -27,7 +27,7 @@ from environments.policies import OraclePolicy
 from environments.settings import EpisodeArguments
 from fovea.boxes import Frame
 from fovea.models import load_outline
-from fovea.tasks import load_tasks
+from fovea.task_files import load_tasks
 
 SIZE = (3840, 2160)
 TASKS_A_STEP = 8

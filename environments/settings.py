@@ -50,7 +50,6 @@ class EpisodeArguments:
             "choices": list(CROP_MODES),
         },
     )
-
     image_cache_gib: float = field(
         default=1.0,
         metadata={"help": "Memory for images in GiB a process, half for pixels and half for what the processor made."},

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from fovea.models import Model, load_model, load_outline
-from fovea.tasks import Task, parse_columns, tasks_from
+from fovea.task_files import parse_columns, tasks_from
+from fovea.tasks import Task
 
 
 @dataclass(kw_only=True)

@@ -9,6 +9,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 MARK = "whole"
 """The empty file in a checkpoint to which every process has written its part."""
+LAST_FILE = "training_args.bin"
+"""What a Trainer writes last into the folder of its model."""
 
 
 class WholeCheckpoints:
@@ -46,9 +48,9 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def discount_checkpoints(output_dir: str | Path) -> None:
-    """Takes the marks off a run's checkpoints, so that a fresh start in its folder never goes on from them."""
-    for mark in _marks(output_dir):
-        mark.unlink()
+    """Takes the marks off a run's checkpoints and model, so that a fresh start in its folder never counts them."""
+    for mark in [*_marks(output_dir), Path(output_dir) / LAST_FILE]:
+        mark.unlink(missing_ok=True)
 
 
 def _marks(output_dir: str | Path) -> list[Path]:
@@ -65,5 +67,5 @@ def step_of(checkpoint: str | Path) -> int:
 
 
 def is_finished(folder: str | Path) -> bool:
-    """Whether a training has left its model in `folder`: `training_args.bin` is what it writes last."""
-    return (Path(folder) / "training_args.bin").exists()
+    """Whether a training has left its model in `folder`."""
+    return (Path(folder) / LAST_FILE).exists()

@@ -17,7 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from fovea.boxes import Box
-from fovea.tasks import AnswerKind, Target, Task, save_tasks
+from fovea.task_files import save_tasks
+from fovea.tasks import AnswerKind, Target, Task
 from synthesis import questions
 from synthesis.scenes import LEGIBLE_PX, Scene, Shape, glyph_box, render, sample_scene
 

@@ -7,7 +7,8 @@ import pytest
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
 from fovea.images import open_image
-from fovea.tasks import AnswerKind, StoredImage, Target, TaskError, load_tasks, parse_columns, save_tasks
+from fovea.task_files import StoredImage, TaskError, load_tasks, parse_columns, save_tasks
+from fovea.tasks import AnswerKind, Target
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fovea.checkpoints import last_whole_checkpoint
+from fovea.checkpoints import is_finished, last_whole_checkpoint
 from fovea.config import ConfigError
 from fovea.episodes import Episode
 from fovea.runs import RunDirectory, read_jsonl
@@ -82,7 +82,9 @@ def test_a_run_goes_on_starts_anew_or_is_refused(tmp_path):
         start(seed=1)
     assert start(seed=0).endswith("checkpoint-2")
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2]
+    (tmp_path / "training_args.bin").touch()
     assert start("false", seed=1) is None
+    assert not is_finished(tmp_path), "nor does its model"
     assert read_jsonl(tmp_path / "metrics.jsonl") == []
     assert start(seed=1) is None, "the old run's checkpoint counts no more"
 

@@ -1,0 +1,271 @@
+"""Tasks read from the files that people already have, and written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fovea.boxes import Box, Frame
+from fovea.images import encoded
+from fovea.tasks import AnswerKind, Target, Task
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image inside an Arrow table, its bytes read (memory-mapped) when they are asked for.
+
+    `where` leads to it in its row: column, then fields and positions.
+    """
+
+    table: Any
+    row: int
+    where: tuple[str | int, ...]
+
+    def read(self) -> bytes:
+        """The encoded bytes."""
+        value = self.table[self.row : self.row + 1][self.where[0]][0]
+        for part in self.where[1:]:
+            value = value[part]
+        found = value.as_py()
+        return found["bytes"] if isinstance(found, dict) else found
+
+
+COLUMNS = ("id", "images", "question", "answer", "kind", "choices", "boxes", "first_view_max_pixels", "metadata")
+
+
+class TaskError(ValueError):
+    """A row that is no task, with its number and what is wrong."""
+
+
+def load_tasks(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    box_frame: Frame = Frame.ORIGINAL,
+    skip_bad_rows: bool = False,
+    limit: int | None = None,
+) -> list[Task]:
+    """Tasks from a JSONL or Parquet file, a folder with `tasks.jsonl`, a saved dataset folder, or a hub id.
+
+    `columns` maps our names to those of the file, dotted where they are nested: `{"answer":
+    "reward_model.ground_truth"}`. Boxes without a frame of their own are read in `box_frame`.
+
+    Raises:
+        TaskError: on the first bad row, with its number and reason, unless `skip_bad_rows`.
+        FileNotFoundError: if nothing is at `source`.
+    """
+    tasks: list[Task] = []
+    problems: list[str] = []
+    folder, rows = _rows(source, split=split)
+    for number, row in enumerate(rows):
+        if limit is not None and len(tasks) >= limit:
+            break
+        try:
+            tasks.append(_task(row, number, folder, columns or {}, box_frame, str(source)))
+        except (TaskError, TypeError, ValueError, KeyError) as error:
+            problem = f"row {number} of {source}: {error}"
+            if not skip_bad_rows:
+                raise TaskError(f"{problem} (--skip_bad_rows true goes on without it)") from error
+            problems.append(problem)
+    if problems:
+        print(f"{len(problems)} bad rows skipped, the first: {problems[0]}")
+    return tasks
+
+
+def save_tasks(tasks: list[Task], folder: Path) -> None:
+    """Writes `tasks.jsonl` and the images that are not already files below `folder`."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    with (folder / "tasks.jsonl").open("w") as file:
+        for task in tasks:
+            paths = [_image_path(image, folder, f"{task.id}-{index}") for index, image in enumerate(task.images)]
+            record = {
+                "id": task.id,
+                "images": paths,
+                "question": task.question,
+                "answer": task.answer,
+                "kind": task.kind.value,
+                "choices": list(task.choices),
+                "boxes": [target.box.to_dict() | {"img_idx": target.img_idx} for target in task.boxes],
+                "first_view_max_pixels": task.first_view_max_pixels,
+                "metadata": dict(task.metadata),
+            }
+            file.write(json.dumps(record) + "\n")
+
+
+def _image_path(image: Any, folder: Path, name: str) -> str:
+    if isinstance(image, (str, Path)):
+        path = Path(image)
+        return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+    content = encoded(image)
+    path = folder / "images" / f"{name}.{'img' if isinstance(content, bytes) else 'png'}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content.save(path)
+    return str(path.relative_to(folder))
+
+
+def _rows(source: str | Path, *, split: str | None) -> tuple[Path, Iterator[Mapping[str, Any]]]:
+    """The folder that relative image paths start from, and the raw rows."""
+    path = Path(source)
+    if path.is_dir() and (path / "tasks.jsonl").exists():
+        path = path / "tasks.jsonl"
+    if path.suffix in (".jsonl", ".json", ".parquet") and not path.exists():
+        raise FileNotFoundError(f"no tasks at {path}: give a JSONL or Parquet file, a folder of tasks, or a hub id")
+    if path.suffix in (".jsonl", ".json"):
+        return path.parent, _jsonl(path)
+    import datasets
+
+    if path.suffix == ".parquet":
+        return path.parent, _arrow(datasets.Dataset.from_parquet(str(path)))
+    if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
+        data = datasets.load_from_disk(str(path))
+        data = data[split or next(iter(data))] if isinstance(data, datasets.DatasetDict) else data
+        return path, _arrow(data)
+    return path, _arrow(datasets.load_dataset(str(source), split=split or "train"))
+
+
+def _arrow(data: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows of a dataset with their images left in its table, neither decoded nor copied."""
+    table = data.with_format("arrow")
+    for number in range(len(data)):
+        row = table[number : number + 1].to_pylist()[0]
+        yield {name: _left_in(table, number, value, (name,)) for name, value in row.items()}
+
+
+def _left_in(table: Any, row: int, value: Any, where: tuple[str | int, ...]) -> Any:
+    """The value with all bytes in it, and image dictionaries that hold some, replaced by a `StoredImage`."""
+    if isinstance(value, bytes) or (isinstance(value, dict) and value.keys() == {"bytes", "path"} and value["bytes"]):
+        return StoredImage(table, row, where)
+    if isinstance(value, list):
+        return [_left_in(table, row, part, (*where, index)) for index, part in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    return {name: _left_in(table, row, part, (*where, name)) for name, part in value.items()}
+
+
+def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
+    with path.open() as file:
+        for line in file:
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    yield {"__broken__": f"not JSON: {error}"}
+
+
+def _value(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> Any:
+    """A field of the row under its mapped, perhaps dotted name; None if absent."""
+    value: Any = row
+    for part in columns.get(name, name).split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            if name in columns:
+                raise TaskError(f"no column {columns[name]!r} for {name}; the row has {sorted(row)}")
+            return None
+        value = value[part]
+    return value
+
+
+def _task(
+    row: Mapping[str, Any], number: int, folder: Path, columns: Mapping[str, str], box_frame: Frame, source: str
+) -> Task:
+    if "__broken__" in row:
+        raise TaskError(row["__broken__"])
+    fields = {name: _value(row, name, columns) for name in COLUMNS}
+    images = fields["images"] if fields["images"] is not None else _value(row, "image", columns)
+    if images is None:
+        images = []
+    elif not isinstance(images, (list, tuple)):
+        images = [images]
+    if not isinstance(fields["question"], str) or not fields["question"].strip():
+        raise TaskError(
+            f"question is {fields['question']!r}: it must be text; name its column with --columns question=…"
+        )
+    if fields["answer"] is None:
+        raise TaskError("answer is missing: name its column with --columns answer=…")
+    choices = tuple(str(choice) for choice in fields["choices"] or ())
+    return Task(
+        id=str(fields["id"] if fields["id"] is not None else number),
+        images=tuple(_image(image, folder) for image in images),
+        question=fields["question"].replace("<image>", "").strip(),
+        answer=fields["answer"],
+        kind=_kind(fields["kind"], fields["answer"], choices),
+        choices=choices,
+        boxes=tuple(_target(box, box_frame) for box in fields["boxes"] or ()),
+        first_view_max_pixels=fields["first_view_max_pixels"],
+        source=source,
+        metadata=fields["metadata"] or {},
+    )
+
+
+def _image(image: Any, folder: Path) -> Any:
+    """An image source, with a relative path made absolute and checked to exist."""
+    if isinstance(image, Mapping):
+        image = image.get("bytes") or image.get("path")
+    if isinstance(image, str):
+        path = folder / image
+        if not path.exists():
+            raise TaskError(f"image {path} does not exist: paths are relative to {folder}")
+        return str(path)
+    if image is None:
+        raise TaskError("an image is empty: it must be a path, bytes or a PIL image")
+    return image
+
+
+def _kind(kind: str | None, answer: Any, choices: tuple[str, ...]) -> AnswerKind:
+    """The kind named in the row, else the one that the answer's form suggests."""
+    if kind:
+        known = [known.value for known in AnswerKind]
+        if kind not in known:
+            raise TaskError(f"kind {kind!r} is unknown: use one of {known}")
+        return AnswerKind(kind)
+    if choices:
+        return AnswerKind.CHOICE
+    if isinstance(answer, (list, tuple)):
+        return AnswerKind.LIST
+    text = str(answer).strip().lower()
+    if text in ("yes", "no"):
+        return AnswerKind.YES_NO
+    try:
+        float(text.replace(",", ""))
+    except ValueError:
+        return AnswerKind.TEXT
+    return AnswerKind.NUMBER
+
+
+def _target(box: Any, frame: Frame) -> Target:
+    if isinstance(box, Mapping):
+        return Target(Box.from_dict({"frame": frame.value, **box}), int(box.get("img_idx", 0)))
+    if len(box) != 4:
+        raise TaskError(f"box {box} has {len(box)} numbers: it needs x1, y1, x2, y2")
+    return Target(Box.of(box, frame))
+
+
+def tasks_from(name: str, **reading: Any) -> list[Task]:
+    """Tasks by name: a function `package.module:name` or `./file.py:name` that returns them, else `load_tasks`."""
+    if ":" in name and not Path(name).exists():
+        from fovea.plugins import load_object
+
+        tasks = list(load_object(name)())
+        limit = reading.get("limit")
+        return tasks[:limit] if limit else tasks
+    return load_tasks(name, **reading)
+
+
+def parse_columns(pairs: list[str] | None) -> dict[str, str]:
+    """`["question=problem"]` as `{"question": "problem"}`.
+
+    Raises:
+        ValueError: for a pair without `=` or a name that is not ours.
+    """
+    columns = {}
+    for pair in pairs or []:
+        name, sign, column = pair.partition("=")
+        if not sign or name not in COLUMNS:
+            raise ValueError(f"--columns {pair!r}: write our name=your column; ours are {', '.join(COLUMNS)}")
+        columns[name] = column
+    return columns
