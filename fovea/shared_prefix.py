@@ -9,6 +9,7 @@ keyword arguments of the model's forward, the function installed here lets that 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 """Model families whose forward passes `layout` on to every attention layer, held by tests."""
 _MARK = "layout_"
+FULLNESS = 0.75
+"""Branches attend together if the shortest has at least this part of the longest one's length."""
 
 
 class Layout(Protocol):
@@ -71,6 +74,16 @@ def no_mask(network: Any) -> Any:
     return mask if network.config.model_type == "qwen3_vl" else {"full_attention": mask, "sliding_attention": mask}
 
 
+@dataclass
+class _Bucket:
+    """Branches of similar length: tokens [n, width], groups [n], whom they see [n, 1, width, reach + width]."""
+
+    tokens: torch.Tensor
+    groups: torch.Tensor
+    reach: int
+    mask: torch.Tensor
+
+
 class PackedGroups:
     """One row of tokens: for each group its prefix, then its branches, nothing padded.
 
@@ -79,47 +92,63 @@ class PackedGroups:
     """
 
     def __init__(self, prefixes: Sequence[int], branches: Sequence[Sequence[int]], device: torch.device) -> None:
-        self.num_tokens = sum(prefixes) + sum(map(sum, branches))
-        prefix_starts, branch_starts, group_of_branch, start = [], [], [], 0
+        prefix_starts, spans, start = [], [], 0
         for group, (prefix, lengths) in enumerate(zip(prefixes, branches, strict=True)):
             prefix_starts.append(start)
             start += prefix
             for length in lengths:
-                branch_starts.append(start)
-                group_of_branch.append(group)
+                spans.append((length, start, group))
                 start += length
-        flat = [length for lengths in branches for length in lengths]
+        runs = [(prefix_starts, prefixes)]
+        self.buckets = []
+        for bucket in _by_length(spans):
+            lengths, starts, groups = (list(column) for column in zip(*bucket, strict=True))
+            runs.append((starts, lengths))
+            mask = _mask([prefixes[group] for group in groups], lengths[0], device)
+            tokens, reach = _gather_index(starts, lengths, device), mask.shape[-1] - lengths[0]
+            self.buckets.append(_Bucket(tokens, torch.tensor(groups, device=device), reach, mask))
         self.prefix = _gather_index(prefix_starts, prefixes, device)
-        self.branch = _gather_index(branch_starts, flat, device)
-        self.group_of_branch = torch.tensor(group_of_branch, device=device)
-        self.source = self._sources(prefixes, flat, prefix_starts, branch_starts, device)
-        width = self.branch.shape[1]
-        in_prefix = torch.arange(self.prefix.shape[1], device=device) < torch.tensor(prefixes, device=device)[:, None]
-        causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
-        before = in_prefix[self.group_of_branch, None, None, :].expand(-1, 1, width, -1)
-        self.mask = torch.cat([before, causal.expand(len(flat), 1, -1, -1)], dim=-1)
-
-    def _sources(self, prefixes, branches, prefix_starts, branch_starts, device) -> torch.Tensor:
-        """For each token, its row in the outputs of the two calls laid one after the other."""
-        source = torch.empty(self.num_tokens, dtype=torch.long)
-        for row, (start, length) in enumerate(zip(prefix_starts, prefixes, strict=True)):
-            source[start : start + length] = torch.arange(length) + row * self.prefix.shape[1]
-        for row, (start, length) in enumerate(zip(branch_starts, branches, strict=True)):
-            source[start : start + length] = torch.arange(length) + self.prefix.numel() + row * self.branch.shape[1]
-        return source.to(device)
+        self.source = _sources(runs, start).to(device)
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Two calls: the prefixes causally, then the branches as a batch over [prefix; branch]."""
-        gqa = q.shape[1] != k.shape[1]
-        (qp, kp, vp), (qb, kb, vb) = (
-            [tensor[0][:, index].transpose(0, 1) for tensor in (q, k, v)] for index in (self.prefix, self.branch)
-        )
-        prefix = scaled_dot_product_attention(qp, kp, vp, is_causal=True, scale=scaling, enable_gqa=gqa)
-        keys = torch.cat([kp[self.group_of_branch], kb], dim=2)
-        values = torch.cat([vp[self.group_of_branch], vb], dim=2)
-        branch = scaled_dot_product_attention(qb, keys, values, attn_mask=self.mask, scale=scaling, enable_gqa=gqa)
-        rows = torch.cat([out.transpose(1, 2).flatten(0, 1) for out in (prefix, branch)])
-        return rows[self.source].transpose(0, 1)[None]
+        """The prefixes causally, then the branches as batches over [prefix; branch]."""
+        options: dict[str, Any] = {"scale": scaling, "enable_gqa": q.shape[1] != k.shape[1]}
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (q, k, v))
+        qp, kp, vp = (_rows(tensor, self.prefix) for tensor in (q, k, v))
+        outputs = [scaled_dot_product_attention(qp, kp, vp, is_causal=True, **options)]
+        for bucket in self.buckets:
+            keys, values = (
+                torch.cat([shared[:, :, : bucket.reach].index_select(0, bucket.groups), _rows(own, bucket.tokens)], 2)
+                for shared, own in ((kp, k), (vp, v))
+            )
+            query = _rows(q, bucket.tokens)
+            outputs.append(scaled_dot_product_attention(query, keys, values, attn_mask=bucket.mask, **options))
+        rows = torch.cat([output.transpose(1, 2).flatten(0, 1) for output in outputs])
+        return rows.index_select(0, self.source).transpose(0, 1)[None]
+
+
+def _by_length(spans: Sequence[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
+    """(length, start, group) of branches, the longest first, in runs in which none is much shorter than the first."""
+    buckets: list[list[tuple[int, int, int]]] = []
+    for span in sorted(spans, reverse=True):
+        if not buckets or span[0] < FULLNESS * buckets[-1][0][0]:
+            buckets.append([])
+        buckets[-1].append(span)
+    return buckets
+
+
+def _mask(prefixes: Sequence[int], width: int, device: torch.device) -> torch.Tensor:
+    """[n, 1, width, longest prefix + width]: all of a branch's prefix, and causally the branch itself."""
+    reach = max(prefixes)
+    before = torch.arange(reach, device=device) < torch.tensor(prefixes, device=device)[:, None, None, None]
+    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+    size = (len(prefixes), 1, width)
+    return torch.cat([before.expand(*size, reach), causal.expand(*size, width)], dim=-1)
+
+
+def _rows(tensor: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """[n, heads, width, D] of a tensor [tokens, heads, D] and an index [n, width]."""
+    return tensor.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
 
 
 def _gather_index(starts: Sequence[int], lengths: Sequence[int], device: torch.device) -> torch.Tensor:
@@ -127,6 +156,17 @@ def _gather_index(starts: Sequence[int], lengths: Sequence[int], device: torch.d
     steps = torch.arange(max(lengths))
     last = torch.tensor(lengths)[:, None] - 1
     return (torch.tensor(starts)[:, None] + torch.minimum(steps, last)).to(device)
+
+
+def _sources(runs: Sequence[tuple[Sequence[int], Sequence[int]]], num_tokens: int) -> torch.Tensor:
+    """For each token its row in padded outputs laid one after the other, each for (starts, lengths) of its rows."""
+    source = torch.empty(num_tokens, dtype=torch.long)
+    offset = 0
+    for starts, lengths in runs:
+        for start, length in zip(starts, lengths, strict=True):
+            source[start : start + length] = torch.arange(offset, offset + length)
+            offset += max(lengths)
+    return source
 
 
 def rope_positions(

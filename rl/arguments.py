@@ -25,6 +25,13 @@ class GRPOArguments(GRPOConfig):
         default=True,
         metadata={"help": "Compute what a group shares once, in rollouts and in the loss; false: as stock TRL does."},
     )
+    max_packed_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of a row of the loss, which holds each prompt once and its completions behind it. A "
+            "micro-batch beyond it is computed in parts, and in backward once more: memory is that of one part."
+        },
+    )
     rollout_batch_size: int = field(default=64, metadata={"help": "Episodes that generate side by side."})
 
 

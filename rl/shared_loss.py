@@ -82,6 +82,39 @@ def group_rows(rollouts: Sequence[Rollout]) -> list[list[int]]:
     return list(groups.values())
 
 
+def split_rows(rollouts: Sequence[Rollout], max_tokens: float) -> list[list[int]]:
+    """Row numbers in parts that pack into `max_tokens` each: whole groups, or where one is larger, some of its rows.
+
+    A row that is larger by itself makes a part of its own.
+    """
+    parts: list[list[int]] = []
+    room = 0.0
+    for group in group_rows(rollouts):
+        prefix = len(rollouts[group[0]].prompt_ids) - 1
+        own = [len(rollouts[row].completion_ids) + 1 for row in group]
+        if prefix + sum(own) <= room:
+            parts[-1] += group
+            room -= prefix + sum(own)
+            continue
+        for place, (row, length) in enumerate(zip(group, own, strict=True)):
+            if place == 0 or length > room:
+                parts.append([])
+                room = max_tokens - prefix
+            parts[-1].append(row)
+            room -= length
+    return parts
+
+
+def split_further(parts: Sequence[list[int]], number: int) -> list[list[int]]:
+    """The same rows in `number` parts, the longest of them halved until there are so many."""
+    parts = list(parts)
+    while len(parts) < number:
+        longest = max(range(len(parts)), key=lambda place: len(parts[place]))
+        rows, middle = parts[longest], len(parts[longest]) // 2
+        parts[longest : longest + 1] = [rows[:middle], rows[middle:]]
+    return parts
+
+
 @dataclass
 class Packed:
     """One row for the model, and where its predictions belong in the batch; `unread` are predictions of no rollout."""

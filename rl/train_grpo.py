@@ -20,7 +20,14 @@ from environments.settings import EpisodeArguments
 from fovea.checkpoints import is_finished
 from fovea.config import find_config, parse
 from fovea.runs import RunDirectory
-from fovea.training import MetricsCallback, TimeLimitCallback, load_for_training, save_together, start_run
+from fovea.training import (
+    MetricsCallback,
+    TimeLimitCallback,
+    keep_ledger,
+    load_for_training,
+    save_together,
+    start_run,
+)
 from rewards.registry import load_reward
 from rl.arguments import GRPOArguments, ScriptArguments
 from rl.callbacks import CollapseCallback
@@ -70,6 +77,7 @@ def main() -> None:
         peft_config=get_peft_config(model_args),
         callbacks=[MetricsCallback(run), CollapseCallback(), TimeLimitCallback(script.max_minutes)],
     )
+    keep_ledger(trainer, run)
     trainer.train(resume_from_checkpoint=checkpoint)
     save_together(trainer)
 

@@ -18,6 +18,7 @@ from unittest.mock import patch
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from torch.utils.checkpoint import checkpoint
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.extras.profiling import profiling_context
@@ -39,7 +40,7 @@ from rewards.trl_adapter import to_trl
 from rl.arguments import GRPOArguments
 from rl.engine import Engine
 from rl.episodes import columns, messages_of, numbers
-from rl.shared_loss import pack, smallest_picture, unpad
+from rl.shared_loss import Packed, Rollout, pack, smallest_picture, split_further, split_rows, unpad
 
 _PROMPT = [{"role": "user", "content": ""}]
 """Stands in TRL's dataset: the environment writes the real prompt."""
@@ -218,21 +219,38 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         entropies = torch.zeros_like(logps)
         step = batch_size or len(rollouts)
         for start in range(0, len(rollouts), step):
-            chunk = rollouts[start : start + step]
-            packed = pack(
-                self.accelerator.unwrap_model(model),
-                chunk,
-                image_token_id=self.renderer.image_token_id,
-                stand_in=self._stand_in,
-            )
-            with self.accelerator.autocast():
-                outputs = model(**packed.inputs, fused_lm_head=True)
-            where = (packed.rows + start, packed.columns)
-            logps = logps.index_put(where, outputs.log_probs[0, packed.predicting])
-            logps = logps + 0 * outputs.log_probs[0, packed.unread].sum()
-            if compute_entropy:
-                entropies = entropies.index_put(where, outputs.entropy[0, packed.predicting])
+            parts = self._parts(rollouts[start : start + step])
+            for part in parts:
+                packed = pack(
+                    self.accelerator.unwrap_model(model),
+                    [rollouts[start + row] for row in part],
+                    image_token_id=self.renderer.image_token_id,
+                    stand_in=self._stand_in,
+                )
+                if len(parts) > 1 and torch.is_grad_enabled():
+                    found = checkpoint(self._forward, model, packed, use_reentrant=False)
+                else:
+                    found = self._forward(model, packed)
+                where = (start + torch.tensor(part, device=packed.rows.device)[packed.rows], packed.columns)
+                logps = logps.index_put(where, found[0])
+                entropies = entropies.index_put(where, found[1])
         return logps, entropies if compute_entropy else None, None
+
+    def _parts(self, rollouts: Sequence[Rollout]) -> list[list[int]]:
+        """Row numbers of what is forwarded together: equally many parts on all processes, which run together."""
+        if self.args.max_packed_tokens is None:
+            return [list(range(len(rollouts)))]
+        parts = split_rows(rollouts, self.args.max_packed_tokens)
+        return split_further(parts, max(gather_object([len(parts)])))
+
+    def _forward(self, model: Any, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies of the tokens that `packed` predicts."""
+        with self.accelerator.autocast():
+            outputs = model(**packed.inputs, fused_lm_head=True)
+        unread = 0 * outputs.log_probs[0, packed.unread].sum()
+        logps = outputs.log_probs[0, packed.predicting] + unread
+        is_reference = outputs.entropy is None
+        return logps, torch.zeros_like(logps) if is_reference else outputs.entropy[0, packed.predicting]
 
     def _play(self, mode: str) -> list[Episode]:
         with self._policy(mode) as policy:
@@ -291,11 +309,18 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
 
 
 def check_groups(args: GRPOArguments) -> None:
-    """Raises ValueError unless every process rolls out whole groups."""
-    rollouts = args.per_device_train_batch_size * args.steps_per_generation
-    if rollouts % args.num_generations:
+    """Raises ValueError unless every process rolls out whole groups, and trains on whole groups if they share."""
+    size, group = args.per_device_train_batch_size, args.num_generations
+    rollouts = size * args.steps_per_generation
+    if rollouts % group:
         raise ValueError(
-            f"each process rolls out {rollouts} episodes (per_device_train_batch_size "
-            f"{args.per_device_train_batch_size} x steps_per_generation {args.steps_per_generation}), which is not a "
-            f"multiple of num_generations {args.num_generations}: groups would be split between processes"
+            f"each process rolls out {rollouts} episodes (per_device_train_batch_size {size} x steps_per_generation "
+            f"{args.steps_per_generation}), which is not a multiple of num_generations {group}: groups would be split "
+            "between processes"
+        )
+    if args.shared_prefix and size % group:
+        raise ValueError(
+            f"per_device_train_batch_size {size} is not a multiple of num_generations {group}, so that micro-batches "
+            "would tear groups apart, whose prompts are computed once: make it a multiple (max_packed_tokens bounds "
+            "its memory), or set shared_prefix to false"
         )

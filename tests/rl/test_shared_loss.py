@@ -5,15 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.random_models import random_model
 from environments.play import Limits, Reply
 from environments.settings import EpisodeArguments
 from fovea.models import freeze_vision
 from fovea.tasks import Task
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
-from rl.shared_loss import group_rows, unpad
+from rl.shared_loss import Rollout, group_rows, split_further, split_rows, unpad
 from rl.trainer import ZoomGRPOTrainer
-from tests.random_models import random_model
 from tests.training import ON_CPU
 
 LORA = {"r": 4, "lora_dropout": 0.0, "init_lora_weights": False}
@@ -46,7 +46,7 @@ class Lines:
 def make_trainer(family: str, tmp_path, monkeypatch, *, lora: bool = False, **options) -> ZoomGRPOTrainer:
     from peft import LoraConfig
 
-    model = random_model(family)
+    model = random_model(f"{family}-narrow")
     freeze_vision(model.network)
     model.network.save_pretrained(tmp_path / "start")  # where TRL takes the reference of a full fine-tuning from
     model.network.config._name_or_path = str(tmp_path / "start")
@@ -92,7 +92,9 @@ def batch(inputs):
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}, {"lora": True, "beta": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"gradient_checkpointing": True}, {"lora": True, "beta": 0.1}, {"max_packed_tokens": 300}], ids=str
+)
 def test_log_probabilities_and_gradients_equal_stock_trl(family, options, tmp_path, monkeypatch):
     trainer = make_trainer(family, tmp_path, monkeypatch, **options)
     inputs = rollouts(trainer)
@@ -162,3 +164,25 @@ def test_micro_batches_keep_groups_whole(tmp_path, monkeypatch):
         rows = unpad(ids, mask, width, image_token_id=trainer.renderer.image_token_id, merge_size=2, **images)
         assert group_rows(rows) == [[0, 1, 2, 3]]
     assert len(grouped) == 2
+
+
+def test_groups_are_packed_up_to_a_budget_and_split_where_they_exceed_it():
+    first, second = ([Rollout([question] * 11, [7] * 9, [], 0) for _ in range(3)] for question in (1, 2))
+    rollouts = [*first, *second]  # a group packs into 10 + 3 * 10 tokens
+    assert split_rows(rollouts, 80) == [[0, 1, 2, 3, 4, 5]]
+    assert split_rows(rollouts, 79) == [[0, 1, 2], [3, 4, 5]]
+    assert split_rows(rollouts, 39) == [[0, 1], [2], [3, 4], [5]]
+    assert split_rows(rollouts, 5) == [[0], [1], [2], [3], [4], [5]]
+    assert split_further([[0, 1, 2], [3]], 4) == [[0], [1], [2], [3]]
+
+
+def test_a_budget_bounds_what_backward_keeps(tmp_path, monkeypatch):
+    def kept(tokens):
+        trainer, sizes = make_trainer("qwen3_vl", tmp_path, monkeypatch, max_packed_tokens=tokens), []
+        inputs = rollouts(trainer)
+        trainer.current_gradient_accumulation_steps = 1
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+            trainer.compute_loss(trainer.model, inputs)
+        return sum(sizes)
+
+    assert kept(300) < kept(None) / 2

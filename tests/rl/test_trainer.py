@@ -260,8 +260,15 @@ def test_rewards_of_every_signature_train_together(build):
 
 
 def test_groups_split_between_processes_are_refused():
-    args = SimpleNamespace(per_device_train_batch_size=2, steps_per_generation=1, num_generations=4)
-    with pytest.raises(ValueError, match="multiple of num_generations 4"):
+    args = SimpleNamespace(
+        per_device_train_batch_size=2, steps_per_generation=1, num_generations=4, shared_prefix=False
+    )
+    with pytest.raises(ValueError, match=r"2 x steps_per_generation 1.*multiple of num_generations 4"):
+        check_groups(args)
+    args.steps_per_generation = 2
+    check_groups(args)
+    args.shared_prefix = True
+    with pytest.raises(ValueError, match=r"would tear groups apart.*shared_prefix to false"):
         check_groups(args)
 
 
