@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from environments.play import Conversation
 from environments.rendering import Renderer
 from fovea.images import image_hash
+from fovea.ledger import phase
 from fovea.shared_prefix import no_mask, rope_positions, without_adapters
 
 
@@ -198,6 +199,7 @@ class Decoder:
                 conversation.cache = Cache(prefix, empty.layers, len(prompts[row]), len(first.images), position)
         self.num_prefilled += sum(map(len, prompts))
 
+    @phase("prefill")
     def _forward(
         self,
         turn: TurnCache,

@@ -11,6 +11,7 @@ from typing import Any
 from environments.play import Conversation, Policy
 from environments.rendering import Renderer
 from fovea.episodes import Answer, Episode, StopReason, Turn
+from fovea.ledger import phase
 from fovea.tasks import Task
 
 
@@ -29,7 +30,8 @@ def play_directly(
         messages = [{"role": "user", "content": content}]
         images = [block["image"] for block in content if block["type"] == "image"]
         conversations.append(Conversation(task, messages, renderer.prompt_ids(messages, ()), images))
-    replies = policy.reply(conversations, max_tokens=[max_tokens] * len(tasks))
+    with phase("decode"):
+        replies = policy.reply(conversations, max_tokens=[max_tokens] * len(tasks))
     return [
         Episode(task, (Turn(reply.text, Answer(reply.text.strip()), None, len(reply.token_ids)),), StopReason.ANSWERED)
         for task, reply in zip(tasks, replies, strict=True)

@@ -26,6 +26,7 @@ from fovea.episodes import (
     TokenRecord,
     Turn,
 )
+from fovea.ledger import count, phase
 from fovea.tasks import Task
 
 
@@ -188,6 +189,7 @@ def _observation(blocks: Iterable[dict]) -> Observation:
     return Observation(text, crops)
 
 
+@phase("environment")
 def play(
     policy: Policy,
     tasks: Sequence[Task],
@@ -208,7 +210,9 @@ def play(
         seats = [_Seat(task, environment_factory(), renderer, limits) for task in tasks[start : start + batch_size]]
         while active := [seat for seat in seats if seat.stop_reason is None]:
             conversations = [seat.conversation for seat in active]
-            replies = policy.reply(conversations, max_tokens=[seat.tokens_left for seat in active])
+            with phase("decode"):
+                replies = policy.reply(conversations, max_tokens=[seat.tokens_left for seat in active])
+            count("tokens sampled", sum(len(reply.token_ids) for reply in replies))
             for seat, reply in zip(active, replies, strict=True):
                 seat.take(reply)
         for seat in seats:

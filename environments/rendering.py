@@ -12,6 +12,7 @@ from transformers.utils import get_json_schema
 
 from environments.protocol import escape_control_tokens
 from fovea.images import image_hash
+from fovea.ledger import count, phase
 from fovea.recent import Recent
 
 _PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
@@ -46,9 +47,11 @@ class Renderer:
         """The inputs of an image, processed once as long as it is remembered."""
         return self._inputs.get(image_hash(image), lambda: self._process(image))
 
+    @phase("preprocess")
     def _process(self, image: Image.Image) -> ImageInputs:
         processed = self.processor.image_processor(images=[image], return_tensors="pt")
         self.num_preprocessed += 1
+        count("images preprocessed", 1)
         return ImageInputs(processed["pixel_values"], processed["image_grid_thw"][0])
 
     def prompt_ids(self, messages: Sequence[dict], tools: Sequence[Callable]) -> list[int]:

@@ -25,6 +25,7 @@ from environments.settings import EpisodeArguments, make_policy
 from fovea.arguments import PlayerArguments
 from fovea.config import parse
 from fovea.episodes import Episode
+from fovea.ledger import LEDGER
 from fovea.models import Model
 from fovea.runs import RunDirectory, read_jsonl
 from fovea.statistics import best_constant, wilson_interval
@@ -150,7 +151,10 @@ def main() -> None:
     arguments, episodes = parse((EvaluationArguments, EpisodeArguments))
     model, tasks = arguments.load_model(), arguments.load_tasks()
     RunDirectory(arguments.output_dir).write_start(evaluation=arguments, episodes=episodes)
+    LEDGER.restart()
     print(table(evaluate(model, tasks, arguments, episodes)))
+    LEDGER.write(Path(arguments.output_dir) / "ledger.json")
+    print(f"\n{LEDGER.table()}\n")
     print(f"written to {Path(arguments.output_dir) / 'samples.jsonl'}")
 
 

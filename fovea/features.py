@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
+from fovea.ledger import count, phase
 from fovea.recent import Recent
 
 
@@ -65,12 +66,14 @@ def content_key(pixel_values: torch.Tensor) -> bytes:
     return hashlib.blake2b(raw.view(torch.uint8).numpy(), digest_size=16).digest()
 
 
+@phase("vision")
 def _get_image_features(self: Any, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, **kwargs: Any) -> Any:
     """Transformers' method of the same name: `pooler_output` and, in Qwen3-VL, `deepstack_features`, per image."""
     kwargs.pop("layout", None)
     stock = type(self).get_image_features
     weights = list(self.visual.parameters())
     if any(weight.requires_grad or _is_sharded(weight) for weight in weights):
+        count("images encoded", len(image_grid_thw))
         return stock(self, pixel_values, image_grid_thw, **kwargs)
     memory: _Memory = self.image_features
     memory.follow(weights)
@@ -81,6 +84,7 @@ def _get_image_features(self: Any, pixel_values: torch.Tensor, image_grid_thw: t
     missing = {key: number for number, key in enumerate(keys) if key not in memory.features}
     if missing:
         rows = list(missing.values())
+        count("images encoded", len(rows))
         with torch.no_grad():
             output = stock(self, torch.cat([pixels[row] for row in rows]), image_grid_thw[rows], **kwargs)
         levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]

@@ -11,6 +11,7 @@ from typing import Protocol
 from PIL import Image, ImageOps
 
 from fovea.boxes import Box, Frame, Size, View
+from fovea.ledger import phase
 from fovea.recent import Recent
 
 MAX_IMAGE_PIXELS = 100_000_000
@@ -91,6 +92,7 @@ def encoded(source: Source) -> bytes | Image.Image:
         raise ImageError(f"image {source} cannot be opened: {error.strerror}") from error
 
 
+@phase("decode images")
 def open_image(source: Source, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
     """An RGB image, EXIF-rotated.
 

@@ -96,8 +96,13 @@ def load_model(
     has_processor = (Path(path) / "tokenizer_config.json").exists()
     source = path if has_processor else base
     processor = load_processor(source, min_pixels=min_pixels, max_pixels=max_pixels, **options)
+    return Model(quickened(network), processor, name)
+
+
+def quickened(network: Any) -> Any:
+    """The network itself, which from now on encodes equal images once and images of equal size together."""
     remember_image_features(network, max_bytes=FEATURE_BYTES)
-    return Model(batch_vision_attention(network), processor, name)
+    return batch_vision_attention(network)
 
 
 def load_outline(name: str, *, min_pixels: int | None = None, max_pixels: int | None = None) -> Model:

@@ -16,8 +16,10 @@ from trl import ModelConfig, get_quantization_config
 
 from fovea.checkpoints import discount_checkpoints, last_whole_checkpoint, step_of
 from fovea.config import ConfigError
+from fovea.ledger import LEDGER, count, phase
 from fovea.models import LANGUAGE_LINEARS, Model, freeze_vision, load_model
 from fovea.runs import RunDirectory, plain
+from fovea.shared_prefix import without_adapters
 
 
 def load_for_training(
@@ -109,6 +111,56 @@ class MetricsCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and logs:
             self.run.add_metrics({"step": state.global_step, **logs})
+
+
+PHASES = {
+    "compute_loss": "loss",
+    "_get_per_token_logps_and_entropies": "log-probs",
+    "_calculate_rewards": "rewards",
+    "log": "logging",
+    "_save_checkpoint": "checkpoints",
+}
+"""Methods of TRL's trainers, and the phase that their time is charged to."""
+
+
+def keep_ledger(trainer: Any, run: RunDirectory) -> None:
+    """Charges a training to the ledger, which is printed at its end and kept in the run as ledger.json."""
+    for method in PHASES.keys() & set(dir(trainer)):
+        setattr(trainer, method, phase(PHASES[method])(getattr(trainer, method)))
+    trainer.accelerator.backward = phase("backward")(trainer.accelerator.backward)
+    network = without_adapters(trainer.accelerator.unwrap_model(trainer.model))
+    network.get_decoder().register_forward_pre_hook(_count_tokens, with_kwargs=True)
+    trainer.add_callback(LedgerCallback(run))
+
+
+def _count_tokens(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    given = next(kwargs[name] for name in ("inputs_embeds", "input_ids") if kwargs.get(name) is not None)
+    count("tokens forwarded", given.shape[:2].numel())
+
+
+class LedgerCallback(TrainerCallback):
+    """Starts the ledger with the training, times the optimizer, and keeps what is known at every log."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.path = run.path / "ledger.json"
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        LEDGER.restart()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        LEDGER.enter("optimizer")
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        LEDGER.leave()
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            LEDGER.write(self.path)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            LEDGER.write(self.path)
+            print(LEDGER.table(), flush=True)
 
 
 class TimeLimitCallback(TrainerCallback):

@@ -23,7 +23,14 @@ from fovea.config import parse
 from fovea.models import pixel_limits
 from fovea.plugins import load_object
 from fovea.runs import RunDirectory
-from fovea.training import MetricsCallback, TimeLimitCallback, load_for_training, save_together, start_run
+from fovea.training import (
+    MetricsCallback,
+    TimeLimitCallback,
+    keep_ledger,
+    load_for_training,
+    save_together,
+    start_run,
+)
 from sft.collator import TraceCollator
 
 
@@ -89,6 +96,7 @@ def main() -> None:
         peft_config=get_peft_config(model_args),
         callbacks=[MetricsCallback(run), TimeLimitCallback(script.max_minutes)],
     )
+    keep_ledger(trainer, run)
     trainer.train(resume_from_checkpoint=checkpoint)
     save_together(trainer)
 

@@ -24,6 +24,7 @@ from environments.policies import OraclePolicy, TransformersPolicy
 from environments.rendering import Renderer
 from environments.vllm_policies import VllmPolicy, VllmServerPolicy, start_engine
 from fovea.models import Model, load_model, resolve_path
+from fovea.runs import read_jsonl
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
@@ -192,6 +193,23 @@ def test_training_keeps_the_engine_on_the_weights_of_now(model, episode_argument
     trained = Model(trainer.model.eval(), model.processor, "tiny")
     ours = [last_turn_logprobs(trained, episode) for episode in sampled]
     assert mean_difference(sampled_logprobs(sampled), ours) < 1e-4
+
+
+def test_two_processes_each_with_an_engine_pair_what_they_play(tmp_path):
+    """Ranks play their own tasks; what an engine sampled has the trainer's log-probabilities on either."""
+    words = (
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "rl/train_grpo.py",
+        "--use_cpu", "true", "--model_name_or_path", "tiny", "--output_dir", str(tmp_path), "--use_vllm", "true",
+        "--vllm_mode", "colocate", "--vllm_engine_kwargs", '{"max_model_len": 1024}', "--max_steps", "2",
+        "--per_device_train_batch_size", "4", "--num_generations", "2",
+    )  # fmt: skip
+    result = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[2])
+    assert result.returncode == 0, result.stderr[-5000:]
+    logs = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "reward" in row]
+    assert [row["step"] for row in logs] == [1, 2]
+    assert max(row["sampling/sampling_logp_difference/mean"] for row in logs) < 5e-3
+    episodes = read_jsonl(tmp_path / "episodes.jsonl")
+    assert len(episodes) == 16 and len({episode["task_id"] for episode in episodes}) > 2
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.random_models import random_model
 from environments.play import Conversation, Sampling
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from fovea.models import Model, freeze_vision
-from tests.random_models import random_model
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
 def model(request) -> Model:
-    built = random_model(request.param)
+    built = random_model(f"{request.param}-narrow")
     freeze_vision(built.network)
     return built
 

@@ -61,6 +61,11 @@ def test_sft_then_grpo_then_evaluation_then_comparison(tmp_path):
     logs = [json.loads(line) for line in (tmp_path / "rl" / "metrics.jsonl").read_text().splitlines()]
     assert {f"rewards/{name}/mean" for name in names} <= logs[0].keys()
     assert (tmp_path / "rl" / "episodes.jsonl").read_text().count("\n") == 8
+    phases = json.loads((tmp_path / "rl" / "ledger.json").read_text())["seconds"]
+    assert phases.keys() >= {
+        "decode images", "preprocess", "vision", "prefill", "decode", "environment", "rewards", "log-probs",
+        "backward", "optimizer", "logging",
+    }  # fmt: skip
     for name in ("sft", "rl"):
         run(
             "fovea", "eval", str(tmp_path / name), "--dataset_name", str(tmp_path / "tasks"),
@@ -70,12 +75,34 @@ def test_sft_then_grpo_then_evaluation_then_comparison(tmp_path):
     assert "| all | 8 |" in table
 
 
-def test_grpo_on_two_processes(tmp_path):
+COUNT_GROUPS = """
+import json, os, pathlib, sys
+import rl.train_grpo, rl.trainer
+from rl.shared_loss import group_rows
+
+rows, pack = [], rl.trainer.pack
+
+def counted(network, rollouts, **options):
+    rows.append([len(group) for group in group_rows(rollouts)])
+    return pack(network, rollouts, **options)
+
+rl.trainer.pack = counted
+rl.train_grpo.main()
+pathlib.Path(__file__).with_name("groups" + os.environ["RANK"]).write_text(json.dumps(rows))
+"""
+
+
+@pytest.mark.parametrize(("budget", "groups"), [((), [[2, 2]]), (("--max_packed_tokens", "300"), [[2], [2]])])
+def test_grpo_on_two_processes(tmp_path, budget, groups):
+    """Every row of the loss holds whole groups, on either process."""
+    (tmp_path / "count.py").write_text(COUNT_GROUPS)
     run(
-        "torchrun", "--nproc_per_node", "2", "rl/train_grpo.py", "--use_cpu", "true",
+        "torchrun", "--nproc_per_node", "2", str(tmp_path / "count.py"), "--use_cpu", "true", *budget,
         "--model_name_or_path", "tiny", "--output_dir", str(tmp_path),
         "--per_device_train_batch_size", "4", "--num_generations", "2", "--max_steps", "2", "--max_minutes", "60",
     )  # fmt: skip
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"groups{rank}").read_text()) == 2 * groups
     logs = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in logs if "reward" in row] == [1, 2]
     assert (tmp_path / "episodes.jsonl").read_text().count("\n") == 16

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.random_models import random_model
 from environments.play import Limits, Reply
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
@@ -19,7 +20,6 @@ from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
 from sft.collator import TraceCollator
-from tests.random_models import random_model
 from tests.training import ON_CPU
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(params=["qwen2_5_vl", "qwen3_vl"])
 def model(request) -> Model:
     torch.set_num_threads(2)
-    built = random_model(request.param)
+    built = random_model(f"{request.param}-narrow")
     freeze_vision(built.network)
     return built
 

@@ -1,0 +1,107 @@
+"""Where the time of a run goes: seconds by phase, and how much was done in them.
+
+Code says what it is doing (`with phase("vision"):`, or as a decorator). Time belongs to the innermost phase alone, so
+that phases add up to the whole; what happens outside any is "other". One ledger a process, and only its main thread
+writes in it.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class Ledger:
+    """Seconds by phase and counts by name since the last `restart`."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.counts: Counter[str] = Counter()
+        self._phases = ["other"]
+        self._since = _now()
+
+    def enter(self, name: str) -> None:
+        self._charge()
+        self._phases.append(name)
+
+    def leave(self) -> None:
+        self._charge()
+        self._phases.pop()
+
+    def _charge(self) -> None:
+        """Writes the time since the last change of phase down to the phase that it was spent in."""
+        now = _now()
+        self.seconds[self._phases[-1]] += now - self._since
+        self._since = now
+
+    def summary(self) -> dict[str, Any]:
+        """Seconds by phase, counts, counts a second, and peak memory in GiB: of the process, and of its GPU."""
+        self._charge()
+        total = sum(self.seconds.values())
+        scale = 2**30 if sys.platform == "darwin" else 2**20
+        memory = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}
+        if cuda := _cuda():
+            memory["gpu"] = cuda.max_memory_allocated() / 2**30
+        return {
+            "seconds": {"total": total, **dict(sorted(self.seconds.items(), key=lambda item: -item[1]))},
+            "counts": dict(self.counts),
+            "per_second": {name: count / total for name, count in self.counts.items()},
+            "peak_memory_gib": memory,
+        }
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(self.summary(), indent=2) + "\n")
+
+    def table(self) -> str:
+        """The summary as people read it."""
+        summary = self.summary()
+        total = summary["seconds"]["total"]
+        lines = ["| phase | seconds | share |", "|---|---|---|"]
+        lines += [f"| {name} | {spent:.1f} | {spent / total:.0%} |" for name, spent in summary["seconds"].items()]
+        rates = [f"{count:,} {name} ({count / total:,.1f}/s)" for name, count in self.counts.items()]
+        peaks = [f"{gib:.1f} GiB on the {place}" for place, gib in summary["peak_memory_gib"].items()]
+        return "\n".join([*lines, "; ".join(rates), f"peak memory: {', '.join(peaks)}"])
+
+
+def _cuda() -> Any:
+    """`torch.cuda` if it is in use; this module alone loads no torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch and torch.cuda.is_initialized() else None
+
+
+def _now() -> float:
+    if cuda := _cuda():
+        cuda.synchronize()
+    return time.perf_counter()
+
+
+LEDGER = Ledger()
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """What happens in here, or in a function so decorated, is time of phase `name`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    LEDGER.enter(name)
+    try:
+        yield
+    finally:
+        LEDGER.leave()
+
+
+def count(name: str, number: int) -> None:
+    """Adds to what was done so far under a name."""
+    LEDGER.counts[name] += number
