@@ -1,65 +1,121 @@
-"""Random Qwen-VL models, narrow enough for a laptop."""
+"""Qwen-VL models with random weights, from narrow enough for a laptop to the shapes that were released."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-import transformers
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 from trl.chat_template_utils import qwen3_vl_chat_template
 
-from fovea.attention import batch_vision_attention
-from fovea.features import remember_image_features
-from fovea.models import Model, load_processor
+from fovea.models import Model, load_processor, quickened
 
-TEXT = {
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
+RELEASED_VOCABULARY = 151_936
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Widths and depths of a model; `head_width` is the language tower's; no `vocabulary` means the tiny one."""
+
+    family: str
+    width: int
+    inner_width: int
+    num_layers: int
+    num_heads: int
+    num_key_heads: int
+    head_width: int
+    vision_width: int
+    vision_inner_width: int
+    vision_depth: int
+    vision_heads: int
+    special_layers: tuple[int, ...]
+    """Of the vision tower: those with full attention in Qwen2.5-VL, those that deepstack reads in Qwen3-VL."""
+    vocabulary: int | None = None
+
+
+NARROW = (64, 64, 2, 2, 1, 32, 32, 32, 2, 2)
+SMALL = (256, 768, 6, 4, 2, 64, 128, 256, 4, 4)
+SHAPES = {
+    "qwen2_5_vl-narrow": Shape("qwen2_5_vl", *NARROW, (1,)),
+    "qwen3_vl-narrow": Shape("qwen3_vl", *NARROW, (0,)),
+    "qwen2_5_vl-small": Shape("qwen2_5_vl", *SMALL, (3,)),
+    "qwen3_vl-small": Shape("qwen3_vl", *SMALL, (1, 2)),
+    "qwen2_5_vl-3b": Shape(
+        "qwen2_5_vl", 2048, 11008, 36, 16, 2, 128, 1280, 3420, 32, 16, (7, 15, 23, 31), RELEASED_VOCABULARY
+    ),
+    "qwen2_5_vl-7b": Shape("qwen2_5_vl", 3584, 18944, 28, 28, 4, 128, 1280, 3420, 32, 16, (7, 15, 23, 31), 152_064),
+    "qwen3_vl-4b": Shape("qwen3_vl", 2560, 9728, 36, 32, 8, 128, 1024, 4096, 24, 16, (5, 11, 17), RELEASED_VOCABULARY),
+    "qwen3_vl-8b": Shape("qwen3_vl", 4096, 12288, 36, 32, 8, 128, 1152, 4304, 27, 16, (8, 16, 24), RELEASED_VOCABULARY),
 }
-ROPE = {"rope_type": "default", "rope_theta": 1e6}
+"""By name: the family, then the size."""
 
 
-def random_model(family: str) -> Model:
-    """A model of `family` with random weights, two layers, and the released patch, merge and pixel settings."""
+def random_model(
+    name: str, *, stock: bool = False, dtype: torch.dtype = torch.float32, device: str = "cpu", **settings: Any
+) -> Model:
+    """The model of a name in `SHAPES`, with the released patch, merge and pixel settings; the same weights each time.
+
+    A `stock` one is not `quickened`. `settings` go to the configuration.
+    """
+    shape = SHAPES[name]
     tokenizer = load_processor("tiny").tokenizer
     ids = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>") for kind in ("image", "video")}
     ids |= {f"vision_{end}_token_id": tokenizer.convert_tokens_to_ids(f"<|vision_{end}|>") for end in ("start", "end")}
-    text = TEXT | {
-        "vocab_size": len(tokenizer),
-        "eos_token_id": tokenizer.eos_token_id,
+    eighth = shape.head_width // 16
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2 * eighth, 3 * eighth, 3 * eighth]}
+    text = {
+        "hidden_size": shape.width,
+        "intermediate_size": shape.inner_width,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_key_heads,
+        "vocab_size": shape.vocabulary or len(tokenizer),
         "max_position_embeddings": 32768,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
     }
-    text["pad_token_id"] = tokenizer.pad_token_id
+    vision: dict[str, Any] = {
+        "depth": shape.vision_depth,
+        "hidden_size": shape.vision_width,
+        "intermediate_size": shape.vision_inner_width,
+        "num_heads": shape.vision_heads,
+        "out_hidden_size": shape.width,
+    }
+    config: Any
+    network_class: Any
+    if shape.family == "qwen2_5_vl":
+        vision |= {"patch_size": 14, "fullatt_block_indexes": list(shape.special_layers)}
+        text["rope_parameters"] = rope
+        config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids, **settings)
+        network_class = Qwen2_5_VLForConditionalGeneration
+        images = Qwen2VLImageProcessor(
+            patch_size=14, merge_size=2, size={"shortest_edge": 56 * 56, "longest_edge": 12_845_056}
+        )
+        processor = Qwen2_5_VLProcessor(
+            images, tokenizer, Qwen2VLVideoProcessor(), chat_template=qwen3_vl_chat_template
+        )
+    else:
+        vision |= {"patch_size": 16, "deepstack_visual_indexes": list(shape.special_layers)}
+        text |= {"head_dim": shape.head_width, "rope_parameters": rope | {"mrope_interleaved": True}}
+        config = Qwen3VLConfig(text_config=text, vision_config=vision, **ids, **settings)
+        network_class = Qwen3VLForConditionalGeneration
+        images = Qwen2VLImageProcessor(
+            patch_size=16, merge_size=2, size={"shortest_edge": 65_536, "longest_edge": 16_777_216}
+        )
+        processor = Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(), chat_template=qwen3_vl_chat_template)
     torch.manual_seed(0)
-    if family == "qwen2_5_vl":
-        vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 64}
-        vision |= {"patch_size": 14, "fullatt_block_indexes": [1]}
-        text["rope_parameters"] = ROPE | {"mrope_section": [4, 6, 6]}
-        network = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
-        size = {"shortest_edge": 56 * 56, "longest_edge": 12_845_056}
-        images = Qwen2VLImageProcessor(patch_size=14, merge_size=2, size=size)
-        video = transformers.Qwen2VLVideoProcessor()
-        processor = Qwen2_5_VLProcessor(images, tokenizer, video, chat_template=qwen3_vl_chat_template)
-        return _ready(network, processor, family)
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 64}
-    vision |= {"patch_size": 16, "deepstack_visual_indexes": [0]}
-    text |= {"head_dim": 32, "rope_parameters": ROPE | {"mrope_section": [4, 6, 6], "mrope_interleaved": True}}
-    network = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **ids))
-    size = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
-    images = Qwen2VLImageProcessor(patch_size=16, merge_size=2, size=size)
-    video = transformers.Qwen3VLVideoProcessor()
-    processor = Qwen3VLProcessor(images, tokenizer, video, chat_template=qwen3_vl_chat_template)
-    return _ready(network, processor, family)
-
-
-def _ready(network, processor, family: str) -> Model:
-    remember_image_features(network, max_bytes=2**28)
-    return Model(batch_vision_attention(network), processor, family)
+    config.dtype = dtype
+    with torch.device(device):
+        network = network_class._from_config(config, dtype=dtype)
+    return Model(network if stock else quickened(network), processor, shape.family)
