@@ -25,7 +25,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 from trl import GRPOTrainer
 
@@ -63,6 +63,7 @@ class Side:
         tower.forward = self._timed("vision", tower.forward, self._count_vision)
         language.forward = self._timed("language", language.forward, self._count_language)
         trainer.add_callback(_StepClock(self))
+        trainer.remove_callback(PrinterCallback)
 
     def _timed(self, name: str, function: Callable, count: Callable[..., str | None] | None = None) -> Callable:
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -99,7 +100,13 @@ class Side:
             yield
 
     def step(self) -> tuple[float, float, float]:
-        """Seconds of one whole training step, of its rollouts, and of their single-token forwards."""
+        """Seconds of one whole training step, of its rollouts, and of their single-token forwards.
+
+        What an earlier step remembered of its images is forgotten: in training each step brings new ones.
+        """
+        if isinstance(self.trainer, ZoomGRPOTrainer):
+            self.trainer.renderer._inputs.clear()
+            self.network.model.image_features.features.clear()
         with self.measured():
             self.trainer.train()
         return self.seconds["step"], self.seconds["rollout"], self.seconds["language decode"]
@@ -241,10 +248,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     vision: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in tqdm(range(args.repeats + 1), desc="rounds (the first is not counted)"):
         for name, side in sides.items():
-            loss = side.loss_seconds(inputs[name])
-            counts["loss"][name], share = Counter(side.counts), side.seconds["vision"] / loss
             step, rollout, decode = side.step()
             counts["step"][name] = Counter(side.counts)
+            loss = side.loss_seconds(inputs[name])
+            counts["loss"][name], share = Counter(side.counts), side.seconds["vision"] / loss
             counts["rollout"][name] = counts["step"][name] - counts["loss"][name]
             if repeat:
                 vision[name].append(share)

@@ -30,7 +30,8 @@ from fovea.boxes import Frame
 from fovea.models import Model, pixel_limits
 from fovea.tasks import Task
 
-FILLER = " the"
+FILLER = "!"
+"""One token, whatever stands before it."""
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,13 @@ from PIL import Image
 from torch.nn.functional import scaled_dot_product_attention
 
 from environments.play import Conversation
-from environments.rendering import Renderer
+from environments.rendering import Renderer, batched
 from fovea.images import image_hash
 from fovea.ledger import phase
 from fovea.shared_prefix import no_mask, rope_positions, without_adapters
+
+ROOM = 256
+"""Places for new tokens that a turn begins with; they double when they are full."""
 
 
 @dataclass
@@ -47,7 +50,8 @@ class Cache:
 class TurnCache:
     """Keys and values of the rows that are being continued, and the `Layout` by which they attend.
 
-    Rows of one prompt share its prefix, which is stored once; behind it each row has `room` places of its own.
+    Rows of one prompt share its prefix, which is stored once; behind it each row has places of its own, at first `room`
+    more than its cache fills.
     """
 
     def __init__(self, caches: Sequence[Cache], room: int) -> None:
@@ -74,9 +78,14 @@ class TurnCache:
     def expect(self, counts: torch.Tensor, width: int) -> None:
         """Announces the next forward: row r brings `counts[r]` new tokens, padded on the right to `width`."""
         steps = torch.arange(width, device=self.length.device)
-        self.at = (self.length[:, None] + steps).clamp(max=self.own[0].shape[2] - 1)
+        self.at = self.length[:, None] + steps
         self.length = self.length + counts
         self.reach = int(self.length.max())
+        capacity = self.own[0].shape[2]
+        if self.reach > capacity:
+            more = max(self.reach, 2 * capacity) - capacity
+            self.own = [torch.nn.functional.pad(layer, (0, 0, 0, more)) for layer in self.own]
+        self.at = self.at.clamp(max=self.own[0].shape[2] - 1)
         self.own_mask = torch.arange(self.reach, device=self.length.device) <= self.at[:, :, None]
         if width > 1:
             before = self.in_prefix[self.group][:, None, :].expand(-1, width, -1)
@@ -151,7 +160,7 @@ class Decoder:
         self._prefill([c for c in conversations if c.cache is None])
         chunks = [c.token_ids[c.cache.num_seen :] for c in conversations]
         images = [c.images[c.cache.num_images :] for c in conversations]
-        turn = TurnCache([c.cache for c in conversations], max(map(len, chunks)) + max(max_tokens))
+        turn = TurnCache([c.cache for c in conversations], max(map(len, chunks)) + min(ROOM, max(max_tokens)))
         hidden, positions = self._forward(turn, chunks, images, [c.cache.next_position for c in conversations])
         written: list[list[int]] = [[] for _ in conversations]
         rows = list(range(len(conversations)))
@@ -223,11 +232,8 @@ class Decoder:
         device = self.base.device
         counts = torch.tensor([len(chunk) for chunk in chunks], device=device)
         turn.expect(counts, width)
-        flat = [image for row in inputs for image in row]
-        pixels: dict[str, torch.Tensor] = {}
-        if flat:
-            pixels["pixel_values"] = torch.cat([image.pixel_values for image in flat]).to(device)
-            pixels["image_grid_thw"] = torch.stack([image.grid_thw for image in flat]).to(device)
+        pixels = batched([image for row in inputs for image in row])
+        pixels = {name: tensor.to(device) for name, tensor in pixels.items()}
         hidden = self._backbone(turn, ids.to(device), positions.to(device), **pixels)
         last = hidden[torch.arange(len(chunks), device=device), counts - 1]
         return last, torch.tensor(following, device=device)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from PIL import Image
@@ -30,12 +32,27 @@ class ImageInputs:
         return int(self.grid_thw.prod()) // merge_size**2
 
 
+@dataclass
+class _Remembering:
+    """Stands in for an image processor: inputs of lists of images, in lists of lists too, from a renderer's memory."""
+
+    renderer: Renderer
+    stock: Any
+
+    def __call__(self, images: Any, **_: Any) -> dict[str, torch.Tensor]:
+        return batched([self.renderer.image_inputs(image) for image in _flat(images)])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stock, name)
+
+
 class Renderer:
     """Renders with a processor's chat template; holds the inputs of recent images, up to `max_bytes`."""
 
     def __init__(self, processor: Any, *, max_bytes: int = 2**30) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        self._image_processor = processor.image_processor
         self.image_token = processor.image_token
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
         self.merge_size = processor.image_processor.merge_size
@@ -49,10 +66,16 @@ class Renderer:
 
     @phase("preprocess")
     def _process(self, image: Image.Image) -> ImageInputs:
-        processed = self.processor.image_processor(images=[image], return_tensors="pt")
+        processed = self._image_processor(images=[image], return_tensors="pt")
         self.num_preprocessed += 1
         count("images preprocessed", 1)
         return ImageInputs(processed["pixel_values"], processed["image_grid_thw"][0])
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """In here the processor, too, takes images from memory: whoever calls it processes none a second time."""
+        with patch.object(self.processor, "image_processor", _Remembering(self, self._image_processor)):
+            yield
 
     def prompt_ids(self, messages: Sequence[dict], tools: Sequence[Callable]) -> list[int]:
         """Token ids of the opening messages, up to where the assistant begins to write."""
@@ -103,11 +126,7 @@ class Renderer:
             "attention_mask": attention_mask,
             "mm_token_type_ids": (input_ids == self.image_token_id).long(),
         }
-        flat = [image for row in inputs for image in row]
-        if flat:
-            batch["pixel_values"] = torch.cat([image.pixel_values for image in flat])
-            batch["image_grid_thw"] = torch.stack([image.grid_thw for image in flat])
-        return batch
+        return batch | batched([image for row in inputs for image in row])
 
     def check(self, ids: Sequence[int], images: Sequence[ImageInputs], *, name: str) -> None:
         """Raises ValueError unless `ids` holds exactly as many placeholders as `images` have features."""
@@ -132,6 +151,20 @@ class Renderer:
             num_tokens = self.image_inputs(image).num_tokens(self.merge_size)
             filled += [self.image_token * num_tokens, part]
         return self.tokenizer("".join(filled), add_special_tokens=False).input_ids
+
+
+def batched(inputs: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
+    """`pixel_values` [patches, patch width] and `image_grid_thw` [images, 3] of several images; {} of none."""
+    if not inputs:
+        return {}
+    return {
+        "pixel_values": torch.cat([image.pixel_values for image in inputs]),
+        "image_grid_thw": torch.stack([image.grid_thw for image in inputs]),
+    }
+
+
+def _flat(images: Any) -> list[Image.Image]:
+    return [image for entry in images for image in _flat(entry)] if isinstance(images, (list, tuple)) else [images]
 
 
 def _escaped(content: Any) -> Any:

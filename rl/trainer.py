@@ -159,6 +159,8 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         if self.tasks:
             self._tasks_now = [self.tasks[row["task_index"]] for row in inputs]
             inputs = [columns(task) for task in self._tasks_now]
+            with self.renderer.remembering():
+                return super()._generate_and_score_completions(inputs)
         return super()._generate_and_score_completions(inputs)
 
     def _generate(self, prompts: list) -> tuple:

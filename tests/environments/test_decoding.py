@@ -53,7 +53,10 @@ def play_two_turns(model: Model, *, keep_caches: bool) -> tuple[list, Transforme
     return [[reply.token_ids for reply in replies] for replies in turns], policy
 
 
-def test_greedy_turns_equal_those_of_generate(model):
+@pytest.mark.parametrize("room", [256, 2])
+def test_greedy_turns_equal_those_of_generate(model, room, monkeypatch):
+    """Also when a turn outgrows the room it began with."""
+    monkeypatch.setattr("environments.decoding.ROOM", room)
     stock, _ = play_two_turns(model, keep_caches=False)
     ours, _ = play_two_turns(model, keep_caches=True)
     assert ours == stock

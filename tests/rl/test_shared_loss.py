@@ -8,6 +8,7 @@ from PIL import Image
 from benchmarks.random_models import random_model
 from environments.play import Limits, Reply
 from environments.settings import EpisodeArguments
+from fovea.features import content_key
 from fovea.models import freeze_vision
 from fovea.tasks import Task
 from rewards.registry import Reward, RewardKind
@@ -146,6 +147,18 @@ def test_each_prompt_is_forwarded_once(tmp_path, monkeypatch):
     prompts = inputs["prompt_mask"].sum(1)
     shared = sum(int(prompts[row]) - 1 for row in (0, 4))
     assert seen == [shared + int(inputs["completion_mask"].sum()) + len(ids)]
+
+
+def test_each_distinct_image_is_preprocessed_once(tmp_path, monkeypatch):
+    trainer, counted = make_trainer("qwen3_vl", tmp_path, monkeypatch), []
+    processor = trainer.processing_class.image_processor
+    stock = processor.preprocess
+    monkeypatch.setattr(
+        processor, "preprocess", lambda images, *a, **k: counted.append(len(images)) or stock(images, *a, **k)
+    )
+    inputs = rollouts(trainer)
+    shown = inputs["pixel_values"].split(inputs["image_grid_thw"].prod(-1).tolist())
+    assert len(shown) > sum(counted) == len({content_key(patches) for patches in shown})
 
 
 def test_micro_batches_keep_groups_whole(tmp_path, monkeypatch):
