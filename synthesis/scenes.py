@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from fovea.boxes import Box, Frame
 
@@ -151,11 +151,8 @@ def render(scene: Scene, *, size_px: int = SCENE_SIZE_PX) -> Image.Image:
         _draw_shape(draw, shape, size_px, rng)
         _draw_digit(image, shape, size_px, rng)
     blotches = rng.normal(0, 14, size=(128, 128, 3))
-    noise = Image.fromarray(np.clip(blotches + 128, 0, 255).astype(np.uint8)).resize(
-        (size_px, size_px), Image.Resampling.NEAREST
-    )
-    noisy = np.asarray(image, dtype=np.int16) + np.asarray(noise, dtype=np.int16) - 128
-    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+    noise = Image.fromarray(np.clip(blotches + 128, 0, 255).astype(np.uint8))
+    return ImageChops.add(image, noise.resize(image.size, Image.Resampling.NEAREST), offset=-128)
 
 
 def _pixels(box: Box, size_px: int) -> tuple[int, int, int, int]:
