@@ -101,7 +101,7 @@ class PackedGroups:
                 start += length
         runs = [(prefix_starts, prefixes)]
         self.buckets = []
-        for bucket in _by_length(spans):
+        for bucket in split_by_length(spans):
             lengths, starts, groups = (list(column) for column in zip(*bucket, strict=True))
             runs.append((starts, lengths))
             mask = _mask([prefixes[group] for group in groups], lengths[0], device)
@@ -127,7 +127,7 @@ class PackedGroups:
         return rows.index_select(0, self.source).transpose(0, 1)[None]
 
 
-def _by_length(spans: Sequence[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
+def split_by_length(spans: Sequence[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
     """(length, start, group) of branches, the longest first, in runs in which none is much shorter than the first."""
     buckets: list[list[tuple[int, int, int]]] = []
     for span in sorted(spans, reverse=True):

@@ -85,13 +85,15 @@ def test_sft_checkpoints_goes_on_and_exports(tmp_path, stage):
 
 
 @pytest.mark.parametrize(
-    ("stage", "lora"), [(2, ()), (3, ("--use_peft", "true", "--lora_r", "4"))], ids=["full", "lora"]
+    ("stage", "options"),
+    [(2, ()), (3, ("--use_peft", "true", "--lora_r", "4", "--max_packed_tokens", "400"))],
+    ids=["full", "lora in parts"],
 )
-def test_grpo_checkpoints_goes_on_and_exports(tmp_path, stage, lora):
+def test_grpo_checkpoints_goes_on_and_exports(tmp_path, stage, options):
     words = (
         "rl/train_grpo.py", "--model_name_or_path", "tiny", "--output_dir", str(tmp_path),
         *ON_GLOO, "--per_device_train_batch_size", "4", "--num_generations", "2", "--save_steps", "1",
-        "--beta", "0.01", *lora, "--max_tasks", "16", "--max_steps",
+        "--beta", "0.01", *options, "--max_tasks", "16", "--max_steps",
     )  # fmt: skip
     assert "starting anew" in run(*words, "2", stage=stage)
     assert "going on from" in run(*words, "3", stage=stage)

@@ -115,6 +115,24 @@ def test_log_probabilities_and_gradients_equal_stock_trl(family, options, tmp_pa
     assert difference < 1e-4 * torch.cat([gradient.flatten() for gradient in stock.values()]).norm()
 
 
+def test_twenty_steps_on_replayed_rollouts_end_with_the_weights_of_stock_trl(tmp_path, monkeypatch):
+    trainer = make_trainer("qwen2_5_vl", tmp_path, monkeypatch)
+    inputs = rollouts(trainer)
+    start = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    ends = []
+    for shared in (False, True):
+        trainer.model.load_state_dict(start)
+        optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+        for _ in range(20):
+            loss_and_gradients(trainer, inputs, shared=shared)
+            optimizer.step()
+        ends.append({name: weight.clone() for name, weight in trainer.model.state_dict().items()})
+    moved = [name for name in start if not torch.equal(start[name], ends[0][name])]
+    assert len(moved) > 20
+    for name in moved:
+        assert (ends[0][name] - ends[1][name]).norm() < 1e-3 * (ends[0][name] - start[name]).norm() + 1e-6, name
+
+
 def test_the_reference_model_of_a_full_fine_tuning_shares_prefixes_too(tmp_path, monkeypatch):
     trainer = make_trainer("qwen3_vl", tmp_path, monkeypatch, beta=0.1)
     inputs = rollouts(trainer)

@@ -1,0 +1,50 @@
+"""Packed groups against the oracle: one call of attention with a dense mask over the whole row."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from fovea.shared_prefix import PackedGroups, split_by_length
+
+
+def dense_mask(prefixes, branches):
+    """[N, N]: causal, within the own branch and the prefix of the own group."""
+    group, branch = [], []
+    for number, (prefix, lengths) in enumerate(zip(prefixes, branches, strict=True)):
+        parts = [prefix, *lengths]
+        group += [number] * sum(parts)
+        branch += [index for index, length in enumerate(parts) for _ in range(length)]
+    group, branch = torch.tensor(group), torch.tensor(branch)
+    visible = (branch[None] == 0) | (branch[None] == branch[:, None])
+    return (visible & (group[None] == group[:, None])).tril()
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "branches"),
+    [
+        ([5], [[3]]),
+        ([7], [[2, 9, 1, 4]]),
+        ([7, 3], [[2, 20, 1], [4, 4]]),
+        ([1, 12, 2], [[30], [1, 2, 3, 4, 5, 6, 7, 8], [29, 1]]),
+    ],
+)
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_packed_groups_attend_as_a_dense_mask_says(prefixes, branches, key_heads):
+    torch.manual_seed(0)
+    mask = dense_mask(prefixes, branches)
+    q, k, v = (torch.randn(1, heads, len(mask), 8, requires_grad=True) for heads in (4, key_heads, key_heads))
+    weights = torch.randn(1, 4, len(mask), 8)
+    layout = PackedGroups(prefixes, branches, torch.device("cpu"))
+    results = []
+    for output in (
+        scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3, enable_gqa=key_heads < 4),
+        layout.attend(0, q, k, v, 0.3),
+    ):
+        results.append([output, *torch.autograd.grad((output * weights).sum(), (q, k, v))])
+    for oracle, ours in zip(*results, strict=True):
+        assert torch.allclose(oracle, ours, atol=1e-5)
+
+
+def test_branches_attend_with_those_of_similar_length():
+    spans = [(100, 0, 0), (20, 100, 0), (80, 120, 1), (74, 200, 1), (19, 274, 1)]
+    assert [[span[0] for span in bucket] for bucket in split_by_length(spans)] == [[100, 80], [74], [20, 19]]
