@@ -36,10 +36,10 @@ from fovea.runs import RunDirectory
 from fovea.shared_prefix import allow_layouts
 from fovea.tasks import Task
 from rewards.registry import Reward
-from rewards.trl_adapter import to_trl
+from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments
 from rl.engine import Engine
-from rl.episodes import columns, messages_of, numbers
+from rl.episodes import numbers
 from rl.shared_loss import Packed, Rollout, pack, smallest_picture, split_further, split_rows, unpad
 
 _PROMPT = [{"role": "user", "content": ""}]

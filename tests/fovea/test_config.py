@@ -53,8 +53,13 @@ def test_every_grpo_recipe_parses(path):
     assert script.reward_funcs
 
 
-@pytest.mark.parametrize("path", sorted((CONFIGS / "hardware").glob("*.yaml")), ids=lambda path: path.name)
-def test_every_hardware_file_fits_every_large_recipe(path):
+OVERLAYS = [
+    str(path.relative_to(CONFIGS)) for kind in ("hardware", "rewards") for path in (CONFIGS / kind).glob("*.yaml")
+]
+
+
+@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+def test_every_hardware_and_reward_file_fits_every_large_recipe(overlay):
     from trl import ModelConfig
 
     from environments.settings import EpisodeArguments
@@ -63,8 +68,9 @@ def test_every_hardware_file_fits_every_large_recipe(path):
 
     kinds = [ScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments]
     for recipe in ("qwen2_5_vl_7b_grpo.yaml", "qwen3_vl_8b_grpo.yaml"):
-        *_, training = parse(kinds, arguments=["--config", recipe, f"hardware/{path.name}", "--bf16", "false"])
+        script, *_, training = parse(kinds, arguments=["--config", recipe, overlay, "--bf16", "false"])
         check_groups(training)
+        assert len(script.reward_funcs) == len(training.reward_weights)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_sft.yaml")), ids=lambda path: path.name)

@@ -1,0 +1,126 @@
+"""What does a reward pay for? `fovea rewards test ./mine.py:f` runs it over episodes made to be told apart.
+
+Right and wrong ones, malformed ones, and those that try to be paid without having looked. Beside the payments it says
+what looks like a mistake: a reward that pays all alike, a wrong answer like a right one, or a trick.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from PIL import Image
+
+from fovea.boxes import Box, Frame
+from fovea.episodes import (
+    Answer,
+    Call,
+    Crop,
+    Episode,
+    Fault,
+    FaultKind,
+    NoAction,
+    Observation,
+    StopReason,
+    Turn,
+)
+from fovea.tasks import AnswerKind, Target, Task
+from rewards.registry import RewardError, load_reward
+from rewards.trl_adapter import score
+
+TARGET = Box(0.4, 0.4, 0.6, 0.6, Frame.UNIT)
+ELSEWHERE = Box(0.0, 0.0, 0.1, 0.1, Frame.UNIT)
+
+
+def sample_task() -> Task:
+    return Task(
+        "sample", (Image.new("RGB", (64, 64)),), "Which digit is on the red square?", "7", AnswerKind.NUMBER,
+        boxes=(Target(TARGET),), metadata={"family": "read"},
+    )  # fmt: skip
+
+
+def sample_episodes(task: Task) -> dict[str, Episode]:
+    """By what they do; the first five are honest, right and then wrong, the others malformed or tricks."""
+
+    def zoom(region: Box, index: int) -> Turn:
+        x1, y1, x2, y2 = (round(1000 * value) for value in region.coordinates)
+        call = Call("image_zoom_in_tool", {"bbox_2d": [x1, y1, x2, y2]})
+        text = f"<think>I look.</think>\n<tool_call>\n{{…{call.arguments}}}\n</tool_call>"
+        return Turn(text, call, Observation("", (Crop(index, 0, region, (64, 64)),)), 40)
+
+    def says(answer: str, *zooms: Box, thought: str = "I see it.", well_formed: bool = True) -> Episode:
+        turns = [zoom(region, index + 1) for index, region in enumerate(zooms)]
+        text = (
+            f"<think>{thought}</think>\n<answer>{answer}</answer>" if well_formed else f"<answer>{answer}</answer> so"
+        )
+        last = Turn(text, Answer(answer), None, 15 + len(thought) // 4, well_formed)
+        return Episode(task, (*turns, last), StopReason.ANSWERED)
+
+    fault = Turn(
+        "<tool_call>\n{oops\n</tool_call>", Fault(FaultKind.BAD_JSON, "not JSON"), Observation("not JSON"), 12, False
+    )
+    return {
+        "right, no zoom": says("7"),
+        "right, zoomed to the target": says("7", TARGET),
+        "right, zoomed elsewhere": says("7", ELSEWHERE),
+        "wrong, no zoom": says("3"),
+        "wrong, zoomed to the target": says("3", TARGET),
+        "right, out of format": says("7", well_formed=False),
+        "right, after a malformed call": Episode(task, (fault, *says("7").turns), StopReason.ANSWERED),
+        "no answer": Episode(task, (Turn("<think>hm</think>", NoAction(), None, 8, False),), StopReason.NO_ACTION),
+        "never answers, only zooms": Episode(
+            task, tuple(zoom(TARGET, index) for index in range(1, 5)), StopReason.TURN_LIMIT
+        ),
+        "trick: names every digit": says("0 1 2 3 4 5 6 7 8 9"),
+        "trick: empty answer": says(""),
+        "trick: wrong, in many words": says("3", thought="I look at it from all sides. " * 60),
+        "trick: wrong, four zooms": says("3", TARGET, ELSEWHERE, TARGET, ELSEWHERE),
+    }
+
+
+def remarks(paid: dict[str, float | None]) -> list[str]:
+    """What looks like a mistake in these payments."""
+    known = {name: value for name, value in paid.items() if value is not None}
+    if len(set(known.values())) < 2:
+        return ["it pays every episode alike: it does not see what it is given, and no advantage comes of it"]
+    right, wrong = (
+        [value for name, value in known.items() if name.startswith(f"{kind}, ") and "format" not in name]
+        for kind in ("right", "wrong")
+    )
+    found = []
+    if right and wrong and max(wrong) > max(right):
+        found.append("a wrong answer is paid more than any right one")
+    best = max(right, default=float("inf"))
+    found += [f"{name!r} is paid as much as the best honest answer" for name, value in known.items()
+              if name.startswith("trick") and value >= best]  # fmt: skip
+    return found
+
+
+def table(paid: dict[str, float | None]) -> str:
+    lines = ["| episode | paid |", "|---|---|"]
+    return "\n".join(
+        [
+            *lines,
+            *(f"| {name} | {'not applicable' if value is None else f'{value:.3f}'} |" for name, value in paid.items()),
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["test"])
+    parser.add_argument("rewards", nargs="+", help="names, package.module:function or ./file.py:function")
+    args = parser.parse_args(arguments)
+    for name in args.rewards:
+        episodes = sample_episodes(sample_task())
+        try:
+            paid = dict(zip(episodes, score(load_reward(name), list(episodes.values())), strict=True))
+        except (RewardError, ValueError) as error:
+            raise SystemExit(f"{name}: {error}") from error
+        print(f"\n{name}\n\n{table(paid)}")
+        for remark in remarks(paid):
+            print(f"! {remark}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Other rewards on stored episodes: what they would have paid, and whom they would have preferred."""
+
+import json
+
+import numpy as np
+import pytest
+
+from evaluation.rescore import advantages, load_groups, main, own_rewards, rescore
+from fovea.boxes import Box, Frame
+from fovea.runs import RunDirectory
+from fovea.task_files import save_tasks
+from rewards.registry import load_reward
+from synthesis.shapes import make_tasks
+
+HERE = Box(0.1, 0.1, 0.4, 0.4, Frame.UNIT)
+MINE = """
+async def longest(completions, question, **columns):
+    assert len(question) == len(completions)
+    return [float(len(messages)) for messages in completions]
+"""
+
+
+@pytest.fixture
+def run(tmp_path, make_episode):
+    """Two groups of a training: one with a right rollout that zoomed, the other silent."""
+    tasks = make_tasks(num_tasks=2, seed=4, families={"read": 1.0})
+    save_tasks(tasks, tmp_path / "tasks")
+    folder = RunDirectory(tmp_path / "run")
+    folder.write_start(
+        script={"dataset_name": str(tmp_path / "tasks"), "reward_funcs": ["accuracy", "format"], "max_minutes": None},
+        training={"reward_weights": [0.9, 0.1]},
+    )
+    right, *_ = (str(task.answer) for task in tasks)
+    for task, answers in zip(tasks, [(right, "no"), ("no", "no")], strict=True):
+        for answer in answers:
+            regions = [HERE] * 2 if answer == right else []
+            folder.add_episode(make_episode(answer, task=task, regions=regions), step=0, mode="train")
+    return folder.path
+
+
+def test_groups_and_rewards_come_back_as_they_were(run):
+    groups = load_groups(run)
+    assert [len(group) for group in groups] == [2, 2]
+    assert groups[0][0].num_zooms == 2 and groups[0][0].task.boxes
+    assert own_rewards(run) == (["accuracy", "format"], [0.9, 0.1])
+
+
+def test_a_reward_that_prefers_others_is_seen_to(run, tmp_path):
+    names, weights = own_rewards(run)
+    (tmp_path / "mine.py").write_text(MINE)
+    others = [load_reward("zoom_cost"), load_reward(f"{tmp_path}/mine.py:longest")]
+    result = rescore(load_groups(run), ([load_reward(name) for name in names], weights), (others, [1.0, 0.0]))
+    assert result["groups"][0]["before"] == pytest.approx([1.0, 0.1])
+    assert result["groups"][0]["after"] == [-2.0, 0.0]
+    assert (result["silent_before"], result["reranked"], result["turned"]) == (0.5, 0.5, 0.5)
+
+
+def test_advantages_are_those_of_trl():
+    assert advantages(np.array([1.0, 0, 0, 1])) == pytest.approx([0.8659, -0.8659, -0.8659, 0.8659], abs=1e-4)
+    assert advantages(np.array([3.0])).tolist() == [0]
+
+
+def test_the_command_prints_and_writes(run, tmp_path, monkeypatch, capsys):
+    words = ["fovea", str(run), "--reward_funcs", "accuracy", "--json", str(tmp_path / "r.json")]
+    monkeypatch.setattr("sys.argv", words)
+    main()
+    assert "| groups without a signal | 50.0% | 50.0% |" in capsys.readouterr().out
+    assert json.loads((tmp_path / "r.json").read_text())["num_episodes"] == 4
+
+
+def test_a_folder_without_episodes_and_a_lost_task_are_refused(run, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"neither episodes\.jsonl nor"):
+        load_groups(tmp_path)
+    path = run / "episodes.jsonl"
+    path.write_text(path.read_text().replace('"task_id": "', '"task_id": "lost-'))
+    with pytest.raises(SystemExit, match="has it changed"):
+        load_groups(run)
