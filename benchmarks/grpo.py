@@ -32,6 +32,7 @@ from trl import GRPOTrainer
 from benchmarks.random_models import SHAPES, random_model
 from benchmarks.workload import Workload, forced, make_workload
 from environments.prompts import SYSTEM_PROMPT
+from environments.rendering import flattened
 from environments.zoom import ZoomEnvironment
 from fovea.models import LANGUAGE_LINEARS, Model, freeze_vision
 from fovea.shared_prefix import without_adapters
@@ -78,7 +79,7 @@ class Side:
 
     def _counted(self, preprocess: Callable) -> Callable:
         def counted(images: Any, *args: Any, **kwargs: Any) -> Any:
-            self.counts["preprocessings"] += len(_flat(images))
+            self.counts["preprocessings"] += len(flattened(images))
             return preprocess(images, *args, **kwargs)
 
         return counted
@@ -172,10 +173,6 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def _flat(images: Any) -> list[Any]:
-    return [image for entry in images for image in _flat(entry)] if isinstance(images, (list, tuple)) else [images]
 
 
 def make_sides(args: argparse.Namespace, folder: str) -> tuple[Side, Side, Workload]:

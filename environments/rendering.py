@@ -40,7 +40,7 @@ class _Remembering:
     stock: Any
 
     def __call__(self, images: Any, **_: Any) -> dict[str, torch.Tensor]:
-        return batched([self.renderer.image_inputs(image) for image in _flat(images)])
+        return batched([self.renderer.image_inputs(image) for image in flattened(images)])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stock, name)
@@ -163,8 +163,9 @@ def batched(inputs: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
     }
 
 
-def _flat(images: Any) -> list[Image.Image]:
-    return [image for entry in images for image in _flat(entry)] if isinstance(images, (list, tuple)) else [images]
+def flattened(images: Any) -> list[Image.Image]:
+    """The images in lists of lists of them, in order."""
+    return [image for entry in images for image in flattened(entry)] if isinstance(images, (list, tuple)) else [images]
 
 
 def _escaped(content: Any) -> Any:
