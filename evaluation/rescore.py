@@ -20,7 +20,7 @@ from tqdm import tqdm
 from fovea.arguments import TaskArguments
 from fovea.episodes import Episode
 from fovea.runs import RunDirectory, read_jsonl
-from rewards.registry import Reward, load_reward
+from rewards.registry import Reward, RewardError, load_reward
 from rewards.trl_adapter import score
 
 
@@ -119,9 +119,12 @@ def main() -> None:
     parser.add_argument("--reward_weights", nargs="+", type=float, help="one each (default: 1)")
     parser.add_argument("--json", type=Path, help="also write everything here, group by group")
     args = parser.parse_args()
-    own = own_rewards(args.run)
-    before, after = (_loaded(*settings) for settings in (own, (args.reward_funcs, args.reward_weights)))
-    result = rescore(load_groups(args.run), before, after)
+    groups = load_groups(args.run)
+    try:
+        before, after = _loaded(*own_rewards(args.run)), _loaded(args.reward_funcs, args.reward_weights)
+        result = rescore(groups, before, after)
+    except (RewardError, ValueError) as error:
+        raise SystemExit(str(error)) from error
     print(table(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")

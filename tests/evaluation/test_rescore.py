@@ -68,6 +68,17 @@ def test_the_command_prints_and_writes(run, tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "r.json").read_text())["num_episodes"] == 4
 
 
+def test_mistakes_on_the_command_line_leave_one_clear_line(run, tmp_path, monkeypatch):
+    for folder, name, message in (
+        (run, "acuracy", "no reward is called 'acuracy'"),
+        (tmp_path / "no", "accuracy", "neither"),
+    ):
+        monkeypatch.setattr("sys.argv", ["fovea", str(folder), "--reward_funcs", name])
+        with pytest.raises(SystemExit, match=message):
+            main()
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_folder_without_episodes_and_a_lost_task_are_refused(run, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"neither episodes\.jsonl nor"):
         load_groups(tmp_path)
