@@ -1,6 +1,6 @@
 """Log-probabilities of a batch of rollouts, with what a group shares computed once.
 
-A group's prompt, images included, is forwarded once and its completions behind it as branches (`PackedGroups`). The
+Each group's prompt, images included, is forwarded once and all completions behind as branches (`PackedGroups`). The
 prefix ends one token before the prompt does: each branch opens with the prompt's last token, so that the first
 completion token is predicted inside the branch. Rows are grouped by what they share, in whatever order they come.
 """
@@ -144,24 +144,25 @@ def pack(network: Any, rollouts: Sequence[Rollout], *, image_token_id: int, stan
     predicting: list[int] = []
     labels: list[int] = []
     groups = group_rows(rollouts)
+    firsts = [rollouts[group[0]] for group in groups]
+    for first in firsts:
+        shown = first.images[: first.num_prompt_images]
+        places = rope_positions(base, first.prompt_ids, image_token_id, [grid for _, grid in shown])
+        ids += first.prompt_ids[:-1]
+        positions.append(places[:, :-1])
+        images += shown
     for group in groups:
-        first = rollouts[group[0]]
-        split = len(first.prompt_ids) - 1
-        ids += first.prompt_ids[:split]
-        images += first.images[: first.num_prompt_images]
-        for number, row in enumerate(group):
+        for row in group:
             rollout = rollouts[row]
+            split, length = len(rollout.prompt_ids) - 1, len(rollout.completion_ids)
             sequence = rollout.prompt_ids + rollout.completion_ids
             places = rope_positions(base, sequence, image_token_id, [grid for _, grid in rollout.images])
-            if number == 0:
-                positions.append(places[:, :split])
-            positions.append(places[:, split:])
-            length = len(rollout.completion_ids)
             predicting += range(len(ids), len(ids) + length)
             rows += [row] * length
             columns += range(length)
             labels += rollout.completion_ids
             ids += sequence[split:]
+            positions.append(places[:, split:])
             images += rollout.images[rollout.num_prompt_images :]
     where = torch.tensor(predicting, device=device)
     shift_labels = torch.full((1, len(ids)), -100, device=device)
@@ -172,7 +173,7 @@ def pack(network: Any, rollouts: Sequence[Rollout], *, image_token_id: int, stan
         "attention_mask": no_mask(base),
         "shift_labels": shift_labels,
         "layout": PackedGroups(
-            [len(rollouts[group[0]].prompt_ids) - 1 for group in groups],
+            [len(first.prompt_ids) - 1 for first in firsts],
             [[len(rollouts[row].completion_ids) + 1 for row in group] for group in groups],
             device,
         ),

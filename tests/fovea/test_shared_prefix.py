@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from fovea.shared_prefix import PackedGroups, split_by_length
+from fovea.shared_prefix import PackedGroups
 
 
 def dense_mask(prefixes, branches):
     """[N, N]: causal, within the own branch and the prefix of the own group."""
-    group, branch = [], []
-    for number, (prefix, lengths) in enumerate(zip(prefixes, branches, strict=True)):
-        parts = [prefix, *lengths]
-        group += [number] * sum(parts)
-        branch += [index for index, length in enumerate(parts) for _ in range(length)]
+    group = [number for number, prefix in enumerate(prefixes) for _ in range(prefix)]
+    branch = [0] * len(group)
+    for number, lengths in enumerate(branches):
+        group += [number] * sum(lengths)
+        branch += [index for index, length in enumerate(lengths, start=1) for _ in range(length)]
     group, branch = torch.tensor(group), torch.tensor(branch)
     visible = (branch[None] == 0) | (branch[None] == branch[:, None])
     return (visible & (group[None] == group[:, None])).tril()
@@ -43,8 +43,3 @@ def test_packed_groups_attend_as_a_dense_mask_says(prefixes, branches, key_heads
         results.append([output, *torch.autograd.grad((output * weights).sum(), (q, k, v))])
     for oracle, ours in zip(*results, strict=True):
         assert torch.allclose(oracle, ours, atol=1e-5)
-
-
-def test_branches_attend_with_those_of_similar_length():
-    spans = [(100, 0, 0), (20, 100, 0), (80, 120, 1), (74, 200, 1), (19, 274, 1)]
-    assert [[span[0] for span in bucket] for bucket in split_by_length(spans)] == [[100, 80], [74], [20, 19]]

@@ -1,0 +1,122 @@
+"""Softmax attention over sequences laid end to end, with its log-sum-exp, which autograd's kernels keep to themselves.
+
+The log-sum-exp of each query lets attention to two sets of keys be computed apart and merged, forward and backward:
+with the output and log-sum-exp over all keys, the flash backward over one set gives just that set's share of the
+gradients (FlashAttention-2, Dao 2023, section 3.1). Nothing is padded and no mask is made.
+
+Shapes: queries [N, heads, D]; keys and values [M, key heads, D], heads a multiple of key heads; outputs like the
+queries; log-sum-exps [heads, N] in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+_aten = torch.ops.aten
+
+
+class Lengths:
+    """Lengths of sequences that lie end to end, none of them 0."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self.bounds = list(accumulate(lengths, initial=0))
+        self.longest = max(lengths)
+        self.offsets = torch.tensor(self.bounds, dtype=torch.int32, device=device)
+
+    def __iter__(self) -> Iterator[slice]:
+        return (slice(start, end) for start, end in pairwise(self.bounds))
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, queries: Lengths, keys: Lengths, *, causal: bool, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of each query sequence over the key sequence of the same number."""
+    if _has_flash(q):
+        spans = (queries.offsets, keys.offsets, queries.longest, keys.longest)
+        output, lse, *_ = _aten._flash_attention_forward(q, k, v, *spans, 0.0, causal, False, scale=scaling)
+        return output, lse
+    output, lse = torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
+    kernel = _kernels(q)[0]
+    for at, to in zip(queries, keys, strict=True):
+        found, lse[None, :, at] = kernel(*map(_as_batch, (q[at], k[to], v[to])), 0.0, causal, scale=scaling)
+        output[at] = found[0].transpose(0, 1)
+    return output, lse
+
+
+def gradients(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, lse: Tensor, queries: Lengths, keys: Lengths,
+    *, causal: bool, scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k and v, given the gradient of `output`; that and `lse` may be those over more keys than k."""
+    if _has_flash(q):
+        spans = (queries.offsets, keys.offsets, queries.longest, keys.longest)
+        no_dropout = torch.zeros(2, dtype=torch.uint64, device=q.device), torch.empty(0, device=q.device)
+        return _aten._flash_attention_backward(
+            grad, q, k, v, output, lse.contiguous(), *spans, 0.0, causal, *no_dropout, scale=scaling
+        )
+    kernel = _kernels(q)[1]
+    results = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    for at, to in zip(queries, keys, strict=True):
+        given = map(_as_batch, (grad[at], q[at], k[to], v[to], output[at]))
+        found = kernel(*given, lse[None, :, at], 0.0, causal, scale=scaling)
+        for result, place, part in zip(results, (at, to, to), found, strict=True):
+            result[place] = part[0].transpose(0, 1)
+    return results
+
+
+def _has_flash(q: Tensor) -> bool:
+    return q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16)
+
+
+def _kernels(q: Tensor) -> tuple[Callable, Callable]:
+    """Forward and backward of one sequence."""
+    if q.device.type == "cpu":
+        flash = _aten._scaled_dot_product_flash_attention_for_cpu
+        return flash, _aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return attend_by_formula, gradients_by_formula
+
+
+def _as_batch(tensor: Tensor) -> Tensor:
+    """[1, heads, N, D], as kernels of one sequence take it."""
+    return tensor.transpose(0, 1)[None]
+
+
+def attend_by_formula(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float, causal: bool, *, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The same of one batch [1, heads, N, D] in plain PyTorch, for devices and types that have no kernel."""
+    scores = _scores(q, k, causal, scale)
+    lse = scores.logsumexp(-1)
+    weights = (scores - lse[..., None]).exp()
+    return (weights @ _repeated(v, q).float()).to(q.dtype), lse
+
+
+def gradients_by_formula(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, lse: Tensor, dropout: float, causal: bool,
+    *, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of `attend_by_formula`."""
+    grad, (_, heads, num_keys, width) = grad.float(), k.shape
+    weights = (_scores(q, k, causal, scale) - lse[..., None]).exp()
+    through = weights * (grad @ _repeated(v, q).float().mT - (grad * output).sum(-1, keepdim=True)) * scale
+    of_keys, of_values = (
+        part.view(1, heads, -1, num_keys, width).sum(2) for part in (through.mT @ q.float(), weights.mT @ grad)
+    )
+    return (through @ _repeated(k, q).float()).to(q.dtype), of_keys.to(k.dtype), of_values.to(v.dtype)
+
+
+def _scores(q: Tensor, k: Tensor, causal: bool, scale: float) -> Tensor:
+    scores = (q.float() @ _repeated(k, q).float().mT) * scale
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(later, float("-inf"))
+    return scores
+
+
+def _repeated(heads: Tensor, q: Tensor) -> Tensor:
+    """Keys or values once for each head of q that reads them."""
+    return heads.repeat_interleave(q.shape[1] // heads.shape[1], dim=1)
