@@ -1,7 +1,8 @@
 """Is anything lost when a training is killed? `python -m benchmarks.endurance --kills 20 --output_dir runs/endurance`.
 
-The tiny SFT and GRPO are trained twice each: undisturbed, and with `kill -9` at random moments followed by the same
-command. Both must end with the same weights, and the logs must hold every step once.
+The tiny SFT and GRPO are trained undisturbed, and then with `kill -9` at random moments followed by the same command,
+in as many runs as it takes to kill each training so often. Every run must end with the weights of the undisturbed one,
+and its logs must hold every step once.
 """
 
 from __future__ import annotations
@@ -59,26 +60,33 @@ def difference(whole: Path, cut: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="at most so many a training")
+    parser.add_argument("--kills", type=int, default=20, help="of each training")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/endurance"))
     parser.add_argument("--trainings", nargs="+", default=list(TRAININGS), choices=list(TRAININGS))
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
     draw = random.Random(args.seed)
     shutil.rmtree(args.output_dir, ignore_errors=True)
-    failures = 0
+    lossy = 0
     for name in args.trainings:
+        failures = 0
         folder = args.output_dir / name
         folder.mkdir(parents=True)
         started = time.monotonic()
         train(TRAININGS[name], folder / "whole", moments=[], log=folder / "whole.log")
         length = time.monotonic() - started
-        moments = [draw.uniform(0.3, 1.0) * length for _ in range(args.kills)]
-        killed = train(TRAININGS[name], folder / "cut", moments=moments, log=folder / "cut.log")
-        lost = difference(folder / "whole", folder / "cut")
-        failures += bool(lost)
-        print(f"{name}: {length:.0f} s undisturbed, killed {killed} times, {lost or 'nothing lost'}", flush=True)
-    raise SystemExit(failures)
+        killed = runs = 0
+        while killed < args.kills:
+            cut = folder / f"cut-{runs}"
+            moments = [draw.uniform(0.3, 1.0) * length for _ in range(args.kills - killed)]
+            killed += train(TRAININGS[name], cut, moments=moments, log=folder / f"{cut.name}.log")
+            runs += 1
+            if lost := difference(folder / "whole", cut):
+                print(f"{name}: {lost} in {cut}", flush=True)
+                failures += 1
+        print(f"{name}: {length:.0f} s undisturbed; {killed} kills in {runs} runs, {failures} of which lost something")
+        lossy += failures
+    raise SystemExit(lossy > 0)
 
 
 if __name__ == "__main__":
