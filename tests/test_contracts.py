@@ -1,0 +1,87 @@
+"""What Fovea overrides in TRL and Transformers is still what the override was written for.
+
+A change of the original fails here, whatever else passes: read what changed, adapt the override, record the new digest.
+"""
+
+import ast
+import hashlib
+import inspect
+import textwrap
+
+import pytest
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
+from transformers.models.qwen3_vl import modeling_qwen3_vl
+from trl.trainer.utils import RepeatSampler
+
+from rl.engine import Engine
+from rl.trainer import EpochSampler, ZoomGRPOTrainer
+from sft.train_sft import ColdStartTrainer
+
+OURS, FOREIGN = ("rl.", "sft.", "fovea."), ("trl.", "transformers.")
+OTHERS = [
+    RepeatSampler.__init__,
+    RepeatSampler.__iter__,
+    modeling_qwen2_5_vl.Qwen2_5_VLVisionAttention.forward,
+    modeling_qwen2_5_vl.Qwen2_5_VLModel.get_image_features,
+    modeling_qwen3_vl.Qwen3VLVisionAttention.forward,
+    modeling_qwen3_vl.Qwen3VLModel.get_image_features,
+]
+"""Methods whose inner workings an override uses, or that are replaced on the object (attention.py, features.py)."""
+RECORDED = {
+    "GRPOTrainer.__init__": "aebed526efb44bc0",
+    "GRPOTrainer._generate": "c43183674d09daf2",
+    "GRPOTrainer._generate_and_score_completions": "739def7da67c5a5b",
+    "GRPOTrainer._get_per_token_logps_and_entropies": "2f6e32c617df27e8",
+    "GRPOTrainer._get_train_sampler": "1b25d1c0176a460e",
+    "GRPOTrainer._load_optimizer_and_scheduler": "f0236c69fcf3477c",
+    "GRPOTrainer._prepare_inputs": "6de74aaff4c9f444",
+    "GRPOTrainer._save_checkpoint": "96c508fc0fca70f7",
+    "Qwen2_5_VLModel.get_image_features": "f959000ee7befb13",
+    "Qwen2_5_VLVisionAttention.forward": "044bc72569fc3d46",
+    "Qwen3VLModel.get_image_features": "8f5ff17594e0430e",
+    "Qwen3VLVisionAttention.forward": "044bc72569fc3d46",
+    "RepeatSampler.__init__": "651e315e504b9ebb",
+    "RepeatSampler.__iter__": "24eef237dca84e90",
+    "SFTTrainer._save_checkpoint": "9e443b9bdf401980",
+    "VLLMGeneration.__init__": "425d7d149bb74e22",
+    "VLLMGeneration._init_vllm": "90ee5e82844d152d",
+    "VLLMGeneration.sync_weights": "9c4671d678ef37bb",
+}
+
+
+def overridden():
+    """The nearest foreign definition of every method that our classes define, `__init__` included."""
+    for ours in (EpochSampler, ZoomGRPOTrainer, ColdStartTrainer, Engine):
+        line = ours.__mro__
+        foreign = [base for base in line if base.__module__.startswith(FOREIGN)]
+        names = {name for base in line if base.__module__.startswith(OURS) for name in vars(base)}
+        for name in sorted(names):
+            found = next((vars(base)[name] for base in foreign if name in vars(base)), None)
+            if inspect.isfunction(found):
+                yield found
+    yield from OTHERS
+
+
+def digest(function) -> str:
+    """Of the code alone: comments, docstrings, decorators and layout may change."""
+    definition = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    definition.decorator_list = []
+    if ast.get_docstring(definition) is not None:
+        definition.body = definition.body[1:]
+    return hashlib.sha256(ast.unparse(definition).encode()).hexdigest()[:16]
+
+
+FUNCTIONS = {function.__qualname__: function for function in overridden()}
+
+
+def test_every_override_is_recorded():
+    assert set(FUNCTIONS) == set(RECORDED)
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_what_is_overridden_has_not_changed(name):
+    found = digest(FUNCTIONS[name])
+    assert found == RECORDED.get(name), (
+        f"{FUNCTIONS[name].__module__}: {name} is not the one that Fovea's override was written for: compare the two, "
+        f"adapt the override, then record {found!r}"
+    )
