@@ -12,224 +12,18 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections import Counter
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from datasets import Dataset
-from peft import LoraConfig
 from tqdm import tqdm
-from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
-from trl import GRPOTrainer
 
-from benchmarks.random_models import SHAPES, random_model
-from benchmarks.workload import Workload, forced, make_workload
-from environments.prompts import SYSTEM_PROMPT
-from environments.rendering import flattened
-from environments.zoom import ZoomEnvironment
-from fovea.models import LANGUAGE_LINEARS, Model, freeze_vision
-from fovea.shared_prefix import without_adapters
-from fovea.tasks import Task
-from rewards.registry import Reward, RewardKind
-from rl.arguments import GRPOArguments
-from rl.trainer import ZoomGRPOTrainer
+from benchmarks.random_models import SHAPES
+from benchmarks.sides import make_sides, matmul_rate, recorded
 
 STAGES = ("loss", "rollout", "step")
-
-
-def by_place(completions: Sequence[Any], **_: Any) -> list[float]:
-    """A reward in which the rollouts of a group differ."""
-    return [float(row % 3) for row in range(len(completions))]
-
-
-class Side:
-    """One trainer, with counters on its model and a clock on its parts."""
-
-    def __init__(self, trainer: GRPOTrainer, turns: Sequence[Sequence[Sequence[int]]]) -> None:
-        self.trainer, self.turns = trainer, turns
-        self.network = without_adapters(trainer.accelerator.unwrap_model(trainer.model))
-        self.counts: Counter[str] = Counter()
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        trainer._generate = self._timed("rollout", trainer._generate)
-        images = trainer.processing_class.image_processor
-        images.preprocess = self._counted(images.preprocess)
-        tower, language = self.network.model.visual, self.network.model.language_model
-        tower.forward = self._timed("vision", tower.forward, self._count_vision)
-        language.forward = self._timed("language", language.forward, self._count_language)
-        trainer.add_callback(_StepClock(self))
-        trainer.remove_callback(PrinterCallback)
-
-    def _timed(self, name: str, function: Callable, count: Callable[..., str | None] | None = None) -> Callable:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            suffix = (count and count(*args, **kwargs)) or ""
-            started = now()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds[name + suffix] += now() - started
-
-        return timed
-
-    def _counted(self, preprocess: Callable) -> Callable:
-        def counted(images: Any, *args: Any, **kwargs: Any) -> Any:
-            self.counts["preprocessings"] += len(flattened(images))
-            return preprocess(images, *args, **kwargs)
-
-        return counted
-
-    def _count_vision(self, hidden_states: torch.Tensor, grid_thw: torch.Tensor, **_: Any) -> None:
-        self.counts["vision tokens"] += int(grid_thw.prod(-1).sum()) // 4
-
-    def _count_language(self, *, inputs_embeds: torch.Tensor, **_: Any) -> str:
-        rows, length = inputs_embeds.shape[:2]
-        self.counts["language tokens"] += rows * length
-        return " decode" if length == 1 else ""
-
-    @contextmanager
-    def measured(self) -> Iterator[None]:
-        """Counters and clocks from zero."""
-        self.counts.clear()
-        self.seconds.clear()
-        with forced(self.network, self.turns):
-            yield
-
-    def step(self) -> tuple[float, float, float]:
-        """Seconds of one whole training step, of its rollouts, and of their single-token forwards.
-
-        What an earlier step remembered of its images is forgotten: in training each step brings new ones.
-        """
-        if isinstance(self.trainer, ZoomGRPOTrainer):
-            self.trainer.renderer._inputs.clear()
-            self.network.model.image_features.features.clear()
-        with self.measured():
-            self.trainer.train()
-        return self.seconds["step"], self.seconds["rollout"], self.seconds["language decode"]
-
-    def loss(self, inputs: dict[str, Any]) -> torch.Tensor:
-        trainer = self.trainer
-        trainer.model.train()
-        trainer.model.zero_grad()
-        trainer.current_gradient_accumulation_steps = 1
-        return trainer.compute_loss(trainer.model, dict(inputs))
-
-    def loss_seconds(self, inputs: dict[str, Any]) -> float:
-        """Seconds of log-probabilities, loss and backward."""
-        with self.measured():
-            started = now()
-            self.loss(inputs).backward()
-            return now() - started
-
-    def saved_bytes(self, inputs: dict[str, Any]) -> int:
-        """Bytes of distinct storages, weights apart, that autograd keeps for the backward of the loss."""
-        weights = {tensor.untyped_storage().data_ptr() for tensor in self.trainer.model.parameters()}
-        kept: dict[int, int] = {}
-
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            self.loss(inputs)
-        return sum(kept.values())
-
-    def logps_and_gradients(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities of the sampled tokens, and all gradients in one vector."""
-        logps: list[torch.Tensor] = []
-        stock = self.trainer._get_per_token_logps_and_entropies
-
-        def remembered(*args: Any, **kwargs: Any) -> Any:
-            result = stock(*args, **kwargs)
-            logps.append(result[0].detach())
-            return result
-
-        with patch.object(self.trainer, "_get_per_token_logps_and_entropies", remembered):
-            self.loss(inputs).backward()
-        mask = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).bool()
-        gradients = [p.grad.flatten().float() for p in self.trainer.model.parameters() if p.grad is not None]
-        return logps[0][mask].float().cpu(), torch.cat(gradients).cpu()
-
-
-class _StepClock(TrainerCallback):
-    def __init__(self, side: Side) -> None:
-        self.side = side
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.started = now()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.side.seconds["step"] += now() - self.started
-
-
-def now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def make_sides(args: argparse.Namespace, folder: str) -> tuple[Side, Side, Workload]:
-    """Stock TRL with the fewest cures that let it run (no images in its log of completions), and Fovea."""
-    on_gpu = torch.cuda.is_available()
-    place: dict[str, Any] = {"dtype": torch.bfloat16, "device": "cuda"} if on_gpu else {}
-    settings = dict(
-        output_dir=folder, per_device_train_batch_size=args.num_generations * args.num_tasks, max_steps=1,
-        num_generations=args.num_generations, gradient_checkpointing=args.gradient_checkpointing, bf16=on_gpu,
-        use_cpu=not on_gpu, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, seed=0,
-        learning_rate=1e-6, temperature=1.0, beta=0.0, max_completion_length=args.completion_tokens,
-    )  # fmt: skip
-    adapter = LoraConfig(r=args.lora_r, target_modules=LANGUAGE_LINEARS) if args.lora_r else None
-    trainers: list[GRPOTrainer] = []
-    for stock in (True, False):
-        model: Model = random_model(args.size, stock=stock, **place)
-        freeze_vision(model.network)
-        work = make_workload(
-            model,
-            prompt_tokens=args.prompt_tokens,
-            completion_tokens=args.completion_tokens,
-            num_generations=args.num_generations,
-            num_tasks=args.num_tasks,
-            num_zooms=args.num_zooms,
-        )
-        factory: Any = work.episodes.environment_factory(model)
-        common: dict[str, Any] = {"processing_class": model.processor, "peft_config": adapter}
-        if stock:
-            opening = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": ""}]
-            rows = [{"prompt": opening, "number": number} for number in range(len(work.tasks))]
-            environment_class = type("Environment", (_ByNumber,), {"tasks": work.tasks})
-            environments = partial(environment_class, *factory.args)
-            common |= {"train_dataset": Dataset.from_list(rows), "environment_factory": environments}
-            trainers.append(GRPOTrainer(model.network, by_place, GRPOArguments(**settings), **common))
-            trainers[0].log_multimodal = False
-        else:
-            rewards = [Reward("place", RewardKind.TRL, by_place)]
-            common |= {"train_tasks": work.tasks, "environment_factory": factory, "limits": work.limits}
-            trainers.append(ZoomGRPOTrainer(model.network, rewards, GRPOArguments(**settings), **common))
-    return Side(trainers[0], work.turns), Side(trainers[1], work.turns), work
-
-
-class _ByNumber(ZoomEnvironment):
-    """The environment as TRL takes it: rows of its dataset name tasks by number, images stay out of Arrow."""
-
-    tasks: Sequence[Task] = ()
-
-    def reset(self, *, number: int, **_: Any) -> list[dict[str, Any]]:  # type: ignore[override]
-        return super().reset(**self.tasks[number].row())
-
-
-def recorded(side: Side, num_generations: int) -> dict[str, Any]:
-    """One generation of a trainer: every task's group, scored."""
-    rows = [row for row in side.trainer.train_dataset for _ in range(num_generations)]
-    side.trainer.model.train()
-    with side.measured():
-        return side.trainer._generate_and_score_completions(rows)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -276,6 +70,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "counts": counts[stage],
         }
     results["loss"]["vision_share"] = {name: statistics.median(shares) for name, shares in vision.items()}
+    best = matmul_rate(stock.network.dtype, stock.network.device.type)
+    results["matmul_tflops"] = best / 1e12
+    results["loss"]["backward_share_of_matmul"] = {n: s.backward_rate(inputs[n]) / best for n, s in sides.items()}
     saved = {name: side.saved_bytes(inputs[name]) for name, side in sides.items()}
     results["loss"]["memory_ratio"] = saved["stock"] / saved["fovea"]
     results["loss"]["saved_bytes"] = saved
@@ -304,6 +101,11 @@ def table(results: dict[str, Any]) -> str:
         f"\nThe loss saves {1 / loss['memory_ratio']:.0%} of stock's bytes for backward; vision takes "
         f"{shares['stock']:.0%} of stock's time, {shares['fovea']:.0%} of Fovea's. Log-probabilities differ by "
         f"{loss['logps_differ_by']:.1e} at most, gradients by {loss['gradients_differ_by']:.1e} of their norm."
+    )
+    reached = loss["backward_share_of_matmul"]
+    lines.append(
+        f"Backward, attention not counted, reaches {reached['stock']:.0%} of the rate of a large matrix product "
+        f"({results['matmul_tflops']:.2f} TFLOP/s) in stock, {reached['fovea']:.0%} in Fovea."
     )
     for name in ("stock", "fovea"):
         found = results["step"]["counts"][name]
