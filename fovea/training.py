@@ -83,10 +83,19 @@ def start_run(run: RunDirectory, resume: str | None, **settings: Any) -> str | N
     return str(checkpoint) if checkpoint else None
 
 
+def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minutes: float | None) -> None:
+    """Trains to the end, with metrics.jsonl, ledger.json and a time limit, and saves the model. Call it last."""
+    trainer.add_callback(MetricsCallback(run))
+    trainer.add_callback(TimeLimitCallback(max_minutes))
+    keep_ledger(trainer, run)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    save_together(trainer)
+
+
 def save_together(trainer: Any) -> None:
     """Saves the model, and lets processes leave only together: a launcher ends those that write when another has left.
 
-    Call it last: collectives end with it.
+    Collectives end with it.
     """
     trainer.save_model()
     trainer.accelerator.wait_for_everyone()

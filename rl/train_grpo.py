@@ -20,14 +20,7 @@ from environments.settings import EpisodeArguments
 from fovea.checkpoints import is_finished
 from fovea.config import find_config, parse
 from fovea.runs import RunDirectory
-from fovea.training import (
-    MetricsCallback,
-    TimeLimitCallback,
-    keep_ledger,
-    load_for_training,
-    save_together,
-    start_run,
-)
+from fovea.training import load_for_training, start_run, train
 from rewards.registry import load_reward
 from rl.arguments import GRPOArguments, ScriptArguments
 from rl.callbacks import CollapseCallback
@@ -75,11 +68,9 @@ def main() -> None:
         run=run,
         processing_class=model.processor,
         peft_config=get_peft_config(model_args),
-        callbacks=[MetricsCallback(run), CollapseCallback(), TimeLimitCallback(script.max_minutes)],
+        callbacks=[CollapseCallback()],
     )
-    keep_ledger(trainer, run)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    save_together(trainer)
+    train(trainer, run, checkpoint=checkpoint, max_minutes=script.max_minutes)
 
 
 if __name__ == "__main__":

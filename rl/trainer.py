@@ -32,6 +32,7 @@ from environments.rendering import Renderer
 from fovea.checkpoints import WholeCheckpoints
 from fovea.episodes import Episode, StopReason
 from fovea.features import share_frozen_tower
+from fovea.packing import Packed, Row, pack, split_further, split_rows, unpad
 from fovea.runs import RunDirectory
 from fovea.shared_prefix import allow_layouts
 from fovea.tasks import Task
@@ -40,7 +41,6 @@ from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments
 from rl.engine import Engine
 from rl.episodes import numbers
-from rl.shared_loss import Packed, Rollout, pack, smallest_picture, split_further, split_rows, unpad
 
 _PROMPT = [{"role": "user", "content": ""}]
 """Stands in TRL's dataset: the environment writes the real prompt."""
@@ -120,7 +120,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             share_frozen_tower(*networks)
         self.shares_prefix = args.shared_prefix and all(allow_layouts(network) for network in networks)
         is_shared = self.shares_prefix and self.accelerator.num_processes > 1
-        self._stand_in = smallest_picture(self.renderer) if is_shared else None
+        self._stand_in = self.renderer.smallest_picture() if is_shared else None
         self.tools = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False
 
@@ -215,7 +215,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             logits_to_keep,
             image_token_id=self.renderer.image_token_id,
             merge_size=self.renderer.merge_size,
-            **{name: images.get(name) for name in ("pixel_values", "image_grid_thw", "num_images")},
+            **{name: images.get(name) for name in ("pixel_values", "image_grid_thw")},
         )
         logps = torch.zeros(len(rollouts), logits_to_keep, device=input_ids.device)
         entropies = torch.zeros_like(logps)
@@ -238,7 +238,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
                 entropies = entropies.index_put(where, found[1])
         return logps, entropies if compute_entropy else None, None
 
-    def _parts(self, rollouts: Sequence[Rollout]) -> list[list[int]]:
+    def _parts(self, rollouts: Sequence[Row]) -> list[list[int]]:
         """Row numbers of what is forwarded together: equally many parts on all processes, which run together."""
         if self.args.max_packed_tokens is None:
             return [list(range(len(rollouts)))]

@@ -14,24 +14,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from accelerate import PartialState
 from datasets import Dataset
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+from trl import ModelConfig, SFTConfig, get_peft_config
 
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces
-from fovea.checkpoints import WholeCheckpoints
 from fovea.config import parse
 from fovea.models import pixel_limits
 from fovea.plugins import load_object
 from fovea.runs import RunDirectory
-from fovea.training import (
-    MetricsCallback,
-    TimeLimitCallback,
-    keep_ledger,
-    load_for_training,
-    save_together,
-    start_run,
-)
+from fovea.training import load_for_training, start_run, train
 from sft.collator import TraceCollator
+from sft.trainer import ColdStartTrainer
 
 
 @dataclass
@@ -45,13 +38,13 @@ class ScriptArguments:
     eval_fraction: float = field(default=0.1, metadata={"help": "Share of traces held out for the loss curve."})
     max_traces: int | None = field(default=None, metadata={"help": "Use only so many traces."})
     train_vision: bool = field(default=False, metadata={"help": "Also train the vision tower."})
+    shared_prefix: bool = field(
+        default=True,
+        metadata={"help": "Forward a batch as one row without padding, the text that its traces share once."},
+    )
     max_minutes: float | None = field(default=None, metadata={"help": "End training after so many minutes."})
     min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of an image."})
     max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of an image."})
-
-
-class ColdStartTrainer(WholeCheckpoints, SFTTrainer):
-    """TRL's trainer, whose checkpoints count only when they are whole."""
 
 
 def load_traces(script: ScriptArguments, seed: int) -> tuple[Dataset, Dataset]:
@@ -78,7 +71,7 @@ def main() -> None:
     renderer = episodes.renderer(model)
     collator = TraceCollator(renderer, environment, pixel_limits(model.processor), max_length=args.max_length)
     with PartialState().main_process_first():
-        train, held_out = load_traces(script, args.data_seed or args.seed)
+        traces, held_out = load_traces(script, args.data_seed or args.seed)
     args.remove_unused_columns = False
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.max_length = None
@@ -89,16 +82,14 @@ def main() -> None:
     trainer = ColdStartTrainer(
         model.network,
         args,
-        train_dataset=train,
+        renderer=renderer if script.shared_prefix else None,
+        train_dataset=traces,
         eval_dataset=held_out,
         data_collator=collator,
         processing_class=model.processor,
         peft_config=get_peft_config(model_args),
-        callbacks=[MetricsCallback(run), TimeLimitCallback(script.max_minutes)],
     )
-    keep_ledger(trainer, run)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    save_together(trainer)
+    train(trainer, run, checkpoint=checkpoint, max_minutes=script.max_minutes)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from trl.trainer.utils import RepeatSampler
 
 from rl.engine import Engine
 from rl.trainer import EpochSampler, ZoomGRPOTrainer
-from sft.train_sft import ColdStartTrainer
+from sft.trainer import ColdStartTrainer
 
 OURS, FOREIGN = ("rl.", "sft.", "fovea."), ("trl.", "transformers.")
 OTHERS = [
@@ -42,7 +42,9 @@ RECORDED = {
     "Qwen3VLVisionAttention.forward": "044bc72569fc3d46",
     "RepeatSampler.__init__": "651e315e504b9ebb",
     "RepeatSampler.__iter__": "24eef237dca84e90",
+    "SFTTrainer.__init__": "28459145d7ed4dc5",
     "SFTTrainer._save_checkpoint": "9e443b9bdf401980",
+    "SFTTrainer.compute_loss": "0344a47174658920",
     "VLLMGeneration.__init__": "425d7d149bb74e22",
     "VLLMGeneration._init_vllm": "90ee5e82844d152d",
     "VLLMGeneration.sync_weights": "9c4671d678ef37bb",

@@ -7,16 +7,16 @@ from torch.nn.functional import scaled_dot_product_attention
 from fovea.shared_prefix import PackedGroups
 
 
-def dense_mask(prefixes, branches):
-    """[N, N]: causal, within the own branch and the prefix of the own group."""
-    group = [number for number, prefix in enumerate(prefixes) for _ in range(prefix)]
+def dense_mask(common, prefixes, branches):
+    """[N, N]: causal, within the own branch, the prefix of the own group and the common tokens (group -1)."""
+    group = [-1] * common + [number for number, prefix in enumerate(prefixes) for _ in range(prefix)]
     branch = [0] * len(group)
     for number, lengths in enumerate(branches):
         group += [number] * sum(lengths)
         branch += [index for index, length in enumerate(lengths, start=1) for _ in range(length)]
     group, branch = torch.tensor(group), torch.tensor(branch)
     visible = (branch[None] == 0) | (branch[None] == branch[:, None])
-    return (visible & (group[None] == group[:, None])).tril()
+    return (visible & ((group[None] == group[:, None]) | (group[None] == -1))).tril()
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,13 @@ def dense_mask(prefixes, branches):
     ],
 )
 @pytest.mark.parametrize("key_heads", [4, 2])
-def test_packed_groups_attend_as_a_dense_mask_says(prefixes, branches, key_heads):
+@pytest.mark.parametrize("common", [0, 6])
+def test_packed_groups_attend_as_a_dense_mask_says(prefixes, branches, key_heads, common):
     torch.manual_seed(0)
-    mask = dense_mask(prefixes, branches)
+    mask = dense_mask(common, prefixes, branches)
     q, k, v = (torch.randn(1, heads, len(mask), 8, requires_grad=True) for heads in (4, key_heads, key_heads))
     weights = torch.randn(1, 4, len(mask), 8)
-    layout = PackedGroups(prefixes, branches, torch.device("cpu"))
+    layout = PackedGroups(common, prefixes, branches, torch.device("cpu"))
     results = []
     for output in (
         scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3, enable_gqa=key_heads < 4),

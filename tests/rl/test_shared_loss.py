@@ -10,10 +10,10 @@ from environments.play import Limits, Reply
 from environments.settings import EpisodeArguments
 from fovea.features import content_key
 from fovea.models import freeze_vision
+from fovea.packing import Row, group_rows, num_common, split_further, split_rows, unpad
 from fovea.tasks import Task
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
-from rl.shared_loss import Rollout, group_rows, split_further, split_rows, unpad
 from rl.trainer import ZoomGRPOTrainer
 from tests.training import ON_CPU
 
@@ -92,6 +92,10 @@ def batch(inputs):
     return (ids, mask, inputs["completion_ids"].shape[1]), {name: inputs[name] for name in names}
 
 
+def pictures(images):
+    return {name: images[name] for name in ("pixel_values", "image_grid_thw")}
+
+
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize(
     "options", [{}, {"gradient_checkpointing": True}, {"lora": True, "beta": 0.1}, {"max_packed_tokens": 300}], ids=str
@@ -147,8 +151,7 @@ def test_the_reference_model_of_a_full_fine_tuning_shares_prefixes_too(tmp_path,
 def test_prompts_of_equal_tokens_but_other_pixels_are_not_shared(tmp_path, monkeypatch):
     trainer = make_trainer("qwen3_vl", tmp_path, monkeypatch)
     (ids, mask, width), images = batch(rollouts(trainer))
-    images.pop("mm_token_type_ids")
-    rows = unpad(ids, mask, width, image_token_id=trainer.renderer.image_token_id, merge_size=2, **images)
+    rows = unpad(ids, mask, width, image_token_id=trainer.renderer.image_token_id, merge_size=2, **pictures(images))
     assert rows[0].prompt_ids == rows[4].prompt_ids
     assert group_rows(rows) == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
@@ -162,8 +165,11 @@ def test_each_prompt_is_forwarded_once(tmp_path, monkeypatch):
         lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape[:2].numel()), with_kwargs=True
     )
     trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width, **images)
-    prompts = inputs["prompt_mask"].sum(1)
-    shared = sum(int(prompts[row]) - 1 for row in (0, 4))
+    rows = unpad(ids, mask, width, image_token_id=trainer.renderer.image_token_id, merge_size=2, **pictures(images))
+    prompts = [rows[number].prompt_ids for number in (0, 4)]
+    common = num_common(prompts, trainer.renderer.image_token_id)
+    assert common > 200  # the system prompt and the tools
+    shared = sum(len(prompt) - 1 for prompt in prompts) - common
     assert seen == [shared + int(inputs["completion_mask"].sum()) + len(ids)]
 
 
@@ -191,14 +197,13 @@ def test_micro_batches_keep_groups_whole(tmp_path, monkeypatch):
     )
     trainer.train()
     for (ids, mask, width), images in grouped:
-        images.pop("mm_token_type_ids")
-        rows = unpad(ids, mask, width, image_token_id=trainer.renderer.image_token_id, merge_size=2, **images)
+        rows = unpad(ids, mask, width, image_token_id=trainer.renderer.image_token_id, merge_size=2, **pictures(images))
         assert group_rows(rows) == [[0, 1, 2, 3]]
     assert len(grouped) == 2
 
 
 def test_groups_are_packed_up_to_a_budget_and_split_where_they_exceed_it():
-    first, second = ([Rollout([question] * 11, [7] * 9, [], 0) for _ in range(3)] for question in (1, 2))
+    first, second = ([Row([question] * 11, [7] * 9, [], 0) for _ in range(3)] for question in (1, 2))
     rollouts = [*first, *second]  # a group packs into 10 + 3 * 10 tokens
     assert split_rows(rollouts, 80) == [[0, 1, 2, 3, 4, 5]]
     assert split_rows(rollouts, 79) == [[0, 1, 2], [3, 4, 5]]
@@ -217,3 +222,10 @@ def test_a_budget_bounds_what_backward_keeps(tmp_path, monkeypatch):
         return sum(sizes)
 
     assert kept(300) < kept(None) / 2
+
+
+def test_what_prompts_have_in_common_is_text_and_not_all_of_them():
+    assert num_common([[1, 2, 3, 4, 5], [1, 2, 3, 9, 9, 9]], image_token_id=0) == 3
+    assert num_common([[1, 2, 0, 0, 5, 6], [1, 2, 0, 0, 5, 7]], image_token_id=0) == 2
+    assert num_common([[1, 2, 3, 4], [1, 2, 3, 4, 5]], image_token_id=0) == 2
+    assert num_common([[1], [1, 2, 3]], image_token_id=0) == 0
