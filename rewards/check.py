@@ -1,7 +1,8 @@
 """What does a reward pay for? `fovea rewards test ./mine.py:f` runs it over episodes made to be told apart.
 
 Right and wrong ones, malformed ones, and those that try to be paid without having looked. Beside the payments it says
-what looks like a mistake: a reward that pays all alike, a wrong answer like a right one, or a trick.
+what looks like a mistake: a reward that pays all alike, a wrong answer more than a right one, or a trick or no answer
+at all as much.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def remarks(paid: dict[str, float | None]) -> list[str]:
         found.append("a wrong answer is paid more than any right one")
     best = max(right, default=float("inf"))
     found += [f"{name!r} is paid as much as the best honest answer" for name, value in known.items()
-              if name.startswith("trick") and value >= best]  # fmt: skip
+              if name.startswith(("trick", "no answer", "never answers")) and value >= best]  # fmt: skip
     return found
 
 

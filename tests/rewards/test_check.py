@@ -16,6 +16,9 @@ def wordy(task, episode):
 def upside_down(task, episode):
     return float(episode.answer == "3")
 
+def busy(task, episode):
+    return float(episode.num_zooms > 0)
+
 def broken(task, episode):
     return episode.no_such_thing
 """
@@ -40,7 +43,12 @@ def test_accuracy_pays_right_answers_alone():
 
 @pytest.mark.parametrize(
     ("function", "remark"),
-    [("same", "pays every episode alike"), ("wordy", "in many words"), ("upside_down", "more than any right one")],
+    [
+        ("same", "pays every episode alike"),
+        ("wordy", "in many words"),
+        ("upside_down", "more than any right one"),
+        ("busy", "'never answers, only zooms' is paid as much"),
+    ],
 )
 def test_what_looks_like_a_mistake_is_said(tmp_path, capsys, function, remark):
     (tmp_path / "mine.py").write_text(MINE)
