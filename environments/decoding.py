@@ -1,4 +1,4 @@
-"""Rollouts that keep what they have computed: a group's prompt is prefilled once, and each turn goes on from its cache.
+"""Rollouts that keep what they have computed: what prompts share is prefilled once, turns go on from their caches.
 
 Greedy tokens are those of `generate`; what differs is that nothing is computed twice. A conversation's cache lives in
 `Conversation.cache` and dies with it, so weights that have changed since are never mixed in.

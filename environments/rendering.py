@@ -97,11 +97,11 @@ class Renderer:
         return self._ids(text[len(self._suffix_prefix) :], _images([tool]))
 
     def smallest_picture(self) -> Row:
-        """One tiny image and one token behind it, to stand in where a batch has no image."""
+        """One tiny image and nothing to learn, to stand in where a batch has no image."""
         inputs = self.image_inputs(Image.new("RGB", (8, 8)))
         start, end = self.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
         ids = [start, *[self.image_token_id] * inputs.num_tokens(self.merge_size), end]
-        return Row(ids, [self.tokenizer.eos_token_id], [(inputs.pixel_values, inputs.grid_thw)], 1)
+        return Row(ids, [], [(inputs.pixel_values, inputs.grid_thw)], 1)
 
     @property
     def placeholder_ids(self) -> list[int]:

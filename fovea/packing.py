@@ -43,16 +43,22 @@ def unpad(
     pixel_values: torch.Tensor | None = None,
     image_grid_thw: torch.Tensor | None = None,
 ) -> list[Row]:
-    """The rows of a batch without their padding; the last `num_completion` columns are completions."""
+    """The rows of a batch without their padding; the last `num_completion` columns are completions.
+
+    Raises:
+        ValueError: if the images are not just those whose placeholders the rows hold.
+    """
     images: Iterator[tuple[torch.Tensor, torch.Tensor]] = iter(())
     if pixel_values is not None and image_grid_thw is not None:
         images = zip(pixel_values.split(image_grid_thw.prod(-1).tolist()), image_grid_thw, strict=True)
 
     def shown_in(ids: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         found, left = [], ids.count(image_token_id)
-        while left > 0:
-            found.append(next(images))
-            left -= int(found[-1][1].prod()) // merge_size**2
+        while left > 0 and (image := next(images, None)) is not None:
+            found.append(image)
+            left -= int(image[1].prod()) // merge_size**2
+        if left:
+            raise ValueError(f"a row's {ids.count(image_token_id)} image placeholders are not those of its images")
         return found
 
     rows = []
@@ -63,6 +69,8 @@ def unpad(
         )
         in_prompt = shown_in(prompt)
         rows.append(Row(prompt, completion, in_prompt + shown_in(completion), len(in_prompt)))
+    if next(images, None) is not None:
+        raise ValueError("the batch has images for which no row has placeholders")
     return rows
 
 
@@ -115,13 +123,12 @@ def num_common(prompts: Sequence[Sequence[int]], image_token_id: int) -> int:
 
 @dataclass
 class Packed:
-    """One row for the model, and where its predictions belong in the batch; `unread` are those of a stand-in."""
+    """One row for the model, and where its predictions belong in the batch."""
 
     inputs: dict[str, Any]
     rows: torch.Tensor
     columns: torch.Tensor
     predicting: torch.Tensor
-    unread: torch.Tensor
 
 
 def pack(network: Any, batch: Sequence[Row], *, image_token_id: int, stand_in: Row | None = None) -> Packed:
@@ -129,7 +136,6 @@ def pack(network: Any, batch: Sequence[Row], *, image_token_id: int, stand_in: R
 
     `stand_in` joins a batch without any image: where processes run the vision tower together, none may leave it out.
     """
-    num_rows = len(batch)
     if stand_in is not None and not any(row.images for row in batch):
         batch = [*batch, stand_in]
     base = without_adapters(network)
@@ -178,8 +184,6 @@ def pack(network: Any, batch: Sequence[Row], *, image_token_id: int, stand_in: R
         ),
     }
     if images:
-        inputs["pixel_values"] = torch.cat([pixels for pixels, _ in images])
-        inputs["image_grid_thw"] = torch.stack([grid for _, grid in images])
-    at_row, at_column = torch.tensor(rows, device=device), torch.tensor(columns, device=device)
-    read = at_row < num_rows
-    return Packed(inputs, at_row[read], at_column[read], where[read], where[~read])
+        inputs["pixel_values"] = torch.cat([pixels for pixels, _ in images]).to(device)
+        inputs["image_grid_thw"] = torch.stack([grid for _, grid in images]).to(device)
+    return Packed(inputs, torch.tensor(rows, device=device), torch.tensor(columns, device=device), where)

@@ -1,8 +1,8 @@
-"""Attention that computes what a group of rollouts shares once.
+"""Attention that computes what sequences share once.
 
 Transformers calls one attention function with the queries, keys and values of a batch. Given a `layout` among the
 keyword arguments of the model's forward, the function installed here lets that layout say who attends to whom:
-`PackedGroups` in training, where one row holds each group's prompt once and then the branches, and
+`PackedGroups` in training, where one row holds what all share, each group's prompt once and then the branches, and
 `TurnCache` (environments/decoding.py) in rollouts. Without a layout nothing changes.
 """
 
@@ -33,14 +33,15 @@ class Layout(Protocol):
 def allow_layouts(network: Any) -> bool:
     """Lets the language tower of `network` take a `layout`; False for one that a layout would not compute exactly.
 
-    Those are other families, sliding windows, and dropout on attention weights.
+    Those are other families, eager attention, sliding windows, and dropout on attention weights.
     """
     base = without_adapters(network)
     text = base.config.get_text_config()
     slides = "sliding_attention" in (getattr(text, "layer_types", None) or ())
-    if base.config.model_type not in FAMILIES or slides or text.to_dict().get("attention_dropout"):
-        return False
     stock = text._attn_implementation or "sdpa"
+    has_own = stock.startswith(_MARK) or stock in ALL_ATTENTION_FUNCTIONS  # "eager" lives in each model's file
+    if base.config.model_type not in FAMILIES or slides or not has_own or text.to_dict().get("attention_dropout"):
+        return False
     if stock.startswith(_MARK):
         return True
     name = f"{_MARK}{stock}"
@@ -131,7 +132,8 @@ class _GroupAttention(torch.autograd.Function):
         for call in layout.before:
             more, its = found(call)
             both = torch.logaddexp(lse[:, call.at], its)
-            output[call.at].lerp_(more, (its - both).exp().T[:, :, None].to(q.dtype))
+            weight = (its - both).exp().T[:, :, None]
+            output[call.at] = torch.lerp(output[call.at].float(), more.float(), weight).to(q.dtype)
             lse[:, call.at] = both
         ctx.save_for_backward(q, k, v, output, lse)
         ctx.layout, ctx.scaling = layout, scaling

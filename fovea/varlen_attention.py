@@ -2,7 +2,8 @@
 
 The log-sum-exp of each query lets attention to two sets of keys be computed apart and merged, forward and backward:
 with the output and log-sum-exp over all keys, the flash backward over one set gives just that set's share of the
-gradients (FlashAttention-2, Dao 2023, section 3.1). Nothing is padded and no mask is made.
+gradients (FlashAttention-2, Dao 2023, section 3.1). Nothing is padded, and the kernels need no mask. Devices and types
+without one (float32 on CUDA) compute by formula, one sequence's [heads, queries, keys] in memory at a time.
 
 Shapes: queries [N, heads, D]; keys and values [M, key heads, D], heads a multiple of key heads; outputs like the
 queries; log-sum-exps [heads, N] in float32.
@@ -69,7 +70,9 @@ def gradients(
 
 
 def _has_flash(q: Tensor) -> bool:
-    return q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16)
+    if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def _kernels(q: Tensor) -> tuple[Callable, Callable]:

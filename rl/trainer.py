@@ -249,8 +249,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         """Log-probabilities and entropies of the tokens that `packed` predicts."""
         with self.accelerator.autocast():
             outputs = model(**packed.inputs, fused_lm_head=True)
-        unread = 0 * outputs.log_probs[0, packed.unread].sum()
-        logps = outputs.log_probs[0, packed.predicting] + unread
+        logps = outputs.log_probs[0, packed.predicting]
         is_reference = outputs.entropy is None
         return logps, torch.zeros_like(logps) if is_reference else outputs.entropy[0, packed.predicting]
 

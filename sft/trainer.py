@@ -6,6 +6,8 @@ TRL packs text alone; here images come along. Losses, gradients and metrics are 
 from __future__ import annotations
 
 from functools import partial
+from itertools import takewhile
+from operator import eq
 from typing import Any
 
 import torch
@@ -35,43 +37,36 @@ class ColdStartTrainer(WholeCheckpoints, SFTTrainer):
         """TRL's loss and metrics; the forward that it asks for is `_forward`."""
         return super().compute_loss(partial(self._forward, model) if self.packs else model, inputs, *args, **kwargs)
 
-    def _forward(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        labels: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
-        image_grid_thw: torch.Tensor | None = None,
-        **options: Any,
-    ) -> Any:
+    def _forward(self, model: Any, labels: torch.Tensor | None = None, **inputs: Any) -> Any:
         """What `model` gives for the padded batch [B, N], from one row in which each token stands once."""
-        options.pop("mm_token_type_ids", None)
+        if labels is None:  # TRL wants the logits of the batch as it is
+            return model(**inputs)
         renderer: Any = self.renderer
+        input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
         rows = unpad(
             input_ids,
             attention_mask,
             input_ids.shape[1],
             image_token_id=renderer.image_token_id,
             merge_size=renderer.merge_size,
-            pixel_values=pixel_values,
-            image_grid_thw=image_grid_thw,
+            pixel_values=inputs.get("pixel_values"),
+            image_grid_thw=inputs.get("image_grid_thw"),
         )
-        wanted = [label[mask.bool()] for label, mask in zip(labels, attention_mask, strict=True)]
+        wanted = [label[mask.bool()].tolist() for label, mask in zip(labels, attention_mask, strict=True)]
         openings = [
-            row.completion_ids[: (label != -100).tolist().index(True)] for row, label in zip(rows, wanted, strict=True)
+            row.completion_ids[: sum(1 for _ in takewhile(partial(eq, -100), label))]
+            for row, label in zip(rows, wanted, strict=True)
         ]
         common = num_common(openings, renderer.image_token_id)
+        if common < 2:
+            return model(labels=labels, **inputs)
         packed = pack(
             self.accelerator.unwrap_model(model),
             [Row(row.completion_ids[:common], row.completion_ids[common:], row.images, 0) for row in rows],
             image_token_id=renderer.image_token_id,
             stand_in=self._stand_in,
         )
-        packed.inputs["shift_labels"][0, packed.predicting] = torch.cat([label[common:] for label in wanted])
-        outputs = model(**packed.inputs, **options)
-        if len(packed.unread):
-            read = torch.ones_like(outputs.log_probs).index_fill(1, packed.unread, 0)
-            for name in ("log_probs", "entropy", "is_top1", "label_mask"):
-                outputs[name] = outputs[name] * read.to(outputs[name].dtype)
-        return outputs
+        kept = torch.tensor([token for label in wanted for token in label[common:]])
+        packed.inputs["shift_labels"][0, packed.predicting] = kept.to(labels.device)
+        options = {name: value for name, value in inputs.items() if name in ("use_cache", "fused_lm_head")}
+        return model(**packed.inputs, **options)

@@ -11,7 +11,7 @@ import textwrap
 import pytest
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 from transformers.models.qwen3_vl import modeling_qwen3_vl
-from trl.trainer.utils import RepeatSampler
+from trl.trainer.utils import RepeatSampler, add_fused_lm_head
 
 from rl.engine import Engine
 from rl.trainer import EpochSampler, ZoomGRPOTrainer
@@ -21,6 +21,7 @@ OURS, FOREIGN = ("rl.", "sft.", "fovea."), ("trl.", "transformers.")
 OTHERS = [
     RepeatSampler.__init__,
     RepeatSampler.__iter__,
+    add_fused_lm_head,
     modeling_qwen2_5_vl.Qwen2_5_VLVisionAttention.forward,
     modeling_qwen2_5_vl.Qwen2_5_VLModel.get_image_features,
     modeling_qwen3_vl.Qwen3VLVisionAttention.forward,
@@ -48,6 +49,7 @@ RECORDED = {
     "VLLMGeneration.__init__": "425d7d149bb74e22",
     "VLLMGeneration._init_vllm": "90ee5e82844d152d",
     "VLLMGeneration.sync_weights": "9c4671d678ef37bb",
+    "add_fused_lm_head": "27301e73e4ace4f2",
 }
 
 

@@ -156,6 +156,16 @@ def test_prompts_of_equal_tokens_but_other_pixels_are_not_shared(tmp_path, monke
     assert group_rows(rows) == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
+def test_images_without_placeholders_and_placeholders_without_images_are_refused(tmp_path, monkeypatch):
+    trainer = make_trainer("qwen3_vl", tmp_path, monkeypatch)
+    (ids, mask, width), images = batch(rollouts(trainer))
+    options = dict(image_token_id=trainer.renderer.image_token_id, merge_size=2, **pictures(images))
+    with pytest.raises(ValueError, match="images for which no row has placeholders"):
+        unpad(ids[:-1], mask[:-1], width, **options)
+    with pytest.raises(ValueError, match="placeholders are not those of its images"):
+        unpad(torch.cat([ids, ids]), torch.cat([mask, mask]), width, **options)
+
+
 def test_each_prompt_is_forwarded_once(tmp_path, monkeypatch):
     trainer = make_trainer("qwen3_vl", tmp_path, monkeypatch)
     inputs = rollouts(trainer)

@@ -78,6 +78,21 @@ def test_no_token_is_forwarded_twice(traced):
     assert seen[0] < tokens - 200 * (len(batch["input_ids"]) - 1)  # the system prompt and the tools stand once
 
 
+def test_traces_without_common_text_are_forwarded_with_padding(traced, monkeypatch):
+    trainer, batch = traced
+    shared = loss_gradients_and_metrics(trainer, batch, packs=True)
+    monkeypatch.setattr("sft.trainer.num_common", lambda *args: 1)
+    monkeypatch.setattr("sft.trainer.pack", None)
+    assert loss_gradients_and_metrics(trainer, batch, packs=True)[0] == pytest.approx(shared[0], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*return_outputs")
+def test_logits_of_the_padded_batch_are_there_for_those_who_ask(traced):
+    trainer, batch = traced
+    _, outputs = trainer.compute_loss(trainer.model, dict(batch), return_outputs=True)
+    assert outputs.logits.shape[:2] == batch["input_ids"].shape
+
+
 def test_a_stand_in_takes_part_without_changing_anything(traced):
     trainer, batch = traced
     text = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
