@@ -82,25 +82,25 @@ def group_rows(rows: Sequence[Row]) -> list[list[int]]:
     return list(groups.values())
 
 
-def split_rows(rollouts: Sequence[Row], max_tokens: float) -> list[list[int]]:
+def split_rows(rows: Sequence[Row], max_tokens: float) -> list[list[int]]:
     """Row numbers in parts that pack into `max_tokens` each: whole groups, or where one is larger, some of its rows.
 
     A row that is larger by itself makes a part of its own.
     """
     parts: list[list[int]] = []
     room = 0.0
-    for group in group_rows(rollouts):
-        prefix = len(rollouts[group[0]].prompt_ids) - 1
-        own = [len(rollouts[row].completion_ids) + 1 for row in group]
+    for group in group_rows(rows):
+        prefix = len(rows[group[0]].prompt_ids) - 1
+        own = [len(rows[number].completion_ids) + 1 for number in group]
         if prefix + sum(own) <= room:
             parts[-1] += group
             room -= prefix + sum(own)
             continue
-        for place, (row, length) in enumerate(zip(group, own, strict=True)):
+        for place, (number, length) in enumerate(zip(group, own, strict=True)):
             if place == 0 or length > room:
                 parts.append([])
                 room = max_tokens - prefix
-            parts[-1].append(row)
+            parts[-1].append(number)
             room -= length
     return parts
 
