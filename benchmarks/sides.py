@@ -18,12 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
-from benchmarks.random_models import random_model
 from benchmarks.workload import Workload, forced, make_workload
 from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import flattened
 from environments.zoom import ZoomEnvironment
 from fovea.models import LANGUAGE_LINEARS, Model, freeze_vision
+from fovea.random_models import random_model
 from fovea.shared_prefix import without_adapters
 from fovea.tasks import Task
 from rewards.registry import Reward, RewardKind

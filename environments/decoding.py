@@ -237,7 +237,7 @@ class Decoder:
         for row, (chunk, found, start) in enumerate(zip(chunks, inputs, starts, strict=True)):
             self.renderer.check(chunk, found, name=f"turn of row {row}")
             ids[row, : len(chunk)] = torch.tensor(chunk)
-            grids = [image.grid_thw for image in found]
+            grids = [image.extent for image in found]
             places = rope_positions(self.base, chunk, self.renderer.image_token_id, grids) + start
             positions[:, row, : len(chunk)] = places
             following.append(int(places.max()) + 1)

@@ -84,17 +84,22 @@ def tools_of(environment: Any) -> dict[str, Callable]:
     }
 
 
+def opening(environment: Any, task: Task) -> list[dict]:
+    """The messages with which an episode begins: the system prompt, and the task as the environment shows it."""
+    content = environment.reset(**task.row()) or task.prompt
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    system = getattr(environment, "system_prompt", SYSTEM_PROMPT)
+    return [{"role": "system", "content": system}, {"role": "user", "content": blocks}]
+
+
 class _Seat:
     """One running episode."""
 
     def __init__(self, task: Task, environment: Any, renderer: Renderer | None, limits: Limits) -> None:
         self.task, self.renderer, self.limits = task, renderer, limits
         self.tools = tools_of(environment)
-        content = environment.reset(**task.row()) or task.prompt
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-        system = getattr(environment, "system_prompt", SYSTEM_PROMPT)
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": blocks}]
-        self.conversation = Conversation(task, messages, images=_images_of(blocks))
+        messages = opening(environment, task)
+        self.conversation = Conversation(task, messages, images=_images_of(messages[1]["content"]))
         if renderer is not None:
             self.conversation.token_ids = renderer.prompt_ids(messages, list(self.tools.values()))
         self.num_prompt_tokens = len(self.conversation.token_ids)

@@ -60,6 +60,8 @@ def is_well_formed(text: str) -> bool:
     return tags == [0, 0, 1, 1] and body.startswith("<answer>") and body.endswith("</answer>")
 
 
-def escape_control_tokens(text: str) -> str:
-    """Text that no longer holds a control token such as `<|image_pad|>` when it re-enters a prompt."""
-    return text.replace("<|", "<\u200b|")
+def escape_control_tokens(text: str, *others: str) -> str:
+    """Text that no longer holds a control token such as `<|image_pad|>`, nor `others`, when it re-enters a prompt."""
+    for token in ("<|", *others):
+        text = text.replace(token, f"{token[0]}\u200b{token[1:]}")
+    return text

@@ -24,13 +24,15 @@ _CALL = {"type": "function", "function": {"name": "t", "arguments": "{}"}}
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """What the model receives for one image: `pixel_values` [patches, patch width] and `grid_thw` [3]."""
+    """What the model receives for one image, and how many placeholders stand for it.
+
+    Qwen-VL: `pixel_values` [patches, patch width], `extent` its grid_thw [3]. LLaVA-OneVision: `pixel_values` [tiles,
+    3, height, width], `extent` the image's (height, width) [2].
+    """
 
     pixel_values: torch.Tensor
-    grid_thw: torch.Tensor
-
-    def num_tokens(self, merge_size: int) -> int:
-        return int(self.grid_thw.prod()) // merge_size**2
+    extent: torch.Tensor
+    num_tokens: int
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Renderer:
         self._image_processor = processor.image_processor
         self.image_token = processor.image_token
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        self.merge_size = processor.image_processor.merge_size
+        self.merge_size = getattr(processor.image_processor, "merge_size", 1)
         self._inputs: Recent[ImageInputs] = Recent(max_bytes, size=lambda inputs: inputs.pixel_values.nbytes)
         self._suffix_prefix: str | None = None
         self.num_preprocessed = 0
@@ -70,7 +72,12 @@ class Renderer:
         processed = self._image_processor(images=[image], return_tensors="pt")
         self.num_preprocessed += 1
         count("images preprocessed", 1)
-        return ImageInputs(processed["pixel_values"], processed["image_grid_thw"][0])
+        if "image_grid_thw" in processed:
+            grid = processed["image_grid_thw"][0]
+            return ImageInputs(processed["pixel_values"], grid, int(grid.prod()) // self.merge_size**2)
+        size = processed["image_sizes"][0]
+        [num_tokens] = self.processor._get_num_multimodal_tokens(image_sizes=[size.tolist()])["num_image_tokens"]
+        return ImageInputs(processed["pixel_values"][0], size, num_tokens)
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -100,13 +107,13 @@ class Renderer:
         """One tiny image and nothing to learn, to stand in where a batch has no image."""
         inputs = self.image_inputs(Image.new("RGB", (8, 8)))
         start, end = self.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
-        ids = [start, *[self.image_token_id] * inputs.num_tokens(self.merge_size), end]
-        return Row(ids, [], [(inputs.pixel_values, inputs.grid_thw)], 1)
+        ids = [start, *[self.image_token_id] * inputs.num_tokens, end]
+        return Row(ids, [], [(inputs.pixel_values, inputs.extent)], 1)
 
     @property
     def placeholder_ids(self) -> list[int]:
         """Tokens that a model must never write: they would ask for images that do not exist."""
-        ids = self.tokenizer.convert_tokens_to_ids(list(_PLACEHOLDERS))
+        ids = [self.image_token_id, *self.tokenizer.convert_tokens_to_ids(list(_PLACEHOLDERS))]
         return [token for token in ids if token is not None and token != self.tokenizer.unk_token_id]
 
     def written_text(self, token_ids: Sequence[int]) -> str:
@@ -129,17 +136,15 @@ class Renderer:
         inputs = [[self.image_inputs(image) for image in row] for row in images]
         for row, (ids, found) in enumerate(zip(sequences, inputs, strict=True)):
             self.check(ids, found, name=f"sequence {row}")
-        batch = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "mm_token_type_ids": (input_ids == self.image_token_id).long(),
-        }
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if "mm_token_type_ids" in self.processor.model_input_names:
+            batch["mm_token_type_ids"] = (input_ids == self.image_token_id).long()
         return batch | batched([image for row in inputs for image in row])
 
     def check(self, ids: Sequence[int], images: Sequence[ImageInputs], *, name: str) -> None:
         """Raises ValueError unless `ids` holds exactly as many placeholders as `images` have features."""
         placeholders = sum(token == self.image_token_id for token in ids)
-        features = sum(image.num_tokens(self.merge_size) for image in images)
+        features = sum(image.num_tokens for image in images)
         if placeholders != features:
             raise ValueError(
                 f"{name} has {placeholders} image placeholders but its {len(images)} images give {features} features"
@@ -147,8 +152,19 @@ class Renderer:
 
     def _template(self, messages: Sequence[dict], tools: Sequence[Callable], **options: Any) -> str:
         schemas = [get_json_schema(tool) for tool in tools]
-        clean = [{**message, "content": _escaped(message["content"])} for message in messages]
+        clean = [{**message, "content": self._escaped(message["content"])} for message in messages]
         return self.processor.apply_chat_template(clean, tools=schemas or None, tokenize=False, **options)
+
+    def _escaped(self, content: Any) -> Any:
+        """The content without images' pixels, and without control tokens in its text."""
+        if isinstance(content, str):
+            return escape_control_tokens(content, self.image_token)
+        return [
+            {**block, "text": escape_control_tokens(block["text"], self.image_token)}
+            if block["type"] == "text"
+            else {"type": "image"}
+            for block in content
+        ]
 
     def _ids(self, text: str, images: Sequence[Image.Image]) -> list[int]:
         parts = text.split(self.image_token)
@@ -156,33 +172,28 @@ class Renderer:
             raise ValueError(f"the rendered text has {len(parts) - 1} image placeholders for {len(images)} images")
         filled = [parts[0]]
         for image, part in zip(images, parts[1:], strict=True):
-            num_tokens = self.image_inputs(image).num_tokens(self.merge_size)
-            filled += [self.image_token * num_tokens, part]
+            filled += [self.image_token * self.image_inputs(image).num_tokens, part]
         return self.tokenizer("".join(filled), add_special_tokens=False).input_ids
 
 
 def batched(inputs: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
-    """`pixel_values` [patches, patch width] and `image_grid_thw` [images, 3] of several images; {} of none."""
+    """Several images in the names and shapes that their model takes; {} of none.
+
+    Qwen-VL: `pixel_values` [patches, patch width] and `image_grid_thw` [images, 3]. LLaVA-OneVision: `pixel_values`
+    [images, most tiles, 3, height, width], zero where an image has fewer, and `image_sizes` [images, 2].
+    """
     if not inputs:
         return {}
-    return {
-        "pixel_values": torch.cat([image.pixel_values for image in inputs]),
-        "image_grid_thw": torch.stack([image.grid_thw for image in inputs]),
-    }
+    extents = torch.stack([image.extent for image in inputs])
+    pixels = [image.pixel_values for image in inputs]
+    if pixels[0].dim() == 2:
+        return {"pixel_values": torch.cat(pixels), "image_grid_thw": extents}
+    return {"pixel_values": torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True), "image_sizes": extents}
 
 
 def flattened(images: Any) -> list[Image.Image]:
     """The images in lists of lists of them, in order."""
     return [image for entry in images for image in flattened(entry)] if isinstance(images, (list, tuple)) else [images]
-
-
-def _escaped(content: Any) -> Any:
-    if isinstance(content, str):
-        return escape_control_tokens(content)
-    return [
-        {**block, "text": escape_control_tokens(block["text"])} if block["type"] == "text" else {"type": "image"}
-        for block in content
-    ]
 
 
 def _images(messages: Sequence[dict]) -> list[Image.Image]:

@@ -25,7 +25,10 @@ class EpisodeArguments:
 
     environment: str = field(
         default="zoom",
-        metadata={"help": "'zoom', or an environment of your own as package.module:Class or ./file.py:Class"},
+        metadata={
+            "help": "'zoom', an environment of your own as package.module:Class or ./file.py:Class, or 'none' for "
+            "GRPO on the column 'prompt' of a dataset, as TRL does it"
+        },
     )
     max_turns: int = field(default=4, metadata={"help": "Assistant turns in an episode, the answer included."})
     max_tokens_per_turn: int = field(default=512, metadata={"help": "Tokens an assistant turn may have."})
@@ -59,7 +62,11 @@ class EpisodeArguments:
         return Limits(self.max_turns, self.max_tokens_per_turn, self.max_episode_tokens)
 
     def environment_factory(self, model: Model) -> Callable[[], Any]:
-        """Makes fresh environments for a model. A class of the user's own is called without arguments."""
+        """Makes fresh environments for a model. A class of the user's own is called without arguments.
+
+        Raises:
+            ValueError: if the model's processor would resize crops once more.
+        """
         if self.environment != "zoom":
             return load_object(self.environment)
         first_view = pixel_limits(model.processor)
@@ -68,6 +75,12 @@ class EpisodeArguments:
             self.crop_max_pixels or first_view.max_pixels,
             first_view.factor,
         )
+        if crop.min_pixels < first_view.min_pixels or crop.max_pixels > first_view.max_pixels:
+            raise ValueError(
+                f"crops of {crop.min_pixels} to {crop.max_pixels} pixels would be resized once more by the processor, "
+                f"which leaves {first_view.min_pixels} to {first_view.max_pixels} as they are, and boxes in them would "
+                "be off: keep crop_min_pixels and crop_max_pixels within min_pixels and max_pixels"
+            )
         frame = Frame(self.box_frame) if self.box_frame else model.frame
         settings = ZoomSettings(frame, first_view, crop, padding=self.crop_padding, crops=self.crops)
         return partial(ZoomEnvironment, settings, ImageStore(max_bytes=self._half_cache))

@@ -1,6 +1,7 @@
 """The whole story on the tiny model, offline: base, SFT cold start, GRPO, comparison. `make run` calls it.
 
-Each step is the published command; what is there already is not made again.
+Each step is the published command; what is there already is not made again. Evaluations run in this process, which
+imports and draws the held-out scenes once.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
+from unittest.mock import patch
 
 from evaluation.compare import compare, table
+from fovea import cli
 from fovea.checkpoints import is_finished
 
 FOLDER = Path("runs/tiny")
@@ -20,12 +25,19 @@ LAUNCH = ("accelerate", "launch", "--num_processes", "1", "--num_machines", "1",
           "--dynamo_backend", "no", "--cpu")  # fmt: skip
 
 
-def run(*words: str) -> None:
-    """Runs one command, shown as it would be typed."""
+@contextmanager
+def shown(*words: str) -> Iterator[None]:
+    """Shows a command as it would be typed, and how long it took."""
     print(f"\n$ {' '.join(words)}", flush=True)
     started = time.perf_counter()
-    subprocess.run(words, check=True)
+    yield
     print(f"({time.perf_counter() - started:.0f} s)", flush=True)
+
+
+def run(*words: str) -> None:
+    """Runs one command."""
+    with shown(*words):
+        subprocess.run(words, check=True)
 
 
 def train(folder: Path, *words: str) -> None:
@@ -37,7 +49,9 @@ def train(folder: Path, *words: str) -> None:
 def evaluate(model: str | Path, folder: Path, *options: str) -> None:
     """Evaluates a checkpoint on the held-out scenes, unless that was finished before."""
     if not (folder / "summary.json").exists():
-        run("fovea", "eval", str(model), "--config", "tiny_eval.yaml", "--output_dir", str(folder), *options)
+        words = ["fovea", "eval", str(model), "--config", "tiny_eval.yaml", "--output_dir", str(folder), *options]
+        with shown(*words), patch.object(sys, "argv", words):
+            cli.main()
 
 
 def main() -> None:

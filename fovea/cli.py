@@ -9,6 +9,7 @@ from fovea.plugins import load_object
 COMMANDS = {
     "eval": ("evaluation.evaluate:main", "play a checkpoint on tasks and score it"),
     "compare": ("evaluation.compare:main", "compare two evaluations question by question"),
+    "doctor": ("fovea.doctor:main", "check a training before it starts"),
     "rescore": ("evaluation.rescore:main", "what other rewards would have paid the episodes of a run"),
     "rewards": ("rewards.check:main", "run a reward over episodes made to be told apart"),
     "merge": ("fovea.merge:main", "merge an adapter into its base"),

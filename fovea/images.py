@@ -36,10 +36,16 @@ class PixelLimits:
             )
 
     def fit_size(self, size: Size) -> Size:
-        """The (width, height) at which an image of `size` reaches the model (Qwen-VL's own rule)."""
+        """The (width, height) at which an image of `size` reaches the model, by Qwen-VL's own rule.
+
+        A strip one patch high comes out of it too large, and the processor would make it smaller again: it is
+        repeated until it leaves the size as it is.
+        """
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
         height, width = smart_resize(size[1], size[0], self.factor, self.min_pixels, self.max_pixels)
+        while min(width, height) == self.factor and width * height > self.max_pixels:
+            height, width = smart_resize(height, width, self.factor, self.min_pixels, self.max_pixels)
         return width, height
 
 

@@ -12,7 +12,7 @@ import torch
 from fovea.attention import batch_vision_attention
 from fovea.boxes import Frame
 from fovea.features import remember_image_features
-from fovea.images import PixelLimits
+from fovea.images import MAX_IMAGE_PIXELS, PixelLimits
 
 TINY = Path(__file__).parent / "tiny"
 FRAMES = {
@@ -20,8 +20,10 @@ FRAMES = {
     "qwen2_vl": Frame.INPUT,
     "qwen3_vl": Frame.PER_MILLE,
     "qwen3_vl_moe": Frame.PER_MILLE,
+    "llava_onevision": Frame.PER_MILLE,
 }
-"""The frame in which each model family was taught to write boxes."""
+"""The model families that are known, and the frame in which each was taught to write boxes (LLaVA-OneVision was taught
+none: its cold start teaches per-mille)."""
 FEATURE_BYTES = 2**30
 """Memory for the image features of a frozen vision tower."""
 
@@ -36,8 +38,8 @@ class Model:
 
     @property
     def frame(self) -> Frame:
-        """The family's box frame; per-mille where the family is unknown."""
-        return FRAMES.get(self.network.config.model_type, Frame.PER_MILLE)
+        """The family's box frame."""
+        return FRAMES[self.network.config.model_type]
 
 
 def resolve_path(name: str) -> str:
@@ -77,6 +79,9 @@ def load_model(
     """A model and its processor, ready for the zoom protocol.
 
     Adapters load on top of the base they name and are merged. `min_pixels` and `max_pixels` set the processor's limits.
+
+    Raises:
+        ValueError: for a model of a family that is not in `FRAMES`.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -89,6 +94,9 @@ def load_model(
     network = AutoModelForImageTextToText.from_pretrained(
         base, dtype=dtype, attn_implementation=attn_implementation, **options, **kwargs
     )
+    family = network.config.model_type
+    if family not in FRAMES:
+        raise ValueError(f"{name} is a {family}, which is not known here: known are {', '.join(FRAMES)}")
     if adapter.exists():
         from peft import PeftModel
 
@@ -136,9 +144,25 @@ def load_processor(name: str, *, min_pixels: int | None = None, max_pixels: int 
     if type(processor).__name__ in ("Qwen2_5_VLProcessor", "Qwen2VLProcessor", "Qwen3VLProcessor"):
         processor.chat_template = qwen3_vl_chat_template
         processor.tokenizer.chat_template = qwen3_vl_chat_template
+    if type(processor).__name__ == "LlavaOnevisionProcessor":
+        placeholder = "<|vision_start|><|image_pad|><|vision_end|>"
+        processor.chat_template = qwen3_vl_chat_template.replace(placeholder, processor.image_token)
     if not processor.chat_template:
         raise ValueError(f"{name} has no chat template: save one with its processor")
+    return limited(processor, min_pixels, max_pixels)
+
+
+def limited(processor: Any, min_pixels: int | None, max_pixels: int | None) -> Any:
+    """The processor itself, with these limits where they are given.
+
+    Raises:
+        ValueError: for limits of a processor that has none.
+    """
     size = processor.image_processor.size
+    if "longest_edge" not in size:
+        if (min_pixels, max_pixels) != (None, None):
+            raise ValueError(f"{type(processor).__name__} has no pixel limits: leave min_pixels and max_pixels out")
+        return processor
     if min_pixels is not None:
         size["shortest_edge"] = min_pixels
     if max_pixels is not None:
@@ -148,15 +172,24 @@ def load_processor(name: str, *, min_pixels: int | None = None, max_pixels: int 
 
 
 def pixel_limits(processor: Any) -> PixelLimits:
-    """The limits within which a Qwen-VL processor leaves images as they are, if they lie on its patch grid."""
+    """The limits within which a Qwen-VL processor leaves images as they are, if they lie on its patch grid.
+
+    LLaVA-OneVision tiles an image of any size by itself: there is nothing to be fitted before.
+    """
     images = processor.image_processor
+    if "longest_edge" not in images.size:
+        return PixelLimits(1, MAX_IMAGE_PIXELS, 1)
     return PixelLimits(images.size["shortest_edge"], images.size["longest_edge"], images.patch_size * images.merge_size)
+
+
+VISION_PARTS = ("visual.", "vision_tower.", "multi_modal_projector.", "image_newline")
+"""What belongs to the vision tower and its projector, by name."""
 
 
 def freeze_vision(network: Any) -> None:
     """Stops gradients into the vision tower, projector included."""
     for name, parameter in network.named_parameters():
-        if ".visual." in f".{name}" or ".vision_tower." in f".{name}":
+        if any(f".{part}" in f".{name}" for part in VISION_PARTS):
             parameter.requires_grad_(False)
 
 

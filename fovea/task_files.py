@@ -36,6 +36,10 @@ class StoredImage:
 COLUMNS = ("id", "images", "question", "answer", "kind", "choices", "boxes", "first_view_max_pixels", "metadata")
 
 
+MAX_CHARACTERS = 100_000
+"""A longer question is taken for a mistake."""
+
+
 class TaskError(ValueError):
     """A row that is no task, with its number and what is wrong."""
 
@@ -185,6 +189,8 @@ def _task(
         raise TaskError(
             f"question is {fields['question']!r}: it must be text; name its column with --columns question=…"
         )
+    if len(fields["question"]) > MAX_CHARACTERS:
+        raise TaskError(f"question has {len(fields['question'])} characters, the bound is {MAX_CHARACTERS}")
     if fields["answer"] is None:
         raise TaskError("answer is missing: name its column with --columns answer=…")
     choices = tuple(str(choice) for choice in fields["choices"] or ())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
-from trl import GRPOConfig
+from datasets import Dataset, load_dataset, load_from_disk
+from trl import GRPOConfig, ModelConfig
 
+from environments.settings import EpisodeArguments
 from fovea.arguments import TaskArguments
 
 
@@ -53,3 +56,24 @@ class ScriptArguments(TaskArguments):
     max_minutes: float | None = field(default=None, metadata={"help": "End training after so many minutes."})
     min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of a first view."})
     max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of a first view."})
+
+    def load_prompts(self) -> Dataset:
+        """`dataset_name` as TRL's own trainer takes it, with a column `prompt`: a file, a saved dataset or a hub id.
+
+        Raises:
+            ValueError: if there is no such column.
+        """
+        name, form = self.dataset_name, Path(self.dataset_name).suffix.lstrip(".")
+        if form in ("json", "jsonl", "parquet"):
+            data = load_dataset("json" if form == "jsonl" else form, data_files=name, split="train")
+        elif Path(name).is_dir():
+            data = load_from_disk(name)
+        else:
+            data = load_dataset(name, split=self.dataset_split or "train")
+        if "prompt" not in data.column_names:
+            raise ValueError(f"{name} has no column 'prompt' but {data.column_names}: --environment none takes prompts")
+        return data.select(range(min(len(data), self.max_tasks or len(data))))
+
+
+ARGUMENTS = (ScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments)
+"""All that `train_grpo.py` takes."""

@@ -1,7 +1,8 @@
 """GRPO on zoom episodes: `accelerate launch rl/train_grpo.py [--config FILE] [any option]`.
 
 Without arguments it trains the embedded tiny model (configs/tiny_grpo.yaml); if its SFT cold start has not been made
-yet, that is done first. Every option of TRL's GRPOConfig and ModelConfig works here under its own name.
+yet, that is done first. Every option of TRL's GRPOConfig and ModelConfig works here under its own name. With
+`--environment none` it is TRL's own GRPO on prompts.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
 from accelerate import PartialState
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from environments.settings import EpisodeArguments
 from fovea.checkpoints import is_finished
 from fovea.config import find_config, parse
-from fovea.runs import RunDirectory
+from fovea.models import resolve_path
+from fovea.runs import RunDirectory, plain
 from fovea.training import load_for_training, start_run, train
-from rewards.registry import load_reward
-from rl.arguments import GRPOArguments, ScriptArguments
+from rewards.registry import Reward, RewardKind, load_reward
+from rl.arguments import ARGUMENTS, GRPOArguments, ScriptArguments
 from rl.callbacks import CollapseCallback
 from rl.trainer import ZoomGRPOTrainer
 
@@ -37,11 +39,41 @@ def make_cold_start(config: str, model_name: str) -> None:
             subprocess.run([sys.executable, str(script), "--config", config], check=True)
 
 
-def main() -> None:
-    script, episodes, model_args, args = parse(
-        (ScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments), default_config="tiny_grpo.yaml"
+def prompts_trainer(
+    script: ScriptArguments, model_args: ModelConfig, args: GRPOArguments, rewards: list[Reward]
+) -> ZoomGRPOTrainer:
+    """TRL's own training on prompts, without tasks, images or tools: `--environment none`."""
+    for reward in rewards:
+        if reward.kind not in (RewardKind.TRL, RewardKind.MODEL):
+            raise ValueError(
+                f"{reward.name} reads episodes, and --environment none has none: use rewards in TRL's form"
+            )
+    quantization = get_quantization_config(model_args)
+    args.model_init_kwargs = {
+        "dtype": model_args.dtype,
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        **({"quantization_config": quantization} if quantization else {}),
+        **(args.model_init_kwargs or {}),
+    }
+    return ZoomGRPOTrainer(
+        resolve_path(model_args.model_name_or_path),
+        rewards,
+        args,
+        train_dataset=script.load_prompts(),
+        peft_config=get_peft_config(model_args),
     )
-    rewards = [load_reward(name) for name in script.reward_funcs]
+
+
+def episodes_trainer(
+    script: ScriptArguments,
+    episodes: EpisodeArguments,
+    model_args: ModelConfig,
+    args: GRPOArguments,
+    rewards: list[Reward],
+    run: RunDirectory,
+) -> ZoomGRPOTrainer:
+    """Training on episodes that are played in an environment."""
     tasks = script.load_tasks()
     held_out = script.read_tasks(script.eval_dataset_name) if script.eval_dataset_name else []
     if script.cold_start_config:
@@ -52,11 +84,7 @@ def main() -> None:
         max_pixels=script.max_pixels,
         trust_remote_code=args.trust_remote_code,
     )
-    run = RunDirectory(args.output_dir)
-    checkpoint = start_run(
-        run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args
-    )
-    trainer = ZoomGRPOTrainer(
+    return ZoomGRPOTrainer(
         model.network,
         rewards,
         args,
@@ -70,6 +98,19 @@ def main() -> None:
         peft_config=get_peft_config(model_args),
         callbacks=[CollapseCallback()],
     )
+
+
+def main() -> None:
+    script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_grpo.yaml")
+    given = {"script": script, "episodes": episodes, "model": model_args, "training": args}
+    settings = {name: plain(value) for name, value in given.items()}
+    rewards = [load_reward(name) for name in script.reward_funcs]
+    run = RunDirectory(args.output_dir)
+    if episodes.environment == "none":
+        trainer = prompts_trainer(script, model_args, args, rewards)
+    else:
+        trainer = episodes_trainer(script, episodes, model_args, args, rewards, run)
+    checkpoint = start_run(run, args.resume_from_checkpoint, **settings)
     train(trainer, run, checkpoint=checkpoint, max_minutes=script.max_minutes)
 
 

@@ -92,6 +92,9 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         check_groups(args)
         if kwargs["processing_class"].tokenizer.padding_side != "left":
             raise ValueError("the processor pads on the right, which shifts image tokens: set padding_side='left'")
+        if "image_grid_thw" not in kwargs["processing_class"].model_input_names:
+            name = type(kwargs["processing_class"]).__name__
+            raise ValueError(f"GRPO on episodes trains the Qwen-VL families; models of {name} do SFT and evaluation")
         if is_deepspeed_zero3_enabled() and not args.use_vllm and not args.ds3_gather_for_generation:
             raise ValueError(
                 "ds3_gather_for_generation is false: under ZeRO-3 a process whose episodes have ended would leave the "

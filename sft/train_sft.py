@@ -7,59 +7,31 @@ tiny model on fresh traces (configs/tiny_sft.yaml). Every option of TRL's SFTCon
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from accelerate import PartialState
 from datasets import Dataset
-from trl import ModelConfig, SFTConfig, get_peft_config
+from trl import get_peft_config
 
-from environments.settings import EpisodeArguments
-from environments.traces import read_traces
 from fovea.config import parse
 from fovea.models import pixel_limits
-from fovea.plugins import load_object
 from fovea.runs import RunDirectory
 from fovea.training import load_for_training, start_run, train
+from sft.arguments import ARGUMENTS, ScriptArguments
 from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer
 
 
-@dataclass
-class ScriptArguments:
-    """Which traces to learn from."""
-
-    dataset_name: str = field(
-        default="synthesis.trace_shapes:write_default_traces",
-        metadata={"help": "traces.jsonl, the folder that holds it, or a function package.module:name that returns one"},
-    )
-    eval_fraction: float = field(default=0.1, metadata={"help": "Share of traces held out for the loss curve."})
-    max_traces: int | None = field(default=None, metadata={"help": "Use only so many traces."})
-    train_vision: bool = field(default=False, metadata={"help": "Also train the vision tower."})
-    shared_prefix: bool = field(
-        default=True,
-        metadata={"help": "Forward a batch as one row without padding, the text that its traces share once."},
-    )
-    max_minutes: float | None = field(default=None, metadata={"help": "End training after so many minutes."})
-    min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of an image."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of an image."})
-
-
 def load_traces(script: ScriptArguments, seed: int) -> tuple[Dataset, Dataset]:
     """Training and held-out records; the split depends on the seed alone."""
-    name = script.dataset_name
-    path = load_object(name)() if ":" in name and not Path(name).exists() else name
-    records = list(read_traces(path))[: script.max_traces]
-    split = Dataset.from_list(records).train_test_split(test_size=script.eval_fraction, seed=seed)
+    split = Dataset.from_list(script.read_traces()).train_test_split(test_size=script.eval_fraction, seed=seed)
     return split["train"], split["test"]
 
 
 def main() -> None:
-    script, episodes, model_args, args = parse(
-        (ScriptArguments, EpisodeArguments, ModelConfig, SFTConfig), default_config="tiny_sft.yaml"
-    )
+    script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_sft.yaml")
     model = load_for_training(
         model_args,
         min_pixels=script.min_pixels,

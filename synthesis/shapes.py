@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,7 @@ def validation_tasks() -> list[Task]:
     return make_tasks(num_tasks=64, seed=2, prefix="validation")
 
 
+@cache
 def test_tasks() -> list[Task]:
     """The held-out tasks on which checkpoints of the tiny model are compared."""
     return make_tasks(num_tasks=600, seed=3, prefix="test")

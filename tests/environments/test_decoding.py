@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.random_models import random_model
 from environments.play import Conversation, Sampling
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from fovea.models import Model, freeze_vision
 from fovea.packing import num_common
+from fovea.random_models import random_model
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])

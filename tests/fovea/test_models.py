@@ -27,7 +27,7 @@ def test_batched_vision_attention_changes_nothing(tiny, picture):
     renderer = Renderer(tiny.processor)
     inputs = [renderer.image_inputs(image) for image in (picture, picture.crop((0, 0, 300, 480)), picture)]
     pixels = torch.cat([image.pixel_values for image in inputs])
-    grid = torch.stack([image.grid_thw for image in inputs])
+    grid = torch.stack([image.extent for image in inputs])
     with torch.no_grad():
         expected = plain.model.visual(pixels, grid_thw=grid)
         found = batch_vision_attention(tiny.network).model.visual(pixels, grid_thw=grid)

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.random_models import random_model
 from environments.play import Limits, Reply
 from environments.settings import EpisodeArguments
 from fovea.features import content_key
 from fovea.models import freeze_vision
 from fovea.packing import Row, group_rows, num_common, split_further, split_rows, unpad
+from fovea.random_models import random_model
 from fovea.tasks import Task
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments

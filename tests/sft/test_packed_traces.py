@@ -5,13 +5,13 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig
 
-from benchmarks.random_models import random_model
 from environments.play import Limits, play
 from environments.policies import OraclePolicy
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces, write_traces
 from fovea.models import freeze_vision, pixel_limits
+from fovea.random_models import random_model
 from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer
 from synthesis.shapes import make_tasks

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.random_models import random_model
 from environments.play import Limits, Reply
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
 from fovea.models import Model, freeze_vision, pixel_limits
+from fovea.random_models import random_model
 from fovea.tasks import Target, Task
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments

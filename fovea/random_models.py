@@ -42,6 +42,8 @@ class Shape:
     special_layers: tuple[int, ...]
     """Of the vision tower: those with full attention in Qwen2.5-VL, those that deepstack reads in Qwen3-VL."""
     vocabulary: int | None = None
+    is_tied: bool = False
+    """Whether the output head is the embedding."""
 
 
 NARROW = (64, 64, 2, 2, 1, 32, 32, 32, 2, 2)
@@ -52,13 +54,22 @@ SHAPES = {
     "qwen2_5_vl-small": Shape("qwen2_5_vl", *SMALL, (3,)),
     "qwen3_vl-small": Shape("qwen3_vl", *SMALL, (1, 2)),
     "qwen2_5_vl-3b": Shape(
-        "qwen2_5_vl", 2048, 11008, 36, 16, 2, 128, 1280, 3420, 32, 16, (7, 15, 23, 31), RELEASED_VOCABULARY
+        "qwen2_5_vl", 2048, 11008, 36, 16, 2, 128, 1280, 3420, 32, 16, (7, 15, 23, 31), RELEASED_VOCABULARY, True
     ),
     "qwen2_5_vl-7b": Shape("qwen2_5_vl", 3584, 18944, 28, 28, 4, 128, 1280, 3420, 32, 16, (7, 15, 23, 31), 152_064),
-    "qwen3_vl-4b": Shape("qwen3_vl", 2560, 9728, 36, 32, 8, 128, 1024, 4096, 24, 16, (5, 11, 17), RELEASED_VOCABULARY),
+    "qwen3_vl-4b": Shape(
+        "qwen3_vl", 2560, 9728, 36, 32, 8, 128, 1024, 4096, 24, 16, (5, 11, 17), RELEASED_VOCABULARY, True
+    ),
     "qwen3_vl-8b": Shape("qwen3_vl", 4096, 12288, 36, 32, 8, 128, 1152, 4304, 27, 16, (8, 16, 24), RELEASED_VOCABULARY),
 }
 """By name: the family, then the size."""
+RELEASED = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": "qwen2_5_vl-3b",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2_5_vl-7b",
+    "Qwen/Qwen3-VL-4B-Instruct": "qwen3_vl-4b",
+    "Qwen/Qwen3-VL-8B-Instruct": "qwen3_vl-8b",
+}
+"""Hub ids whose shapes are known here."""
 
 
 def random_model(
@@ -71,6 +82,7 @@ def random_model(
     shape = SHAPES[name]
     tokenizer = load_processor("tiny").tokenizer
     ids = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>") for kind in ("image", "video")}
+    settings = {"tie_word_embeddings": shape.is_tied, **settings}
     ids |= {f"vision_{end}_token_id": tokenizer.convert_tokens_to_ids(f"<|vision_{end}|>") for end in ("start", "end")}
     eighth = shape.head_width // 16
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2 * eighth, 3 * eighth, 3 * eighth]}

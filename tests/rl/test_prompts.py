@@ -1,0 +1,58 @@
+"""`--environment none`: TRL's own GRPO on prompts, through the same script."""
+
+import json
+import sys
+
+import pytest
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from fovea.models import load_processor
+from rl import train_grpo
+
+REWARD = "def brief(completions, **columns):\n    return [-float(len(str(c))) for c in completions]\n"
+
+
+@pytest.fixture
+def words(tmp_path):
+    tokenizer = load_processor("tiny").tokenizer
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"prompt": f"What is {number} and {number}?"} for number in range(8)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.py").write_text(REWARD)
+    settings = {
+        "environment": "none", "model_name_or_path": str(tmp_path / "model"),
+        "reward_funcs": f"{tmp_path}/mine.py:brief",
+        "dataset_name": str(tmp_path / "prompts.jsonl"), "output_dir": str(tmp_path / "run"), "max_steps": "1",
+        "num_generations": "2", "per_device_train_batch_size": "4", "max_completion_length": "8", "use_cpu": "true",
+        "bf16": "false", "report_to": "none", "logging_steps": "1", "gradient_checkpointing": "false",
+        "save_strategy": "no",
+    }  # fmt: skip
+    (tmp_path / "own.yaml").write_text("save_steps: 500\n")
+    options = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    return ["train_grpo.py", "--config", str(tmp_path / "own.yaml"), *options]
+
+
+def test_prompts_train_without_images_and_tools(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", words)
+    train_grpo.main()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["rewards/brief/mean"] < 0
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_reward_that_reads_episodes_is_refused(words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [*words, "--reward_funcs", "accuracy"])
+    with pytest.raises(ValueError, match="accuracy reads episodes"):
+        train_grpo.main()
+
+
+def test_data_without_prompts_is_refused(words, tmp_path, monkeypatch):
+    (tmp_path / "prompts.jsonl").write_text('{"question": "?"}\n')
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(ValueError, match="no column 'prompt'"):
+        train_grpo.main()

@@ -1,0 +1,235 @@
+"""Mistakes that cost people GPU hours: each is found by `fovea doctor`, or refused at the start with its cure."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from trl import ModelConfig
+
+from environments import doctor as shared
+from environments.doctor import Subject
+from environments.play import Limits, tools_of
+from environments.settings import EpisodeArguments
+from environments.zoom import ZoomEnvironment
+from fovea.boxes import Box, Frame, View
+from fovea.doctor import Examination, Verdict
+from fovea.images import PixelLimits, cut, fit
+from fovea.memory import Sharding
+from fovea.models import Model
+from fovea.random_models import random_model
+from fovea.task_files import load_tasks
+from fovea.tasks import Task
+from rl import doctor as grpo
+from rl.arguments import GRPOArguments
+from sft import doctor as sft
+from synthesis.shapes import make_tasks
+
+
+@pytest.fixture
+def found():
+    """Runs one check and returns what did not pass, as text."""
+
+    def run(function, *given):
+        examination = Examination()
+        examination.check("it", function, *given)
+        return " ".join(f"{f.message} -> {f.cure}" for f in examination.findings if f.verdict is not Verdict.PASS)
+
+    return run
+
+
+@pytest.fixture
+def subject(tiny, episode_arguments):
+    return Subject.of(tiny, True, make_tasks(num_tasks=4, seed=0), episode_arguments)
+
+
+def with_environment(subject, environment_class):
+    settings = subject.make_environment()._settings
+    return Subject(**{**vars(subject), "make_environment": lambda: environment_class(settings)})
+
+
+def test_nothing_is_found_where_nothing_is_wrong(found, subject):
+    checks = [
+        (shared.coordinates, False),
+        (shared.sizes,),
+        (shared.prompt,),
+        (shared.loss_mask,),
+        (shared.lengths, None),
+    ]
+    for check, *more in checks:
+        assert found(check, subject, *more) == ""
+    assert found(shared.tasks, subject.tasks) == ""
+    assert found(grpo.log_probabilities, subject) == ""
+
+
+class SwappedBoxes(ZoomEnvironment):
+    def image_zoom_in_tool(self, bbox_2d: list[float], label: str = "", img_idx: int = 0):
+        """Zoom in.
+
+        Args:
+            bbox_2d: Region as [y1, x1, y2, x2].
+            label: What is there.
+            img_idx: Index of the image.
+        """
+        return super().image_zoom_in_tool([bbox_2d[1], bbox_2d[0], bbox_2d[3], bbox_2d[2]], label, img_idx)
+
+
+def test_an_environment_that_reads_boxes_in_another_frame(found, subject):
+    assert "comes back as a crop with" in found(shared.coordinates, with_environment(subject, SwappedBoxes), False)
+
+
+@pytest.mark.parametrize("frame", ["input", "unit"])
+def test_a_frame_set_against_the_family(found, subject, tiny, episode_arguments, frame):
+    episode_arguments.box_frame = frame
+    wrong = Subject.of(tiny, True, subject.tasks, episode_arguments)
+    assert "leave --box_frame to the model's family" in found(shared.coordinates, wrong, True)
+
+
+def trace_of(picture, box, frame, tmp_path):
+    """The record of a trace that zooms into `box` (UNIT), written in `frame`."""
+    view = View(picture.size, picture.size)
+    crop = fit(cut(picture, box), ZOOM_LIMITS)
+    paths = [tmp_path / "view.png", tmp_path / "crop.png"]
+    for image, path in zip((picture, crop), paths, strict=True):
+        image.save(path)
+    call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [round(v) for v in box.to(frame, view).coordinates]}}
+    messages = [
+        {"role": "user", "content": "<image>Which?"},
+        {"role": "assistant", "content": f"<think>I look.</think>\n<tool_call>\n{json.dumps(call)}\n</tool_call>"},
+        {"role": "tool", "content": "<image>"},
+        {"role": "assistant", "content": "<think>I see.</think>\n<answer>7</answer>"},
+    ]
+    return {"messages": messages, "images": [str(path) for path in paths]}
+
+
+ZOOM_LIMITS = PixelLimits(4096, 5120, 16)
+
+
+@pytest.mark.parametrize(("frame", "outcome"), [(Frame.PER_MILLE, ""), (Frame.ORIGINAL, "--box_frame original")])
+def test_traces_whose_boxes_are_in_another_frame(found, subject, picture, tmp_path, frame, outcome):
+    record = trace_of(picture, Box(0.2, 0.5, 0.4, 0.7, Frame.UNIT), frame, tmp_path)
+    problem = found(sft._boxes, subject, [record], EpisodeArguments())
+    assert outcome in problem and bool(outcome) == bool(problem)
+
+
+class CropsOfTheView(ZoomEnvironment):
+    def image_zoom_in_tool(self, bbox_2d: list[float], label: str = "", img_idx: int = 0):
+        """Zoom in.
+
+        Args:
+            bbox_2d: Region as [x1, y1, x2, y2].
+            label: What is there.
+            img_idx: Index of the image.
+        """
+        blocks = super().image_zoom_in_tool(bbox_2d, label, img_idx)
+        view = self._store.fitted(self._sources[0], self._settings.first_view)
+        blurred = cut(view, blocks[0]["crop"].region).resize(blocks[0]["image"].size, Image.Resampling.BICUBIC)
+        return [{**blocks[0], "image": blurred}, *blocks[1:]]
+
+
+def test_crops_cut_from_the_resized_image(found, subject):
+    assert "cut from the resized image" in found(shared.coordinates, with_environment(subject, CropsOfTheView), False)
+
+
+def test_observations_inside_assistant_turns(found, subject, picture, tmp_path):
+    record = trace_of(picture, Box(0.2, 0.5, 0.4, 0.7, Frame.UNIT), Frame.PER_MILLE, tmp_path)
+    record["messages"][1]["content"] += "<tool_response>a crop</tool_response>"
+    args = SimpleNamespace(per_device_train_batch_size=1, gradient_accumulation_steps=1)
+    assert "would carry loss" in found(sft._traces, subject, [record], args)
+
+
+def test_a_template_without_tools(found, subject):
+    processor = copy.copy(subject.model.processor)
+    processor.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}"
+        "{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}"
+        "{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    )
+    model = Model(subject.model.network, processor, "tiny")
+    blind = Subject.of(model, True, subject.tasks, EpisodeArguments(crop_min_pixels=4096, crop_max_pixels=5120))
+    assert "leaves out the tools ['image_zoom_in_tool']" in found(shared.prompt, blind)
+
+
+def test_right_padding(tiny):
+    from rl.trainer import ZoomGRPOTrainer
+
+    processor = copy.deepcopy(tiny.processor)
+    processor.tokenizer.padding_side = "right"
+    args = GRPOArguments(output_dir="unused", use_cpu=True, bf16=False, report_to=[])
+    with pytest.raises(ValueError, match="set padding_side='left'"):
+        ZoomGRPOTrainer(tiny.network, [], args, train_tasks=[], processing_class=processor)
+
+
+def test_pixel_limits_under_which_crops_are_resized_once_more(tiny):
+    with pytest.raises(ValueError, match="keep crop_min_pixels and crop_max_pixels within"):
+        EpisodeArguments(crop_max_pixels=10**6).environment_factory(tiny)
+
+
+class LargeCrops(ZoomEnvironment):
+    def reset(self, **row):
+        return [{"type": "image", "image": row["images"][0].resize((640, 480))}, {"type": "text", "text": "q"}]
+
+
+def test_an_environment_whose_images_are_resized_once_more(found, subject):
+    assert "is resized once more" in found(shared.sizes, with_environment(subject, LargeCrops))
+
+
+def test_a_batch_that_would_split_groups(found):
+    args = GRPOArguments(
+        output_dir="unused", use_cpu=True, bf16=False, per_device_train_batch_size=12, num_generations=8,
+        gradient_accumulation_steps=2,
+    )  # fmt: skip
+    assert "make it a multiple" in found(grpo._groups, args, 100, Sharding())
+
+
+def test_an_answer_in_the_question(found, make_task):
+    leaking = [make_task(id=str(n), question=f"Which digit? (It is {n}.)", answer=str(n)) for n in range(8)]
+    assert "contain their answer" in found(shared.tasks, leaking)
+
+
+def test_a_reward_that_sees_nothing(found, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def flat(task, episode):\n    return 0.5\n")
+    assert "it pays every episode alike" in found(grpo._rewards, [f"{path}:flat"], None)
+
+
+def test_an_image_that_is_missing(tmp_path):
+    (tmp_path / "tasks.jsonl").write_text(json.dumps({"question": "q", "answer": "1", "images": ["gone.png"]}) + "\n")
+    with pytest.raises(ValueError, match=r"row 0 .*gone\.png does not exist"):
+        load_tasks(tmp_path / "tasks.jsonl")
+
+
+def test_an_image_that_is_broken(found, make_task, tmp_path):
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    broken = Task("b", (str(tmp_path / "cut.png"),), "Which?", "1")
+    assert "images of 1 tasks cannot be used" in found(shared.tasks, [broken])
+
+
+def test_weights_that_are_not_numbers(found, tiny, tmp_path):
+    with torch.no_grad():
+        next(tiny.network.parameters())[0] = torch.nan
+    tiny.network.save_pretrained(tmp_path)
+    tiny.processor.save_pretrained(tmp_path)
+    limits = SimpleNamespace(min_pixels=None, max_pixels=None)
+    problem = found(lambda note: shared.model(note, str(tmp_path), limits, load_weights=True))
+    assert "hold NaN or infinity" in problem and "use another checkpoint" in problem
+
+
+@pytest.mark.parametrize(
+    ("use_peft", "gib", "cure"),
+    [(False, 24, "--use_peft true"), (True, 24, "--gradient_checkpointing true"), (True, 10000, "")],
+)
+def test_a_model_too_large(found, use_peft, gib, cure):
+    model = random_model("qwen3_vl-4b", device="meta", dtype=torch.bfloat16)
+    args = GRPOArguments(
+        output_dir="unused", use_cpu=True, bf16=False, gradient_checkpointing=False, rollout_batch_size=8,
+        per_device_train_batch_size=2, num_generations=2,
+    )  # fmt: skip
+    limits = Limits(max_completion_tokens=4096)
+    subject = Subject(model, False, [], tools_of, None, limits)
+    problem = found(
+        grpo._memory, subject, 2000, args, ModelConfig(use_peft=use_peft, dtype="bfloat16"), Sharding(), gib
+    )
+    assert cure in problem and bool(cure) == bool(problem)
