@@ -132,6 +132,8 @@ class _Seat:
             action, blocks = self._act(action)
             if not self._observe(blocks):
                 self.stop_reason, blocks = StopReason.EPISODE_TOKENS, None
+        if self.stop_reason is not None:
+            conversation.cache = None
         observation = None if blocks is None else _observation(blocks)
         well_formed = is_well_formed(reply.text)
         self.turns.append(Turn(reply.text, action, observation, len(reply.token_ids), well_formed))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fovea.boxes import Box, Frame, View
 from fovea.episodes import Crop, FaultKind, ModelFault
-from fovea.images import ImageStore, PixelLimits, cut, fit
+from fovea.images import MAX_ASPECT_RATIO, ImageStore, PixelLimits, cut, fit
 
 CROP_MODES = ("true", "noise", "blank", "other")
 
@@ -102,10 +102,12 @@ class ZoomEnvironment:
         padded = written.enlarged(self._settings.padding).clipped(seen.view)
         region = padded.within(seen.region, view=seen.view)
         original = self._store.open(self._sources[seen.root])
-        crop = fit(cut(original, region), self._settings.crop)
+        native = cut(original, region)
+        if max(native.size) > MAX_ASPECT_RATIO * min(native.size):
+            raise ModelFault(FaultKind.TINY_BOX, "The box is too narrow: draw it larger around the detail.")
+        crop = fit(native, self._settings.crop)
         index = len(self._seen)
-        native = View((original.width, original.height), original.size)
-        pixels = region.to(Frame.ORIGINAL, native)
+        pixels = region.to(Frame.ORIGINAL, View(original.size, original.size))
         size = (max(1, round(pixels.width)), max(1, round(pixels.height)))
         self._seen.append(_Seen(seen.root, region, View(size, crop.size)))
         return [

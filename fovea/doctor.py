@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import takewhile
@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from fovea.config import ConfigError, find_config
+from fovea.config import ConfigError, find_config, parse
 from fovea.memory import Sharding
 from fovea.plugins import load_object
 
@@ -48,10 +48,14 @@ class Finding:
 COLORS = {Verdict.PASS: "32", Verdict.WARN: "33", Verdict.FAIL: "31"}
 
 
+def plain(text: str) -> str:
+    """The text without what could move the cursor or colour a terminal."""
+    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+
+
 def colored(text: str, code: str) -> str:
-    """The text in an ANSI colour on a terminal, as it is elsewhere. What it says cannot move the cursor."""
-    plain = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
-    return f"\033[{code}m{plain}\033[0m" if sys.stdout.isatty() else plain
+    """Plain text in an ANSI colour on a terminal, as it is elsewhere."""
+    return f"\033[{code}m{plain(text)}\033[0m" if sys.stdout.isatty() else plain(text)
 
 
 class Examination:
@@ -66,16 +70,19 @@ class Examination:
         try:
             return function(note, *given)
         except (Exception, SystemExit) as error:
+            if isinstance(error, SystemExit) and not isinstance(
+                error.code, str
+            ):  # --help, or a value of the wrong type
+                raise
             expected = isinstance(error, (ValueError, SystemExit, FileNotFoundError))
             note.fail(str(error) if expected else f"{type(error).__name__}: {error}")
             return None
 
     def add(self, finding: Finding) -> None:
         self.findings.append(finding)
-        lines = [f"{colored(f'{finding.verdict:4s}', COLORS[finding.verdict])}  {finding.check}: {finding.message}"]
+        print(colored(f"{finding.verdict:4s}", COLORS[finding.verdict]), plain(f" {finding.check}: {finding.message}"))
         if finding.cure:
-            lines.append(f"      -> {finding.cure}")
-        print("\n".join(lines), flush=True)
+            print(plain(f"      -> {finding.cure}"), flush=True)
 
     @property
     def has_failed(self) -> bool:
@@ -115,24 +122,38 @@ class DoctorArguments:
     )
     json: str | None = field(default=None, metadata={"help": "Write the findings to this file."})
 
-    def sharding(self) -> Sharding:
+    def sharding(self, note: Note) -> Sharding:
         """How the launch splits the training."""
         if self.accelerate_config is None:
             return Sharding()
         launch = yaml.safe_load(find_config(self.accelerate_config).read_text())
-        stage = (launch.get("deepspeed_config") or {}).get("zero_stage", 0)
-        return Sharding(int(launch.get("num_processes", 1)), int(stage))
+        settings = launch.get("deepspeed_config") or {}
+        strange = [name for name in settings if "offload" in name and settings[name] not in (None, "none")]
+        strange += [name for name in ("deepspeed_config_file",) if settings.get(name)]
+        strange += ["FSDP"] * (launch.get("distributed_type") == "FSDP")
+        if strange:
+            note.warn(f"{', '.join(strange)} in {self.accelerate_config} are not taken into account for memory")
+        return Sharding(int(launch.get("num_processes", 1)), int(settings.get("zero_stage", 0)))
+
+
+def settings(note: Note, types: tuple[type, ...], default_config: str, words: Sequence[str]) -> tuple[Any, ...]:
+    """What the words on the command line mean to a training, and `DoctorArguments` last."""
+    import torch
+
+    words = [*words, *([] if torch.cuda.is_available() else ["--use_cpu", "true"])]
+    parsed = parse((*types, DoctorArguments), default_config=default_config, arguments=words)
+    note.ok("all options are known and agree with each other")
+    return parsed
 
 
 def training_of(words: list[str]) -> str:
-    """Which training the words on the command line are for: the one that alone knows their options, GRPO without any.
+    """Which training the words are for: the one that alone knows their options.
 
-    Options that both know (a model, a dataset) alone mean SFT if they come from a file.
+    Where both do, it is SFT if they come from a file, else GRPO.
     """
-    if "--config" not in words:
-        files: list[str] = []
-    else:
-        files = list(takewhile(lambda word: not word.startswith("--"), words[words.index("--config") + 1 :]))
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    place = words.index("--config") + 1 if "--config" in words else len(words)
+    files = list(takewhile(lambda word: not word.startswith("--"), words[place:]))
     given = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
     for name in files:
         given |= set(yaml.safe_load(find_config(name).read_text()) or {})
@@ -140,9 +161,9 @@ def training_of(words: list[str]) -> str:
         training: {option.name for kind in load_object(types) for option in dataclasses.fields(kind)}
         for training, (_, types) in TRAININGS.items()
     }
-    if given & (known["grpo"] - known["sft"]) or not files:
+    if given & (known["grpo"] - known["sft"]):
         return "grpo"
-    return "sft"
+    return "sft" if files or given & (known["sft"] - known["grpo"]) else "grpo"
 
 
 def main() -> None:

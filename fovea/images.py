@@ -16,7 +16,8 @@ from fovea.recent import Recent
 
 MAX_IMAGE_PIXELS = 100_000_000
 """Images above this many pixels are refused before they are decoded (decompression bombs)."""
-MAX_ASPECT_RATIO = 150
+MAX_ASPECT_RATIO = 130
+"""Of an image's sides. Qwen-VL's processors refuse 200, which rounding to patches can make of a third less."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from trl import ModelConfig, get_peft_config
 from trl.trainer.utils import add_fused_lm_head
 
 from fovea.models import LANGUAGE_LINEARS, freeze_vision
-from fovea.packing import Row, pack
+from fovea.packing import Packed, Row, pack
 from fovea.shared_prefix import allow_layouts, without_adapters
 
 GIB = 2**30
@@ -72,25 +72,38 @@ class _Alive(TorchDispatchMode):
         self.now -= self.sizes.pop(key)
 
 
-def loss_bytes(prepare: Callable[[Any], Any], network: Any, dtype: torch.dtype, rows: Sequence[Row]) -> int:
+def loss_bytes(
+    prepare: Callable[[Any], Any],
+    network: Any,
+    dtype: torch.dtype,
+    rows: Sequence[Row],
+    *,
+    autocast: torch.dtype | None = None,
+) -> int:
     """The most that is alive while the loss of `rows` and its gradients are computed, weights and gradients apart.
 
     `prepare` makes a model like `network` what is trained (adapters, checkpointing, layouts, fused head). It is run
     with two layers and with four: all further ones take as much. Images are counted by their placeholders alone, since
     a frozen tower keeps nothing for backward.
     """
-    two, four = (_alive_in_loss(prepare(outline(network, dtype, num_layers=number)), rows) for number in (2, 4))
+    found = []
+    for num_layers in (2, 4):
+        trained = prepare(outline(network, dtype, num_layers=num_layers))
+        packed = pack(trained, rows, image_token_id=-1)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            found.append(alive_in_loss(trained, packed, autocast=autocast))
+    two, four = found
     return two + (four - two) * (network.config.get_text_config().num_hidden_layers - 2) // 2
 
 
-def _alive_in_loss(network: Any, rows: Sequence[Row]) -> int:
-    packed = pack(network, rows, image_token_id=-1)
+def alive_in_loss(network: Any, packed: Packed, *, autocast: torch.dtype | None = None) -> int:
+    """The same of this very network, as it is."""
     weights = [*network.parameters(), *network.buffers()]
-    for weight in weights:
-        if weight.requires_grad:
-            weight.register_post_accumulate_grad_hook(_drop_gradient)
-    with FakeTensorMode(allow_non_fake_inputs=True), _Alive(weights) as alive:
+    hooks = [weight.register_post_accumulate_grad_hook(_drop_gradient) for weight in weights if weight.requires_grad]
+    with _Alive(weights) as alive, torch.autocast("cpu", autocast, enabled=autocast is not None):
         network(**packed.inputs, fused_lm_head=True).log_probs.sum().backward()
+    for hook in hooks:
+        hook.remove()
     return alive.peak
 
 
@@ -98,15 +111,20 @@ def _drop_gradient(weight: torch.Tensor) -> None:
     weight.grad = None
 
 
-def weight_bytes(network: Any, *, in_4bit: bool = False) -> int:
-    """All weights; in 4 bits the linear layers of the base, with what scales them (QLoRA, Dettmers et al. 2023)."""
+def weight_bytes(network: Any, arguments: ModelConfig) -> int:
+    """All weights; the linear layers of a quantized base in the bits that they take with what scales them.
+
+    That is 4.5 bits, 4.13 with nested quantization (QLoRA, Dettmers et al. 2023, section 3), or 8.
+    """
+    size = 1.0 if arguments.load_in_8bit else 0.516 if arguments.use_bnb_nested_quant else 0.5625
+    quantized = arguments.load_in_8bit or arguments.load_in_4bit
     packed = {
         module.weight
         for name, module in without_adapters(network).named_modules()
-        if in_4bit and isinstance(module, torch.nn.Linear) and "lora_" not in name and "lm_head" not in name
+        if quantized and isinstance(module, torch.nn.Linear) and "lora_" not in name and "lm_head" not in name
     }
     return sum(
-        int(weight.numel() * 0.52) if weight in packed else weight.numel() * weight.element_size()
+        int(weight.numel() * size) if weight in packed else weight.numel() * weight.element_size()
         for weight in network.parameters()
     )
 
@@ -120,9 +138,9 @@ def optimizer_bytes(network: Any, optim: str, sharding: Sharding) -> int:
     return ADAM_BYTES["8bit"] * count if "8bit" in optim else 2 * sum(weight.nbytes for weight in trained)
 
 
-def held_bytes(network: Any, optim: str, sharding: Sharding, *, in_4bit: bool = False) -> dict[str, int]:
+def held_bytes(network: Any, arguments: ModelConfig, optim: str, sharding: Sharding) -> dict[str, int]:
     """What a process holds all the time, by what it is."""
-    all_weights = weight_bytes(network, in_4bit=in_4bit)
+    all_weights = weight_bytes(network, arguments)
     held = {"weights": sharding.share(all_weights, from_stage=3)}
     if sharding.zero_stage == 3:
         width = without_adapters(network).get_output_embeddings().weight.element_size()
@@ -134,7 +152,7 @@ def held_bytes(network: Any, optim: str, sharding: Sharding, *, in_4bit: bool = 
 
 
 def as_trained(
-    network: Any, arguments: ModelConfig, *, checkpointing: bool, train_vision: bool = False, **head: Any
+    network: Any, *, arguments: ModelConfig, checkpointing: bool, train_vision: bool = False, **head: Any
 ) -> Any:
     """The network as the trainers change it before they train it: adapters, checkpointing, layouts, fused head."""
     if not train_vision:
@@ -144,6 +162,9 @@ def as_trained(
     if arguments.use_peft:
         arguments.lora_target_modules = arguments.lora_target_modules or LANGUAGE_LINEARS
         network = get_peft_model(network, get_peft_config(arguments))
+        if arguments.load_in_4bit:  # TRL turns the adapters of a quantized base to bfloat16
+            for weight in filter(lambda weight: weight.requires_grad, network.parameters()):
+                weight.data = weight.data.to(torch.bfloat16)
     if checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
         network.enable_input_require_grads()

@@ -65,6 +65,27 @@ def _starts_in_a_folder(path: Path) -> bool:
     return len(path.parts) > 2 or (len(path.parts) == 2 and Path(path.parts[0]).is_dir())
 
 
+def base_of(name: str) -> str:
+    """The model that an adapter stands on, as a path or hub id; of a whole model, its own."""
+    path = resolve_path(name)
+    adapter = Path(path) / "adapter_config.json"
+    return resolve_path(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.exists() else path
+
+
+def checked_config(name: str, **options: Any) -> Any:
+    """The configuration of a whole model.
+
+    Raises:
+        ValueError: for a family that is not in `FRAMES`.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(name, **options)
+    if config.model_type not in FRAMES:
+        raise ValueError(f"{name} is a {config.model_type}, which is not known here: known are {', '.join(FRAMES)}")
+    return config
+
+
 def load_model(
     name: str,
     *,
@@ -85,19 +106,13 @@ def load_model(
     """
     from transformers import AutoModelForImageTextToText
 
-    path = resolve_path(name)
+    path, base = resolve_path(name), base_of(name)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    adapter = Path(path) / "adapter_config.json"
-    base = path
-    if adapter.exists():
-        base = resolve_path(json.loads(adapter.read_text())["base_model_name_or_path"])
+    checked_config(base, **options)
     network = AutoModelForImageTextToText.from_pretrained(
         base, dtype=dtype, attn_implementation=attn_implementation, **options, **kwargs
     )
-    family = network.config.model_type
-    if family not in FRAMES:
-        raise ValueError(f"{name} is a {family}, which is not known here: known are {', '.join(FRAMES)}")
-    if adapter.exists():
+    if base != path:
         from peft import PeftModel
 
         network = PeftModel.from_pretrained(network, path).merge_and_unload()
@@ -120,13 +135,13 @@ def load_outline(name: str, *, min_pixels: int | None = None, max_pixels: int | 
         ValueError: for an adapter, which engines do not take: merge it first.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
     path = resolve_path(name)
-    if (Path(path) / "adapter_config.json").exists():
+    if base_of(name) != path:
         raise ValueError(f"{name} is an adapter, and vLLM takes whole models: `fovea merge {name} --output_dir DIR`")
     with init_empty_weights():
-        network = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path))
+        network = AutoModelForImageTextToText.from_config(checked_config(path))
     return Model(network, load_processor(path, min_pixels=min_pixels, max_pixels=max_pixels), name)
 
 

@@ -21,8 +21,6 @@ from trl.chat_template_utils import qwen3_vl_chat_template
 
 from fovea.models import Model, load_processor, quickened
 
-RELEASED_VOCABULARY = 151_936
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -44,24 +42,35 @@ class Shape:
     vocabulary: int | None = None
     is_tied: bool = False
     """Whether the output head is the embedding."""
+    max_positions: int = 32_768
 
 
 NARROW = (64, 64, 2, 2, 1, 32, 32, 32, 2, 2)
 SMALL = (256, 768, 6, 4, 2, 64, 128, 256, 4, 4)
+# fmt: off
 SHAPES = {
     "qwen2_5_vl-narrow": Shape("qwen2_5_vl", *NARROW, (1,)),
     "qwen3_vl-narrow": Shape("qwen3_vl", *NARROW, (0,)),
     "qwen2_5_vl-small": Shape("qwen2_5_vl", *SMALL, (3,)),
     "qwen3_vl-small": Shape("qwen3_vl", *SMALL, (1, 2)),
     "qwen2_5_vl-3b": Shape(
-        "qwen2_5_vl", 2048, 11008, 36, 16, 2, 128, 1280, 3420, 32, 16, (7, 15, 23, 31), RELEASED_VOCABULARY, True
+        "qwen2_5_vl", 2048, 11008, 36, 16, 2, 128, 1280, 3420, 32, 16, (7, 15, 23, 31),
+        vocabulary=151_936, is_tied=True, max_positions=128_000,
     ),
-    "qwen2_5_vl-7b": Shape("qwen2_5_vl", 3584, 18944, 28, 28, 4, 128, 1280, 3420, 32, 16, (7, 15, 23, 31), 152_064),
+    "qwen2_5_vl-7b": Shape(
+        "qwen2_5_vl", 3584, 18944, 28, 28, 4, 128, 1280, 3420, 32, 16, (7, 15, 23, 31),
+        vocabulary=152_064, max_positions=128_000,
+    ),
     "qwen3_vl-4b": Shape(
-        "qwen3_vl", 2560, 9728, 36, 32, 8, 128, 1024, 4096, 24, 16, (5, 11, 17), RELEASED_VOCABULARY, True
+        "qwen3_vl", 2560, 9728, 36, 32, 8, 128, 1024, 4096, 24, 16, (5, 11, 17),
+        vocabulary=151_936, is_tied=True, max_positions=262_144,
     ),
-    "qwen3_vl-8b": Shape("qwen3_vl", 4096, 12288, 36, 32, 8, 128, 1152, 4304, 27, 16, (8, 16, 24), RELEASED_VOCABULARY),
+    "qwen3_vl-8b": Shape(
+        "qwen3_vl", 4096, 12288, 36, 32, 8, 128, 1152, 4304, 27, 16, (8, 16, 24),
+        vocabulary=151_936, max_positions=262_144,
+    ),
 }
+# fmt: on
 """By name: the family, then the size."""
 RELEASED = {
     "Qwen/Qwen2.5-VL-3B-Instruct": "qwen2_5_vl-3b",
@@ -93,7 +102,7 @@ def random_model(
         "num_attention_heads": shape.num_heads,
         "num_key_value_heads": shape.num_key_heads,
         "vocab_size": shape.vocabulary or len(tokenizer),
-        "max_position_embeddings": 32768,
+        "max_position_embeddings": shape.max_positions,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }

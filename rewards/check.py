@@ -8,7 +8,7 @@ at all as much.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
@@ -79,7 +79,7 @@ def sample_episodes(task: Task) -> dict[str, Episode]:
     }
 
 
-def remarks(paid: dict[str, float | None]) -> list[str]:
+def remarks(paid: Mapping[str, float | None]) -> list[str]:
     """What looks like a mistake in these payments."""
     known = {name: value for name, value in paid.items() if value is not None}
     if len(set(known.values())) < 2:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from trl import GRPOConfig, ModelConfig
 
 from environments.settings import EpisodeArguments
@@ -61,13 +61,17 @@ class ScriptArguments(TaskArguments):
         """`dataset_name` as TRL's own trainer takes it, with a column `prompt`: a file, a saved dataset or a hub id.
 
         Raises:
-            ValueError: if there is no such column.
+            ValueError: if there is no such column, or options ask for more than prompts.
         """
+        unused = [name for name in ("eval_dataset_name", "columns", "cold_start_config") if getattr(self, name)]
+        if unused:
+            raise ValueError(f"--environment none trains on prompts alone: leave out {', '.join(unused)}")
         name, form = self.dataset_name, Path(self.dataset_name).suffix.lstrip(".")
         if form in ("json", "jsonl", "parquet"):
             data = load_dataset("json" if form == "jsonl" else form, data_files=name, split="train")
         elif Path(name).is_dir():
             data = load_from_disk(name)
+            data = data[self.dataset_split or "train"] if isinstance(data, DatasetDict) else data
         else:
             data = load_dataset(name, split=self.dataset_split or "train")
         if "prompt" not in data.column_names:

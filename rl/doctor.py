@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,67 +10,68 @@ from trl.trainer.utils import add_fused_lm_head
 
 from environments import doctor as shared
 from environments.doctor import Subject
-from environments.play import Sampling, play
+from environments.play import Limits, Sampling, play
 from environments.policies import TransformersPolicy
-from fovea import memory
-from fovea.config import parse
-from fovea.doctor import DoctorArguments, Examination, Note
+from environments.rendering import Renderer
+from fovea import memory, preflight
+from fovea.doctor import Examination, Note, settings
+from fovea.episodes import Episode
 from fovea.memory import GIB, Sharding
 from fovea.models import FEATURE_BYTES
-from fovea.packing import Row, pack, split_rows
+from fovea.packing import Row, pack, split_rows, unpad
+from fovea.preflight import evenly
 from fovea.shared_prefix import allow_layouts
 from fovea.tasks import Task
 from rewards.check import remarks, sample_episodes, sample_task
-from rewards.registry import RewardKind, load_reward
+from rewards.registry import Reward, RewardError, load_reward
 from rewards.trl_adapter import score
 from rl.arguments import ARGUMENTS
-from rl.trainer import check_groups
+from rl.checks import check_family, check_groups, check_prompt_rewards
 
 
 def examine(examination: Examination, words: Sequence[str]) -> str | None:
     """Examines what `train_grpo.py` would do with these words; where the findings are to be written."""
-    words = [*words, *([] if torch.cuda.is_available() else ["--use_cpu", "true"])]
-    parsed = examination.check("settings", _settings, words)
+    parsed = examination.check("settings", settings, ARGUMENTS, "tiny_grpo.yaml", words)
     if parsed is None:
         return None
     script, episodes, model_args, args, doctor = parsed
+    rewards = examination.check("rewards", _rewards, script.reward_funcs, args.reward_weights)
     if episodes.environment == "none":
-        examination.check("prompts", lambda note: note.ok(f"{len(script.load_prompts())} prompts"))
+        examination.check("prompts", _prompts, script, rewards or [])
         return doctor.json
     tasks = examination.check("tasks", lambda note: script.load_tasks())
     if tasks is not None:
-        examination.check("tasks", shared.tasks, tasks)
+        examination.check("tasks", preflight.tasks, tasks)
     if script.eval_dataset_name:
         examination.check("held-out tasks", _held_out, script, tasks or [])
-    sharding = doctor.sharding()
+    sharding = examination.check("launch", doctor.sharding) or Sharding()
     examination.check("groups", _groups, args, len(tasks or []), sharding)
-    examination.check("rewards", _rewards, script.reward_funcs, args.reward_weights)
-    loaded = examination.check("model", lambda note: shared.model(
+    loaded = examination.check("model", lambda note: preflight.model(
         note, model_args.model_name_or_path, script, load_weights=doctor.load_weights,
         trust_remote_code=args.trust_remote_code))  # fmt: skip
     if loaded is None:
         return doctor.json
-    subject = examination.check("environment", lambda note: Subject.of(*loaded, tasks or [], episodes))
+    examination.check("family", lambda note: check_family(loaded[0].processor))
+    subject = examination.check("environment", lambda note: Subject.of(loaded, tasks or [], episodes))
     if subject is None:
         return doctor.json
-    examination.check("coordinates", shared.coordinates, subject, episodes.box_frame is not None)
+    examination.check("coordinates", shared.coordinates, subject)
     examination.check("image sizes", shared.sizes, subject)
     if tasks:
         examination.check("prompt", shared.prompt, subject)
-        examination.check("loss mask", shared.loss_mask, subject)
+        examination.check("episode", shared.episode, subject)
         engine_length = args.vllm_max_model_length if args.use_vllm else None
         longest = examination.check("lengths", shared.lengths, subject, engine_length)
-        if subject.has_weights:
-            examination.check("log-probabilities", log_probabilities, subject)
         if longest:
             examination.check("memory", _memory, subject, longest, args, model_args, sharding, doctor.gpu_memory_gib)
+        if subject.has_weights:
+            examination.check("log-probabilities", log_probabilities, subject)
     return doctor.json
 
 
-def _settings(note: Note, words: Sequence[str]) -> tuple:
-    parsed = parse((*ARGUMENTS, DoctorArguments), default_config="tiny_grpo.yaml", arguments=words)
-    note.ok("all options are known and agree with each other")
-    return parsed
+def _prompts(note: Note, script: Any, rewards: Sequence[Reward]) -> None:
+    check_prompt_rewards(rewards)
+    note.ok(f"{len(script.load_prompts())} prompts")
 
 
 def _held_out(note: Note, script: Any, tasks: Sequence[Task]) -> None:
@@ -104,57 +104,64 @@ def _groups(note: Note, args: Any, num_tasks: int, sharding: Sharding) -> None:
     )
 
 
-def _rewards(note: Note, names: Sequence[str], weights: Sequence[float] | None) -> None:
-    """What each reward pays right, wrong, malformed and gaming episodes, and what all of them pay together."""
+def _rewards(note: Note, names: Sequence[str], weights: Sequence[float] | None) -> list[Reward]:
+    """What all rewards together pay right, wrong, malformed and gaming episodes of a sample task."""
+    rewards = [load_reward(name) for name in names]
     if weights is not None and len(weights) != len(names):
         note.fail(f"{len(weights)} reward_weights for {len(names)} reward_funcs {list(names)}", "give one for each")
-        return
+        return rewards
     episodes = sample_episodes(sample_task())
     total = dict.fromkeys(episodes, 0.0)
-    for name, weight in zip(names, weights or [1.0] * len(names), strict=True):
-        reward = load_reward(name)
-        if reward.kind is RewardKind.MODEL:
-            note.warn(f"{name} is a reward model, which only a training runs")
-            return
-        paid = dict(zip(episodes, score(reward, list(episodes.values())), strict=True))
-        if len(set(paid.values())) < 2:
-            note.fail(f"{name}: {remarks(paid)[0]}", f"fovea rewards test {name}")
-        for kind, value in paid.items():
-            total[kind] += weight * (value or 0.0)
+    is_whole = True
+    for name, reward, weight in zip(names, rewards, weights or [1.0] * len(names), strict=True):
+        try:
+            paid = score(reward, list(episodes.values()))
+        except (RewardError, ValueError) as error:
+            note.warn(f"cannot be tried on a sample task: {error}", f"fovea rewards test {name}")
+            is_whole = False
+            continue
+        if len(set(paid)) < 2:
+            note.warn(f"{name} pays all sample episodes {paid[0]}: does it see what it is given?",
+                      f"fovea rewards test {name}")  # fmt: skip
+        total = {kind: total[kind] + weight * (value or 0.0) for kind, value in zip(total, paid, strict=True)}
+    if not is_whole:
+        return rewards
+    if len(set(total.values())) < 2:
+        note.fail(f"{remarks(total)[0]}", f"fovea rewards test {' '.join(names)}")
+        return rewards
     for remark in remarks(total):
         note.warn(f"in all, {remark}", f"fovea rewards test {' '.join(names)}")
-    note.ok(
-        f"{', '.join(names)}: right {total['right, zoomed to the target']:.2f}, wrong {total['wrong, no zoom']:.2f}"
-    )
+    right, wrong = total["right, zoomed to the target"], total["wrong, no zoom"]
+    note.ok(f"{', '.join(names)}: in all {right:.2f} for a right answer after a zoom, {wrong:.2f} for a wrong one")
+    return rewards
 
 
 def log_probabilities(note: Note, subject: Subject) -> None:
     """Whether the loss gives tokens the log-probabilities that they were sampled by, crops included.
 
     Episodes with a zoom are scored as the trainer scores them and by the model's plain forward; and what the model
-    writes greedily, turn by turn from its caches, has to be the likeliest in the loss.
+    writes greedily, turn by turn from its caches, has to be the likeliest in the loss. The model is float32 from here.
     """
     network, renderer = subject.model.network.float().eval(), subject.renderer
-    tasks = subject.some_tasks(3)
+    tasks = evenly(subject.tasks, 3)
     with torch.no_grad():
-        rows = [_row(renderer, episode.record) for episode in subject.play(tasks)]
+        rows = [_row(renderer, episode) for episode in subject.play(tasks)]
         plain = [_plain_logits(network, renderer, row) for row in rows]
     if not allow_layouts(network):
         note.warn(f"{network.config.model_type} is trained as stock TRL trains it: nothing is shared")
         return
     add_fused_lm_head(network)
+    expected = [logits.log_softmax(-1).gather(1, _ids(row))[:, 0] for row, logits in zip(rows, plain, strict=True)]
     worst = max(
-        float(
-            (_loss_logps(network, renderer, row) - logits.log_softmax(-1).gather(1, _ids(row)).squeeze(1)).abs().max()
-        )
-        for row, logits in zip(rows, plain, strict=True)
+        float((_loss_logps(network, renderer, row) - logps).abs().max())
+        for row, logps in zip(rows, expected, strict=True)
     )
     policy = TransformersPolicy(network, renderer, Sampling(0.0))
-    short = type(subject.limits)(2, min(48, subject.limits.max_tokens_per_turn), subject.limits.max_completion_tokens)
+    short = Limits(2, min(48, subject.limits.max_tokens_per_turn), subject.limits.max_completion_tokens)
     played = play(policy, tasks, environment_factory=subject.make_environment, limits=short, renderer=renderer)
     same = num = 0
     for episode in played:
-        row = _row(renderer, episode.record)
+        row = _row(renderer, episode)
         with torch.no_grad():
             logits = _plain_logits(network, renderer, row)
         logits[:, renderer.placeholder_ids] = -torch.inf
@@ -167,19 +174,20 @@ def log_probabilities(note: Note, subject: Subject) -> None:
             "--shared_prefix false, and please report it",
         )
     else:
-        note.ok(
-            f"loss and plain forward differ by {worst:.1e} at most; {same} of {num} greedy tokens are the likeliest"
-        )
+        note.ok(f"loss and plain forward differ by {worst:.1e} at most; {same} of {num} greedy tokens are likeliest")
 
 
-def _row(renderer: Any, record: Any) -> Row:
-    inputs = [renderer.image_inputs(image) for image in record.images]
-    placeholders, num_in_prompt = list(record.prompt_ids).count(renderer.image_token_id), 0
-    while placeholders > 0:
-        placeholders -= inputs[num_in_prompt].num_tokens
-        num_in_prompt += 1
-    images = [(image.pixel_values, image.extent) for image in inputs]
-    return Row(list(record.prompt_ids), list(record.completion_ids), images, num_in_prompt)
+def _row(renderer: Renderer, episode: Episode) -> Row:
+    record = episode.record
+    batch = renderer.model_inputs([record.prompt_ids + record.completion_ids], [record.images])
+    return unpad(
+        batch["input_ids"],
+        batch["attention_mask"],
+        len(record.completion_ids),
+        image_token_id=renderer.image_token_id,
+        merge_size=renderer.merge_size,
+        **{name: batch.get(name) for name in ("pixel_values", "image_grid_thw")},
+    )[0]
 
 
 def _ids(row: Row) -> torch.Tensor:
@@ -208,36 +216,46 @@ def _memory(
     note: Note, subject: Subject, longest: int, args: Any, model_args: Any, sharding: Sharding, limit: float | None
 ) -> None:
     """What one process needs while it plays and while it trains, and whether that fits."""
-    if not shared.can_estimate(note, subject.model.network):
-        return
     network, group, episode = subject.model.network, args.num_generations, subject.limits.max_completion_tokens
+    if not preflight.can_estimate(note, network):
+        return
     dtype = getattr(torch, model_args.dtype or "", None) or network.dtype
-    head = {"temperature": args.temperature, "outputs": ("log_probs", "entropy")}
-    prepare = partial(memory.as_trained, arguments=model_args, checkpointing=args.gradient_checkpointing, **head)
+    head: dict[str, Any] = {"temperature": args.temperature, "outputs": ("log_probs", "entropy")}
+
+    def prepare(given: Any) -> Any:
+        return memory.as_trained(given, arguments=model_args, checkpointing=args.gradient_checkpointing, **head)
+
     size = args.per_device_train_batch_size
     rows = [Row([1 + number // group] * longest, [1] * episode, [], 0) for number in range(size)]
     alone = [Row([1 + number] * longest, [1] * episode, [], 0) for number in range(size)]
     parts = split_rows(rows, args.max_packed_tokens or float("inf"))
     largest = [rows[number] for number in max(parts, key=len)]
-    loss, unshared = (memory.loss_bytes(prepare, network, dtype, given) for given in (largest, alone))
+    autocast = torch.bfloat16 if args.bf16 else None
+    found = [memory.loss_bytes(prepare, network, dtype, given, autocast=autocast) for given in (largest, alone)]
+    loss = found[0 if args.shared_prefix else 1]
     whole = prepare(memory.outline(network, dtype))
-    held = memory.held_bytes(whole, args.optim, sharding, in_4bit=model_args.load_in_4bit)
+    held = memory.held_bytes(whole, model_args, args.optim, sharding)
     if args.beta and not model_args.use_peft:
         held["reference"] = held["weights"]
-    images = size * args.steps_per_generation * subject.limits.max_turns * longest
+    rollouts = size * args.steps_per_generation
+    images = rollouts * subject.limits.max_turns * longest
     held["image features"] = min(FEATURE_BYTES, memory.feature_bytes(whole, images))
     limit = limit or memory.device_gib()
     cures = ["a smaller --max_packed_tokens or --max_episode_tokens"]
     cures += ["--gradient_checkpointing true"] * (not args.gradient_checkpointing)
-    engine = 0
+    engine, remark = 0, f"nothing shared, training would take {(sum(held.values()) + found[1]) / GIB:.1f}"
     if args.use_vllm:
         engine = int(args.vllm_gpu_memory_utilization * (limit or 0) * GIB) * (args.vllm_mode == "colocate")
+        remark += "; without vLLM's share, which is one of the GPU's memory" * (limit is None)
         playing, cure = engine, "a lower --vllm_gpu_memory_utilization"
     else:
-        prompts = -(-args.rollout_batch_size // group) * longest
-        playing = memory.cache_bytes(whole, args.rollout_batch_size * episode + prompts)
-        playing, cure = playing + memory.vision_bytes(whole, prompts), "a smaller --rollout_batch_size"
+        together = min(args.rollout_batch_size, rollouts)
+        prompts = (-(-together // group) if args.shared_prefix else together) * longest
+        # A turn goes on from a copy of its caches.
+        playing = 2 * memory.cache_bytes(whole, together * episode + prompts) + memory.vision_bytes(whole, prompts)
+        playing += memory.weight_bytes(whole, model_args) * (sharding.zero_stage == 3)
+        cure = "a smaller --rollout_batch_size"
     awake = 0 if args.vllm_enable_sleep_mode else engine
     cures += ["--vllm_enable_sleep_mode true"] * bool(awake)
     phases = {"rollouts": (playing, [cure]), "training": (awake + loss, cures)}
-    shared.memory(note, held, phases, limit, model_args, f"nothing shared, training would take {unshared / GIB:.1f}")
+    preflight.memory(note, held, phases, limit, model_args, remark)

@@ -2,13 +2,15 @@
 
 Without arguments it trains the embedded tiny model (configs/tiny_grpo.yaml); if its SFT cold start has not been made
 yet, that is done first. Every option of TRL's GRPOConfig and ModelConfig works here under its own name. With
-`--environment none` it is TRL's own GRPO on prompts.
+`--environment none` it is TRL's own GRPO on prompts; give a config of your own then, or the tiny model's numbers apply.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,11 +23,12 @@ from environments.settings import EpisodeArguments
 from fovea.checkpoints import is_finished
 from fovea.config import find_config, parse
 from fovea.models import resolve_path
-from fovea.runs import RunDirectory, plain
+from fovea.runs import RunDirectory
 from fovea.training import load_for_training, start_run, train
-from rewards.registry import Reward, RewardKind, load_reward
+from rewards.registry import Reward, load_reward
 from rl.arguments import ARGUMENTS, GRPOArguments, ScriptArguments
 from rl.callbacks import CollapseCallback
+from rl.checks import check_prompt_rewards
 from rl.trainer import ZoomGRPOTrainer
 
 
@@ -39,15 +42,11 @@ def make_cold_start(config: str, model_name: str) -> None:
             subprocess.run([sys.executable, str(script), "--config", config], check=True)
 
 
-def prompts_trainer(
+def for_prompts(
     script: ScriptArguments, model_args: ModelConfig, args: GRPOArguments, rewards: list[Reward]
-) -> ZoomGRPOTrainer:
-    """TRL's own training on prompts, without tasks, images or tools: `--environment none`."""
-    for reward in rewards:
-        if reward.kind not in (RewardKind.TRL, RewardKind.MODEL):
-            raise ValueError(
-                f"{reward.name} reads episodes, and --environment none has none: use rewards in TRL's form"
-            )
+) -> Callable[[], ZoomGRPOTrainer]:
+    """Makes the trainer of `--environment none`: TRL's own training on prompts, without tasks, images or tools."""
+    check_prompt_rewards(rewards)
     quantization = get_quantization_config(model_args)
     args.model_init_kwargs = {
         "dtype": model_args.dtype,
@@ -56,7 +55,8 @@ def prompts_trainer(
         **({"quantization_config": quantization} if quantization else {}),
         **(args.model_init_kwargs or {}),
     }
-    return ZoomGRPOTrainer(
+    return partial(
+        ZoomGRPOTrainer,
         resolve_path(model_args.model_name_or_path),
         rewards,
         args,
@@ -65,15 +65,15 @@ def prompts_trainer(
     )
 
 
-def episodes_trainer(
+def for_episodes(
     script: ScriptArguments,
     episodes: EpisodeArguments,
     model_args: ModelConfig,
     args: GRPOArguments,
     rewards: list[Reward],
     run: RunDirectory,
-) -> ZoomGRPOTrainer:
-    """Training on episodes that are played in an environment."""
+) -> Callable[[], ZoomGRPOTrainer]:
+    """Makes the trainer that plays episodes in an environment, once tasks and model are loaded."""
     tasks = script.load_tasks()
     held_out = script.read_tasks(script.eval_dataset_name) if script.eval_dataset_name else []
     if script.cold_start_config:
@@ -84,7 +84,8 @@ def episodes_trainer(
         max_pixels=script.max_pixels,
         trust_remote_code=args.trust_remote_code,
     )
-    return ZoomGRPOTrainer(
+    return partial(
+        ZoomGRPOTrainer,
         model.network,
         rewards,
         args,
@@ -102,16 +103,16 @@ def episodes_trainer(
 
 def main() -> None:
     script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_grpo.yaml")
-    given = {"script": script, "episodes": episodes, "model": model_args, "training": args}
-    settings = {name: plain(value) for name, value in given.items()}
     rewards = [load_reward(name) for name in script.reward_funcs]
     run = RunDirectory(args.output_dir)
     if episodes.environment == "none":
-        trainer = prompts_trainer(script, model_args, args, rewards)
+        make_trainer = for_prompts(script, model_args, args, rewards)
     else:
-        trainer = episodes_trainer(script, episodes, model_args, args, rewards, run)
-    checkpoint = start_run(run, args.resume_from_checkpoint, **settings)
-    train(trainer, run, checkpoint=checkpoint, max_minutes=script.max_minutes)
+        make_trainer = for_episodes(script, episodes, model_args, args, rewards, run)
+    checkpoint = start_run(
+        run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args
+    )
+    train(make_trainer(), run, checkpoint=checkpoint, max_minutes=script.max_minutes)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from fovea.tasks import Task
 from rewards.registry import Reward
 from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments
+from rl.checks import check_family, check_groups
 from rl.engine import Engine
 from rl.episodes import numbers
 
@@ -92,9 +93,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         check_groups(args)
         if kwargs["processing_class"].tokenizer.padding_side != "left":
             raise ValueError("the processor pads on the right, which shifts image tokens: set padding_side='left'")
-        if "image_grid_thw" not in kwargs["processing_class"].model_input_names:
-            name = type(kwargs["processing_class"]).__name__
-            raise ValueError(f"GRPO on episodes trains the Qwen-VL families; models of {name} do SFT and evaluation")
+        check_family(kwargs["processing_class"])
         if is_deepspeed_zero3_enabled() and not args.use_vllm and not args.ds3_gather_for_generation:
             raise ValueError(
                 "ds3_gather_for_generation is false: under ZeRO-3 a process whose episodes have ended would leave the "
@@ -264,7 +263,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
                 environment_factory=self.make_environment,
                 limits=self.limits,
                 renderer=self.renderer,
-                batch_size=len(self._tasks_now),
+                batch_size=len(self._tasks_now) if self.use_vllm else self.args.rollout_batch_size,
             )
 
     @contextmanager
@@ -310,21 +309,3 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         if mode == "train":
             self.state.num_input_tokens_seen += int(sum(row["tokens/all"] for row in rows))
         metrics["num_tokens"] = [self.state.num_input_tokens_seen]
-
-
-def check_groups(args: GRPOArguments) -> None:
-    """Raises ValueError unless every process rolls out whole groups, and trains on whole groups if they share."""
-    size, group = args.per_device_train_batch_size, args.num_generations
-    rollouts = size * args.steps_per_generation
-    if rollouts % group:
-        raise ValueError(
-            f"each process rolls out {rollouts} episodes (per_device_train_batch_size {size} x steps_per_generation "
-            f"{args.steps_per_generation}), which is not a multiple of num_generations {group}: groups would be split "
-            "between processes"
-        )
-    if args.shared_prefix and size % group:
-        raise ValueError(
-            f"per_device_train_batch_size {size} is not a multiple of num_generations {group}, so that micro-batches "
-            "would tear groups apart, whose prompts are computed once: make it a multiple (max_packed_tokens bounds "
-            "its memory), or set shared_prefix to false"
-        )

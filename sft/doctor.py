@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from statistics import median
 from typing import Any
 
@@ -15,15 +14,15 @@ from environments import doctor as shared
 from environments.doctor import Subject
 from environments.protocol import parse_action
 from environments.traces import Trace, blocks_of, to_trace
-from fovea import memory
+from fovea import memory, preflight
 from fovea.boxes import Box, Frame, View
-from fovea.config import parse
-from fovea.doctor import DoctorArguments, Examination, Note
+from fovea.doctor import Examination, Note, settings
 from fovea.episodes import Call
 from fovea.images import cut, fit
 from fovea.memory import Sharding
 from fovea.models import pixel_limits
 from fovea.packing import Row
+from fovea.preflight import evenly
 from sft.arguments import ARGUMENTS
 from sft.collator import TraceCollator
 
@@ -33,59 +32,51 @@ NUM_LOOKED_AT = 50
 
 def examine(examination: Examination, words: Sequence[str]) -> str | None:
     """Examines what `train_sft.py` would do with these words; where the findings are to be written."""
-    words = [*words, *([] if torch.cuda.is_available() else ["--use_cpu", "true"])]
-    parsed = examination.check("settings", _settings, words)
+    parsed = examination.check("settings", settings, ARGUMENTS, "tiny_sft.yaml", words)
     if parsed is None:
         return None
     script, episodes, model_args, args, doctor = parsed
     records = examination.check("traces", lambda note: script.read_traces())
-    loaded = examination.check("model", lambda note: shared.model(
+    loaded = examination.check("model", lambda note: preflight.model(
         note, model_args.model_name_or_path, script, load_weights=doctor.load_weights,
         trust_remote_code=args.trust_remote_code))  # fmt: skip
-    subject = loaded and examination.check("environment", lambda note: Subject.of(*loaded, [], episodes))
+    subject = loaded and examination.check("environment", lambda note: Subject.of(loaded, [], episodes))
     if subject is None:
         return doctor.json
-    examination.check("coordinates", shared.coordinates, subject, episodes.box_frame is not None)
+    examination.check("coordinates", shared.coordinates, subject)
     examination.check("image sizes", shared.sizes, subject)
     if records is not None:
-        examination.check("traces", _traces, subject, records, args)
+        examination.check("traces", _traces, records, args)
         longest = examination.check("loss mask", _loss_mask, subject, records, args.max_length)
-        examination.check("boxes in traces", _boxes, subject, records, episodes)
+        examination.check("boxes in traces", _boxes, subject, records)
+        sharding = examination.check("launch", doctor.sharding) or Sharding()
         if longest:
-            sharding, limit = doctor.sharding(), doctor.gpu_memory_gib
+            limit = doctor.gpu_memory_gib or memory.device_gib()
             examination.check("memory", _memory, subject, longest, script, args, model_args, sharding, limit)
     return doctor.json
 
 
-def _settings(note: Note, words: Sequence[str]) -> tuple:
-    parsed = parse((*ARGUMENTS, DoctorArguments), default_config="tiny_sft.yaml", arguments=words)
-    note.ok("all options are known and agree with each other")
-    return parsed
-
-
-def _some(records: Sequence[dict]) -> Sequence[dict]:
-    return records[:: max(1, len(records) // NUM_LOOKED_AT)][:NUM_LOOKED_AT]
-
-
-def _traces(note: Note, subject: Subject, records: Sequence[dict], args: Any) -> None:
+def _traces(note: Note, records: Sequence[dict], args: Any) -> None:
     """Whether traces open, and what the assistant says in them is its own."""
-    spoken_for = 0
-    zooms = 0
-    for record in _some(records):
-        said = [turn["content"] for turn in record["messages"] if turn["role"] == "assistant"]
-        spoken_for += any("<tool_response>" in text or "<image>" in text for text in said)
-        zooms += sum("<tool_call>" in text for text in said)
+    if not records:
+        note.fail("there are no traces", "look at --dataset_name and --max_traces")
+        return
+    looked_at = evenly(records, NUM_LOOKED_AT)
+    said = [[turn["content"] for turn in record["messages"] if turn["role"] == "assistant"] for record in looked_at]
+    for record in looked_at:
         to_trace(record)
+    spoken_for = sum(any("<tool_response>" in text or "<image>" in text for text in texts) for texts in said)
     if spoken_for:
         note.fail(
-            f"{spoken_for} of {len(_some(records))} traces have observations inside assistant turns, which would "
-            "carry loss",
+            f"{spoken_for} of {len(looked_at)} traces have observations inside assistant turns, which would carry loss",
             "put what a tool returns into turns of its own (role tool, or user)",
         )
+        return
+    zooms = sum("<tool_call>" in text for texts in said for text in texts)
     if not zooms:
         note.warn("no trace calls a tool: nothing about zooming is learned from them")
     steps = len(records) // (args.per_device_train_batch_size * args.gradient_accumulation_steps)
-    note.ok(f"{len(records)} traces, {zooms / len(_some(records)):.1f} zooms each, about {steps} steps an epoch")
+    note.ok(f"{len(records)} traces, {zooms / len(looked_at):.1f} zooms each, about {steps} steps an epoch")
 
 
 def _loss_mask(note: Note, subject: Subject, records: Sequence[dict], max_length: int | None) -> int:
@@ -94,35 +85,43 @@ def _loss_mask(note: Note, subject: Subject, records: Sequence[dict], max_length
     collator = TraceCollator(subject.renderer, subject.make_environment(), limits, max_length=max_length)
     tokenizer = subject.renderer.tokenizer
     longest = 0
-    for number, record in enumerate(_some(records)):
+    for number, record in enumerate(evenly(records, NUM_LOOKED_AT)):
         trace = to_trace(record)
         ids, mask, _ = collator.encode(trace)
         longest = max(longest, len(ids))
         if number == 0:
             shared.show(subject.renderer, ids, mask)
-        carried = tokenizer.decode([token for token, counts in zip(ids, mask, strict=True) if counts])
-        said = "".join(
-            "".join(block["text"] for block in blocks_of(message["content"])) + tokenizer.eos_token
+        carried = [token for token, counts in zip(ids, mask, strict=True) if counts]
+        said = [
+            token
             for message in trace.messages
             if message["role"] == "assistant"
-        )
+            for token in (
+                *tokenizer("".join(block["text"] for block in blocks_of(message["content"]))).input_ids,
+                tokenizer.eos_token_id,
+            )
+        ]
         if carried != said:
-            note.fail(f"trace {number}: {carried[:80]!r} carries loss, where the assistant said {said[:80]!r}")
+            note.fail(f"trace {number}: {tokenizer.decode(carried)[:80]!r} carries loss, where the assistant said "
+                      f"{tokenizer.decode(said)[:80]!r}")  # fmt: skip
             return longest
-    note.ok(f"what the assistant wrote carries loss, nothing else; traces have up to {longest} tokens")
+    looked_at = min(NUM_LOOKED_AT, len(records))
+    note.ok(
+        f"what the assistant wrote carries loss, nothing else; the {looked_at} looked at have up to {longest} tokens"
+    )
     return longest
 
 
-def _boxes(note: Note, subject: Subject, records: Sequence[dict], episodes: Any) -> None:
+def _boxes(note: Note, subject: Subject, records: Sequence[dict]) -> None:
     """In which frame boxes give the crops that stand behind them."""
-    frame = Frame(episodes.box_frame) if episodes.box_frame else subject.model.frame
+    frame = subject.frame
     apart: dict[Frame, list[float]] = {other: [] for other in Frame}
     limits = pixel_limits(subject.model.processor)
-    for record in _some(records):
+    for record in evenly(records, NUM_LOOKED_AT):
         for source, numbers, crop in _zooms(to_trace(record)):
             view = View(source.size, fit(source, limits).size)
             for other, found in apart.items():
-                found.append(_difference(source, Box.of(numbers, other), view, crop, episodes.crop_padding))
+                found.append(_difference(source, Box.of(numbers, other), view, crop, subject.padding))
     if not apart[frame]:
         note.warn("no zoom with a crop behind it was found")
         return
@@ -144,7 +143,8 @@ def _zooms(trace: Trace) -> Iterator[tuple[Image.Image, list[float], Image.Image
     for message in trace.messages:
         images = [block["image"] for block in blocks_of(message["content"]) if block["type"] == "image"]
         if asked is not None and images:
-            numbers, index = asked.arguments.get("bbox_2d"), asked.arguments.get("img_idx", 0)
+            numbers: Any = asked.arguments.get("bbox_2d")
+            index: Any = asked.arguments.get("img_idx", 0)
             is_box = isinstance(numbers, list) and len(numbers) == 4
             if is_box and isinstance(index, int) and 0 <= index < len(shown):
                 yield shown[index], numbers, images[0]
@@ -172,23 +172,20 @@ def _memory(
 ) -> None:  # fmt: skip
     """What one process needs, and whether that fits."""
     network = subject.model.network
-    if not shared.can_estimate(note, network):
+    if not preflight.can_estimate(note, network):
         return
     dtype = getattr(torch, model_args.dtype or "", None) or network.dtype
-    prepare = partial(
-        memory.as_trained,
-        arguments=model_args,
-        checkpointing=args.gradient_checkpointing,
-        train_vision=script.train_vision,
-    )
+
+    def prepare(given: Any) -> Any:
+        options = {"checkpointing": args.gradient_checkpointing, "train_vision": script.train_vision}
+        return memory.as_trained(given, arguments=model_args, **options)
+
     rows = [Row([1] * 2, [1] * longest, [], 0) for _ in range(args.per_device_train_batch_size)]
-    loss = memory.loss_bytes(prepare, network, dtype, rows)
-    held = memory.held_bytes(
-        prepare(memory.outline(network, dtype)), args.optim, sharding, in_4bit=model_args.load_in_4bit
-    )
-    vision = memory.vision_bytes(network, longest * len(rows))
+    loss = memory.loss_bytes(prepare, network, dtype, rows, autocast=torch.bfloat16 if args.bf16 else None)
+    whole = prepare(memory.outline(network, dtype))
+    held = memory.held_bytes(whole, model_args, args.optim, sharding)
+    vision = memory.vision_bytes(whole, longest * len(rows))
     cures = ["a smaller --per_device_train_batch_size, --max_length or --max_pixels"]
     cures += ["--gradient_checkpointing true"] * (not args.gradient_checkpointing)
     remark = "what a trained vision tower keeps for backward is not counted" if script.train_vision else ""
-    limit = limit or memory.device_gib()
-    shared.memory(note, held, {"training": (loss + vision, cures)}, limit, model_args, remark)
+    preflight.memory(note, held, {"training": (loss + vision, cures)}, limit, model_args, remark)

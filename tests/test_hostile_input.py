@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -53,8 +54,7 @@ def test_images_open_as_rgb_or_are_refused_with_a_reason(name):
 
 def test_a_broken_image_in_a_dataset_stops_the_run_and_names_the_image(tiny, episode_arguments, make_task, tmp_path):
     (tmp_path / "half.png").write_bytes(IMAGES["half a PNG"][0])
-    task = make_task()
-    object.__setattr__(task, "images", (str(tmp_path / "half.png"),))
+    task = replace(make_task(), images=(str(tmp_path / "half.png"),))
     with pytest.raises(ImageError, match="cannot be opened"):
         play(Says([]), [task], environment_factory=episode_arguments.environment_factory(tiny), limits=Limits())
 
@@ -95,6 +95,7 @@ OUTPUTS = {
     "NaN": (call('{"bbox_2d": [NaN, 0, 500, 500]}'), Fault),
     "infinity": (call('{"bbox_2d": [0, 0, Infinity, 1e999]}'), Fault),
     "a number of 4,000 digits": (call('{"bbox_2d": [0, 0, 5, ' + "9" * 4000 + "]}"), Fault),
+    "a box as thin as a hair": (call('{"bbox_2d": [0, 500, 1000, 505]}'), Fault),
     "a box of boxes": (call('{"bbox_2d": [[0], {"a": 1}, "x", null]}'), Fault),
     "an index beyond all": (call('{"bbox_2d": [0, 0, 500, 500], "img_idx": 1e30}'), Fault),
     "a method that is no tool": ('<tool_call>{"name": "reset", "arguments": {}}</tool_call>', Fault),
@@ -109,7 +110,8 @@ def test_whatever_a_model_writes_is_data(name, tiny, episode_arguments, make_tas
     started = time.perf_counter()
     factory = episode_arguments.environment_factory(tiny)
     renderer = Renderer(tiny.processor)
-    [episode] = play(Says([text, "<answer>7</answer>"]), [make_task()], environment_factory=factory, limits=Limits(),
+    task = replace(make_task(), images=(Image.new("RGB", (1920, 1080)),))
+    [episode] = play(Says([text, "<answer>7</answer>"]), [task], environment_factory=factory, limits=Limits(),
                      renderer=renderer)  # fmt: skip
     assert isinstance(episode.turns[0].action, kind)
     if kind is Fault:

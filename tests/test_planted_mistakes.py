@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from environments.doctor import Subject
 from environments.play import Limits, tools_of
 from environments.settings import EpisodeArguments
 from environments.zoom import ZoomEnvironment
+from fovea import preflight
 from fovea.boxes import Box, Frame, View
 from fovea.doctor import Examination, Verdict
 from fovea.images import PixelLimits, cut, fit
@@ -42,25 +44,18 @@ def found():
 
 @pytest.fixture
 def subject(tiny, episode_arguments):
-    return Subject.of(tiny, True, make_tasks(num_tasks=4, seed=0), episode_arguments)
+    return Subject.of((tiny, True), make_tasks(num_tasks=4, seed=0), episode_arguments)
 
 
 def with_environment(subject, environment_class):
     settings = subject.make_environment()._settings
-    return Subject(**{**vars(subject), "make_environment": lambda: environment_class(settings)})
+    return replace(subject, make_environment=lambda: environment_class(settings))
 
 
 def test_nothing_is_found_where_nothing_is_wrong(found, subject):
-    checks = [
-        (shared.coordinates, False),
-        (shared.sizes,),
-        (shared.prompt,),
-        (shared.loss_mask,),
-        (shared.lengths, None),
-    ]
-    for check, *more in checks:
-        assert found(check, subject, *more) == ""
-    assert found(shared.tasks, subject.tasks) == ""
+    for check in (shared.coordinates, shared.sizes, shared.prompt, shared.episode):
+        assert found(check, subject) == ""
+    assert found(shared.lengths, subject, None) == found(preflight.tasks, subject.tasks) == ""
     assert found(grpo.log_probabilities, subject) == ""
 
 
@@ -77,14 +72,15 @@ class SwappedBoxes(ZoomEnvironment):
 
 
 def test_an_environment_that_reads_boxes_in_another_frame(found, subject):
-    assert "comes back as a crop with" in found(shared.coordinates, with_environment(subject, SwappedBoxes), False)
+    assert "comes back as a crop with" in found(shared.coordinates, with_environment(subject, SwappedBoxes))
 
 
 @pytest.mark.parametrize("frame", ["input", "unit"])
 def test_a_frame_set_against_the_family(found, subject, tiny, episode_arguments, frame):
     episode_arguments.box_frame = frame
-    wrong = Subject.of(tiny, True, subject.tasks, episode_arguments)
-    assert "leave --box_frame to the model's family" in found(shared.coordinates, wrong, True)
+    wrong = Subject.of((tiny, True), subject.tasks, episode_arguments)
+    assert "leave --box_frame to the model's family" in found(shared.coordinates, wrong)
+    assert found(shared.sizes, wrong) == found(shared.episode, wrong) == ""
 
 
 def trace_of(picture, box, frame, tmp_path):
@@ -110,7 +106,7 @@ ZOOM_LIMITS = PixelLimits(4096, 5120, 16)
 @pytest.mark.parametrize(("frame", "outcome"), [(Frame.PER_MILLE, ""), (Frame.ORIGINAL, "--box_frame original")])
 def test_traces_whose_boxes_are_in_another_frame(found, subject, picture, tmp_path, frame, outcome):
     record = trace_of(picture, Box(0.2, 0.5, 0.4, 0.7, Frame.UNIT), frame, tmp_path)
-    problem = found(sft._boxes, subject, [record], EpisodeArguments())
+    problem = found(sft._boxes, subject, [record])
     assert outcome in problem and bool(outcome) == bool(problem)
 
 
@@ -130,14 +126,14 @@ class CropsOfTheView(ZoomEnvironment):
 
 
 def test_crops_cut_from_the_resized_image(found, subject):
-    assert "cut from the resized image" in found(shared.coordinates, with_environment(subject, CropsOfTheView), False)
+    assert "cut from the resized image" in found(shared.coordinates, with_environment(subject, CropsOfTheView))
 
 
 def test_observations_inside_assistant_turns(found, subject, picture, tmp_path):
     record = trace_of(picture, Box(0.2, 0.5, 0.4, 0.7, Frame.UNIT), Frame.PER_MILLE, tmp_path)
     record["messages"][1]["content"] += "<tool_response>a crop</tool_response>"
     args = SimpleNamespace(per_device_train_batch_size=1, gradient_accumulation_steps=1)
-    assert "would carry loss" in found(sft._traces, subject, [record], args)
+    assert "would carry loss" in found(sft._traces, [record], args)
 
 
 def test_a_template_without_tools(found, subject):
@@ -148,7 +144,7 @@ def test_a_template_without_tools(found, subject):
         "{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
     )
     model = Model(subject.model.network, processor, "tiny")
-    blind = Subject.of(model, True, subject.tasks, EpisodeArguments(crop_min_pixels=4096, crop_max_pixels=5120))
+    blind = Subject.of((model, True), subject.tasks, EpisodeArguments(crop_min_pixels=4096, crop_max_pixels=5120))
     assert "leaves out the tools ['image_zoom_in_tool']" in found(shared.prompt, blind)
 
 
@@ -186,13 +182,14 @@ def test_a_batch_that_would_split_groups(found):
 
 def test_an_answer_in_the_question(found, make_task):
     leaking = [make_task(id=str(n), question=f"Which digit? (It is {n}.)", answer=str(n)) for n in range(8)]
-    assert "contain their answer" in found(shared.tasks, leaking)
+    assert "contain their answer" in found(preflight.tasks, leaking)
 
 
 def test_a_reward_that_sees_nothing(found, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("def flat(task, episode):\n    return 0.5\n")
     assert "it pays every episode alike" in found(grpo._rewards, [f"{path}:flat"], None)
+    assert "pays all sample episodes 0.5" in found(grpo._rewards, ["accuracy", f"{path}:flat"], None)
 
 
 def test_an_image_that_is_missing(tmp_path):
@@ -204,7 +201,7 @@ def test_an_image_that_is_missing(tmp_path):
 def test_an_image_that_is_broken(found, make_task, tmp_path):
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     broken = Task("b", (str(tmp_path / "cut.png"),), "Which?", "1")
-    assert "images of 1 tasks cannot be used" in found(shared.tasks, [broken])
+    assert "images of 1 tasks cannot be used" in found(preflight.tasks, [broken])
 
 
 def test_weights_that_are_not_numbers(found, tiny, tmp_path):
@@ -213,7 +210,7 @@ def test_weights_that_are_not_numbers(found, tiny, tmp_path):
     tiny.network.save_pretrained(tmp_path)
     tiny.processor.save_pretrained(tmp_path)
     limits = SimpleNamespace(min_pixels=None, max_pixels=None)
-    problem = found(lambda note: shared.model(note, str(tmp_path), limits, load_weights=True))
+    problem = found(lambda note: preflight.model(note, str(tmp_path), limits, load_weights=True))
     assert "hold NaN or infinity" in problem and "use another checkpoint" in problem
 
 
@@ -228,8 +225,41 @@ def test_a_model_too_large(found, use_peft, gib, cure):
         per_device_train_batch_size=2, num_generations=2,
     )  # fmt: skip
     limits = Limits(max_completion_tokens=4096)
-    subject = Subject(model, False, [], tools_of, None, limits)
+    subject = Subject(model, False, [], tools_of, None, limits, Frame.PER_MILLE)
     problem = found(
         grpo._memory, subject, 2000, args, ModelConfig(use_peft=use_peft, dtype="bfloat16"), Sharding(), gib
     )
     assert cure in problem and bool(cure) == bool(problem)
+
+
+class Text:
+    """An environment without images, which shows text alone."""
+
+    def reset(self, *, question, **row):
+        return question
+
+
+class Pair:
+    """An environment that needs two images."""
+
+    def reset(self, *, images, **row):
+        return [{"type": "image", "image": images[1]}]
+
+
+@pytest.mark.parametrize(("kind", "outcome"), [(Text, ""), (Pair, "raised IndexError")])
+def test_an_environment_of_another_kind_is_no_mistake(found, subject, kind, outcome):
+    own = replace(subject, make_environment=kind, tasks=[])
+    assert found(shared.coordinates, own) == ""
+    assert outcome in found(shared.sizes, own)
+
+
+def test_a_padded_crop_is_no_mistake(found, tiny, subject, episode_arguments):
+    episode_arguments.crop_padding = 1.5
+    assert found(shared.coordinates, Subject.of((tiny, True), subject.tasks, episode_arguments)) == ""
+
+
+def test_a_family_that_grpo_does_not_train():
+    from rl.checks import check_family
+
+    with pytest.raises(ValueError, match="do SFT and evaluation"):
+        check_family(SimpleNamespace(model_input_names=["pixel_values"]))

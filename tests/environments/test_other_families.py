@@ -1,7 +1,6 @@
 """Qwen2-VL and LLaVA-OneVision: cold start and evaluation through Transformers' own forward and generate."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from transformers import (
     LlavaOnevisionImageProcessor,
     LlavaOnevisionProcessor,
     LlavaOnevisionVideoProcessor,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
@@ -21,7 +21,7 @@ from transformers import (
 )
 from trl import SFTConfig
 
-from environments.doctor import coordinates
+from environments.doctor import Subject, coordinates
 from environments.play import Limits, Sampling, play
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
@@ -57,7 +57,8 @@ def qwen2_vl():
 
 
 def llava_onevision():
-    tokenizer = load_processor("tiny").tokenizer
+    backend = load_processor("tiny").tokenizer.backend_tokenizer
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     tokenizer.add_tokens(["<image>", "<video>"], special_tokens=True)
     text = Qwen2Config(**TEXT, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id,
                        pad_token_id=tokenizer.pad_token_id)  # fmt: skip
@@ -68,7 +69,7 @@ def llava_onevision():
     pinpoints = [[56, 56], [56, 112], [112, 56], [112, 112]]
     ids = dict(zip(("image_token_index", "video_token_index"),
                    tokenizer.convert_tokens_to_ids(["<image>", "<video>"]), strict=True))  # fmt: skip
-    config = LlavaOnevisionConfig(vision, text, image_grid_pinpoints=pinpoints, **ids)
+    config = LlavaOnevisionConfig(vision_config=vision, text_config=text, image_grid_pinpoints=pinpoints, **ids)
     images = LlavaOnevisionImageProcessor(size={"height": 56, "width": 56}, image_grid_pinpoints=pinpoints)
     processor = LlavaOnevisionProcessor(
         images, tokenizer, LlavaOnevisionVideoProcessor(), num_image_tokens=16,
@@ -112,9 +113,8 @@ def test_they_play_episodes(model, make_task):
 
 
 def test_a_zoom_gives_them_a_crop_of_the_original(model):
-    subject = SimpleNamespace(make_environment=EpisodeArguments().environment_factory(model), model=model)
     examination = Examination()
-    examination.check("it", coordinates, subject, False)
+    examination.check("it", coordinates, Subject.of((model, True), [], EpisodeArguments()))
     assert [finding.verdict.value for finding in examination.findings] == ["pass"]
 
 
@@ -128,7 +128,7 @@ def test_they_learn_from_traces(model, record, tmp_path):
     said = renderer.tokenizer.decode(batch["labels"][0][batch["labels"][0] != -100])
     assert said.count("<tool_call>") == 1 and said.count("<answer>7</answer>") == 1 and "<image>" not in said
     args = SFTConfig(
-        output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=2, learning_rate=1e-2, max_length=None,
+        output_dir=str(tmp_path), max_steps=4, per_device_train_batch_size=2, learning_rate=2e-3, max_length=None,
         remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}, **ON_CPU,
     )  # fmt: skip
     from datasets import Dataset

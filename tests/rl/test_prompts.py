@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from fovea.models import load_processor
 from rl import train_grpo
@@ -14,7 +14,8 @@ REWARD = "def brief(completions, **columns):\n    return [-float(len(str(c))) fo
 
 @pytest.fixture
 def words(tmp_path):
-    tokenizer = load_processor("tiny").tokenizer
+    backend = load_processor("tiny").tokenizer.backend_tokenizer
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,

@@ -8,7 +8,7 @@ from PIL import Image
 from environments.play import Limits, Reply
 from environments.settings import EpisodeArguments
 from fovea.features import content_key
-from fovea.models import freeze_vision
+from fovea.models import freeze_vision, limited
 from fovea.packing import Row, group_rows, num_common, split_further, split_rows, unpad
 from fovea.random_models import random_model
 from fovea.tasks import Task
@@ -48,6 +48,7 @@ def make_trainer(family: str, tmp_path, monkeypatch, *, lora: bool = False, **op
     from peft import LoraConfig
 
     model = random_model(f"{family}-narrow")
+    limited(model.processor, 56 * 56, None)
     freeze_vision(model.network)
     model.network.save_pretrained(tmp_path / "start")  # where TRL takes the reference of a full fine-tuning from
     model.network.config._name_or_path = str(tmp_path / "start")

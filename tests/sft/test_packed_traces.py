@@ -10,7 +10,7 @@ from environments.policies import OraclePolicy
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces, write_traces
-from fovea.models import freeze_vision, pixel_limits
+from fovea.models import freeze_vision, limited, pixel_limits
 from fovea.random_models import random_model
 from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer
@@ -22,6 +22,7 @@ from tests.training import ON_CPU
 def traced(request, tmp_path):
     """A trainer that packs, and a batch of traces with one to three images."""
     model = random_model(f"{request.param}-narrow")
+    limited(model.processor, 56 * 56, None)
     freeze_vision(model.network)
     factory = EpisodeArguments(crop_min_pixels=56 * 56, crop_max_pixels=112 * 112).environment_factory(model)
     played = play(

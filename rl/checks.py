@@ -1,0 +1,41 @@
+"""What a training refuses before it starts, and `fovea doctor` before that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rewards.registry import Reward, RewardKind
+from rl.arguments import GRPOArguments
+
+
+def check_groups(args: GRPOArguments) -> None:
+    """Raises ValueError unless every process rolls out whole groups, and trains on whole groups if they share."""
+    size, group = args.per_device_train_batch_size, args.num_generations
+    rollouts = size * args.steps_per_generation
+    if rollouts % group:
+        raise ValueError(
+            f"each process rolls out {rollouts} episodes (per_device_train_batch_size {size} x steps_per_generation "
+            f"{args.steps_per_generation}), which is not a multiple of num_generations {group}: groups would be split "
+            "between processes"
+        )
+    if args.shared_prefix and size % group:
+        raise ValueError(
+            f"per_device_train_batch_size {size} is not a multiple of num_generations {group}, so that micro-batches "
+            "would tear groups apart, whose prompts are computed once: make it a multiple (max_packed_tokens bounds "
+            "its memory), or set shared_prefix to false"
+        )
+
+
+def check_family(processor: Any) -> None:
+    """Raises ValueError for a processor of a family that GRPO on episodes does not train."""
+    if "image_grid_thw" not in processor.model_input_names:
+        name = type(processor).__name__
+        raise ValueError(f"GRPO on episodes trains the Qwen-VL families; models of {name} do SFT and evaluation")
+
+
+def check_prompt_rewards(rewards: Sequence[Reward]) -> None:
+    """Raises ValueError for rewards that read episodes, which training on prompts alone does not have."""
+    for reward in rewards:
+        if reward.kind not in (RewardKind.TRL, RewardKind.MODEL):
+            raise ValueError(f"{reward.name} reads episodes, and --environment none has none: use TRL's form of reward")
