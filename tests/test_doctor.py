@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from trl import ModelConfig
 
-from fovea import memory
+from fovea import doctor, memory
 from fovea.doctor import training_of
 from fovea.memory import Sharding
 from fovea.models import freeze_vision
 from fovea.packing import Row, pack
 from fovea.random_models import random_model
+from rl.doctor import _rewards
 
 ROOT = Path(__file__).parent.parent
 RECIPES = [
@@ -28,7 +30,7 @@ RECIPES = [
     "qwen3_vl_8b_grpo.yaml hardware/1x24gb.yaml --gpu_memory_gib 24",
     "qwen3_vl_8b_grpo.yaml hardware/1x80gb.yaml --gpu_memory_gib 80",
     "qwen3_vl_8b_grpo.yaml hardware/8x80gb.yaml --gpu_memory_gib 80 --accelerate_config configs/accelerate/zero3.yaml",
-    *(f"qwen3_vl_8b_grpo.yaml {path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs/rewards").iterdir()),
+    "qwen3_vl_8b_grpo.yaml rewards/mini_o3.yaml",
 ]
 
 
@@ -53,6 +55,14 @@ def run(tmp_path, *words):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     found = json.loads((tmp_path / "found.json").read_text()) if (tmp_path / "found.json").exists() else []
     return result, {finding["check"]: finding for finding in sorted(found, key=lambda f: f["verdict"] == "FAIL")}
+
+
+@pytest.mark.parametrize("path", (ROOT / "configs/rewards").iterdir(), ids=lambda path: path.stem)
+def test_shipped_rewards_tell_episodes_apart(path):
+    preset = yaml.safe_load(path.read_text())
+    examination = doctor.Examination()
+    examination.check("rewards", _rewards, preset["reward_funcs"], preset["reward_weights"])
+    assert not examination.has_failed
 
 
 @pytest.mark.slow
