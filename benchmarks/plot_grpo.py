@@ -30,6 +30,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, len(AXES), figsize=(12, 3.6), sharey=True)

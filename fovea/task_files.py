@@ -44,6 +44,10 @@ class TaskError(ValueError):
     """A row that is no task, with its number and what is wrong."""
 
 
+BAD_ROW = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
+"""What reading a row raises if it is no task."""
+
+
 def load_tasks(
     source: str | Path,
     *,
@@ -70,7 +74,7 @@ def load_tasks(
             break
         try:
             tasks.append(_task(row, number, folder, columns or {}, box_frame, str(source)))
-        except (TaskError, TypeError, ValueError, KeyError) as error:
+        except BAD_ROW as error:
             problem = f"row {number} of {source}: {error}"
             if not skip_bad_rows:
                 raise TaskError(f"{problem} (--skip_bad_rows true goes on without it)") from error
@@ -158,7 +162,7 @@ def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
             if line.strip():
                 try:
                     yield json.loads(line)
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:
                     yield {"__broken__": f"not JSON: {error}"}
 
 
@@ -177,6 +181,8 @@ def _value(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> Any
 def _task(
     row: Mapping[str, Any], number: int, folder: Path, columns: Mapping[str, str], box_frame: Frame, source: str
 ) -> Task:
+    if not isinstance(row, Mapping):
+        raise TaskError(f"it is a {type(row).__name__}, not an object with columns")
     if "__broken__" in row:
         raise TaskError(row["__broken__"])
     fields = {name: _value(row, name, columns) for name in COLUMNS}
@@ -193,6 +199,13 @@ def _task(
         raise TaskError(f"question has {len(fields['question'])} characters, the bound is {MAX_CHARACTERS}")
     if fields["answer"] is None:
         raise TaskError("answer is missing: name its column with --columns answer=…")
+    if isinstance(fields["choices"], (str, Mapping)):
+        raise TaskError(f"choices is {fields['choices']!r}: it must be a list of texts")
+    if not isinstance(fields["metadata"] or {}, Mapping):
+        raise TaskError(f"metadata is {fields['metadata']!r}: it must be an object")
+    most = fields["first_view_max_pixels"]
+    if most is not None and (isinstance(most, bool) or not isinstance(most, (int, float)) or not most >= 1):
+        raise TaskError(f"first_view_max_pixels is {most!r}: it must be a number of pixels")
     choices = tuple(str(choice) for choice in fields["choices"] or ())
     return Task(
         id=str(fields["id"] if fields["id"] is not None else number),
@@ -202,7 +215,7 @@ def _task(
         kind=_kind(fields["kind"], fields["answer"], choices),
         choices=choices,
         boxes=tuple(_target(box, box_frame) for box in fields["boxes"] or ()),
-        first_view_max_pixels=fields["first_view_max_pixels"],
+        first_view_max_pixels=None if most is None else int(most),
         source=source,
         metadata=fields["metadata"] or {},
     )

@@ -146,8 +146,8 @@ JSON = st.recursive(
     max_leaves=8,
 )
 ROWS = st.fixed_dictionaries(
-    {},
-    optional={name: JSON for name in ("id", "images", "image", "question", "answer", "kind", "choices", "boxes",
+    {"question": st.just("q"), "answer": JSON},
+    optional={name: JSON for name in ("id", "images", "image", "kind", "choices", "boxes",
                                       "first_view_max_pixels", "metadata")},
 )  # fmt: skip
 
@@ -162,4 +162,14 @@ def test_any_row_is_a_task_or_a_named_problem(tmp_path_factory, row):
     except TaskError as error:
         assert "row 0" in str(error)
     else:
-        assert task.row() and isinstance(task.prompt, str)
+        assert task.row() and isinstance(task.prompt, str) and isinstance(task.family, str)
+
+
+ENDLESS = '{"question": "q", "answer": 1, "boxes": [{"x1": 0, "y1": 0, "x2": 1, "y2": 1, "img_idx": Infinity}]}'
+
+
+@pytest.mark.parametrize("line", ["7", "[]", '"text"', "[" * 100_000, "{", "\x00", ENDLESS])
+def test_a_line_that_is_no_task_is_named(tmp_path, line):
+    (tmp_path / "tasks.jsonl").write_text(line + "\n")
+    with pytest.raises(TaskError, match="row 0"):
+        load_tasks(tmp_path / "tasks.jsonl")
