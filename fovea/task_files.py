@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fovea.boxes import Box, Frame
 from fovea.images import encoded
+from fovea.rows import BROKEN, Row, read_rows
 from fovea.tasks import AnswerKind, Target, Task
-
-
-@dataclass(frozen=True)
-class StoredImage:
-    """An image inside an Arrow table, its bytes read (memory-mapped) when they are asked for.
-
-    `where` leads to it in its row: column, then fields and positions.
-    """
-
-    table: Any
-    row: int
-    where: tuple[str | int, ...]
-
-    def read(self) -> bytes:
-        """The encoded bytes."""
-        value = self.table[self.row : self.row + 1][self.where[0]][0]
-        for part in self.where[1:]:
-            value = value[part]
-        found = value.as_py()
-        return found["bytes"] if isinstance(found, dict) else found
-
 
 COLUMNS = ("id", "images", "question", "answer", "kind", "choices", "boxes", "first_view_max_pixels", "metadata")
 
@@ -66,14 +45,40 @@ def load_tasks(
         TaskError: on the first bad row, with its number and reason, unless `skip_bad_rows`.
         FileNotFoundError: if nothing is at `source`.
     """
+    folder, rows = read_rows(source, split=split)
+    return to_tasks(
+        rows,
+        source=str(source),
+        folder=folder,
+        columns=columns,
+        box_frame=box_frame,
+        skip_bad_rows=skip_bad_rows,
+        limit=limit,
+    )
+
+
+def to_tasks(
+    rows: Iterable[Row],
+    *,
+    source: str,
+    folder: Path,
+    columns: Mapping[str, str] | None = None,
+    box_frame: Frame = Frame.ORIGINAL,
+    skip_bad_rows: bool = False,
+    limit: int | None = None,
+) -> list[Task]:
+    """Tasks of rows that were read from `source`, their image paths relative to `folder`.
+
+    Raises:
+        TaskError: on the first bad row, with its number and reason, unless `skip_bad_rows`.
+    """
     tasks: list[Task] = []
     problems: list[str] = []
-    folder, rows = _rows(source, split=split)
     for number, row in enumerate(rows):
         if limit is not None and len(tasks) >= limit:
             break
         try:
-            tasks.append(_task(row, number, folder, columns or {}, box_frame, str(source)))
+            tasks.append(_task(row, number, folder, columns or {}, box_frame, source))
         except BAD_ROW as error:
             problem = f"row {number} of {source}: {error}"
             if not skip_bad_rows:
@@ -117,55 +122,6 @@ def _image_path(image: Any, folder: Path, name: str) -> str:
     return str(path.relative_to(folder))
 
 
-def _rows(source: str | Path, *, split: str | None) -> tuple[Path, Iterator[Mapping[str, Any]]]:
-    """The folder that relative image paths start from, and the raw rows."""
-    path = Path(source)
-    if path.is_dir() and (path / "tasks.jsonl").exists():
-        path = path / "tasks.jsonl"
-    if path.suffix in (".jsonl", ".json", ".parquet") and not path.exists():
-        raise FileNotFoundError(f"no tasks at {path}: give a JSONL or Parquet file, a folder of tasks, or a hub id")
-    if path.suffix in (".jsonl", ".json"):
-        return path.parent, _jsonl(path)
-    import datasets
-
-    if path.suffix == ".parquet":
-        return path.parent, _arrow(datasets.Dataset.from_parquet(str(path)))
-    if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
-        data = datasets.load_from_disk(str(path))
-        data = data[split or next(iter(data))] if isinstance(data, datasets.DatasetDict) else data
-        return path, _arrow(data)
-    return path, _arrow(datasets.load_dataset(str(source), split=split or "train"))
-
-
-def _arrow(data: Any) -> Iterator[Mapping[str, Any]]:
-    """The rows of a dataset with their images left in its table, neither decoded nor copied."""
-    table = data.with_format("arrow")
-    for number in range(len(data)):
-        row = table[number : number + 1].to_pylist()[0]
-        yield {name: _left_in(table, number, value, (name,)) for name, value in row.items()}
-
-
-def _left_in(table: Any, row: int, value: Any, where: tuple[str | int, ...]) -> Any:
-    """The value with all bytes in it, and image dictionaries that hold some, replaced by a `StoredImage`."""
-    if isinstance(value, bytes) or (isinstance(value, dict) and value.keys() == {"bytes", "path"} and value["bytes"]):
-        return StoredImage(table, row, where)
-    if isinstance(value, list):
-        return [_left_in(table, row, part, (*where, index)) for index, part in enumerate(value)]
-    if not isinstance(value, dict):
-        return value
-    return {name: _left_in(table, row, part, (*where, name)) for name, part in value.items()}
-
-
-def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open() as file:
-        for line in file:
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    yield {"__broken__": f"not JSON: {error}"}
-
-
 def _value(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> Any:
     """A field of the row under its mapped, perhaps dotted name; None if absent."""
     value: Any = row
@@ -183,8 +139,8 @@ def _task(
 ) -> Task:
     if not isinstance(row, Mapping):
         raise TaskError(f"it is a {type(row).__name__}, not an object with columns")
-    if "__broken__" in row:
-        raise TaskError(row["__broken__"])
+    if BROKEN in row:
+        raise TaskError(row[BROKEN])
     fields = {name: _value(row, name, columns) for name in COLUMNS}
     images = fields["images"] if fields["images"] is not None else _value(row, "image", columns)
     if images is None:
@@ -227,7 +183,11 @@ def _image(image: Any, folder: Path) -> Any:
         image = image.get("bytes") or image.get("path")
     if isinstance(image, str):
         path = folder / image
-        if not path.exists():
+        try:
+            is_there = path.exists()
+        except OSError as error:
+            raise TaskError(f"image {image[:80]!r}… is no path: {error.strerror}") from error
+        if not is_there:
             raise TaskError(f"image {path} does not exist: paths are relative to {folder}")
         return str(path)
     if image is None:

@@ -20,7 +20,14 @@ _WORDS = (
 )
 NUMBER_WORDS = {word: number for number, word in enumerate(_WORDS.split())}
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
-_CHOICE = re.compile(r"^\W*([A-Z])(?:\W|$)|(?:answer|choice|option)(?:\s+is)?\W+([A-Z])(?:\W|$)", re.IGNORECASE)
+_CHOICE = (
+    re.compile(r"^\W*([A-Z])\W*$", re.IGNORECASE),
+    re.compile(r"^\W*([A-Z])[.):\]*]"),
+    re.compile(r"\(([A-Z])\)"),
+    re.compile(r"(?i:answer|choice|option)(?i:\s+is)?[\s:*\"'`(]+([A-Z])(?![\w'])"),
+    re.compile(r"(?:answer|choice|option)(?:\s+is)?[\s:*\"'`(]+([A-Z])\W*$", re.IGNORECASE),
+)
+"""A letter that is all of the answer, stands in front of an option, in brackets, or after "answer is"."""
 
 
 def accuracy(task: Task, episode: Episode) -> float:
@@ -88,9 +95,8 @@ def _choice(task: Task, answer: str) -> float:
     texts = [i for i, choice in enumerate(task.choices) if normalized(choice) == normalized(answer)]
     if len(texts) == 1:
         return float(letters[texts[0]] == reference)
-    named = {letter.upper() for match in _CHOICE.findall(answer.strip()) for letter in match if letter}
-    others = set(re.findall(r"\(([A-Z])\)", answer))
-    return float((named | others) == {reference})
+    named = {letter.upper() for form in _CHOICE for letter in form.findall(answer.strip())}
+    return float(named == {reference})
 
 
 def _list(task: Task, answer: str) -> float:

@@ -15,7 +15,7 @@ import atheris
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 with atheris.instrument_imports(
-    include=["environments.protocol", "environments.zoom", "fovea.boxes", "fovea.task_files"]
+    include=["environments.protocol", "environments.zoom", "fovea.boxes", "fovea.task_files", "fovea.rows"]
 ):
     from environments.protocol import escape_control_tokens, is_well_formed, parse_action
     from environments.zoom import ZoomEnvironment, ZoomSettings

@@ -168,7 +168,10 @@ def test_any_row_is_a_task_or_a_named_problem(tmp_path_factory, row):
 ENDLESS = '{"question": "q", "answer": 1, "boxes": [{"x1": 0, "y1": 0, "x2": 1, "y2": 1, "img_idx": Infinity}]}'
 
 
-@pytest.mark.parametrize("line", ["7", "[]", '"text"', "[" * 100_000, "{", "\x00", ENDLESS])
+LONG_PATH = '{"question": "q", "answer": 1, "image": "%s"}' % ("A" * 5000)
+
+
+@pytest.mark.parametrize("line", [LONG_PATH, "7", "[]", '"text"', "[" * 100_000, "{", "\x00", ENDLESS])
 def test_a_line_that_is_no_task_is_named(tmp_path, line):
     (tmp_path / "tasks.jsonl").write_text(line + "\n")
     with pytest.raises(TaskError, match="row 0"):

@@ -7,7 +7,8 @@ import pytest
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
 from fovea.images import open_image
-from fovea.task_files import StoredImage, TaskError, load_tasks, parse_columns, save_tasks
+from fovea.rows import StoredImage
+from fovea.task_files import TaskError, load_tasks, parse_columns, save_tasks
 from fovea.tasks import AnswerKind, Target
 
 
@@ -107,7 +108,7 @@ def test_unknown_column_names_are_refused():
 
 @pytest.mark.parametrize("name", ["none.jsonl", "none.parquet"])
 def test_a_missing_file_says_what_can_be_given(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=f"{name}: give a JSONL or Parquet file"):
+    with pytest.raises(FileNotFoundError, match=f"{name}: give a file"):
         load_tasks(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="give a JSONL file of traces"):
         next(read_traces(tmp_path / name))

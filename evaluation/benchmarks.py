@@ -1,0 +1,272 @@
+"""Public benchmarks as tasks, from their own files: `fovea eval CHECKPOINT --benchmark vstar`.
+
+The files are found in a local folder (or are one file), or fetched from the benchmark's hub id; either way the same
+code reads them. A task keeps its benchmark's name, by which `evaluation.scoring` finds the published rules, and its
+category as family.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from fovea.rows import BROKEN, READERS, Row, read_file
+from fovea.task_files import BAD_ROW, to_tasks
+from fovea.tasks import Task
+
+_OPTION = re.compile(r"^\s*\(?([A-Z])(?:\)|[.:])\s*(.*)$", re.DOTALL)
+NUM_FRAMES = 8
+"""Frames shown of a video: evenly spaced, as most harnesses do for MVBench."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Where a benchmark lives, which of its files hold questions, and how one of their rows becomes a task's columns.
+
+    `averaged_within` names a metadata entry: scores are averaged within its values first, then across them.
+    """
+
+    hub_id: str
+    files: tuple[str, ...]
+    columns: Callable[[Row, Path], dict[str, Any]]
+    averaged_within: str | None = None
+
+
+def load_benchmark(
+    name: str, source: str | Path | None = None, *, skip_bad_rows: bool = False, limit: int | None = None
+) -> list[Task]:
+    """The tasks of a benchmark from a folder or file in its public layout, else from the hub.
+
+    Raises:
+        ValueError: for an unknown name.
+        FileNotFoundError: if `source` holds no file of the benchmark.
+        TaskError: on the first row that is not in its layout, unless `skip_bad_rows`.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"benchmark {name!r} is unknown: use one of {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[name]
+    folder = _folder(benchmark, source)
+    files = [folder] if folder.is_file() else _files(benchmark, folder)
+    if not files:
+        raise FileNotFoundError(f"{folder} holds none of {', '.join(benchmark.files)}, the files of {name}")
+    folder = folder.parent if folder.is_file() else folder
+    rows = _rows(name, benchmark, files, folder)
+    return to_tasks(rows, source=name, folder=folder, skip_bad_rows=skip_bad_rows, limit=limit)
+
+
+def _folder(benchmark: Benchmark, source: str | Path | None) -> Path:
+    """Where the files are: `source` if it exists, else a copy of the hub's."""
+    if source is not None and Path(source).exists():
+        return Path(source)
+    if source is not None and Path(source).suffix in READERS:
+        raise FileNotFoundError(f"no benchmark at {source}: give its folder, one of its files, or a hub id")
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(source or benchmark.hub_id), repo_type="dataset"))
+
+
+def _files(benchmark: Benchmark, folder: Path) -> list[Path]:
+    """Files of the first pattern that finds some."""
+    return next((found for pattern in benchmark.files if (found := sorted(folder.glob(pattern)))), [])
+
+
+def _rows(name: str, benchmark: Benchmark, files: list[Path], folder: Path) -> Iterator[Row]:
+    """The rows in our columns. Ids are made unique by the benchmark's own index or, without one, by position."""
+    number = 0
+    for file in files:
+        for row in read_file(file):
+            try:
+                columns = dict(row) if BROKEN in row else benchmark.columns(row, file if file.parent else folder)
+            except BAD_ROW as error:
+                yield {BROKEN: f"not in the layout of {name}: {type(error).__name__} {error}"}
+                continue
+            columns.setdefault("id", f"{name}-{number}")
+            columns["metadata"] = {"benchmark": name, **columns.get("metadata", {})}
+            number += 1
+            yield columns
+
+
+def split_options(text: str) -> tuple[str, list[str]]:
+    """A question and its options, of a text with `(A) …` lines or runs.
+
+    >>> split_options("Which?\\n(A) red\\n(B) dark blue\\nAnswer with the letter.")
+    ('Which?', ['red', 'dark blue'])
+    """
+    parts = re.split(r"\(([A-F])\)\s*", text)
+    options = [part.split("\n")[0].strip() for part in parts[2::2]]
+    return parts[0].strip(), options
+
+
+def plain_options(options: list[str]) -> list[str]:
+    """Options without the letters in front of them.
+
+    >>> plain_options(["(A) red", "B. blue", "C: a (big) dog"]), plain_options(["red", "blue"])
+    (['red', 'blue', 'a (big) dog'], ['red', 'blue'])
+    """
+    matches = [_OPTION.match(option) for option in options]
+    if all(match and match[1] == letter for match, letter in zip(matches, ascii_uppercase, strict=False)):
+        return [match[2].strip() for match in matches if match]
+    return options
+
+
+def _vstar(row: Row, file: Path) -> dict[str, Any]:
+    import json
+
+    question, options = split_options(row["text"])
+    image = file.parent / row["image"]
+    boxes = []
+    if (notes := image.with_suffix(".json")).exists():
+        boxes = [[x, y, x + width, y + height] for x, y, width, height in json.loads(notes.read_text()).get("bbox", [])]
+    return {
+        "id": f"vstar-{row['question_id']}",
+        "images": [str(image)],
+        "question": question,
+        "choices": options,
+        "answer": row["label"],
+        "boxes": boxes,
+        "metadata": {"family": row["category"]},
+    }
+
+
+def _hr_bench(row: Row, file: Path) -> dict[str, Any]:
+    return {
+        "id": f"{file.stem}-{row['index']}",
+        "images": [row["image"]],
+        "question": row["question"],
+        "choices": [row[letter] for letter in "ABCD" if row.get(letter)],
+        "answer": row["answer"],
+        "metadata": {"family": row["category"], "cycle": str(row["cycle_category"])},
+    }
+
+
+def _mme_realworld(row: Row, file: Path) -> dict[str, Any]:
+    options = row.get("multi-choice options", row.get("options"))
+    if isinstance(options, str):
+        import ast
+
+        options = ast.literal_eval(options)
+    return {
+        "id": f"mme_realworld-{row['index']}",
+        "images": [row.get("image") or row["bytes"]],
+        "question": row["question"],
+        "choices": plain_options([option.replace("（", "(").replace("）", ")") for option in options]),
+        "answer": row["answer"],
+        "metadata": {"family": row["category"], "subfamily": row["l2-category"]},
+    }
+
+
+def _muirbench(row: Row, file: Path) -> dict[str, Any]:
+    return {
+        "id": f"muirbench-{row['idx']}",
+        "images": row["image_list"],
+        "question": row["question"],
+        "choices": row["options"],
+        "answer": row["answer"],
+        "metadata": {"family": row["task"]},
+    }
+
+
+def _blink(row: Row, file: Path) -> dict[str, Any]:
+    images = [row[name] for name in sorted(row) if re.fullmatch(r"image_\d+", name) and row[name] is not None]
+    return {
+        "id": row["idx"],
+        "images": images,
+        "question": row["question"],
+        "choices": row["choices"],
+        "answer": row["answer"].strip("()"),
+        "metadata": {"family": row["sub_task"]},
+    }
+
+
+def _mantis(row: Row, file: Path) -> dict[str, Any]:
+    is_choice = row["question_type"] == "multi-choice"
+    return {
+        "id": f"mantis-{row['id']}",
+        "images": row["images"],
+        "question": row["question"],
+        "choices": plain_options(list(row["options"])) if is_choice else [],
+        "kind": "choice" if is_choice else "text",
+        "answer": row["answer"],
+        "metadata": {"family": row.get("category") or row["question_type"]},
+    }
+
+
+def _mirb(row: Row, file: Path) -> dict[str, Any]:
+    return {
+        "id": f"mirb-{row['subset']}-{row['question_id']}",
+        "images": row["image_list"],
+        "question": row["questions"],
+        "kind": "choice" if row["answers"] in list("ABCDE") else None,
+        "answer": row["answers"],
+        "metadata": {"family": row["subset"]},
+    }
+
+
+def _mmiu(row: Row, file: Path) -> dict[str, Any]:
+    options = row["options"]
+    lines = options if isinstance(options, list) else [line for line in options.split("\n") if line.strip()]
+    context = row.get("context") or ""
+    return {
+        "images": row["input_image_path"],
+        "question": f"{context}\n{row['question']}".strip(),
+        "choices": plain_options(lines),
+        "answer": row["output"],
+        "metadata": {"family": row["task"]},
+    }
+
+
+def _nlvr2(row: Row, file: Path) -> dict[str, Any]:
+    return {
+        "id": f"nlvr2-{row['id']}",
+        "images": row["images"],
+        "question": row["question"],
+        "choices": plain_options(list(row["options"])),
+        "answer": row["answer"],
+    }
+
+
+def _mvbench(row: Row, file: Path) -> dict[str, Any]:
+    """Frames are read from a folder of the video's name below the benchmark's, wherever it lies."""
+    return {
+        "images": _frames(file.parent.parent, Path(row["video"])),
+        "question": row["question"],
+        "choices": row["candidates"],
+        "answer": ascii_uppercase[list(row["candidates"]).index(row["answer"])],
+        "metadata": {"family": file.stem},
+    }
+
+
+def _frames(folder: Path, video: Path) -> list[str]:
+    name = video.with_suffix("") if video.suffix in (".mp4", ".avi", ".webm", ".mkv") else video
+    found = next((path for path in sorted(folder.glob(f"**/{name}")) if path.is_dir()), None)
+    if found is None:
+        raise ValueError(f"no folder of frames {name} below {folder}: extract the frames of {video} there (ffmpeg)")
+    frames = sorted(path for path in found.iterdir() if path.suffix in (".jpg", ".jpeg", ".png"))
+    if not frames:
+        raise ValueError(f"{found} holds no frames (.jpg, .png)")
+    count = min(NUM_FRAMES, len(frames))
+    return [str(frames[int((index + 0.5) * len(frames) / count)]) for index in range(count)]
+
+
+_PARQUET = ("**/*.parquet", "**/*.jsonl", "**/*.json")
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "vstar": Benchmark("craigwu/vstar_bench", ("test_questions.jsonl",), _vstar),
+    "hr_bench_4k": Benchmark("DreamMr/HR-Bench", ("**/hr_bench_4k.tsv", "**/hr_bench_4k*.parquet"), _hr_bench, "cycle"),
+    "hr_bench_8k": Benchmark("DreamMr/HR-Bench", ("**/hr_bench_8k.tsv", "**/hr_bench_8k*.parquet"), _hr_bench, "cycle"),
+    "mme_realworld": Benchmark("yifanzhang114/MME-RealWorld-lmms-eval", ("**/*.parquet", "**/*.tsv"), _mme_realworld),
+    "mme_realworld_lite": Benchmark(
+        "yifanzhang114/MME-RealWorld-lite-lmms-eval", ("**/*.parquet", "**/*.tsv"), _mme_realworld
+    ),
+    "muirbench": Benchmark("MUIRBENCH/MUIRBENCH", _PARQUET, _muirbench),
+    "blink": Benchmark("BLINK-Benchmark/BLINK", ("**/val*.parquet", *_PARQUET), _blink),
+    "nlvr2": Benchmark("lmms-lab/NLVR2", _PARQUET, _nlvr2),
+    "mantis": Benchmark("TIGER-Lab/Mantis-Eval", ("**/test*.parquet", *_PARQUET), _mantis),
+    "mirb": Benchmark("VLLMs/MIRB-hf", _PARQUET, _mirb),
+    "mmiu": Benchmark("FanqingM/MMIU-Benchmark", _PARQUET, _mmiu),
+    "mvbench": Benchmark("OpenGVLab/MVBench", ("json/*.json", "**/*.json"), _mvbench),
+}
+"""The benchmarks by name."""

@@ -1,0 +1,145 @@
+"""Raw rows of the files that people keep data in, images left where they are until they are shown."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+
+BROKEN = "__broken__"
+"""The only column of a line that could not be read; its value says why."""
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]{65,}")
+"""An image in base64: unlike a path it has no dot. In VLMEvalKit's TSV files a shorter one names another row."""
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image inside an Arrow table, its bytes read (memory-mapped) when they are asked for.
+
+    `where` leads to it in its row: column, then fields and positions.
+    """
+
+    table: Any
+    row: int
+    where: tuple[str | int, ...]
+
+    def read(self) -> bytes:
+        """The encoded bytes."""
+        value = self.table[self.row : self.row + 1][self.where[0]][0]
+        for part in self.where[1:]:
+            value = value[part]
+        found = value.as_py()
+        found = found["bytes"] if isinstance(found, dict) else found
+        return base64.b64decode(found) if isinstance(found, str) else found
+
+
+def read_rows(source: str | Path, *, split: str | None = None) -> tuple[Path, Iterator[Row]]:
+    """The folder that relative image paths start from, and the rows of a file, a folder or a hub id.
+
+    Raises:
+        FileNotFoundError: if a file is named that is not there.
+    """
+    path = Path(source)
+    if path.is_dir() and (path / "tasks.jsonl").exists():
+        path = path / "tasks.jsonl"
+    if path.suffix in READERS:
+        return path.parent, read_file(path)
+    import datasets
+
+    if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
+        data = datasets.load_from_disk(str(path))
+        data = data[split or next(iter(data))] if isinstance(data, datasets.DatasetDict) else data
+        return path, _arrow(data)
+    return path, _arrow(datasets.load_dataset(str(source), split=split or "train"))
+
+
+def read_file(path: Path) -> Iterator[Row]:
+    """The rows of one file.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no tasks at {path}: give a file ({', '.join(READERS)}), a folder of tasks, or a hub id"
+        )
+    return READERS[path.suffix](path)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import datasets
+
+    return _arrow(datasets.Dataset.from_parquet(str(path)))
+
+
+def _tsv(path: Path) -> Iterator[Row]:
+    """Rows whose values are texts, an empty one None. An image that only names a row is that row's."""
+    import datasets
+
+    with path.open() as file:
+        names = next(csv.reader([file.readline()], delimiter="\t"))
+    features = datasets.Features({name: datasets.Value("string") for name in names})
+    data = datasets.Dataset.from_csv(str(path), features=features, sep="\t", keep_default_na=False)
+    numbers = {index: number for number, index in enumerate(data["index"])} if "index" in names else {}
+    table = data.with_format("arrow")[:]
+    for row in _arrow(data):
+        filled = {name: None if value == "" else value for name, value in row.items()}
+        if filled.get("image") in numbers:
+            filled["image"] = StoredImage(table, numbers[filled["image"]], ("image",))
+        yield filled
+
+
+def _arrow(data: Any) -> Iterator[Row]:
+    """The rows of a dataset with their images left in its table, neither decoded nor copied."""
+    table = data.with_format("arrow")
+    for number in range(len(data)):
+        row = table[number : number + 1].to_pylist()[0]
+        yield {name: _left_in(table, number, value, (name,)) for name, value in row.items()}
+
+
+def _left_in(table: Any, row: int, value: Any, where: tuple[str | int, ...]) -> Any:
+    """The value with all bytes in it, and image dictionaries that hold some, replaced by a `StoredImage`."""
+    is_text = isinstance(value, str) and where[0] in ("image", "bytes") and _BASE64.fullmatch(value)
+    is_dict = isinstance(value, dict) and value.keys() == {"bytes", "path"} and value["bytes"]
+    if isinstance(value, bytes) or is_text or is_dict:
+        return StoredImage(table, row, where)
+    if isinstance(value, list):
+        return [_left_in(table, row, part, (*where, index)) for index, part in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    return {name: _left_in(table, row, part, (*where, name)) for name, part in value.items()}
+
+
+def _json(path: Path) -> Iterator[Row]:
+    """The objects of a JSON list, or of a file with one object a line."""
+    with path.open() as file:
+        if file.read(1) == "[":
+            file.seek(0)
+            try:
+                yield from json.load(file)
+                return
+            except ValueError:
+                file.seek(0)
+    yield from _jsonl(path)
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open() as file:
+        for line in file:
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    yield {BROKEN: f"not JSON: {error}"}
+
+
+READERS = {".jsonl": _jsonl, ".json": _json, ".tsv": _tsv, ".parquet": _parquet}
+"""How each kind of file is read."""
