@@ -11,7 +11,7 @@ from environments.play import Limits, Policy, Sampling
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from environments.vllm_policies import VllmPolicy, VllmServerPolicy, start_engine
-from environments.zoom import CROP_MODES, ZoomEnvironment, ZoomSettings
+from environments.zoom import CROP_MODES, VIEW_MODES, ZoomEnvironment, ZoomSettings
 from fovea.arguments import PlayerArguments
 from fovea.boxes import Frame
 from fovea.images import ImageStore, PixelLimits
@@ -49,8 +49,16 @@ class EpisodeArguments:
     crops: str = field(
         default="true",
         metadata={
-            "help": "What a zoom returns: true, or noise, blank, other to probe whether the model looks.",
+            "help": "What a zoom returns: true, or to probe whether the model looks: noise, blank, a random place of "
+            "the image, the same place of another task's image, or the task's own target box.",
             "choices": list(CROP_MODES),
+        },
+    )
+    views: str = field(
+        default="true",
+        metadata={
+            "help": "What the first view shows: true, or blurred, blank to probe what zooms alone are worth.",
+            "choices": list(VIEW_MODES),
         },
     )
     image_cache_gib: float = field(
@@ -82,7 +90,7 @@ class EpisodeArguments:
                 "be off: keep crop_min_pixels and crop_max_pixels within min_pixels and max_pixels"
             )
         frame = Frame(self.box_frame) if self.box_frame else model.frame
-        settings = ZoomSettings(frame, first_view, crop, padding=self.crop_padding, crops=self.crops)
+        settings = ZoomSettings(frame, first_view, crop, padding=self.crop_padding, crops=self.crops, views=self.views)
         return partial(ZoomEnvironment, settings, ImageStore(max_bytes=self._half_cache))
 
     def renderer(self, model: Model) -> Renderer:

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from fovea.boxes import Box, Frame, View
 from fovea.episodes import Crop, FaultKind, ModelFault
 from fovea.images import MAX_ASPECT_RATIO, ImageStore, PixelLimits, cut, fit
+from fovea.tasks import Task
 
-CROP_MODES = ("true", "noise", "blank", "other")
+CROP_MODES = ("true", "noise", "blank", "random", "other", "target")
+VIEW_MODES = ("true", "blurred", "blank")
+BLUR_SHARE = 0.05
+"""Standard deviation of the blur of a blurred first view, as a share of its longer side."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,12 @@ class ZoomSettings:
     """How the zoom environment shows images and cuts crops.
 
     `frame` is the frame in which the model writes boxes. `padding` enlarges each box about its centre (1.5 in
-    Chain-of-Focus). Boxes with a side below `min_side` (UNIT of the image they are in) are refused. `crops` other
-    than "true" replaces what the zoom returns by noise, a blank, or a crop of another place: a probe of whether the
-    model looks.
+    Chain-of-Focus). Boxes with a side below `min_side` (UNIT of the image they are in) are refused.
+
+    Probes of whether the model looks: `crops` other than "true" replaces what a zoom returns by noise, a blank, a
+    random place of the same size in the same image, the same place of another task's image (`metadata["other_image"]`),
+    or the nearest of the task's own boxes, which shows what a perfect zoom is worth. `views` other than "true" blurs or
+    blanks the first views, which leaves only zooms to see by.
     """
 
     frame: Frame
@@ -38,10 +45,12 @@ class ZoomSettings:
     padding: float = 1.0
     min_side: float = 0.004
     crops: str = "true"
+    views: str = "true"
 
     def __post_init__(self) -> None:
-        if self.crops not in CROP_MODES:
-            raise ValueError(f"crops {self.crops!r} is unknown: use one of {CROP_MODES}")
+        for name, modes in (("crops", CROP_MODES), ("views", VIEW_MODES)):
+            if getattr(self, name) not in modes:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown: use one of {modes}")
         if self.padding < 1:
             raise ValueError(f"padding {self.padding} would shrink boxes: use 1 or more")
 
@@ -66,12 +75,19 @@ class ZoomEnvironment:
         self._store = store or ImageStore()
         self._sources: list[Any] = []
         self._seen: list[_Seen] = []
+        self._task: Task | None = None
 
     def reset(
-        self, *, images: Sequence[Any], question: str, first_view_max_pixels: int | None = None, **_: Any
+        self,
+        *,
+        images: Sequence[Any],
+        question: str,
+        first_view_max_pixels: int | None = None,
+        task: Task | None = None,
+        **_: Any,
     ) -> list[dict[str, Any]]:
         """The content of the first user message: every image's first view, then the question."""
-        self._sources, self._seen = list(images), []
+        self._sources, self._seen, self._task = list(images), [], task
         limits = self._settings.first_view
         if first_view_max_pixels is not None:
             limits = PixelLimits(
@@ -83,7 +99,7 @@ class ZoomEnvironment:
         for root, source in enumerate(images):
             original, shown = self._store.open(source), self._store.fitted(source, limits)
             self._seen.append(_Seen(root, Box(0, 0, 1, 1, Frame.UNIT), View(original.size, shown.size)))
-            blocks.append({"type": "image", "image": shown})
+            blocks.append({"type": "image", "image": _view(shown, self._settings.views)})
         return [*blocks, {"type": "text", "text": question}]
 
     def image_zoom_in_tool(self, bbox_2d: list[float], label: str = "", img_idx: int = 0) -> list[dict[str, Any]]:
@@ -113,7 +129,7 @@ class ZoomEnvironment:
         return [
             {
                 "type": "image",
-                "image": self._shown(crop, original, region),
+                "image": self._shown(crop, original, region, seen.root),
                 "crop": Crop(index, seen.root, region, crop.size),
             },
             {"type": "text", "text": f"This is image {index}."},
@@ -146,19 +162,54 @@ class ZoomEnvironment:
             raise ModelFault(FaultKind.TINY_BOX, "The box is too small: draw it larger around the detail.")
         return box
 
-    def _shown(self, crop: Image.Image, original: Image.Image, region: Box) -> Image.Image:
+    def _shown(self, crop: Image.Image, original: Image.Image, region: Box, root: int) -> Image.Image:
         """What the model gets to see in place of `crop`; seeded by the region, so that a replay is the same."""
-        mode = self._settings.crops
+        mode, size = self._settings.crops, crop.size
         if mode == "true":
             return crop
         if mode == "blank":
-            return Image.new("RGB", crop.size, (127, 127, 127))
-        rng = np.random.default_rng(abs(hash((region.coordinates, crop.size))))
+            return Image.new("RGB", size, _GREY)
+        rng = np.random.default_rng(abs(hash((region.coordinates, size))))
         if mode == "noise":
-            return Image.fromarray(rng.integers(0, 256, size=(crop.height, crop.width, 3), dtype=np.uint8))
-        x1, y1 = rng.uniform(0, 1 - region.width), rng.uniform(0, 1 - region.height)
-        elsewhere = Box(x1, y1, x1 + region.width, y1 + region.height, Frame.UNIT)
-        return cut(original, elsewhere).resize(crop.size, Image.Resampling.BICUBIC)
+            return Image.fromarray(rng.integers(0, 256, size=(size[1], size[0], 3), dtype=np.uint8))
+        if mode == "random":
+            x1, y1 = rng.uniform(0, 1 - region.width), rng.uniform(0, 1 - region.height)
+            region = Box(x1, y1, x1 + region.width, y1 + region.height, Frame.UNIT)
+        elif mode == "other":
+            original = self._store.open(_other_image(self._task))
+        elif (target := self._nearest_target(original, region, root)) is not None:
+            return fit(cut(original, target), self._settings.crop)
+        return cut(original, region).resize(size, Image.Resampling.BICUBIC)
+
+    def _nearest_target(self, original: Image.Image, region: Box, root: int) -> Box | None:
+        """The task's own box (UNIT) on this image whose centre is nearest to that of `region`; None without any."""
+        view = View(original.size, original.size)
+        targets = [] if self._task is None else [t.box for t in self._task.boxes if t.img_idx == root]
+        units = [box.to(Frame.UNIT, view).clipped(view) for box in targets]
+        return min(units, key=lambda box: math.dist(_centre(box), _centre(region)), default=None)
+
+
+_GREY = (127, 127, 127)
+
+
+def _view(shown: Image.Image, mode: str) -> Image.Image:
+    """The first view as a probe leaves it."""
+    if mode == "blank":
+        return Image.new("RGB", shown.size, _GREY)
+    return shown if mode == "true" else shown.filter(ImageFilter.GaussianBlur(BLUR_SHARE * max(shown.size)))
+
+
+def _other_image(task: Task | None) -> Any:
+    other = None if task is None else task.metadata.get("other_image")
+    if other is None:
+        raise ValueError(
+            "crops of another image need it in each task's metadata: fovea.tasks.with_others puts it there"
+        )
+    return other
+
+
+def _centre(box: Box) -> tuple[float, float]:
+    return (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
 
 
 def _is_number(value: Any) -> bool:

@@ -1,7 +1,8 @@
 """Plays a checkpoint on tasks and scores it: `fovea eval CHECKPOINT --dataset_name … --output_dir DIR`.
 
 Writes samples.jsonl (one line per episode, as each batch finishes) and summary.json. The same command again goes on
-where a stopped one left off.
+where a stopped one left off. On a public benchmark (`--benchmark vstar`) every answer is scored by our strict rule and
+by those of the published tools; answers on which they differ go to disagreements.jsonl.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -20,8 +21,11 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from environments.direct import play_directly
+from environments.forcing import OPENINGS, ForcedPolicy
 from environments.play import play
 from environments.settings import EpisodeArguments, make_policy
+from evaluation.benchmarks import BENCHMARKS, load_benchmark
+from evaluation.scoring import verdicts
 from fovea.arguments import PlayerArguments
 from fovea.config import parse
 from fovea.episodes import Episode
@@ -29,7 +33,7 @@ from fovea.ledger import LEDGER
 from fovea.models import Model
 from fovea.runs import RunDirectory, read_jsonl
 from fovea.statistics import best_constant, wilson_interval
-from fovea.tasks import Task
+from fovea.tasks import Task, with_others
 from rewards.accuracy import accuracy
 
 
@@ -39,7 +43,14 @@ class EvaluationArguments(PlayerArguments):
 
     output_dir: str = field(metadata={"help": "Folder for samples.jsonl and summary.json."})
     dataset_name: str = field(
-        default="synthesis.shapes:test_tasks", metadata={"help": "Tasks: file, folder, hub id or module:function."}
+        default="",
+        metadata={
+            "help": "Tasks: file, folder, hub id or module:function (default: the tiny model's held-out scenes). With "
+            "--benchmark its folder or file (default: its hub id)."
+        },
+    )
+    benchmark: str | None = field(
+        default=None, metadata={"help": "A public benchmark, in its own file format.", "choices": list(BENCHMARKS)}
     )
     num_samples: int = field(default=1, metadata={"help": "Episodes a task: k of Avg@k, with temperature above 0."})
     prompt: str = field(
@@ -49,11 +60,46 @@ class EvaluationArguments(PlayerArguments):
             "choices": ["protocol", "direct"],
         },
     )
+    force: str = field(
+        default="nothing",
+        metadata={
+            "help": "Baselines of the same weights: every episode begins with a zoom, or with its answer.",
+            "choices": ["nothing", *OPENINGS],
+        },
+    )
+    text_only: bool = field(default=False, metadata={"help": "Leave all images out: what can be guessed."})
+    view_sizes_px: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate once for each: first views of at most the square of so many pixels (Chain-of-Focus: 224 "
+            "336 448 672 1024 1920 2560 3840), each in a folder of its own below output_dir."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.prompt == "direct" and self.force != "nothing":
+            raise ValueError(f"--force {self.force} is for the protocol: leave it out with --prompt direct")
+
+    def load_tasks(self) -> list[Task]:
+        """The tasks that these arguments name."""
+        if self.benchmark:
+            tasks = load_benchmark(
+                self.benchmark, self.dataset_name or None, skip_bad_rows=self.skip_bad_rows, limit=self.max_tasks
+            )
+        else:
+            tasks = self.read_tasks(self.dataset_name or "synthesis.shapes:test_tasks", limit=self.max_tasks)
+        return [replace(task, images=(), boxes=()) for task in tasks] if self.text_only else tasks
 
 
 def sample(episode: Episode, index: int) -> dict[str, Any]:
-    """One line of samples.jsonl."""
+    """One line of samples.jsonl; `scores` by rule where published ones apply, which read a last turn without tags."""
     score = accuracy(episode.task, episode)
+    scores = {}
+    if "benchmark" in episode.task.metadata:
+        said = episode.answer if episode.answer is not None else episode.turns[-1].text
+        within = BENCHMARKS[episode.task.metadata["benchmark"]].averaged_within
+        scores = {"scores": verdicts(episode.task, said) | {"strict": score}}
+        scores |= {"within": episode.task.metadata[within]} if within else {}
     if episode.answer is None:
         why = f"no answer: {episode.stop_reason.value}"
     else:
@@ -63,6 +109,7 @@ def sample(episode: Episode, index: int) -> dict[str, Any]:
         "sample": index,
         "family": episode.task.family,
         "score": score,
+        **scores,
         "why": why,
         **episode.to_dict(),
     }
@@ -96,10 +143,20 @@ def summarize(samples: list[dict[str, Any]]) -> dict[str, Any]:
         }
 
     families = sorted({row["family"] for row in samples})
+    rules = samples[0].get("scores", {})
     return {
         **part(samples),
+        **({"rules": {rule: _official_mean(samples, rule) for rule in rules}} if rules else {}),
         "families": {family: part([row for row in samples if row["family"] == family]) for family in families},
     }
+
+
+def _official_mean(samples: list[dict[str, Any]], rule: str) -> float:
+    """A rule's accuracy; within groups first where the benchmark does so (HR-Bench: the cycles of one question)."""
+    groups = defaultdict(list)
+    for number, row in enumerate(samples):
+        groups[row.get("within", number)].append(row["scores"][rule])
+    return fmean(fmean(scores) for scores in groups.values())
 
 
 def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, episodes: EpisodeArguments) -> dict:
@@ -109,6 +166,10 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     done = {(row["id"], row["sample"]) for row in read_jsonl(path)}
     renderer = episodes.renderer(model)
     policy = make_policy(arguments, model, renderer)
+    if arguments.force != "nothing":
+        policy = ForcedPolicy(policy, renderer, OPENINGS[arguments.force])
+    if episodes.crops == "other":
+        tasks = with_others(tasks)
     player: Callable[..., list[Episode]] = partial(play_directly, policy)
     if arguments.prompt == "protocol":
         player = partial(play, policy, limits=episodes.limits(), batch_size=arguments.batch_size)
@@ -126,10 +187,30 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
                 file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
                 file.flush()
                 bar.update(len(rows))
+    samples = read_jsonl(path)
     summary = {"model": arguments.model_name_or_path, "prompt": arguments.prompt, "crops": episodes.crops}
-    summary |= summarize(read_jsonl(path))
+    summary |= summarize(samples)
     (run.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    differing = [row for row in samples if len(set(row.get("scores", {}).values())) > 1]
+    if "rules" in summary:
+        shown = ("id", "sample", "family", "answer", "reference", "scores")
+        lines = [json.dumps({name: row[name] for name in shown}, default=str) + "\n" for row in differing]
+        (run.path / "disagreements.jsonl").write_text("".join(lines))
     return summary
+
+
+def sweep(
+    model: Model, tasks: list[Task], arguments: EvaluationArguments, episodes: EpisodeArguments
+) -> dict[int, dict]:
+    """The summaries by size of the first view, in square pixels' side: the resolution sweep of Chain-of-Focus."""
+    found = {}
+    for side in arguments.view_sizes_px or ():
+        resized = [replace(task, first_view_max_pixels=side**2) for task in tasks]
+        here = replace(arguments, output_dir=str(Path(arguments.output_dir) / f"view_{side}"))
+        RunDirectory(here.output_dir).write_start(evaluation=here, episodes=episodes)
+        found[side] = evaluate(model, resized, here, episodes)
+    (Path(arguments.output_dir) / "sweep.json").write_text(json.dumps(found, indent=2) + "\n")
+    return found
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -142,6 +223,8 @@ def table(summary: dict[str, Any]) -> str:
         low, high = part["interval"]
         numbers = f"{part['best_constant']:.3f} | {part['zooms_per_question']:.2f} | {part['tokens_per_question']:.0f}"
         lines.append(f"| {name} | {part['n']} | {part['accuracy']:.3f} | {low:.3f}-{high:.3f} | {numbers} |")
+    for rule, accuracy_by_rule in summary.get("rules", {}).items():
+        lines.append(f"| all, by {rule} | {summary['n']} | {accuracy_by_rule:.3f} | | | | |")
     return "\n".join(lines)
 
 
@@ -152,7 +235,11 @@ def main() -> None:
     model, tasks = arguments.load_model(), arguments.load_tasks()
     RunDirectory(arguments.output_dir).write_start(evaluation=arguments, episodes=episodes)
     LEDGER.restart()
-    print(table(evaluate(model, tasks, arguments, episodes)))
+    if arguments.view_sizes_px:
+        for side, summary in sweep(model, tasks, arguments, episodes).items():
+            print(f"\nfirst views of at most {side}x{side} pixels\n{table(summary)}")
+    else:
+        print(table(evaluate(model, tasks, arguments, episodes)))
     LEDGER.write(Path(arguments.output_dir) / "ledger.json")
     print(f"\n{LEDGER.table()}\n")
     print(f"written to {Path(arguments.output_dir) / 'samples.jsonl'}")

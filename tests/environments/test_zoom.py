@@ -4,16 +4,17 @@ from PIL import Image
 
 from environments.check import EnvironmentCheckError, check_environment
 from environments.zoom import ZoomEnvironment, ZoomSettings
-from fovea.boxes import Frame
+from fovea.boxes import Box, Frame
 from fovea.episodes import FaultKind, ModelFault
 from fovea.images import ImageStore, PixelLimits
+from fovea.tasks import Target, Task, with_others
 
 LIMITS = PixelLimits(16 * 16, 160 * 160, 16)
 
 
-def started(picture, frame=Frame.PER_MILLE, **settings):
+def started(picture, frame=Frame.PER_MILLE, task=None, **settings):
     environment = ZoomEnvironment(ZoomSettings(frame, LIMITS, LIMITS, **settings))
-    environment.reset(images=[picture], question="q")
+    environment.reset(images=[picture], question="q", task=task)
     return environment
 
 
@@ -102,13 +103,47 @@ def test_what_a_model_can_do_wrong_is_told_back_to_it(picture, arguments, kind):
     assert 10 < len(str(raised.value)) < 160
 
 
-@pytest.mark.parametrize("crops", ["noise", "blank", "other"])
+@pytest.mark.parametrize("crops", ["noise", "blank", "random"])
 def test_probes_replace_the_pixels_and_keep_the_size(picture, crops):
     true, image = crop_of(started(picture).image_zoom_in_tool([100, 100, 400, 400]))
     probed, other = crop_of(started(picture, crops=crops).image_zoom_in_tool([100, 100, 400, 400]))
     again = crop_of(started(picture, crops=crops).image_zoom_in_tool([100, 100, 400, 400]))[1]
     assert probed == true and other.size == image.size
     assert other.tobytes() == again.tobytes() != image.tobytes()
+
+
+def test_a_crop_of_another_image_shows_the_next_task_that_has_another(picture, make_task):
+    blue, green = (Image.new("RGB", (64, 64), colour) for colour in ("blue", "green"))
+    tasks = [make_task(id="a"), make_task(id="b"), Task("words", (), "?", "7"), Task("c", (blue,), "?", "7"),
+             Task("d", (green,), "?", "7")]  # fmt: skip
+    found = with_others(tasks)
+    assert [task.metadata.get("other_image") for task in found] == [blue, blue, None, green, picture]
+    shown = crop_of(started(picture, crops="other", task=found[0]).image_zoom_in_tool([0, 0, 500, 500]))[1]
+    assert shown.getpixel((3, 3)) == (0, 0, 255)
+    with pytest.raises(ValueError, match="with_others"):
+        started(picture, crops="other").image_zoom_in_tool([0, 0, 500, 500])
+    with pytest.raises(ValueError, match="at least two"):
+        with_others(tasks[:2])
+
+
+def test_a_crop_of_the_target_is_the_tasks_nearest_box(picture, make_task):
+    boxes = (Target(Box(0.0, 0.0, 0.2, 0.2, Frame.UNIT)), Target(Box(0.5, 0.5, 0.9, 0.9, Frame.UNIT)))
+    shown = crop_of(
+        started(picture, crops="target", task=make_task(boxes=boxes)).image_zoom_in_tool([400, 450, 600, 700])
+    )[1]
+    expected = crop_of(started(picture).image_zoom_in_tool([500, 500, 900, 900]))[1]
+    assert shown.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("views", ["blurred", "blank"])
+def test_a_probed_first_view_shows_less_and_zooms_show_as_before(picture, views):
+    environment = ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, LIMITS, LIMITS, views=views))
+    view = environment.reset(images=[picture], question="q")[0]["image"]
+    true = ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, LIMITS, LIMITS)).reset(images=[picture], question="q")
+    assert view.size == true[0]["image"].size
+    assert np.asarray(view).astype(float).std() < np.asarray(true[0]["image"]).astype(float).std()
+    zoomed = crop_of(environment.image_zoom_in_tool([0, 0, 500, 500]))[1]
+    assert zoomed.tobytes() == crop_of(started(picture).image_zoom_in_tool([0, 0, 500, 500]))[1].tobytes()
 
 
 def test_the_zoom_environment_passes_its_own_check():

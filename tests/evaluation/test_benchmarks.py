@@ -1,0 +1,240 @@
+"""Each public benchmark is read from files in its own layout."""
+
+import base64
+import io
+import json
+
+import pytest
+from datasets import Dataset, Sequence
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from evaluation.benchmarks import BENCHMARKS, load_benchmark
+from evaluation.evaluate import EvaluationArguments, evaluate
+from fovea.images import open_image
+from fovea.task_files import TaskError
+
+CHOICES = ["red", "blue", "NA", "None"]
+
+
+def picture(colour="red", form="PNG"):
+    buffer = io.BytesIO()
+    Image.new("RGB", (90, 60), colour).save(buffer, format=form)
+    return buffer.getvalue()
+
+
+def save_parquet(rows, path, **images):
+    """Rows with their image columns in the form that the hub's viewer stores."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = Dataset.from_list(rows)
+    for name, feature in images.items():
+        data = data.cast_column(name, feature)
+    data.to_parquet(str(path))
+
+
+def stored(colour="red"):
+    return {"bytes": picture(colour), "path": None}
+
+
+def write_vstar(folder):
+    (folder / "direct_attributes").mkdir(parents=True)
+    (folder / "direct_attributes" / "a.jpg").write_bytes(picture(form="JPEG"))
+    notes = {"target_object": ["cup"], "bbox": [[10, 20, 30, 40]], "question": "?", "options": ["red", "blue"]}
+    (folder / "direct_attributes" / "a.json").write_text(json.dumps(notes))
+    text = (
+        "What colour is the cup? \n(A) red \n(B) blue\nAnswer with the option's letter from the given choices directly."
+    )
+    row = {
+        "image": "direct_attributes/a.jpg",
+        "text": text,
+        "category": "direct_attributes",
+        "label": "A",
+        "question_id": 7,
+    }
+    (folder / "test_questions.jsonl").write_text(json.dumps(row) + "\n")
+
+
+def write_hr_bench(folder, name="hr_bench_4k"):
+    header = ["index", "question", "answer", "category", *"ABCD", "cycle_category", "image"]
+    first = [0, "Which?", "A", "single", *CHOICES, 0, base64.b64encode(picture()).decode()]
+    second = [1, "Which?", "B", "cross", "7", "8", "9", "", 0, "0"]
+    lines = ["\t".join(str(value) for value in row) for row in (header, first, second)]
+    (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+
+
+def write_mme(folder):
+    options = [f"({letter}) {text}" for letter, text in zip("ABCDE", [*CHOICES, "unsure"], strict=True)]
+    row = {
+        "index": 3,
+        "question": "Which?",
+        "multi-choice options": options,
+        "answer": "E",
+        "category": "Perception/Remote Sensing",
+        "l2-category": "color",
+        "bytes": base64.b64encode(picture()).decode(),
+    }
+    save_parquet([row], folder / "data" / "train-00000-of-00001.parquet")
+
+
+def write_muirbench(folder):
+    row = {
+        "idx": 0,
+        "task": "Counting",
+        "image_relation": "n",
+        "image_type": "s",
+        "question": "<image> or <image>?",
+        "options": CHOICES,
+        "answer": "D",
+        "image_list": [stored(), stored("blue")],
+    }
+    save_parquet([row], folder / "data" / "test-00000.parquet", image_list=Sequence(ImageFeature()))
+
+
+def write_blink(folder):
+    row = {
+        "idx": "val_Counting_1",
+        "sub_task": "Counting",
+        "question": "How many?",
+        "image_1": stored(),
+        "image_2": stored("blue"),
+        "image_3": None,
+        "image_4": None,
+        "choices": CHOICES,
+        "answer": "(C)",
+        "prompt": "p",
+    }
+    save_parquet(
+        [row], folder / "Counting" / "val-00000.parquet", **{f"image_{n}": ImageFeature() for n in (1, 2, 3, 4)}
+    )
+    hidden = {**row, "answer": "hidden", "idx": "test_Counting_1"}
+    save_parquet(
+        [hidden], folder / "Counting" / "test-00000.parquet", **{f"image_{n}": ImageFeature() for n in (1, 2, 3, 4)}
+    )
+
+
+def write_nlvr2(folder):
+    row = {
+        "id": "dev-1",
+        "question": "Both?",
+        "images": [stored(), stored()],
+        "options": ["(A) True", "(B) False"],
+        "answer": "B",
+    }
+    save_parquet([row], folder / "test.parquet", images=Sequence(ImageFeature()))
+
+
+def write_mantis(folder):
+    choice = {
+        "id": "1",
+        "question_type": "multi-choice",
+        "question": "<image> Which?",
+        "answer": "B",
+        "options": ["(A) red", "(B) blue"],
+        "images": [stored()],
+    }
+    short = {**choice, "id": "2", "question_type": "short-answer", "answer": "two cats", "options": []}
+    save_parquet([choice, short], folder / "mantis_eval" / "test-0.parquet", images=Sequence(ImageFeature()))
+
+
+def write_mirb(folder):
+    rows = [
+        {"question_id": n, "subset": subset, "questions": "What?", "answers": answer, "image_list": [stored()]}
+        for n, (subset, answer) in enumerate([("food", "B"), ("count", "7")])
+    ]
+    save_parquet(rows, folder / "data" / "test.parquet", image_list=Sequence(ImageFeature()))
+
+
+def write_mmiu(folder):
+    (folder / "Low-level").mkdir(parents=True)
+    (folder / "Low-level" / "a.jpg").write_bytes(picture(form="JPEG"))
+    row = {
+        "task": "jigsaw",
+        "question": "Which?",
+        "context": "Two parts.",
+        "options": "A: red\nB: blue\n",
+        "output": "B",
+        "input_image_path": ["./Low-level/a.jpg"],
+    }
+    save_parquet([row], folder / "all.parquet")
+
+
+def write_mvbench(folder):
+    frames = folder / "video" / "clevrer" / "v1"
+    frames.mkdir(parents=True)
+    for number in range(20):
+        Image.new("RGB", (30, 30), (number, 0, 0)).save(frames / f"{number:04d}.png")
+    (folder / "json").mkdir()
+    row = {"video": "v1.mp4", "question": "What moves?", "candidates": CHOICES, "answer": "blue"}
+    (folder / "json" / "moving_count.json").write_text(json.dumps([row]))
+
+
+LAYOUTS = {
+    "vstar": (write_vstar, 1, "A", "direct_attributes", 1), "hr_bench_4k": (write_hr_bench, 2, "A", "single", 1),
+    "mme_realworld_lite": (write_mme, 1, "E", "Perception/Remote Sensing", 1), "muirbench": (write_muirbench, 1, "D", "Counting", 2),
+    "blink": (write_blink, 1, "C", "Counting", 2), "nlvr2": (write_nlvr2, 1, "B", "all", 2),
+    "mantis": (write_mantis, 2, "B", "multi-choice", 1), "mirb": (write_mirb, 2, "B", "food", 1),
+    "mmiu": (write_mmiu, 1, "B", "jigsaw", 1), "mvbench": (write_mvbench, 1, "B", "moving_count", 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_benchmark_is_read_in_its_public_layout(tmp_path, name):
+    write, count, answer, family, num_images = LAYOUTS[name]
+    write(tmp_path)
+    tasks = load_benchmark(name, tmp_path)
+    first = tasks[0]
+    assert (len(tasks), first.answer, first.family, len(first.images)) == (count, answer, family, num_images)
+    assert len({task.id for task in tasks}) == count
+    assert all(open_image(image).width in (30, 90) for task in tasks for image in task.images)
+    assert "<image>" not in first.question and first.choices[:2] in ((), ("red", "blue"), ("True", "False"))
+
+
+def test_options_that_read_like_missing_values_stay_and_a_row_may_name_anothers_image(tmp_path):
+    write_hr_bench(tmp_path)
+    first, second = load_benchmark("hr_bench_4k", tmp_path)
+    assert first.choices == tuple(CHOICES) and second.choices == ("7", "8", "9")
+    assert open_image(second.images[0]).tobytes() == open_image(first.images[0]).tobytes()
+
+
+def test_vstar_has_the_boxes_of_its_targets(tmp_path):
+    write_vstar(tmp_path)
+    [target] = load_benchmark("vstar", tmp_path)[0].boxes
+    assert target.box.coordinates == (10, 20, 40, 60)
+
+
+def test_frames_of_a_video_are_evenly_spaced(tmp_path):
+    write_mvbench(tmp_path)
+    images = load_benchmark("mvbench", tmp_path)[0].images
+    assert [open_image(image).getpixel((0, 0))[0] for image in images] == [1, 3, 6, 8, 11, 13, 16, 18]
+
+
+def test_what_is_not_there_or_not_in_the_layout_is_named(tmp_path):
+    with pytest.raises(ValueError, match="unknown: use one of vstar"):
+        load_benchmark("vstarr", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"none of test_questions.jsonl"):
+        load_benchmark("vstar", tmp_path)
+    (tmp_path / "test_questions.jsonl").write_text('{"text": "?"}\n')
+    with pytest.raises(TaskError, match="row 0 of vstar: not in the layout"):
+        load_benchmark("vstar", tmp_path)
+    write_mvbench(tmp_path)
+    (tmp_path / "video" / "clevrer" / "v1").rename(tmp_path / "video" / "elsewhere")
+    with pytest.raises(TaskError, match="extract the frames"):
+        load_benchmark("mvbench", tmp_path)
+
+
+def test_an_evaluation_reports_every_rule_and_where_they_differ(tiny, tmp_path, episode_arguments):
+    write_hr_bench(tmp_path)
+    arguments = EvaluationArguments(
+        output_dir=str(tmp_path / "out"), benchmark="hr_bench_4k", dataset_name=str(tmp_path), prompt="direct"
+    )
+    summary = evaluate(tiny, arguments.load_tasks(), arguments, episode_arguments)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert summary["rules"].keys() == {"strict", "vlmevalkit", "lmms-eval"} == rows[0]["scores"].keys()
+    differing = (tmp_path / "out" / "disagreements.jsonl").read_text().splitlines()
+    assert len(differing) == sum(len(set(row["scores"].values())) > 1 for row in rows)
+
+
+def test_every_benchmark_has_its_layout_tested():
+    assert {name.removesuffix("_lite").replace("8k", "4k") for name in BENCHMARKS} == {
+        name.removesuffix("_lite") for name in LAYOUTS
+    }
