@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from evaluation.compare import compare
+from evaluation.compare import compare_pair, load
 from evaluation.evaluate import summarize
 from evaluation.tiny_story import LAUNCH, evaluate, run, train
 from fovea.runs import read_jsonl
@@ -65,7 +65,10 @@ def run_seed(folder: Path, seed: int) -> dict[str, Any]:
     for model in (sft, rl, more, own):
         evaluate(model, model / "evaluation")
     evaluate(rl, rl / "evaluation_noise", "--crops", "noise")
-    found = {f"{other.name}-rl": compare(other / "evaluation", rl / "evaluation") for other in (sft, more, own)}
+    found = {
+        f"{other.name}-rl": compare_pair(load(other / "evaluation"), load(rl / "evaluation"))
+        for other in (sft, more, own)
+    }
     noise = [row for row in read_jsonl(rl / "evaluation_noise" / "samples.jsonl") if row["family"] in ZOOM_FAMILIES]
     return {"seed": seed, "minutes": minutes, "pairs": found, "noise": summarize(noise)}
 

@@ -1,14 +1,22 @@
-"""Is B better than A? `fovea compare A B --json PATH` pairs two evaluations question by question.
+"""Is B better than A? `fovea compare A B [C …] --json PATH` pairs evaluations question by question.
 
-A and B are folders written by `fovea eval`. The difference is B minus A, with a seeded bootstrap interval over
-questions and McNemar's exact test on the questions whose verdict flipped.
+Each is a folder written by `fovea eval`, or several in one word for several training seeds of one recipe
+('runs/learning/*/rl/evaluation'). A difference is the later minus the earlier one, with a 95% interval: of one seed
+each a seeded bootstrap over questions and McNemar's exact test on the questions whose verdict flipped, which speak of
+these two checkpoints; of several seeds over questions and seeds, which speaks of the recipes. p-values are also given
+adjusted for the number in one command (Holm). `lost` and `gained` name the questions.
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,101 +24,195 @@ from typing import Any
 import numpy as np
 
 from fovea.runs import read_jsonl
-from fovea.statistics import mcnemar, paired_bootstrap
+from fovea.statistics import crossed_interval, holm, mcnemar, paired_bootstrap, pass_at_k, wilson_interval
 
 
-def load_scores(folder: str | Path) -> dict[str, tuple[str, float]]:
-    """Family and mean score by question id.
+@dataclass(frozen=True)
+class Evaluated:
+    """A checkpoint's evaluation, or those of several seeds of one recipe: `seeds[s][id]` are its samples' rows."""
+
+    name: str
+    seeds: tuple[dict[str, list[dict[str, Any]]], ...]
+
+    @cached_property
+    def families(self) -> dict[str, str]:
+        """Family by question id."""
+        return {id: rows[0]["family"] for id, rows in self.seeds[0].items()}
+
+    def scores(self, ids: Sequence[str]) -> np.ndarray:
+        """Mean scores [seeds, questions]."""
+        return np.array([[fmean(row["score"] for row in seed[id]) for id in ids] for seed in self.seeds])
+
+    def summary(self) -> dict[str, Any]:
+        """Accuracy, pass@k where there are samples, and what it cost."""
+        ids = list(self.families)
+        samples = [rows for seed in self.seeds for rows in seed.values()]
+        rows = [row for found in samples for row in found]
+        fewest = min(map(len, samples))
+        correct = [(len(found), sum(row["score"] == 1 for row in found)) for found in samples]
+        means = self.scores(ids)
+        low, high = wilson_interval(round(float(means.mean(0).sum())), len(ids))
+        return {
+            "n": len(ids),
+            "num_seeds": len(self.seeds),
+            "accuracy": float(means.mean()),
+            "interval": [low, high],
+            "accuracy_by_seed": means.mean(1).tolist(),
+            "num_samples": fewest,
+            "pass_at_k": {k: fmean(pass_at_k(*found, k) for found in correct) for k in _powers(fewest)},
+            "tokens": fmean(row.get("num_tokens", 0) for row in rows),
+            "zooms": fmean(row.get("num_zooms", 0) for row in rows),
+        }
+
+
+def _powers(most: int) -> list[int]:
+    """1, 2, 4, … up to `most`, itself included."""
+    return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
+
+
+def load(word: str | Path) -> Evaluated:
+    """The evaluation in a folder, or in all folders that a pattern finds.
 
     Raises:
-        SystemExit: if the folder holds no samples.jsonl.
+        SystemExit: if there is none.
     """
-    path = Path(folder) / "samples.jsonl"
-    if not path.exists():
-        raise SystemExit(f"{path} does not exist: run `fovea eval … --output_dir {folder}` first")
-    scores = defaultdict(list)
-    families = {}
-    for row in read_jsonl(path):
-        scores[row["id"]].append(row["score"])
-        families[row["id"]] = row["family"]
-    return {name: (families[name], fmean(values)) for name, values in scores.items()}
+    folders = [Path(found) for found in sorted(glob.glob(str(word)))] or [Path(word)]
+    seeds = []
+    for folder in folders:
+        if not (folder / "samples.jsonl").exists():
+            raise SystemExit(
+                f"{folder / 'samples.jsonl'} does not exist: run `fovea eval … --output_dir {folder}` first"
+            )
+        rows = defaultdict(list)
+        for row in read_jsonl(folder / "samples.jsonl"):
+            rows[row["id"]].append(row)
+        seeds.append(dict(rows))
+    return Evaluated(str(word), tuple(seeds))
 
 
-def compare_scores(a: np.ndarray, b: np.ndarray, *, seed: int) -> dict[str, Any]:
-    """The comparison of two paired score arrays [n]."""
-    difference = b - a
-    gained, lost = int((difference > 0).sum()), int((difference < 0).sum())
+def difference(a: np.ndarray, b: np.ndarray, *, seed: int) -> dict[str, Any]:
+    """The comparison of scores [seeds, questions] of the same questions."""
+    gap = b.mean(0) - a.mean(0)
+    gained, lost = int((gap > 0).sum()), int((gap < 0).sum())
+    if len(a) == len(b) == 1:
+        low, high = paired_bootstrap(gap, seed=seed)
+        p_value = mcnemar(lost, gained)
+    else:
+        low, high, p_value = crossed_interval(a, b)
     return {
-        "n": len(a),
+        "n": len(gap),
         "accuracy_a": float(a.mean()),
         "accuracy_b": float(b.mean()),
-        "difference": float(difference.mean()),
-        "interval": list(paired_bootstrap(difference, seed=seed)),
-        "p_value": mcnemar(lost, gained),
+        "difference": float(gap.mean()),
+        "interval": [low, high],
+        "p_value": p_value,
         "flips": {"gained": gained, "lost": lost},
     }
 
 
-def compare(folder_a: str | Path, folder_b: str | Path, *, seed: int = 0) -> dict[str, Any]:
-    """The comparison of two evaluations, in all and by family.
+def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]:
+    """B against A, in all and by family.
 
     Raises:
         ValueError: if they hold different questions, or fewer than two.
     """
-    a, b = load_scores(folder_a), load_scores(folder_b)
-    if a.keys() != b.keys():
-        only_a, only_b = sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys())
-        raise ValueError(
-            f"the evaluations hold different questions: {len(only_a)} only in {folder_a} {only_a[:3]}, "
-            f"{len(only_b)} only in {folder_b} {only_b[:3]}: evaluate both on the same tasks"
+    for one in (*a.seeds, *b.seeds):
+        if one.keys() != a.seeds[0].keys():
+            only_a, only_b = sorted(a.seeds[0].keys() - one.keys()), sorted(one.keys() - a.seeds[0].keys())
+            raise ValueError(
+                f"the evaluations hold different questions: {len(only_a)} only in {a.name} {only_a[:3]}, "
+                f"{len(only_b)} only in {b.name} {only_b[:3]}: evaluate both on the same tasks"
+            )
+    ids = sorted(a.families)
+    if len(ids) < 2:
+        raise ValueError(f"{len(ids)} questions are too few to compare: use at least 2")
+    by_family = defaultdict(list)
+    for id in ids:
+        by_family[a.families[id]].append(id)
+    gap = b.scores(ids).mean(0) - a.scores(ids).mean(0)
+    return {
+        "a": a.name,
+        "b": b.name,
+        **difference(a.scores(ids), b.scores(ids), seed=seed),
+        "families": {
+            family: difference(a.scores(chosen), b.scores(chosen), seed=seed)
+            for family, chosen in sorted(by_family.items())
+        },
+        "gained": [id for id, change in zip(ids, gap, strict=True) if change > 0],
+        "lost": [id for id, change in zip(ids, gap, strict=True) if change < 0],
+    }
+
+
+def compare(*words: str | Path, seed: int = 0) -> dict[str, Any]:
+    """All evaluations and all pairs of them, p-values also adjusted for their number, families' included.
+
+    Raises:
+        ValueError: if they hold different questions, or fewer than two.
+    """
+    found = [load(word) for word in words]
+    pairs = [compare_pair(a, b, seed=seed) for a, b in combinations(found, 2)]
+    tests = [part for pair in pairs for part in (pair, *pair["families"].values())]
+    for part, adjusted in zip(tests, holm([part["p_value"] for part in tests]), strict=True):
+        part["p_adjusted"] = adjusted
+    runs = {one.name: one.summary() for one in found}
+    for one in runs.values():
+        one["on_frontier"] = not any(
+            other["accuracy"] >= one["accuracy"] and other["tokens"] < one["tokens"] for other in runs.values()
         )
-    if len(a) < 2:
-        raise ValueError(f"{len(a)} questions are too few to compare: use at least 2")
-    names = sorted(a)
-
-    def part(chosen: list[str]) -> dict[str, Any]:
-        pair = (np.array([scores[name][1] for name in chosen]) for scores in (a, b))
-        return compare_scores(*pair, seed=seed)
-
-    families = sorted({a[name][0] for name in names})
-    by_family = {family: part([name for name in names if a[name][0] == family]) for family in families}
-    return {"a": str(folder_a), "b": str(folder_b), **part(names), "families": by_family}
+    return {"runs": runs, "pairs": pairs}
 
 
 def table(result: dict[str, Any]) -> str:
-    """The comparison as a Markdown table."""
+    """The comparison as Markdown tables."""
+    most = max(run["num_samples"] for run in result["runs"].values())
+    passes = f" pass@{most} |" if most > 1 else ""
     lines = [
-        f"A = {result['a']}, B = {result['b']}",
-        "",
-        "| family | n | A | B | B - A | 95% interval | p | gained | lost |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| run | n | seeds | accuracy | 95% interval |{passes} tokens | zooms | on the frontier |",
+        "|---|---|---|---|---|---|---|---|" + ("---|" if passes else ""),
     ]
-    for name, part in {"all": result, **result["families"]}.items():
-        low, high = part["interval"]
-        numbers = f"{part['accuracy_a']:.3f} | {part['accuracy_b']:.3f} | {part['difference']:+.3f}"
-        flips = f"{part['flips']['gained']} | {part['flips']['lost']}"
-        lines.append(
-            f"| {name} | {part['n']} | {numbers} | {low:+.3f} to {high:+.3f} | {part['p_value']:.2g} | {flips} |"
-        )
+    for name, run in result["runs"].items():
+        low, high = run["interval"]
+        passed = f" {run['pass_at_k'].get(most, float('nan')):.3f} |" if passes else ""
+        cost = f"{run['tokens']:.0f} | {run['zooms']:.2f} | {'yes' if run['on_frontier'] else ''}"
+        numbers = f"{run['n']} | {run['num_seeds']} | {run['accuracy']:.3f} | {low:.3f}-{high:.3f}"
+        lines.append(f"| {name} | {numbers} |{passed} {cost} |")
+    for pair in result["pairs"]:
+        lines += [
+            f"\nA = {pair['a']}, B = {pair['b']}\n",
+            "| family | n | A | B | B - A | 95% interval | p | p, adjusted | gained | lost |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for name, part in {"all": pair, **pair["families"]}.items():
+            low, high = part["interval"]
+            numbers = f"{part['accuracy_a']:.3f} | {part['accuracy_b']:.3f} | {part['difference']:+.3f}"
+            tests = f"{low:+.3f} to {high:+.3f} | {part['p_value']:.2g} | {part['p_adjusted']:.2g}"
+            flips = f"{part['flips']['gained']} | {part['flips']['lost']}"
+            lines.append(f"| {name} | {part['n']} | {numbers} | {tests} | {flips} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("a", help="folder of the first evaluation")
-    parser.add_argument("b", help="folder of the second")
-    parser.add_argument("--json", type=Path, help="write the result here; a .md with the table goes beside it")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of evaluations, the baseline first")
+    parser.add_argument("--json", type=Path, help="write the result here; a .md with the tables goes beside it")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     args = parser.parse_args()
+    if len(args.runs) < 2:
+        parser.error("name at least two evaluations")
     try:
-        result = compare(args.a, args.b, seed=args.seed)
+        result = compare(*args.runs, seed=args.seed)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     print(table(result))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
-        args.json.with_suffix(".md").write_text(table(result) + "\n")
+        write(result, args.json)
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """Writes a comparison as JSON, and its tables as Markdown beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    path.with_suffix(".md").write_text(table(result) + "\n")
 
 
 if __name__ == "__main__":

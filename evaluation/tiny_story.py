@@ -6,17 +6,15 @@ imports and draws the held-out scenes once.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import combinations
 from pathlib import Path
 from unittest.mock import patch
 
-from evaluation.compare import compare, table
+from evaluation.compare import compare, table, write
 from fovea import cli
 from fovea.checkpoints import is_finished
 
@@ -65,11 +63,8 @@ def main() -> None:
     train(rl, *LAUNCH, "rl/train_grpo.py")
     evaluate(rl, rl / "evaluation")
     evaluate(rl, rl / "evaluation_noise", "--crops", "noise")
-    folders = {path.name: path / "evaluation" for path in (base, sft, rl)}
-    result = compare(folders["sft"], folders["rl"])
-    result["pairs"] = {f"{a}-{b}": compare(folders[a], folders[b]) for a, b in combinations(folders, 2)}
-    (FOLDER / "comparison.json").write_text(json.dumps(result, indent=2) + "\n")
-    (FOLDER / "comparison.md").write_text(table(result) + "\n")
+    result = compare(*(path / "evaluation" for path in (base, sft, rl)))
+    write(result, FOLDER / "comparison.json")
     print(f"\n{table(result)}\n\nwritten to {FOLDER / 'comparison.json'}")
 
 

@@ -45,6 +45,59 @@ def paired_bootstrap(
     return float(low), float(high)
 
 
+def crossed_interval(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> tuple[float, float, float]:
+    """Interval of mean(b) - mean(a) and its two-sided p-value, over questions and over training seeds.
+
+    `a` [seeds, questions] and `b` [seeds, questions] hold scores of the same questions; seeds of one are not paired
+    with those of the other. The variance of the difference is that of its question means, less what these owe to single
+    answers, plus for each side that of its seed means, which holds it already (a two-way random-effects analysis
+    without replication); degrees of freedom by Satterthwaite (1946).
+    """
+    from scipy import stats
+
+    difference = float(b.mean() - a.mean())
+    num_questions = a.shape[1]
+    several = [scores for scores in (a, b) if len(scores) > 1]
+    questions = float((b.mean(0) - a.mean(0)).var(ddof=1)) - sum(_noise(scores) / len(scores) for scores in several)
+    parts = [(max(0.0, questions) / num_questions, num_questions - 1)]
+    parts += [(float(scores.mean(1).var(ddof=1)) / len(scores), len(scores) - 1) for scores in several]
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return difference, difference, float(difference == 0)
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * math.sqrt(variance)
+    p_value = 2 * float(stats.t.sf(abs(difference) / math.sqrt(variance), freedom))
+    return difference - half, difference + half, p_value
+
+
+def _noise(scores: np.ndarray) -> float:
+    """The variance of single answers in `scores` [seeds, questions] that neither seed nor question explains."""
+    residual = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
+    return float((residual**2).sum()) / ((scores.shape[0] - 1) * (scores.shape[1] - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values adjusted for being many (Holm 1979), in the same order.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """The chance that one of `k` samples is right, of `num_samples` of which `num_correct` are (Chen et al. 2021).
+
+    >>> pass_at_k(4, 1, 1), pass_at_k(4, 1, 4), pass_at_k(4, 0, 4)
+    (0.25, 1.0, 0.0)
+    """
+    return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """Two-sided exact p-value of McNemar's test for the two counts of discordant pairs."""
     total = only_a + only_b

@@ -8,15 +8,16 @@ import pytest
 from evaluation.compare import compare, table
 
 
-def write(folder, scores, families=None):
-    folder.mkdir()
-    lines = [
-        json.dumps(
-            {"id": f"q{index}", "sample": 0, "family": (families or ["read"] * len(scores))[index], "score": score}
-        )
-        for index, score in enumerate(scores)
-    ]
-    (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
+def write(folder, scores, families=None, tokens=10):
+    """An evaluation; a list among `scores` holds the samples of one question."""
+    folder.mkdir(parents=True)
+    rows = [
+        {"id": f"q{index}", "sample": number, "family": (families or ["read"] * len(scores))[index], "score": score,
+         "num_tokens": tokens, "num_zooms": 1}
+        for index, samples in enumerate(scores)
+        for number, score in enumerate(samples if isinstance(samples, list) else [samples])
+    ]  # fmt: skip
+    (folder / "samples.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n")
     return folder
 
 
@@ -24,11 +25,12 @@ def test_the_difference_is_b_minus_a_with_flips_by_question(tmp_path):
     a = write(tmp_path / "a", [1, 0, 0, 0, 1, 0], ["read"] * 3 + ["direct"] * 3)
     b = write(tmp_path / "b", [0, 1, 1, 1, 1, 0], ["read"] * 3 + ["direct"] * 3)
     result = compare(a, b)
-    assert (result["n"], result["accuracy_a"], result["accuracy_b"]) == (6, pytest.approx(2 / 6), pytest.approx(4 / 6))
-    assert result["difference"] == pytest.approx(2 / 6)
-    assert result["flips"] == {"gained": 3, "lost": 1}
-    assert result["families"]["direct"]["difference"] == pytest.approx(1 / 3)
-    assert result["interval"][0] <= result["difference"] <= result["interval"][1]
+    [pair] = result["pairs"]
+    assert (pair["n"], pair["accuracy_a"], pair["accuracy_b"]) == (6, pytest.approx(2 / 6), pytest.approx(4 / 6))
+    assert pair["difference"] == pytest.approx(2 / 6)
+    assert pair["flips"] == {"gained": 3, "lost": 1} and pair["lost"] == ["q0"] and pair["gained"] == ["q1", "q2", "q3"]
+    assert pair["families"]["direct"]["difference"] == pytest.approx(1 / 3)
+    assert pair["interval"][0] <= pair["difference"] <= pair["interval"][1]
     assert "| read | 3 |" in table(result)
 
 
@@ -36,8 +38,45 @@ def test_swapping_a_and_b_flips_the_sign_and_keeps_the_p_value(tmp_path):
     rng = np.random.default_rng(0)
     a = write(tmp_path / "a", rng.integers(0, 2, 50).tolist())
     b = write(tmp_path / "b", rng.integers(0, 2, 50).tolist())
-    there, back = compare(a, b), compare(b, a)
+    [there], [back] = compare(a, b)["pairs"], compare(b, a)["pairs"]
     assert there["difference"] == -back["difference"] and there["p_value"] == back["p_value"]
+
+
+def test_three_runs_make_three_pairs_whose_p_values_are_adjusted_for_their_number(tmp_path):
+    folders = [write(tmp_path / name, [value] * 9 + [1]) for name, value in (("a", 0), ("b", 0), ("c", 1))]
+    pairs = compare(*folders)["pairs"]
+    assert [(pair["a"][-1], pair["b"][-1]) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert pairs[1]["p_value"] == pytest.approx(2 / 2**9) and pairs[1]["p_adjusted"] == pytest.approx(6 * 2 / 2**9)
+    assert pairs[0]["p_adjusted"] == 1
+
+
+def test_samples_give_their_mean_and_the_chance_that_one_of_k_is_right(tmp_path):
+    a, b = write(tmp_path / "a", [[1, 0, 0, 0], [0, 0, 0, 0]]), write(tmp_path / "b", [[1, 1, 0, 0], [1, 0, 0, 0]])
+    result = compare(a, b)
+    one, other = result["runs"][str(a)], result["runs"][str(b)]
+    assert one["accuracy"] == 0.125 and one["pass_at_k"] == {1: 0.125, 2: 0.25, 4: 0.5}
+    assert other["pass_at_k"][2] == pytest.approx((5 / 6 + 0.5) / 2) and "| pass@4 |" in table(result)
+
+
+def test_several_seeds_widen_the_interval_by_what_they_differ(tmp_path):
+    rng = np.random.default_rng(1)
+    base = rng.integers(0, 2, 80)
+    for seed in range(3):
+        write(tmp_path / "a" / str(seed), base.tolist())
+        changed = np.where(rng.random(80) < 0.2 + 0.3 * seed, 1, base)
+        write(tmp_path / "b" / str(seed), changed.tolist())
+    [pair] = compare(tmp_path / "a" / "*", tmp_path / "b" / "*")["pairs"]
+    [single] = compare(tmp_path / "a" / "1", tmp_path / "b" / "1")["pairs"]
+    assert pair["difference"] > 0 and np.diff(pair["interval"]) > 1.5 * np.diff(single["interval"])
+    assert compare(tmp_path / "a" / "*", tmp_path / "b" / "1")["runs"][str(tmp_path / "a" / "*")]["num_seeds"] == 3
+
+
+def test_the_frontier_is_what_none_beats_with_fewer_tokens(tmp_path):
+    cheap = write(tmp_path / "cheap", [1, 0], tokens=5)
+    dear = write(tmp_path / "dear", [1, 0], tokens=50)
+    best = write(tmp_path / "best", [1, 1], tokens=70)
+    runs = compare(cheap, dear, best)["runs"]
+    assert [runs[str(folder)]["on_frontier"] for folder in (cheap, dear, best)] == [True, False, True]
 
 
 def test_unpaired_or_too_few_questions_are_refused(tmp_path):
@@ -55,5 +94,5 @@ def test_the_command_writes_json_and_markdown(tmp_path):
     words = [sys.executable, "-m", "fovea.cli", "compare", str(a), str(b), "--json", str(target)]
     subprocess.run(words, check=True, capture_output=True)
     keys = {"n", "accuracy_a", "accuracy_b", "difference", "interval", "p_value", "flips", "families"}
-    assert keys <= json.loads(target.read_text()).keys()
+    assert keys <= json.loads(target.read_text())["pairs"][0].keys()
     assert target.with_suffix(".md").exists()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fovea.statistics import mcnemar, paired_bootstrap, wilson_interval
+from fovea.statistics import crossed_interval, mcnemar, paired_bootstrap, wilson_interval
 
 
 def test_wilson_interval_matches_a_known_value():
@@ -21,10 +21,40 @@ def test_the_bootstrap_is_seeded_and_holds_the_mean():
     assert low < 0.2 < high
 
 
-def test_the_bootstrap_interval_covers_at_its_nominal_rate():
+def covered(intervals, truth):
+    """The share of intervals that hold the truth."""
+    return float(np.mean([low <= truth <= high for low, high in intervals]))
+
+
+@pytest.mark.parametrize("total", [100, 600])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.538, 0.9])
+def test_the_interval_of_an_accuracy_covers_at_its_nominal_rate(total, share):
+    draws = np.random.default_rng(0).binomial(total, share, size=20_000)
+    assert 0.93 <= covered([wilson_interval(int(draw), total) for draw in draws], share) <= 0.97
+
+
+@pytest.mark.parametrize("total", [100, 600])
+@pytest.mark.parametrize(("lost", "gained"), [(0.1, 0.3), (0.13, 0.38), (0.1, 0.1), (0.05, 0.1)])
+def test_the_interval_of_a_paired_difference_covers_at_its_nominal_rate(total, lost, gained):
     rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(400):
-        low, high = paired_bootstrap(rng.choice([-1, 0, 1], p=[0.1, 0.6, 0.3], size=200), seed=trial, num_samples=1000)
-        covered += low <= 0.2 <= high
-    assert 0.92 <= covered / 400 <= 0.98
+    trials = [rng.choice([-1, 0, 1], p=[lost, 1 - lost - gained, gained], size=total) for _ in range(2000)]
+    found = [paired_bootstrap(trial, seed=seed, num_samples=1000) for seed, trial in enumerate(trials)]
+    assert 0.93 <= covered(found, gained - lost) <= 0.97
+
+
+@pytest.mark.parametrize("num_seeds", [3, 5])
+@pytest.mark.parametrize("spread", [0.1, 0.2, 0.5])
+def test_the_interval_over_questions_and_seeds_covers_at_its_nominal_rate(num_seeds, spread):
+    rng = np.random.default_rng(0)
+
+    def answers(questions, gain):
+        logits = questions + gain + rng.normal(0, spread, size=(num_seeds, 1))
+        return (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(float)
+
+    many = rng.normal(0, 1.5, 400_000) + rng.normal(0, spread, 400_000)
+    truth = float(np.mean(1 / (1 + np.exp(-many - 0.5))) - np.mean(1 / (1 + np.exp(-many))))
+    found = []
+    for _ in range(2000):
+        questions = rng.normal(0, 1.5, size=(1, 300))
+        found.append(crossed_interval(answers(questions, 0.0), answers(questions, 0.5))[:2])
+    assert 0.93 <= covered(found, truth) <= 0.97
