@@ -8,47 +8,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from fovea.arguments import TaskArguments
+from evaluation.stored import StoredRun
 from fovea.episodes import Episode
-from fovea.runs import RunDirectory, read_jsonl
 from rewards.registry import Reward, RewardError, load_reward
 from rewards.trl_adapter import score
 
 
-def load_groups(folder: str | Path) -> list[list[Episode]]:
-    """The episodes of a run, those of one task and step together.
-
-    Raises:
-        SystemExit: if the folder holds no episodes, or episodes of tasks that its settings no longer lead to.
-    """
-    path = next((p for name in ("episodes", "samples") if (p := Path(folder) / f"{name}.jsonl").exists()), None)
-    if path is None:
-        raise SystemExit(f"{folder} holds neither episodes.jsonl nor samples.jsonl: name the folder of a run")
-    settings = RunDirectory(folder).settings()
-    chosen = settings.get("script") or settings.get("evaluation") or {}
-    names = {field.name for field in fields(TaskArguments)}
-    tasks = {task.id: task for task in TaskArguments(**{k: v for k, v in chosen.items() if k in names}).load_tasks()}
-    groups: dict[tuple, list[Episode]] = defaultdict(list)
-    for row in read_jsonl(path):
-        if row["task_id"] not in tasks:
-            raise SystemExit(f"task {row['task_id']} of {path} is not in {chosen.get('dataset_name')}: has it changed?")
-        key = row.get("step"), row.get("mode"), row["task_id"]
-        groups[key].append(Episode.from_dict(row, tasks[row["task_id"]]))
-    return list(groups.values())
-
-
-def own_rewards(folder: str | Path) -> tuple[list[str], list[float] | None]:
+def own_rewards(run: StoredRun) -> tuple[list[str], list[float] | None]:
     """The rewards and weights of a run; accuracy for an evaluation."""
-    settings = RunDirectory(folder).settings()
+    settings = run.settings
     names = settings.get("script", {}).get("reward_funcs", ["accuracy"])
     return names, settings.get("training", {}).get("reward_weights")
 
@@ -119,9 +94,10 @@ def main() -> None:
     parser.add_argument("--reward_weights", nargs="+", type=float, help="one each (default: 1)")
     parser.add_argument("--json", type=Path, help="also write everything here, group by group")
     args = parser.parse_args()
-    groups = load_groups(args.run)
+    run = StoredRun(Path(args.run))
+    groups = run.groups()
     try:
-        before, after = _loaded(*own_rewards(args.run)), _loaded(args.reward_funcs, args.reward_weights)
+        before, after = _loaded(*own_rewards(run)), _loaded(args.reward_funcs, args.reward_weights)
         result = rescore(groups, before, after)
     except (RewardError, ValueError) as error:
         raise SystemExit(str(error)) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -158,12 +159,44 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         return self._buffered_inputs[self._step % steps]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if self.tasks:
-            self._tasks_now = [self.tasks[row["task_index"]] for row in inputs]
-            inputs = [columns(task) for task in self._tasks_now]
+        if not self.tasks:
+            return super()._generate_and_score_completions(inputs)
+        self._tasks_now = [self.tasks[row["task_index"]] for row in inputs]
+        self._played: list[Episode] = []
+        paid: list[dict[str, Any]] = [{}] * len(inputs)
+        try:
             with self.renderer.remembering():
-                return super()._generate_and_score_completions(inputs)
-        return super()._generate_and_score_completions(inputs)
+                output = super()._generate_and_score_completions([columns(task) for task in self._tasks_now])
+            paid = self._paid(output["advantages"])
+        finally:
+            self._write_episodes(paid)
+        return output
+
+    def _calculate_rewards(self, *args: Any) -> torch.Tensor:
+        """TRL's method of the same name, [all processes' rollouts, rewards], kept for the episodes' records."""
+        self._rewards_now = super()._calculate_rewards(*args)
+        return self._rewards_now
+
+    def _paid(self, advantages: torch.Tensor) -> list[dict[str, Any]]:
+        """What each of this process's rollouts was paid, part by part, and its advantage."""
+        start = self.accelerator.process_index * len(advantages)
+        rows = self._rewards_now[start : start + len(advantages)].tolist()
+        return [
+            {
+                "rewards": {n: None if isnan(v) else v for n, v in zip(self.reward_func_names, row, strict=True)},
+                "advantage": advantage,
+            }
+            for row, advantage in zip(rows, advantages.tolist(), strict=True)
+        ]
+
+    def _write_episodes(self, paid: list[dict[str, Any]]) -> None:
+        """A line for each rollout in the run directory; without what it was paid if a reward has raised."""
+        if self.run is None:
+            return
+        mode = "train" if self.model.training else "eval"
+        for episode, details in zip(self._played, paid, strict=False):
+            in_loss = any(self._loss_mask(episode))
+            self.run.add_episode(episode, step=self.state.global_step, mode=mode, in_loss=in_loss, **details)
 
     def _generate(self, prompts: list) -> tuple:
         """Token ids, masks and images of one episode per prompt, in the tuple that TRL's `_generate` returns."""
@@ -176,7 +209,8 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             inputs = [self.renderer.image_inputs(image) for image in record.images]
             self.renderer.check(record.prompt_ids + record.completion_ids, inputs, name="an episode")
         images = [list(record.images) for record in records]
-        self._log_episodes(mode, episodes)
+        self._played = episodes
+        self._log_numbers(mode, episodes)
         return (
             [list(record.prompt_ids) for record in records],
             [list(record.completion_ids) for record in records],
@@ -297,11 +331,8 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         mask = list(episode.record.loss_mask)
         return mask if finished or not self.mask_unfinished else [0] * len(mask)
 
-    def _log_episodes(self, mode: str, episodes: list[Episode]) -> None:
-        """Metrics of all processes' episodes, and one line per episode in the run directory."""
-        if self.run is not None:
-            for episode in episodes:
-                self.run.add_episode(episode, step=self.state.global_step, mode=mode)
+    def _log_numbers(self, mode: str, episodes: list[Episode]) -> None:
+        """Metrics of all processes' episodes."""
         rows = gather_object([numbers(episode) for episode in episodes])
         metrics = self._metrics[mode]
         for name in rows[0]:

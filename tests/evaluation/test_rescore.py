@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.rescore import advantages, load_groups, main, own_rewards, rescore
+from evaluation.rescore import advantages, main, own_rewards, rescore
+from evaluation.stored import StoredRun
 from fovea.boxes import Box, Frame
 from fovea.runs import RunDirectory
 from fovea.task_files import save_tasks
@@ -39,17 +40,17 @@ def run(tmp_path, make_episode):
 
 
 def test_groups_and_rewards_come_back_as_they_were(run):
-    groups = load_groups(run)
+    groups = StoredRun(run).groups()
     assert [len(group) for group in groups] == [2, 2]
     assert groups[0][0].num_zooms == 2 and groups[0][0].task.boxes
-    assert own_rewards(run) == (["accuracy", "format"], [0.9, 0.1])
+    assert own_rewards(StoredRun(run)) == (["accuracy", "format"], [0.9, 0.1])
 
 
 def test_a_reward_that_prefers_others_is_seen_to(run, tmp_path):
-    names, weights = own_rewards(run)
+    names, weights = own_rewards(StoredRun(run))
     (tmp_path / "mine.py").write_text(MINE)
     others = [load_reward("zoom_cost"), load_reward(f"{tmp_path}/mine.py:longest")]
-    result = rescore(load_groups(run), ([load_reward(name) for name in names], weights), (others, [1.0, 0.0]))
+    result = rescore(StoredRun(run).groups(), ([load_reward(name) for name in names], weights), (others, [1.0, 0.0]))
     assert result["groups"][0]["before"] == pytest.approx([1.0, 0.1])
     assert result["groups"][0]["after"] == [-2.0, 0.0]
     assert (result["silent_before"], result["reranked"], result["turned"]) == (0.5, 0.5, 0.5)
@@ -81,8 +82,8 @@ def test_mistakes_on_the_command_line_leave_one_clear_line(run, tmp_path, monkey
 
 def test_a_folder_without_episodes_and_a_lost_task_are_refused(run, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"neither episodes\.jsonl nor"):
-        load_groups(tmp_path)
+        StoredRun(tmp_path).groups()
     path = run / "episodes.jsonl"
     path.write_text(path.read_text().replace('"task_id": "', '"task_id": "lost-'))
     with pytest.raises(SystemExit, match="has it changed"):
-        load_groups(run)
+        StoredRun(run).groups()

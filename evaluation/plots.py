@@ -1,0 +1,110 @@
+"""The report's plots, as SVG texts."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+CURVES = {
+    "reward": "reward",
+    "rewards/accuracy/mean": "accuracy of rollouts",
+    "zooms/rate": "share that zooms",
+    "entropy": "entropy",
+    "completions/mean_length": "tokens of a rollout",
+    "loss": "loss",
+}
+"""Metrics that are drawn against the step, and what they are called."""
+Curve = Sequence[tuple[float, float]]
+
+
+def learning_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """One plot per metric that some run has logged; `metrics` are each run's rows."""
+    plots = []
+    reward_parts = sorted(
+        {name for rows in metrics.values() for row in rows for name in row if re.fullmatch(r"rewards/.+/mean", name)}
+    )
+    named = CURVES | {name: name.removeprefix("rewards/").removesuffix("/mean") for name in reward_parts}
+    for name, title in named.items():
+        curves = {run: [(row["step"], row[name]) for row in rows if name in row] for run, rows in metrics.items()}
+        if any(len(curve) > 1 for curve in curves.values()):
+            plots.append(_lines(title, "step", curves, smooth=True))
+    return plots
+
+
+def frontier(points: Mapping[str, tuple[float, float, tuple[float, float]]]) -> str:
+    """Accuracy with its interval against tokens a question: name -> (tokens, accuracy, interval)."""
+    figure, axes = _figure("what accuracy costs", "tokens a question", "accuracy")
+    for name, (tokens, accuracy, (low, high)) in points.items():
+        errors = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
+        axes.errorbar([tokens], [accuracy], yerr=errors, fmt="o", capsize=3, label=name)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7)
+    return _svg(figure)
+
+
+def sweep(accuracies: Mapping[str, Mapping[int, float]]) -> str:
+    """Accuracy against the size of the first view, run by run."""
+    curves = {run: sorted((float(side), value) for side, value in found.items()) for run, found in accuracies.items()}
+    return _lines("size of the first view", "pixels a side", curves, y="accuracy")
+
+
+def zooms_against_need(rates: Mapping[str, Mapping[str, float]]) -> str:
+    """The share of episodes that zoom, by family and run."""
+    figure, axes = _figure("who zooms where", "", "share that zooms")
+    families = sorted({family for found in rates.values() for family in found})
+    width = 0.8 / max(1, len(rates))
+    for number, (run, found) in enumerate(rates.items()):
+        places = np.arange(len(families)) + (number - (len(rates) - 1) / 2) * width
+        axes.bar(places, [found.get(family, 0.0) for family in families], width, label=run)
+    axes.set_xticks(range(len(families)), families, rotation=20 if len(families) > 4 else 0, fontsize=7)
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize=7)
+    return _svg(figure)
+
+
+def _lines(title: str, x: str, curves: Mapping[str, Curve], *, y: str = "", smooth: bool = False) -> str:
+    figure, axes = _figure(title, x, y)
+    for number, (run, curve) in enumerate(curves.items()):
+        if not curve:
+            continue
+        steps, values = np.array(curve, dtype=float).T
+        window = max(1, len(values) // 15) if smooth else 1
+        if window > 1:
+            axes.plot(steps, values, alpha=0.25, linewidth=0.8, color=f"C{number}")
+            values = np.convolve(values, np.ones(window) / window, mode="valid")
+            steps = steps[window - 1 :]
+        axes.plot(steps, values, label=run, color=f"C{number}", marker="" if smooth else "o")
+    axes.legend(fontsize=7)
+    return _svg(figure)
+
+
+def _figure(title: str, x: str, y: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 2.9), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(_plain(title), fontsize=9)
+    axes.set_xlabel(_plain(x), fontsize=8)
+    axes.set_ylabel(_plain(y), fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _plain(text: str) -> str:
+    """The text with nothing that matplotlib takes for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fovea", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,73 @@
+"""What evaluations and trainings left behind, read back: episodes with their tasks, settings, metrics."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evaluation.evaluate import EvaluationArguments
+from fovea.arguments import TaskArguments
+from fovea.episodes import Episode
+from fovea.runs import RunDirectory, read_jsonl
+from fovea.tasks import Task
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """The folder of an evaluation (samples.jsonl) or a training (episodes.jsonl)."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """The file of its episodes.
+
+        Raises:
+            SystemExit: if it has none.
+        """
+        for name in ("episodes.jsonl", "samples.jsonl"):
+            if (self.folder / name).exists():
+                return self.folder / name
+        raise SystemExit(f"{self.folder} holds neither episodes.jsonl nor samples.jsonl: name the folder of a run")
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        return RunDirectory(self.folder).settings()
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The run's tasks by id, loaded as the run loaded them."""
+        chosen = self.settings.get("evaluation") or self.settings.get("script") or {}
+        kind: type[TaskArguments] = EvaluationArguments if "evaluation" in self.settings else TaskArguments
+        names = {field.name for field in fields(kind)}
+        arguments = kind(**{name: value for name, value in chosen.items() if name in names})
+        tasks = arguments.load_tasks()
+        if held_out := chosen.get("eval_dataset_name"):
+            tasks = [*tasks, *arguments.read_tasks(held_out)]
+        return {task.id: task for task in tasks}
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The episodes as they were written."""
+        return read_jsonl(self.path)
+
+    def task(self, row: Mapping[str, Any]) -> Task:
+        """The task of a row.
+
+        Raises:
+            SystemExit: if the run's settings no longer lead to it.
+        """
+        if row["task_id"] not in self.tasks:
+            raise SystemExit(f"task {row['task_id']} of {self.path} is not among its run's tasks: have they changed?")
+        return self.tasks[row["task_id"]]
+
+    def groups(self) -> list[list[Episode]]:
+        """The episodes, those of one task and step together."""
+        groups: dict[tuple, list[Episode]] = defaultdict(list)
+        for row in self.rows:
+            groups[row.get("step"), row.get("mode"), row["task_id"]].append(Episode.from_dict(row, self.task(row)))
+        return list(groups.values())
