@@ -18,8 +18,8 @@ from evaluation.compare import compare_pair, load
 from evaluation.evaluate import summarize
 from evaluation.tiny_story import LAUNCH, evaluate, run, train
 from fovea.runs import read_jsonl
+from synthesis.oracle_traces import write_default_traces
 from synthesis.shapes import ZOOM_FAMILIES
-from synthesis.trace_shapes import write_default_traces
 
 SFT = (sys.executable, "sft/train_sft.py")
 SAMPLING_SHARE = 1 / 3

@@ -96,6 +96,11 @@ class TransformersPolicy:
         return Reply(self.renderer.written_text(kept), kept, is_truncated=kept[-1] != end)
 
 
+def _as_text(answer: Any) -> str:
+    """A reference as it is to be written: the first of texts that are all accepted is not told from a list's items."""
+    return ", ".join(map(str, answer)) if isinstance(answer, (list, tuple)) else str(answer)
+
+
 @contextmanager
 def evaluation_mode(network: Any):
     """The model in eval mode inside the block, in its former mode after it."""
@@ -137,7 +142,7 @@ class OraclePolicy:
         readings = list(task.metadata.get("readings", []))[:done]
         said = [f"I read {reading}." for reading in readings if reading]
         if done == len(targets):
-            return f"<think>{' '.join(said) or 'I can see it.'}</think>\n<answer>{task.answer}</answer>"
+            return f"<think>{' '.join(said) or 'I can see it.'}</think>\n<answer>{_as_text(task.answer)}</answer>"
         thought = " ".join([*said, "I zoom in."])
         nested = bool(task.metadata.get("nested")) and done > 0
         img_idx = len(conversation.images) - 1 if nested else task.boxes[done].img_idx

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from fovea.runs import read_jsonl
+from fovea.runs import read_jsonl, settings_of
 from fovea.statistics import crossed_interval, holm, mcnemar, paired_bootstrap, pass_at_k, wilson_interval
 
 
@@ -32,6 +32,7 @@ class Evaluated:
     """A checkpoint's evaluation, or those of several seeds of one recipe: `seeds[s][id]` are its samples' rows."""
 
     name: str
+    folders: tuple[Path, ...]
     seeds: tuple[dict[str, list[dict[str, Any]]], ...]
 
     @cached_property
@@ -87,7 +88,7 @@ def load(word: str | Path) -> Evaluated:
         for row in read_jsonl(folder / "samples.jsonl"):
             rows[row["id"]].append(row)
         seeds.append(dict(rows))
-    return Evaluated(str(word), tuple(seeds))
+    return Evaluated(str(word), tuple(folders), tuple(seeds))
 
 
 def difference(a: np.ndarray, b: np.ndarray, *, seed: int) -> dict[str, Any]:
@@ -143,6 +144,14 @@ def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]
     }
 
 
+def changed_settings(found: Sequence[Evaluated]) -> list[str]:
+    """Episode settings in which evaluations differ, as `name: value, value, …`."""
+    settings = [settings_of(one.folders[0]).get("episodes", {}) for one in found]
+    names = sorted({name for part in settings for name in part} - {"image_cache_gib"})
+    values = {name: [part.get(name) for part in settings if part] for name in names}
+    return [f"{name}: {', '.join(map(str, v))}" for name, v in values.items() if len(set(map(str, v))) > 1]
+
+
 def compare(*words: str | Path, seed: int = 0) -> dict[str, Any]:
     """All evaluations and all pairs of them, p-values also adjusted for their number, families' included.
 
@@ -159,7 +168,7 @@ def compare(*words: str | Path, seed: int = 0) -> dict[str, Any]:
         one["on_frontier"] = not any(
             other["accuracy"] >= one["accuracy"] and other["tokens"] < one["tokens"] for other in runs.values()
         )
-    return {"runs": runs, "pairs": pairs}
+    return {"runs": runs, "pairs": pairs, "changed_settings": changed_settings(found)}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -188,6 +197,8 @@ def table(result: dict[str, Any]) -> str:
             tests = f"{low:+.3f} to {high:+.3f} | {part['p_value']:.2g} | {part['p_adjusted']:.2g}"
             flips = f"{part['flips']['gained']} | {part['flips']['lost']}"
             lines.append(f"| {name} | {part['n']} | {numbers} | {tests} | {flips} |")
+    if result["changed_settings"]:
+        lines.append(f"\nevaluated under different settings: {'; '.join(result['changed_settings'])}")
     return "\n".join(lines)
 
 

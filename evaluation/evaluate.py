@@ -2,7 +2,8 @@
 
 Writes samples.jsonl (one line per episode, as each batch finishes) and summary.json. The same command again goes on
 where a stopped one left off. On a public benchmark (`--benchmark vstar`) every answer is scored by our strict rule and
-by those of the published tools; answers on which they differ go to disagreements.jsonl.
+by those of the published tools; answers on which they differ go to disagreements.jsonl. Crop sizes and the frame of
+boxes are those of the training that left CHECKPOINT, unless you say otherwise.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from fovea.config import parse
 from fovea.episodes import Episode
 from fovea.ledger import LEDGER
 from fovea.models import Model
-from fovea.runs import RunDirectory, read_jsonl
+from fovea.runs import RunDirectory, read_jsonl, settings_of
 from fovea.statistics import best_constant, wilson_interval
 from fovea.tasks import Task, with_others
 from rewards.accuracy import accuracy
@@ -228,10 +229,27 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+TAUGHT = ("environment", "box_frame", "crop_min_pixels", "crop_max_pixels", "crop_padding", "min_pixels", "max_pixels")
+"""What a training teaches a model to expect."""
+
+
+def taught(model: str) -> dict[str, Any]:
+    """The settings of `TAUGHT` with which a checkpoint was trained, if its folder says so."""
+    folder = Path(model)
+    found = [path for path in (folder / "run.json", folder.parent / "run.json") if path.exists()]
+    if not found or not (folder.name.startswith("checkpoint-") or found[0].parent == folder):
+        return {}
+    settings = settings_of(found[0].parent)
+    chosen = {**settings.get("script", {}), **settings.get("episodes", {})}
+    return {name: chosen[name] for name in TAUGHT if chosen.get(name) is not None}
+
+
 def main() -> None:
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         sys.argv[1:2] = ["--model_name_or_path", sys.argv[1]]
-    arguments, episodes = parse((EvaluationArguments, EpisodeArguments))
+    named = sys.argv.index("--model_name_or_path") + 1 if "--model_name_or_path" in sys.argv else len(sys.argv)
+    defaults = taught(sys.argv[named]) if named < len(sys.argv) else {}
+    arguments, episodes = parse((EvaluationArguments, EpisodeArguments), defaults=defaults)
     model, tasks = arguments.load_model(), arguments.load_tasks()
     RunDirectory(arguments.output_dir).write_start(evaluation=arguments, episodes=episodes)
     LEDGER.restart()

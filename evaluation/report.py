@@ -84,7 +84,7 @@ def report(
     """The page, part by part: pictures are many and are not held together."""
     runs = find_runs(folders)
     shown = Trajectories(max_image_px)
-    for run in tqdm(runs, desc="runs", leave=False):
+    for run in tqdm(runs, desc="runs", leave=False, mininterval=2):
         for name, stored in run.evaluations.items():
             shown.add(shown.add_set(run.name, name, stored), stored, stored.rows)
         if run.training is not None:
@@ -95,7 +95,7 @@ def report(
     head, _, tail = page(title, summary, is_live=False).partition(DATA)
     yield head
     yield f'<script type="application/json" id="data">{as_script(shown.data())}</script>\n'
-    for key in tqdm(shown.sources, desc="pictures", leave=False):
+    for key in tqdm(shown.sources, desc="pictures", leave=False, mininterval=2):
         try:
             content = base64.b64encode(shown.picture(key)).decode()
         except ImageError as error:

@@ -12,7 +12,7 @@ from typing import Any
 from evaluation.evaluate import EvaluationArguments
 from fovea.arguments import TaskArguments
 from fovea.episodes import Episode
-from fovea.runs import RunDirectory, read_jsonl
+from fovea.runs import read_jsonl, settings_of
 from fovea.tasks import Task
 
 
@@ -36,7 +36,7 @@ class StoredRun:
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        return RunDirectory(self.folder).settings()
+        return settings_of(self.folder)
 
     @cached_property
     def tasks(self) -> dict[str, Task]:

@@ -66,6 +66,9 @@ def main() -> None:
     result = compare(*(path / "evaluation" for path in (base, sft, rl)))
     write(result, FOLDER / "comparison.json")
     print(f"\n{table(result)}\n\nwritten to {FOLDER / 'comparison.json'}")
+    words = ["fovea", "report", *(str(path) for path in (base, sft, rl)), "--output", str(FOLDER / "report.html")]
+    with shown(*words), patch.object(sys, "argv", words):
+        cli.main()
 
 
 if __name__ == "__main__":

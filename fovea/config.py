@@ -7,7 +7,7 @@ import difflib
 import itertools
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,31 @@ import yaml
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
+_HINTS = {
+    "generation_batch_size": " (it is per_device_train_batch_size x processes x gradient_accumulation_steps, or "
+    "steps_per_generation in place of the last: change one of these, or num_generations)"
+}
+"""What to do about settings that TRL refuses, by a name in its message."""
+
+
 class ConfigError(SystemExit):
     """A configuration that cannot be read; printed without a traceback."""
 
 
 def parse(
-    dataclass_types: Sequence[type], *, default_config: str | None = None, arguments: Sequence[str] | None = None
+    dataclass_types: Sequence[type],
+    *,
+    default_config: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    arguments: Sequence[str] | None = None,
 ) -> tuple[Any, ...]:
-    """One instance of each dataclass, from YAML and command line (which wins).
+    """One instance of each dataclass, from YAML and command line (which wins); `defaults` hold where neither says.
 
     Several files may follow `--config`, later ones winning: `--config qwen3_vl_8b_grpo.yaml hardware/1x24gb.yaml`.
     Without it the shipped `default_config` is read, if there is one. Names without a file resolve in `configs/` too.
 
     Raises:
-        ConfigError: for a missing file or an unknown key, with the nearest known name.
+        ConfigError: for a missing file, an unknown key, with the nearest known name, or settings that cannot be.
     """
     from trl import TrlParser
 
@@ -41,7 +52,7 @@ def parse(
         place = words.index("--config")
         names = list(itertools.takewhile(lambda word: not word.startswith("--"), words[place + 1 :]))
         del words[place : place + 1 + len(names)]
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = dict(defaults or {})
     for name in names:
         settings |= _read(find_config(name), known)
     parser = TrlParser(list(dataclass_types), allow_abbrev=False)
@@ -49,7 +60,11 @@ def parse(
         yaml.safe_dump(settings, file)
         file.flush()
         words = ["--config", file.name, *words]
-        *parsed, rest = parser.parse_args_and_config(args=words, return_remaining_strings=True)
+        try:
+            *parsed, rest = parser.parse_args_and_config(args=words, return_remaining_strings=True)
+        except ValueError as error:
+            hint = next((said for name, said in _HINTS.items() if name in str(error)), "")
+            raise ConfigError(f"{error}{hint}") from error
     unknown = [word for word in rest if word.startswith("--")]
     if unknown or rest:
         raise ConfigError(_unknown((unknown or rest)[0].lstrip("-").partition("=")[0], known, "on the command line"))

@@ -11,6 +11,7 @@ import psutil
 import torch
 import yaml
 
+from fovea.boxes import Frame, Size, View
 from fovea.config import CONFIGS
 from fovea.doctor import Note
 from fovea.images import ImageError, open_image
@@ -19,7 +20,7 @@ from fovea.models import Model, base_of, limited, load_model, load_outline
 from fovea.random_models import RELEASED, random_model
 from fovea.shared_prefix import FAMILIES
 from fovea.statistics import best_constant
-from fovea.tasks import AnswerKind, Task
+from fovea.tasks import AnswerKind, Target, Task
 
 NUM_LOOKED_AT = 200
 """Tasks whose images are opened."""
@@ -85,12 +86,15 @@ def tasks(note: Note, found: Sequence[Task]) -> None:
     problems = []
     for task in evenly(found, NUM_LOOKED_AT):
         try:
-            for image in task.images:
-                open_image(image)
+            sizes = [open_image(image).size for image in task.images]
         except ImageError as error:
             problems.append(f"task {task.id}: {error}")
+            continue
+        outside = [target for target in task.boxes if not _lies_in(target, sizes)]
+        if outside:
+            problems.append(f"task {task.id}: {outside[0].box} lies outside its image, of sizes {sizes}")
     if problems:
-        note.fail(f"images of {len(problems)} tasks cannot be used, the first: {problems[0]}", "mend or leave them out")
+        note.fail(f"images or boxes of {len(problems)} tasks cannot be used, the first: {problems[0]}", "mend them")
         return
     leaks = [task for task in found if _gives_itself_away(task)]
     if len(leaks) > 0.02 * len(found):
@@ -110,6 +114,16 @@ def tasks(note: Note, found: Sequence[Task]) -> None:
     blind = sum(not task.images for task in found)
     kinds = ", ".join(sorted({task.kind.value for task in found}))
     note.ok(f"{len(found)} tasks, {blind} without images; kinds {kinds}; one answer a family scores {constant:.2f}")
+
+
+def _lies_in(target: Target, sizes: Sequence[Size]) -> bool:
+    """Whether a box in pixels or shares of the original lies in its image, to a hundredth."""
+    if not 0 <= target.img_idx < len(sizes):
+        return False
+    if target.box.frame is Frame.INPUT:
+        return True
+    unit = target.box.to(Frame.UNIT, View(sizes[target.img_idx], sizes[target.img_idx]))
+    return min(unit.x1, unit.y1) >= -0.01 and max(unit.x2, unit.y2) <= 1.01
 
 
 def _gives_itself_away(task: Task) -> bool:

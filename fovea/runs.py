@@ -39,8 +39,7 @@ class RunDirectory:
 
     def settings(self) -> dict[str, Any]:
         """The settings of the run that is in this folder, {} if there is none."""
-        path = self.path / "run.json"
-        return json.loads(path.read_text())["settings"] if path.exists() else {}
+        return settings_of(self.path)
 
     def rewind(self, step: int) -> None:
         """Leaves in the logs what had happened when the checkpoint after `step` was taken; at 0 nothing."""
@@ -63,6 +62,12 @@ class RunDirectory:
     def _append(self, name: str, record: dict[str, Any]) -> None:
         with (self.path / name).open("a") as file:
             file.write(json.dumps(record, default=str) + "\n")
+
+
+def settings_of(folder: str | Path) -> dict[str, Any]:
+    """The settings of the run in a folder, {} if there is none."""
+    path = Path(folder) / "run.json"
+    return json.loads(path.read_text())["settings"] if path.exists() else {}
 
 
 def _happened_by(step: int, row: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from fovea.boxes import Box, Frame
@@ -82,7 +83,7 @@ def to_tasks(
         except BAD_ROW as error:
             problem = f"row {number} of {source}: {error}"
             if not skip_bad_rows:
-                raise TaskError(f"{problem} (--skip_bad_rows true goes on without it)") from error
+                raise TaskError(f"{problem} (rows count from 0; --skip_bad_rows true goes on without it)") from error
             problems.append(problem)
     if problems:
         print(f"{len(problems)} bad rows skipped, the first: {problems[0]}")
@@ -162,13 +163,18 @@ def _task(
     most = fields["first_view_max_pixels"]
     if most is not None and (isinstance(most, bool) or not isinstance(most, (int, float)) or not most >= 1):
         raise TaskError(f"first_view_max_pixels is {most!r}: it must be a number of pixels")
+    if not isinstance(fields["boxes"] or [], (list, tuple)):
+        raise TaskError(f"boxes is {fields['boxes']!r}: it must be a list of boxes")
     choices = tuple(str(choice) for choice in fields["choices"] or ())
+    kind = _kind(fields["kind"], fields["answer"], choices)
+    if kind is AnswerKind.CHOICE and choices:
+        _check_choice(fields["answer"], choices)
     return Task(
         id=str(fields["id"] if fields["id"] is not None else number),
         images=tuple(_image(image, folder) for image in images),
         question=fields["question"].replace("<image>", "").strip(),
         answer=fields["answer"],
-        kind=_kind(fields["kind"], fields["answer"], choices),
+        kind=kind,
         choices=choices,
         boxes=tuple(_target(box, box_frame) for box in fields["boxes"] or ()),
         first_view_max_pixels=None if most is None else int(most),
@@ -216,12 +222,25 @@ def _kind(kind: str | None, answer: Any, choices: tuple[str, ...]) -> AnswerKind
     return AnswerKind.NUMBER
 
 
+def _check_choice(answer: Any, choices: tuple[str, ...]) -> None:
+    """Raises TaskError unless the answer is the letter or the text of one of the choices."""
+    said = str(answer).strip()
+    letters = ascii_uppercase[: len(choices)]
+    if said.strip("() .").upper() not in letters and said.lower() not in [choice.strip().lower() for choice in choices]:
+        raise TaskError(f"answer {answer!r} is none of the choices {list(choices)}, nor the letter of one")
+
+
 def _target(box: Any, frame: Frame) -> Target:
     if isinstance(box, Mapping):
-        return Target(Box.from_dict({"frame": frame.value, **box}), int(box.get("img_idx", 0)))
-    if len(box) != 4:
-        raise TaskError(f"box {box} has {len(box)} numbers: it needs x1, y1, x2, y2")
-    return Target(Box.of(box, frame))
+        target = Target(Box.from_dict({"frame": frame.value, **box}), int(box.get("img_idx", 0)))
+    elif isinstance(box, (list, tuple)) and len(box) == 4:
+        target = Target(Box.of(box, frame))
+    else:
+        count = f"{len(box)} numbers" if isinstance(box, (list, tuple)) else "no numbers in brackets"
+        raise TaskError(f"box {box!r} has {count}: boxes is a list of [x1, y1, x2, y2]")
+    if target.box.is_empty:
+        raise TaskError(f"box {box!r} is empty: it needs x1 below x2 and y1 below y2")
+    return target
 
 
 def tasks_from(name: str, **reading: Any) -> list[Task]:

@@ -85,10 +85,14 @@ def start_run(run: RunDirectory, resume: str | None, **settings: Any) -> str | N
 
 def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minutes: float | None) -> None:
     """Trains to the end, with metrics.jsonl, ledger.json and a time limit, and saves the model. Call it last."""
+    trainer.add_callback(EndCallback())
     trainer.add_callback(MetricsCallback(run))
     trainer.add_callback(TimeLimitCallback(max_minutes))
     keep_ledger(trainer, run)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except _NothingLeft as end:
+        print(end, flush=True)
     save_together(trainer)
 
 
@@ -109,6 +113,18 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
             old, new = (json.dumps(settings[part].get(name), default=str) for settings in (before, now))
             if old != new and not FREE_SETTINGS.fullmatch(name):
                 yield f"{name} was {old}, is {new}"
+
+
+class _NothingLeft(Exception):
+    """Leaves a training that was at its end when it went on."""
+
+
+class EndCallback(TrainerCallback):
+    """Takes no step beyond the last: the Trainer, going on from a checkpoint at `max_steps`, would take one more."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            raise _NothingLeft(f"nothing is left to train: {state.global_step} of {state.max_steps} steps are done")
 
 
 class MetricsCallback(TrainerCallback):

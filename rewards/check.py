@@ -1,8 +1,8 @@
 """What does a reward pay for? `fovea rewards test ./mine.py:f` runs it over episodes made to be told apart.
 
 Right and wrong ones, malformed ones, and those that try to be paid without having looked. Beside the payments it says
-what looks like a mistake: a reward that pays all alike, a wrong answer more than a right one, or a trick or no answer
-at all as much.
+what looks like a mistake: a reward that pays all alike, that does not read the answer, that pays a wrong answer more
+than a right one, or a trick or no answer at all as much.
 """
 
 from __future__ import annotations
@@ -91,6 +91,12 @@ def remarks(paid: Mapping[str, float | None]) -> list[str]:
     found = []
     if right and wrong and max(wrong) > max(right):
         found.append("a wrong answer is paid more than any right one")
+    alike = [("right, no zoom", "wrong, no zoom"), ("right, zoomed to the target", "wrong, zoomed to the target")]
+    if all(name in known for pair in alike for name in pair) and all(known[a] == known[b] for a, b in alike):
+        found.append("it pays a wrong answer as a right one: weigh it below a reward that reads the answer (accuracy)")
+    worst_right = min(right, default=float("-inf"))
+    found += [f"{name!r} is paid more than some right answer" for name, value in known.items()
+              if name.startswith(("trick", "wrong")) and value > worst_right]  # fmt: skip
     best = max(right, default=float("inf"))
     found += [f"{name!r} is paid as much as the best honest answer" for name, value in known.items()
               if name.startswith(("trick", "no answer", "never answers")) and value >= best]  # fmt: skip

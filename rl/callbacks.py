@@ -20,7 +20,8 @@ class CollapseCallback(TrainerCallback):
         self.warned = False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
-        rate = (logs or {}).get("zooms/rate")
+        logs = logs or {}
+        rate = logs.get("zooms/rate")
         if rate is None or not state.is_world_process_zero:
             return
         self.rates.append(float(rate))
@@ -28,12 +29,9 @@ class CollapseCallback(TrainerCallback):
             return
         if max(self.rates) < self.low or min(self.rates) > self.high:
             self.warned = True
-            now, cure = (
-                ("never", "pay for coverage, or lower a zoom cost")
-                if max(self.rates) < self.low
-                else (
-                    "always",
-                    "add tasks that need no zoom, or a small zoom_cost",
-                )
-            )
+            now, cure = "always", "add tasks that need no zoom, or a small zoom_cost"
+            if max(self.rates) < self.low:
+                now, cure = "never", "pay for coverage, or lower a zoom cost"
+                if logs.get("stops/answered", 1.0) < 0.5:
+                    cure = "it hardly answers either: its cold start has not taught it the protocol, train SFT longer"
             logger.warning(f"zooming has collapsed: the policy {now} zooms in the last {len(self.rates)} logs; {cure}")

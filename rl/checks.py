@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fovea.config import ConfigError
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 
@@ -24,6 +25,15 @@ def check_groups(args: GRPOArguments) -> None:
             f"per_device_train_batch_size {size} is not a multiple of num_generations {group}, so that micro-batches "
             "would tear groups apart, whose prompts are computed once: make it a multiple (max_packed_tokens bounds "
             "its memory), or set shared_prefix to false"
+        )
+
+
+def check_weights(names: Sequence[str], weights: Sequence[float] | None) -> None:
+    """Raises ConfigError unless there is a weight for each reward."""
+    if weights is not None and len(weights) != len(names):
+        raise ConfigError(
+            f"reward_weights {list(weights)} do not fit reward_funcs {list(names)}: give one for each (where the "
+            "command line has none, those of the config apply; without --config that is tiny_grpo.yaml)"
         )
 
 

@@ -1,6 +1,6 @@
 """GRPO on zoom episodes: `accelerate launch rl/train_grpo.py [--config FILE] [any option]`.
 
-Without arguments it trains the embedded tiny model (configs/tiny_grpo.yaml); if its SFT cold start has not been made
+Without --config it trains the embedded tiny model by configs/tiny_grpo.yaml; if its SFT cold start has not been made
 yet, that is done first. Every option of TRL's GRPOConfig and ModelConfig works here under its own name. With
 `--environment none` it is TRL's own GRPO on prompts; give a config of your own then, or the tiny model's numbers apply.
 """
@@ -28,7 +28,7 @@ from fovea.training import load_for_training, start_run, train
 from rewards.registry import Reward, load_reward
 from rl.arguments import ARGUMENTS, GRPOArguments, ScriptArguments
 from rl.callbacks import CollapseCallback
-from rl.checks import check_prompt_rewards
+from rl.checks import check_prompt_rewards, check_weights
 from rl.trainer import ZoomGRPOTrainer
 
 
@@ -103,6 +103,7 @@ def for_episodes(
 
 def main() -> None:
     script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_grpo.yaml")
+    check_weights(script.reward_funcs, args.reward_weights)
     rewards = [load_reward(name) for name in script.reward_funcs]
     run = RunDirectory(args.output_dir)
     if episodes.environment == "none":

@@ -17,7 +17,7 @@ class ScriptArguments:
     """Which traces to learn from."""
 
     dataset_name: str = field(
-        default="synthesis.trace_shapes:write_default_traces",
+        default="synthesis.oracle_traces:write_default_traces",
         metadata={"help": "traces.jsonl, the folder that holds it, or a function package.module:name that returns one"},
     )
     eval_fraction: float = field(default=0.1, metadata={"help": "Share of traces held out for the loss curve."})

@@ -201,7 +201,7 @@ def test_an_image_that_is_missing(tmp_path):
 def test_an_image_that_is_broken(found, make_task, tmp_path):
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     broken = Task("b", (str(tmp_path / "cut.png"),), "Which?", "1")
-    assert "images of 1 tasks cannot be used" in found(preflight.tasks, [broken])
+    assert "images or boxes of 1 tasks cannot be used" in found(preflight.tasks, [broken])
 
 
 def test_weights_that_are_not_numbers(found, tiny, tmp_path):

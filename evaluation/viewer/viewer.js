@@ -33,7 +33,7 @@
   };
   const whenDrawn = (canvas, name, draw) => {
     if (name === null || name === undefined) return;
-    picture(name).then((image) => draw(canvas.getContext("2d"), image), () => { canvas.title = "this picture cannot be opened"; });
+    picture(name).then((image) => { draw(canvas.getContext("2d"), image); canvas.className = "drawn"; }, () => { canvas.title = "this picture cannot be opened"; });
   };
 
   // ---- which episodes are listed

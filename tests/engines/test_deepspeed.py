@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from environments.settings import EpisodeArguments
 from fovea.models import load_model, resolve_path
 from fovea.runs import read_jsonl
-from synthesis.trace_shapes import write_shape_traces
+from synthesis.oracle_traces import TraceArguments, write_oracle_traces
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.engines
@@ -71,7 +72,8 @@ def test_two_processes_train_as_one_does(alone, tmp_path, stage, steps, toleranc
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_sft_checkpoints_goes_on_and_exports(tmp_path, stage):
-    write_shape_traces(tmp_path / "traces", num_traces=24, seed=1, noise=0.1, looseness=(1.0, 2.0))
+    traces = TraceArguments(output_dir=str(tmp_path / "traces"), num_traces=24, seed=1, noise=0.1, looseness=[1.0, 2.0])
+    write_oracle_traces(traces, EpisodeArguments(crop_min_pixels=64 * 64, crop_max_pixels=80 * 64))
     words = (
         "sft/train_sft.py", "--dataset_name", str(tmp_path / "traces"), "--output_dir", str(tmp_path / "sft"),
         *ON_GLOO, "--eval_strategy", "no", "--load_best_model_at_end", "false", "--save_strategy", "steps",

@@ -85,5 +85,5 @@ def test_a_folder_without_episodes_and_a_lost_task_are_refused(run, tmp_path, mo
         StoredRun(tmp_path).groups()
     path = run / "episodes.jsonl"
     path.write_text(path.read_text().replace('"task_id": "', '"task_id": "lost-'))
-    with pytest.raises(SystemExit, match="has it changed"):
+    with pytest.raises(SystemExit, match="have they changed"):
         StoredRun(run).groups()

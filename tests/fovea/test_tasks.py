@@ -107,6 +107,21 @@ def test_unknown_column_names_are_refused():
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "none.parquet"])
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"choices": ["red", "blue"], "answer": "violet"}, "'violet' is none of the choices"),
+        ({"boxes": [[10, 20, 5, 8]]}, "is empty: it needs x1 below x2"),
+        ({"boxes": [10, 20, 30, 40]}, "no numbers in brackets: boxes is a list of"),
+    ],
+)
+def test_what_can_never_be_scored_or_shown_is_a_bad_row(tmp_path, fields, reason):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(json.dumps({"question": "q", "answer": "red", **fields}) + "\n")
+    with pytest.raises(TaskError, match=reason):
+        load_tasks(path)
+
+
 def test_a_missing_file_says_what_can_be_given(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=f"{name}: give a file"):
         load_tasks(tmp_path / name)

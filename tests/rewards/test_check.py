@@ -19,6 +19,9 @@ def upside_down(task, episode):
 def busy(task, episode):
     return float(episode.num_zooms > 0)
 
+def looks_once(task, episode):
+    return 1.0 if episode.num_zooms == 1 else 0.25 if episode.num_zooms else 0.1
+
 def broken(task, episode):
     return episode.no_such_thing
 """
@@ -46,6 +49,8 @@ def test_accuracy_pays_right_answers_alone():
     [
         ("same", "pays every episode alike"),
         ("wordy", "in many words"),
+        ("looks_once", "pays a wrong answer as a right one"),
+        ("looks_once", "'trick: wrong, four zooms' is paid more than some right answer"),
         ("upside_down", "more than any right one"),
         ("busy", "'never answers, only zooms' is paid as much"),
     ],

@@ -9,7 +9,7 @@ from fovea.checkpoints import is_finished, last_whole_checkpoint
 from fovea.config import ConfigError
 from fovea.episodes import Episode
 from fovea.runs import RunDirectory, read_jsonl
-from fovea.training import changes, start_run
+from fovea.training import changes, start_run, train
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
@@ -56,6 +56,18 @@ def test_a_cut_training_ends_with_the_weights_of_an_uncut_one(build, tmp_path, p
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 4
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
+
+
+def test_a_finished_training_takes_no_step_more(build, tmp_path, capsys):
+    run = RunDirectory(tmp_path)
+    first = build(tmp_path, max_steps=2)
+    train(first, run, checkpoint=None, max_minutes=None)
+    expected = {name: value.clone() for name, value in first.model.state_dict().items()}
+    again = build(tmp_path, max_steps=2)
+    train(again, run, checkpoint=str(last_whole_checkpoint(tmp_path)), max_minutes=None)
+    assert "nothing is left to train: 2 of 2 steps" in capsys.readouterr().out
+    assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-2" and is_finished(tmp_path)
 
 
 def test_a_half_written_checkpoint_does_not_count(tmp_path):

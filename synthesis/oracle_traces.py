@@ -1,0 +1,103 @@
+"""Cold-start traces by an oracle that knows the boxes: `fovea traces --dataset_name tasks.jsonl --output_dir DIR`.
+
+It plays the real environment on your tasks, zooms into each of their `boxes` in turn and writes the answer; without a
+--dataset_name on fresh procedural scenes. Boxes are drawn as a hurried annotator draws them: off centre and too large.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from environments.play import Limits, play
+from environments.policies import OraclePolicy
+from environments.settings import EpisodeArguments
+from environments.traces import write_traces
+from fovea.arguments import TaskArguments
+from fovea.boxes import Frame
+from fovea.config import parse
+from fovea.models import load_outline
+from fovea.tasks import Task
+from synthesis.shapes import make_tasks
+
+DEFAULT_FOLDER = Path("runs/tiny/traces")
+
+
+@dataclass(kw_only=True)
+class TraceArguments(TaskArguments):
+    """Which tasks are played, for which model, and how well."""
+
+    output_dir: str = field(metadata={"help": "Folder for traces.jsonl and the images as the model sees them."})
+    dataset_name: str = field(
+        default="", metadata={"help": "Tasks with boxes: file, folder or hub id (default: fresh procedural scenes)."}
+    )
+    model_name_or_path: str = field(
+        default="tiny", metadata={"help": "The model to be trained: its processor and frame make the traces."}
+    )
+    min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of a first view."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of a first view."})
+    num_traces: int = field(default=500, metadata={"help": "Scenes to draw where no tasks are named."})
+    seed: int = field(default=11, metadata={"help": "Seed of the scenes and of the oracle's hand."})
+    noise: float = field(default=0.12, metadata={"help": "Standard deviation of a box's shift, in its own size."})
+    looseness: list[float] = field(
+        default_factory=lambda: [1.0, 3.0], metadata={"help": "Boxes are enlarged by a factor in this range."}
+    )
+
+    def load_tasks(self) -> list[Task]:
+        """The tasks that these arguments name, or fresh scenes."""
+        if self.dataset_name:
+            return super().load_tasks()
+        return make_tasks(num_tasks=self.num_traces, seed=self.seed, prefix="trace")
+
+
+def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -> Path:
+    """Writes a trace of each task below the output folder and returns it.
+
+    Raises:
+        ValueError: if no task has a box to zoom into.
+    """
+    outline = load_outline(
+        arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels
+    )
+    frame = Frame(episodes.box_frame) if episodes.box_frame else outline.frame
+    tasks = arguments.load_tasks()
+    if not any(task.boxes for task in tasks):
+        raise ValueError(
+            f"no task of {arguments.dataset_name} has boxes, so that the oracle does not know where to zoom: "
+            "give `boxes`, or the name of their column with --columns boxes=…"
+        )
+    oracle = OraclePolicy(
+        frame,
+        noise=arguments.noise,
+        looseness=(arguments.looseness[0], arguments.looseness[1]),
+        box_step=10 if arguments.model_name_or_path == "tiny" else 1,
+        seed=arguments.seed,
+    )
+    played = play(oracle, tasks, environment_factory=episodes.environment_factory(outline), limits=Limits())
+    folder = Path(arguments.output_dir)
+    write_traces(played, folder)
+    return folder
+
+
+def write_default_traces() -> Path:
+    """The traces of the default cold start, made once."""
+    if not (DEFAULT_FOLDER / "traces.jsonl").exists():
+        words = ["--output_dir", str(DEFAULT_FOLDER)]
+        write_oracle_traces(*parse((TraceArguments, EpisodeArguments), default_config=CONFIG, arguments=words))
+    return DEFAULT_FOLDER
+
+
+CONFIG = "tiny_traces.yaml"
+
+
+def main() -> None:
+    arguments, episodes = parse((TraceArguments, EpisodeArguments), default_config=CONFIG)
+    try:
+        folder = write_oracle_traces(arguments, episodes)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    print(f"written to {folder / 'traces.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()

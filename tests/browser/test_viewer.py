@@ -1,0 +1,208 @@
+"""The report and the served viewer in a real headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+
+import pytest
+
+from evaluation.evaluate import EvaluationArguments, sample
+from evaluation.report import report
+from evaluation.view import make_server
+from fovea.boxes import Box, Frame
+from fovea.episodes import Answer, Call, Crop, Episode, Fault, FaultKind, Observation, StopReason, Turn
+from fovea.runs import RunDirectory
+from fovea.task_files import load_tasks, save_tasks
+from synthesis.shapes import make_tasks
+
+pytestmark = pytest.mark.slow
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'></script>\u2028`${1}`"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page that must not log an error or ask for anything outside."""
+    page, problems = browser.new_page(viewport={"width": 1400, "height": 900}), []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda asked: problems.append(asked.url) if not asked.url.startswith(OURS) else None)
+    yield page
+    page.close()
+    assert not problems
+
+
+OURS = ("file://", "data:", "http://127.0.0.1")
+
+
+def played(task, answer, *, fault=False) -> Episode:
+    region = Box(0.25, 0.25, 0.5, 0.5, Frame.UNIT)
+    call = Turn(
+        "<think>I zoom in.</think>", Call("image_zoom_in_tool", {}), Observation("", (Crop(1, 0, region, (64, 64)),)), 9
+    )
+    turns = [call]
+    if fault:
+        turns.append(
+            Turn("<tool_call>{</tool_call>", Fault(FaultKind.BAD_JSON, "not JSON"), Observation("not JSON"), 4, False)
+        )
+    last = Turn(f"<answer>{answer}</answer>", Answer(answer), None, 5)
+    return Episode(task, (*turns, last), StopReason.ANSWERED)
+
+
+def write_evaluation(folder, tasks_folder, answers, *, crops="true", num_samples=1):
+    """An evaluation whose answers are `answers(index, task)`."""
+    run = RunDirectory(folder)
+    arguments = EvaluationArguments(output_dir=str(folder), dataset_name=str(tasks_folder))
+    run.write_start(evaluation=arguments, episodes={"crops": crops, "views": "true"})
+    rows = [
+        sample(played(task, answers(index, task), fault=index % 7 == 3), number)
+        for index, task in enumerate(load_tasks(tasks_folder))
+        for number in range(num_samples)
+    ]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """SFT is right on every third task, RL on all but the sixth, whose answer is hostile."""
+    folder = tmp_path_factory.mktemp("runs")
+    save_tasks(make_tasks(num_tasks=24, seed=8), folder / "tasks")
+    sft = write_evaluation(
+        folder / "sft" / "evaluation", folder / "tasks", lambda i, t: str(t.answer) if i % 3 == 0 else "?"
+    )
+    rl = write_evaluation(
+        folder / "rl" / "evaluation", folder / "tasks", lambda i, t: HOSTILE if i == 6 else str(t.answer)
+    )
+    write_evaluation(folder / "rl" / "evaluation_noise", folder / "tasks", lambda i, t: "?", crops="noise")
+    (folder / "report.html").write_text("".join(report([sft.parent, rl.parent])), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def opened(page, runs):
+    page.goto(f"file://{runs}/report.html")
+    page.wait_for_selector("body[data-ready='1']")
+    return page
+
+
+def wait_for_pictures(page):
+    page.locator(".episode canvas.drawn").first.wait_for()
+    page.locator(".episode canvas:not(.drawn)").first.wait_for(state="detached")
+
+
+def number_shown(page) -> str:
+    return page.inner_text("#number")
+
+
+def test_the_report_shows_its_tables_and_plots_before_the_viewer(opened):
+    text = opened.inner_text(".summary")
+    assert all(part in text for part in ("0.958", "0.333", "Does it look?", "rl / evaluation_noise"))
+    assert opened.locator(".plots svg").count() >= 2
+
+
+def test_filters_and_search_leave_what_they_say(opened):
+    opened.select_option("#set", label="sft / evaluation")
+    assert number_shown(opened) == "24 episodes, 8 right"
+    opened.select_option("#other", label="rl / evaluation")
+    opened.select_option("#outcome", "gained")
+    assert number_shown(opened) == "16 episodes, 0 right"
+    opened.select_option("#outcome", "lost")
+    assert number_shown(opened) == "1 episodes, 1 right"
+    opened.select_option("#outcome", "all")
+    opened.select_option("#fault", "bad_json")
+    assert number_shown(opened).startswith("3 episodes")
+    opened.select_option("#fault", "")
+    opened.fill("#low", "1")
+    assert number_shown(opened) == "8 episodes, 8 right"
+    opened.fill("#low", "")
+    opened.fill("#text", "shapes-8-5")
+    assert number_shown(opened).startswith("1 episodes")
+
+
+def test_the_keyboard_goes_through_the_list(opened):
+    chosen = lambda: opened.inner_text(".row.chosen")  # noqa: E731
+    first = chosen()
+    opened.keyboard.press("j")
+    second = chosen()
+    opened.keyboard.press("k")
+    assert chosen() == first != second
+    opened.keyboard.press("/")
+    opened.keyboard.type("no such word")
+    assert number_shown(opened) == "0 episodes, 0 right" and "No episode fits" in opened.inner_text("#detail")
+    opened.keyboard.press("Escape")
+    opened.keyboard.press("c")
+    assert opened.input_value("#other") != ""
+
+
+def test_two_runs_stand_side_by_side_on_one_question_with_their_boxes(opened):
+    opened.select_option("#set", label="sft / evaluation")
+    opened.select_option("#other", label="rl / evaluation")
+    assert opened.locator(".episode").count() == 2
+    wait_for_pictures(opened)
+    red = "[...document.querySelector('.episode canvas').getContext('2d').getImageData(0,0,440,440).data]"
+    assert opened.evaluate(f"{red}.filter((v, i, a) => i % 4 == 0 && v > 220 && a[i + 1] < 60).length") > 50
+
+
+def test_what_a_model_wrote_stays_text(opened):
+    opened.select_option("#set", label="rl / evaluation")
+    opened.select_option("#outcome", "wrong")
+    assert "<script>window.hacked" in opened.inner_text("#detail")
+    assert opened.evaluate("window.hacked") is None
+
+
+def test_an_episode_has_an_address(opened, runs):
+    opened.keyboard.press("j")
+    address, chosen = opened.url, opened.inner_text(".row.chosen")
+    opened.goto("about:blank")
+    opened.goto(address)
+    opened.wait_for_selector("body[data-ready='1']")
+    assert "#" in address and opened.inner_text(".row.chosen") == chosen
+
+
+def test_of_thousands_of_episodes_only_those_in_sight_are_in_the_page(page, tmp_path, runs):
+    write_evaluation(tmp_path / "many", runs / "tasks", lambda i, t: "?", num_samples=100)
+    (tmp_path / "report.html").write_text("".join(report([tmp_path / "many"])), encoding="utf-8")
+    page.goto(f"file://{tmp_path}/report.html")
+    page.wait_for_selector("body[data-ready='1']")
+    assert number_shown(page) == "2400 episodes, 0 right" and page.locator(".row").count() < 100
+    page.locator("#list").focus()
+    page.keyboard.press("End")
+    assert "shapes-8-23" in page.inner_text(".row.chosen")
+
+
+def test_a_served_training_is_followed(page, tmp_path, runs):
+    tasks = load_tasks(runs / "tasks")
+    run = RunDirectory(tmp_path / "training")
+    run.write_start(script={"dataset_name": str(runs / "tasks")}, episodes={})
+    paid = {"rewards": {"accuracy": 1.0, "format": None}, "advantage": 0.7, "in_loss": True}
+    run.add_episode(played(tasks[0], str(tasks[0].answer)), step=0, mode="train", **paid)
+    server = make_server([run.path], port=0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.wait_for_selector("body[data-ready='1']")
+        assert number_shown(page) == "1 episodes, 1 right"
+        assert "advantage 0.70" in page.inner_text("#detail") and page.locator("pre.loss").count() == 2
+        assert "format does not apply" in page.inner_text("#detail")
+        run.add_episode(played(tasks[1], "?"), step=1, mode="train", **paid | {"rewards": {"accuracy": 0.0}})
+        page.get_by_text("2 episodes, 1 right").wait_for()
+        assert "step 1" in page.inner_text(".row.chosen")
+        wait_for_pictures(page)
+    finally:
+        server.shutdown()

@@ -1,0 +1,60 @@
+"""The report's numbers are those of the episodes, as anyone can recompute them."""
+
+import json
+import re
+
+import pytest
+
+from evaluation.evaluate import EvaluationArguments, evaluate
+from evaluation.report import as_script, find_runs, main, thinned
+from evaluation.rescore import main as rescore_main
+from fovea.runs import RunDirectory
+from fovea.task_files import load_tasks, save_tasks
+from synthesis.shapes import make_tasks
+
+
+@pytest.fixture
+def run(tiny, tmp_path, episode_arguments):
+    """Two evaluations of the tiny base, one of them with the bare question."""
+    save_tasks(make_tasks(num_tasks=8, seed=3), tmp_path / "tasks")
+    for name, prompt in (("evaluation", "direct"), ("evaluation_protocol", "protocol")):
+        arguments = EvaluationArguments(
+            output_dir=str(tmp_path / "run" / name), dataset_name=str(tmp_path / "tasks"), prompt=prompt
+        )
+        RunDirectory(arguments.output_dir).write_start(evaluation=arguments, episodes=episode_arguments)
+        evaluate(tiny, load_tasks(tmp_path / "tasks"), arguments, episode_arguments)
+    return tmp_path / "run"
+
+
+def test_every_accuracy_is_what_rescoring_the_episodes_finds(run, tmp_path, monkeypatch):
+    page = tmp_path / "report.html"
+    monkeypatch.setattr("sys.argv", ["fovea report", str(run), "--output", str(page)])
+    main()
+    text = page.read_text()
+    shown = re.findall(r"<tr><td>run</td><td>(\w+)</td><td>8</td><td>([\d.]+)</td>", text)
+    assert [name for name, _ in shown] == ["evaluation", "evaluation_protocol"]
+    for name, accuracy in shown:
+        target = tmp_path / f"{name}.json"
+        words = ["fovea rescore", str(run / name), "--reward_funcs", "accuracy", "--json", str(target)]
+        monkeypatch.setattr("sys.argv", words)
+        rescore_main()
+        assert f"{json.loads(target.read_text())['mean_after']:.3f}" == accuracy
+    assert text.count('id="picture-') == 8
+    assert not re.search(r'(src|href)="https?:', text)
+
+
+def test_texts_cannot_end_their_script():
+    assert "<" not in as_script({"text": "</script><!--"}) and json.loads(as_script({"a": "<&>"})) == {"a": "<&>"}
+
+
+def test_a_long_training_is_thinned_group_by_group():
+    rows = [{"step": step, "mode": "train", "task_id": "t", "number": n} for step in range(100) for n in range(8)]
+    kept = thinned(rows, 10)
+    assert len(kept) == 80 and {row["step"] for row in kept} == set(range(0, 100, 10))
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="neither"):
+        find_runs([tmp_path])
+    with pytest.raises(SystemExit, match="named twice"):
+        find_runs([tmp_path, tmp_path])

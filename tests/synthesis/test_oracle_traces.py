@@ -1,0 +1,33 @@
+"""Traces of tasks of one's own: the oracle zooms where their boxes are."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from environments.settings import EpisodeArguments
+from environments.traces import read_traces
+from synthesis.oracle_traces import TraceArguments, write_oracle_traces
+
+CROPS = EpisodeArguments(crop_min_pixels=64 * 64, crop_max_pixels=80 * 64)
+
+
+def write_tasks(folder, **fields):
+    Image.new("RGB", (400, 300), "grey").save(folder / "a.png")
+    row = {"images": ["a.png"], "question": "How many?", "answer": 3, **fields}
+    (folder / "tasks.jsonl").write_text(json.dumps(row) + "\n")
+    return str(folder / "tasks.jsonl")
+
+
+def test_a_trace_zooms_into_the_tasks_own_box_and_gives_its_answer(tmp_path):
+    source = write_tasks(tmp_path, boxes=[[100, 150, 200, 225]])
+    arguments = TraceArguments(output_dir=str(tmp_path / "out"), dataset_name=source, noise=0, looseness=[1, 1])
+    [trace] = read_traces(write_oracle_traces(arguments, CROPS))
+    said = [block for message in trace["messages"] if message["role"] == "assistant" for block in [message["content"]]]
+    assert "[250, 500, 500, 750]" in str(said[0]) and "<answer>3</answer>" in str(said[1])
+
+
+def test_tasks_without_boxes_are_refused_with_the_cure(tmp_path):
+    arguments = TraceArguments(output_dir=str(tmp_path / "out"), dataset_name=write_tasks(tmp_path))
+    with pytest.raises(ValueError, match="--columns boxes="):
+        write_oracle_traces(arguments, CROPS)
