@@ -22,7 +22,9 @@ from environments.decoding import Decoder
 from environments.play import Conversation, Reply, Sampling
 from environments.rendering import Renderer
 from fovea.boxes import Box, Frame, View
+from fovea.images import open_image
 from fovea.shared_prefix import allow_layouts
+from fovea.tasks import Target
 
 
 @dataclass
@@ -146,17 +148,19 @@ class OraclePolicy:
         thought = " ".join([*said, "I zoom in."])
         nested = bool(task.metadata.get("nested")) and done > 0
         img_idx = len(conversation.images) - 1 if nested else task.boxes[done].img_idx
-        box = self._box(conversation, task.boxes[done].box, img_idx if nested else None, img_idx)
+        box = self._box(conversation, task.boxes[done], is_in_crop=nested, img_idx=img_idx)
         arguments = {"bbox_2d": box, "label": labels[done], "img_idx": img_idx}
         call = json.dumps({"name": "image_zoom_in_tool", "arguments": arguments})
         return f"<think>{thought}</think>\n<tool_call>\n{call}\n</tool_call>"
 
-    def _box(self, conversation: Conversation, box: Box, crop_idx: int | None, img_idx: int) -> list[int]:
-        """The target as the annotator draws it, in whole units of the model's frame."""
-        size = conversation.images[img_idx].size
-        view = View(size, size)
-        unit = box.to(Frame.UNIT, view)
-        if crop_idx is not None:
+    def _box(self, conversation: Conversation, target: Target, *, is_in_crop: bool, img_idx: int) -> list[int]:
+        """The target as the annotator draws it on image `img_idx`, in whole units of the model's frame."""
+        shown = conversation.images[img_idx].size
+        view, original = View(shown, shown), shown
+        if target.box.frame is Frame.ORIGINAL:
+            original = open_image(conversation.task.images[target.img_idx]).size
+        unit = target.box.to(Frame.UNIT, View(original, shown))
+        if is_in_crop:
             crop = conversation.messages[-1]["content"][0]["crop"].region
             unit = Box(
                 (unit.x1 - crop.x1) / crop.width,

@@ -122,7 +122,7 @@ class _NothingLeft(Exception):
 class EndCallback(TrainerCallback):
     """Takes no step beyond the last: the Trainer, going on from a checkpoint at `max_steps`, would take one more."""
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             raise _NothingLeft(f"nothing is left to train: {state.global_step} of {state.max_steps} steps are done")
 

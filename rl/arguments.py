@@ -36,6 +36,28 @@ class GRPOArguments(GRPOConfig):
         },
     )
     rollout_batch_size: int = field(default=64, metadata={"help": "Episodes that generate side by side."})
+    information_gap: bool = field(
+        default=False,
+        metadata={
+            "help": "Show each task at the largest first view at which the policy, made to answer without zooming, is "
+            "wrong, so that looking is the only way; crops come from the original as ever."
+        },
+    )
+    probes: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "At each evaluation the held-out tasks are also played with other crops (noise, blank, random, "
+            "other, target): the accuracy that true crops add is logged as eval_crop_dependence.",
+        },
+    )
+    collapse_action: str = field(
+        default="warn",
+        metadata={
+            "help": "When zooming, looking (with --probes) or the policy's entropy collapses: warn; stop; or keep, "
+            "which stops and leaves the last checkpoint from before it in last_good.",
+            "choices": ["warn", "stop", "keep"],
+        },
+    )
 
 
 @dataclass(kw_only=True)

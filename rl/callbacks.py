@@ -1,37 +1,114 @@
-"""What watches a GRPO run: a warning when zooming collapses."""
+"""What watches a GRPO run: an alarm when the policy stops looking."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+LAST_GOOD = "last_good"
+
+
+@dataclass
+class Symptom:
+    """A metric that stays outside `low` and `high` for `patience` logs in a row, what that means, and what helps."""
+
+    metric: str
+    meaning: str
+    cure: str
+    low: float = float("-inf")
+    high: float = float("inf")
+    patience: int = 5
+    values: deque[float] = field(default_factory=deque)
+
+    def takes(self, logs: dict[str, Any]) -> bool:
+        """Notes the metric; whether the symptom is there."""
+        if self.metric in logs:
+            self.values.append(float(logs[self.metric]))
+            while len(self.values) > self.patience:
+                self.values.popleft()
+        return len(self.values) == self.patience and (max(self.values) < self.low or min(self.values) > self.high)
+
+
+def symptoms() -> list[Symptom]:
+    """What a policy that stops looking shows first."""
+    gap = "--information_gap true"
+    return [
+        Symptom(
+            "stops/answered",
+            "the policy hardly answers any more",
+            "its cold start has not taught it the protocol (train SFT longer), or the learning rate is too high",
+            low=0.1,
+        ),
+        Symptom("zooms/rate", "the policy never zooms", f"pay for coverage, lower a zoom cost, or {gap}", low=0.02),
+        Symptom(
+            "zooms/rate", "the policy always zooms", "add tasks that need no zoom, or a small zoom_cost", high=0.995
+        ),
+        Symptom("entropy", "the policy has no alternatives left", "raise beta, or lower the learning rate", low=0.005),
+        Symptom(
+            "eval_crop_dependence",
+            "other crops do as well as true ones: the policy does not look",
+            f"use tasks whose first view is not enough, or {gap}",
+            low=0.01,
+            patience=2,
+        ),
+    ]
 
 
 class CollapseCallback(TrainerCallback):
-    """Warns once when the zoom rate stays below `low` or above `high` for `patience` logs in a row."""
+    """Says once what has collapsed, and by `action` warns, stops, or stops and keeps the last checkpoint from before.
 
-    def __init__(self, *, low: float = 0.02, high: float = 0.995, patience: int = 5) -> None:
-        self.low, self.high = low, high
-        self.rates: deque[float] = deque(maxlen=patience)
-        self.warned = False
+    With `keep`, each checkpoint that is saved while there is no symptom is also kept as `last_good` (by hard links).
+    """
+
+    def __init__(self, action: str = "warn") -> None:
+        self.action = action
+        self.watched = symptoms()
+        self.present: list[Symptom] = []
+        self.has_warned = False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
-        logs = logs or {}
-        rate = logs.get("zooms/rate")
-        if rate is None or not state.is_world_process_zero:
+        self.present = [symptom for symptom in self.watched if symptom.takes(logs or {})]
+        if not self.present:
             return
-        self.rates.append(float(rate))
-        if self.warned or len(self.rates) < (self.rates.maxlen or 0):
+        if self.action != "warn":
+            control.should_training_stop = True
+        if state.is_world_process_zero and not self.has_warned:
+            self.has_warned = True
+            found = [f"{one.meaning} ({one.metric} {one.values[-1]:.3g}): {one.cure}" for one in self.present]
+            logger.warning(f"collapse at step {state.global_step}: {'; '.join(found)}{self._what_follows(args)}")
+
+    def _what_follows(self, args: Any) -> str:
+        kept = Path(args.output_dir) / LAST_GOOD
+        if self.action == "keep" and kept.exists():
+            return f". Training stops; the last checkpoint from before is {kept}"
+        if self.action == "keep":
+            return ". Training stops; no checkpoint from before was saved (lower save_steps)"
+        return ". Training stops" if self.action == "stop" else ""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.action != "keep" or self.present or not state.is_world_process_zero:
             return
-        if max(self.rates) < self.low or min(self.rates) > self.high:
-            self.warned = True
-            now, cure = "always", "add tasks that need no zoom, or a small zoom_cost"
-            if max(self.rates) < self.low:
-                now, cure = "never", "pay for coverage, or lower a zoom cost"
-                if logs.get("stops/answered", 1.0) < 0.5:
-                    cure = "it hardly answers either: its cold start has not taught it the protocol, train SFT longer"
-            logger.warning(f"zooming has collapsed: the policy {now} zooms in the last {len(self.rates)} logs; {cure}")
+        kept, aside = Path(args.output_dir) / LAST_GOOD, Path(args.output_dir) / f"{LAST_GOOD}.tmp"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(
+            Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", aside, copy_function=_link
+        )
+        shutil.rmtree(kept, ignore_errors=True)
+        aside.rename(kept)
+
+
+def _link(source: str, target: str) -> None:
+    """Another name for a file, or a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

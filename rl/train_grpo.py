@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -97,7 +98,8 @@ def for_episodes(
         run=run,
         processing_class=model.processor,
         peft_config=get_peft_config(model_args),
-        callbacks=[CollapseCallback()],
+        probes={name: replace(episodes, crops=name).environment_factory(model) for name in args.probes or ()},
+        callbacks=[CollapseCallback(args.collapse_action)],
     )
 
 

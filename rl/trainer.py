@@ -7,7 +7,7 @@ an observation is shown, and the loss sees exactly the sampled tokens. Without t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import isnan
@@ -27,6 +27,7 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
+from environments.gap import narrow
 from environments.play import Limits, Policy, Sampling, play
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
@@ -36,7 +37,8 @@ from fovea.features import share_frozen_tower
 from fovea.packing import Packed, Row, pack, split_further, split_rows, unpad
 from fovea.runs import RunDirectory
 from fovea.shared_prefix import allow_layouts
-from fovea.tasks import Task
+from fovea.tasks import Task, with_others
+from rewards.accuracy import accuracy, score
 from rewards.registry import Reward
 from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments
@@ -59,7 +61,8 @@ class EpochSampler(RepeatSampler):
 class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     """`GRPOTrainer` that also takes tasks, an environment and Fovea's rewards.
 
-    With `train_tasks` it plays episodes; every other argument is `GRPOTrainer`'s.
+    With `train_tasks` it plays episodes; every other argument is `GRPOTrainer`'s. `probes` are environments that show
+    other crops, by name, in which the evaluation tasks are played again at each evaluation.
 
     Raises:
         ValueError: if groups of rollouts would be split between processes, or the processor pads on the right.
@@ -80,8 +83,11 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         limits: Limits | None = None,
         renderer: Renderer | None = None,
         run: RunDirectory | None = None,
+        probes: Mapping[str, Callable[[], Any]] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.probes = dict(probes or {})
+        self.eval_tasks = list(eval_tasks)
         self.tasks = [*(train_tasks or ()), *eval_tasks]
         self.limits, self.run = limits or Limits(), run
         self.make_environment: Callable[[], Any] = environment_factory or (lambda: None)
@@ -161,7 +167,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.tasks:
             return super()._generate_and_score_completions(inputs)
-        self._tasks_now = [self.tasks[row["task_index"]] for row in inputs]
+        self._tasks_now = self._shown([self.tasks[row["task_index"]] for row in inputs])
         self._played: list[Episode] = []
         paid: list[dict[str, Any]] = [{}] * len(inputs)
         try:
@@ -171,6 +177,51 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         finally:
             self._write_episodes(paid)
         return output
+
+    def _shown(self, tasks: list[Task]) -> list[Task]:
+        """The tasks as they are played: in training, if so asked, with the information gap of the policy of now."""
+        if not (self.args.information_gap and self.model.training):
+            return tasks
+        distinct = {task.id: task for task in tasks}
+        with self._policy("eval") as policy:
+            gaps = narrow(
+                policy,
+                list(distinct.values()),
+                environment_factory=self.make_environment,
+                renderer=self.renderer,
+                is_right=lambda task, answer: score(task, answer) == 1,
+                max_tokens=self.limits.max_tokens_per_turn,
+                batch_size=self.args.rollout_batch_size,
+            )
+        found = dict(zip(distinct, gaps, strict=True))
+        for name, values in (
+            ("gap/view", [gap.share for gap in gaps]),
+            ("gap/known_at_sight", [float(gap.is_known) for gap in gaps]),
+        ):
+            self._metrics["train"][name].append(fmean(gather_object(values)))
+        return [found[task.id].task for task in tasks]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The Trainer's evaluation; with probes, the evaluation tasks are played with true and with other crops too."""
+        metrics = super().evaluate(*args, **kwargs)
+        if self.probes:
+            probed = self._probe()
+            self.log(probed)
+            metrics |= probed
+        return metrics
+
+    def _probe(self) -> dict[str, float]:
+        """Accuracy on the evaluation tasks by what zooms return, and how much true crops add to the worst of them."""
+        rank, count = self.accelerator.process_index, self.accelerator.num_processes
+        tasks = with_others(self.eval_tasks)[rank::count]
+        found = {}
+        for name, make_environment in {"true": self.make_environment, **self.probes}.items():
+            with self._policy("eval") as policy:
+                played = self._play_tasks(policy, tasks, make_environment)
+            found[name] = fmean(gather_object([accuracy(episode.task, episode) for episode in played]))
+        others = [value for name, value in found.items() if name not in ("true", "target")]
+        dependence = {"eval_crop_dependence": found["true"] - max(others)} if others else {}
+        return {f"eval_probe/{name}": value for name, value in found.items()} | dependence
 
     def _calculate_rewards(self, *args: Any) -> torch.Tensor:
         """TRL's method of the same name, [all processes' rollouts, rewards], kept for the episodes' records."""
@@ -291,14 +342,17 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
 
     def _play(self, mode: str) -> list[Episode]:
         with self._policy(mode) as policy:
-            return play(
-                policy,
-                self._tasks_now,
-                environment_factory=self.make_environment,
-                limits=self.limits,
-                renderer=self.renderer,
-                batch_size=len(self._tasks_now) if self.use_vllm else self.args.rollout_batch_size,
-            )
+            return self._play_tasks(policy, self._tasks_now, self.make_environment)
+
+    def _play_tasks(self, policy: Policy, tasks: Sequence[Task], make_environment: Callable[[], Any]) -> list[Episode]:
+        return play(
+            policy,
+            tasks,
+            environment_factory=make_environment,
+            limits=self.limits,
+            renderer=self.renderer,
+            batch_size=max(1, len(tasks)) if self.use_vllm else self.args.rollout_batch_size,
+        )
 
     @contextmanager
     def _policy(self, mode: str) -> Iterator[Policy]:

@@ -47,6 +47,7 @@ RECORDED = {
     "SFTTrainer.__init__": "28459145d7ed4dc5",
     "SFTTrainer._save_checkpoint": "9e443b9bdf401980",
     "SFTTrainer.compute_loss": "0344a47174658920",
+    "Trainer.evaluate": "3f3b306bcfa5b51a",
     "VLLMGeneration.__init__": "425d7d149bb74e22",
     "VLLMGeneration._init_vllm": "90ee5e82844d152d",
     "VLLMGeneration.sync_weights": "9c4671d678ef37bb",

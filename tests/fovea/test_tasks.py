@@ -106,7 +106,6 @@ def test_unknown_column_names_are_refused():
         parse_columns(["problem=question"])
 
 
-@pytest.mark.parametrize("name", ["none.jsonl", "none.parquet"])
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
@@ -122,6 +121,7 @@ def test_what_can_never_be_scored_or_shown_is_a_bad_row(tmp_path, fields, reason
         load_tasks(path)
 
 
+@pytest.mark.parametrize("name", ["none.jsonl", "none.parquet"])
 def test_a_missing_file_says_what_can_be_given(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=f"{name}: give a file"):
         load_tasks(tmp_path / name)

@@ -58,16 +58,19 @@ def test_a_cut_training_ends_with_the_weights_of_an_uncut_one(build, tmp_path, p
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
 
 
-def test_a_finished_training_takes_no_step_more(build, tmp_path, capsys):
+@pytest.mark.parametrize("steps", [2, 3])  # an epoch has two
+def test_a_finished_training_takes_no_step_more(build, tmp_path, capsys, steps):
     run = RunDirectory(tmp_path)
-    first = build(tmp_path, max_steps=2)
+    first = build(tmp_path, max_steps=steps)
     train(first, run, checkpoint=None, max_minutes=None)
     expected = {name: value.clone() for name, value in first.model.state_dict().items()}
-    again = build(tmp_path, max_steps=2)
+    ledger = (tmp_path / "ledger.json").read_text()
+    again = build(tmp_path, max_steps=steps)
     train(again, run, checkpoint=str(last_whole_checkpoint(tmp_path)), max_minutes=None)
-    assert "nothing is left to train: 2 of 2 steps" in capsys.readouterr().out
+    assert f"nothing is left to train: {steps} of {steps} steps" in capsys.readouterr().out
+    assert (tmp_path / "ledger.json").read_text() == ledger
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
-    assert last_whole_checkpoint(tmp_path).name == "checkpoint-2" and is_finished(tmp_path)
+    assert last_whole_checkpoint(tmp_path).name == f"checkpoint-{steps}" and is_finished(tmp_path)
 
 
 def test_a_half_written_checkpoint_does_not_count(tmp_path):
