@@ -20,7 +20,7 @@ def play_directly(
     tasks: Sequence[Task],
     *,
     environment_factory: Callable[[], Any],
-    renderer: Renderer,
+    renderer: Renderer | None,
     max_tokens: int = 32,
 ) -> list[Episode]:
     """One single-turn episode per task, in order."""
@@ -29,10 +29,11 @@ def play_directly(
         content = environment_factory().reset(**task.row())
         messages = [{"role": "user", "content": content}]
         images = [block["image"] for block in content if block["type"] == "image"]
-        conversations.append(Conversation(task, messages, renderer.prompt_ids(messages, ()), images))
+        ids = [] if renderer is None else renderer.prompt_ids(messages, ())
+        conversations.append(Conversation(task, messages, ids, images))
     with phase("decode"):
         replies = policy.reply(conversations, max_tokens=[max_tokens] * len(tasks))
     return [
-        Episode(task, (Turn(reply.text, Answer(reply.text.strip()), None, len(reply.token_ids)),), StopReason.ANSWERED)
+        Episode(task, (Turn(reply.text, Answer(reply.text.strip()), None, reply.num_tokens),), StopReason.ANSWERED)
         for task, reply in zip(tasks, replies, strict=True)
     ]

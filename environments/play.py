@@ -49,16 +49,25 @@ class Conversation:
     images: list[Image.Image] = field(default_factory=list)
     cache: Any = None
     """Whatever the policy wants to keep until the next turn."""
+    tools: tuple[Callable, ...] = ()
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One assistant turn: its text, and from a model its token ids, the end token included if it was written."""
+    """One assistant turn: its text, and from a model its token ids, the end token included if it was written.
+
+    `num_written` says how many tokens there were where their ids are not known.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
     is_truncated: bool = False
     logprobs: tuple[float, ...] | None = None
+    num_written: int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) if self.num_written is None else self.num_written
 
 
 @dataclass(frozen=True)
@@ -99,9 +108,10 @@ class _Seat:
         self.task, self.renderer, self.limits = task, renderer, limits
         self.tools = tools_of(environment)
         messages = opening(environment, task)
-        self.conversation = Conversation(task, messages, images=_images_of(messages[1]["content"]))
+        images, tools = _images_of(messages[1]["content"]), tuple(self.tools.values())
+        self.conversation = Conversation(task, messages, images=images, tools=tools)
         if renderer is not None:
-            self.conversation.token_ids = renderer.prompt_ids(messages, list(self.tools.values()))
+            self.conversation.token_ids = renderer.prompt_ids(messages, tools)
         self.num_prompt_tokens = len(self.conversation.token_ids)
         self.loss_mask: list[int] = []
         self.logprobs: list[float] = []
@@ -136,7 +146,7 @@ class _Seat:
             conversation.cache = None
         observation = None if blocks is None else _observation(blocks)
         well_formed = is_well_formed(reply.text)
-        self.turns.append(Turn(reply.text, action, observation, len(reply.token_ids), well_formed))
+        self.turns.append(Turn(reply.text, action, observation, reply.num_tokens, well_formed))
 
     def _act(self, action: Call | Fault) -> tuple[Action, list[dict]]:
         """The action as it turned out, and the content that answers it. Only a `ModelFault` is caught."""
@@ -219,7 +229,7 @@ def play(
             conversations = [seat.conversation for seat in active]
             with phase("decode"):
                 replies = policy.reply(conversations, max_tokens=[seat.tokens_left for seat in active])
-            count("tokens sampled", sum(len(reply.token_ids) for reply in replies))
+            count("tokens sampled", sum(reply.num_tokens for reply in replies))
             for seat, reply in zip(active, replies, strict=True):
                 seat.take(reply)
         for seat in seats:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from environments.endpoint_policy import EndpointPolicy
 from environments.play import Limits, Policy, Sampling
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
@@ -14,8 +15,9 @@ from environments.vllm_policies import VllmPolicy, VllmServerPolicy, start_engin
 from environments.zoom import CROP_MODES, VIEW_MODES, ZoomEnvironment, ZoomSettings
 from fovea.arguments import PlayerArguments
 from fovea.boxes import Frame
+from fovea.endpoint import ChatEndpoint
 from fovea.images import ImageStore, PixelLimits
-from fovea.models import Model, pixel_limits, resolve_path
+from fovea.models import Model, resolve_path
 from fovea.plugins import load_object
 
 
@@ -77,7 +79,7 @@ class EpisodeArguments:
         """
         if self.environment != "zoom":
             return load_object(self.environment)
-        first_view = pixel_limits(model.processor)
+        first_view = model.limits
         crop = PixelLimits(
             self.crop_min_pixels or first_view.min_pixels,
             self.crop_max_pixels or first_view.max_pixels,
@@ -94,7 +96,13 @@ class EpisodeArguments:
         return partial(ZoomEnvironment, settings, ImageStore(max_bytes=self._half_cache))
 
     def renderer(self, model: Model) -> Renderer:
-        """The renderer of a model's processor, within the same memory."""
+        """The renderer of a model's processor, within the same memory.
+
+        Raises:
+            ValueError: for a model behind an endpoint, whose tokens are not known.
+        """
+        if model.processor is None:
+            raise ValueError(f"the tokens of {model.name} are not known: it is behind an endpoint")
         return Renderer(model.processor, max_bytes=self._half_cache)
 
     @property
@@ -102,9 +110,12 @@ class EpisodeArguments:
         return int(self.image_cache_gib * 2**29)
 
 
-def make_policy(arguments: PlayerArguments, model: Model, renderer: Renderer) -> Policy:
-    """What plays: the model itself, or vLLM with its checkpoint."""
+def make_policy(arguments: PlayerArguments, model: Model, renderer: Renderer | None) -> Policy:
+    """What plays: the model itself, vLLM with its checkpoint, or an endpoint, which alone needs no renderer."""
     sampling = Sampling(arguments.temperature)
+    if arguments.openai_base_url:
+        return EndpointPolicy(ChatEndpoint(arguments.openai_base_url, arguments.model_name_or_path), sampling)
+    assert renderer is not None
     if arguments.vllm_server_base_url:
         return VllmServerPolicy(arguments.vllm_server_base_url, renderer, sampling)
     if arguments.use_vllm:

@@ -7,24 +7,20 @@ must have just the tokens that the renderer counted.
 from __future__ import annotations
 
 import os
-from base64 import b64encode
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from itertools import groupby
 from typing import Any
 from uuid import uuid4
 
-import requests
 import torch
 from PIL import Image
-from requests.adapters import HTTPAdapter
-from urllib3.util.retry import Retry
 
 from environments.play import Conversation, Reply, Sampling
 from environments.rendering import Renderer
 from fovea.config import ConfigError
+from fovea.endpoint import Server, data_url
 from fovea.images import image_hash
 from fovea.recent import Recent
 
@@ -90,9 +86,8 @@ class VllmPolicy:
 class VllmServerPolicy:
     """Samples turns from a server at `base_url` (`vllm serve CHECKPOINT --enable-scale-out`, from vLLM 0.30).
 
-    Each process sends its own conversations, so ranks need not agree on their number. Images travel as PNG under their
-    content hash, by which the server remembers them; up to `max_bytes` of PNGs are kept here for later turns. Refused
-    connections, time-outs (`timeout_s`) and errors 500 to 504 are tried again, `num_retries` times with growing pauses.
+    Each process sends its own conversations, so that ranks need not agree on their number. Images travel as PNG under
+    their content hash, by which the server remembers them; up to `max_bytes` of PNGs are kept here for later turns.
     """
 
     base_url: str
@@ -104,42 +99,15 @@ class VllmServerPolicy:
     max_bytes: int = 2**28
 
     def __post_init__(self) -> None:
-        self.base_url = self.base_url.rstrip("/")
         self._urls: Recent[str] = Recent(self.max_bytes, size=len)
-        self._session = requests.Session()
-        retry = Retry(
-            self.num_retries,
-            backoff_factor=1,
-            status_forcelist=[500, 502, 503, 504],
-            allowed_methods=None,
-            raise_on_status=False,
-        )
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=self.num_connections))
-        self._model = self._ask("GET", "/v1/models")["data"][0]["id"]
+        hints = {0: "is `vllm serve` running there?", 404: "start `vllm serve` with --enable-scale-out"}
+        self._server = Server(self.base_url, hints, self.num_connections, self.timeout_s, self.num_retries)
+        self._model = self._server.ask("GET", "/v1/models")["data"][0]["id"]
 
     def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
         parts = [[self._part(image) for image in conversation.images] for conversation in conversations]
         with ThreadPoolExecutor(self.num_connections) as pool:
             return list(pool.map(self._continue, conversations, parts, max_tokens))
-
-    def _ask(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
-        """The JSON that the server answers. Raises RuntimeError, with the server's own words if it refuses."""
-        try:
-            response = self._session.request(method, self.base_url + path, timeout=self.timeout_s, **kwargs)
-        except requests.RequestException as error:
-            raise RuntimeError(
-                f"no answer from {self.base_url}{path} after {self.num_retries} more tries ({error}): is `vllm serve` "
-                "running there?"
-            ) from None
-        if response.status_code == 404:
-            raise RuntimeError(f"{self.base_url} does not serve {path}: start `vllm serve` with --enable-scale-out")
-        if not response.ok:
-            raise RuntimeError(f"{self.base_url}{path} answered {response.status_code}: {response.text[:2000]}")
-        try:
-            return response.json()
-        except requests.JSONDecodeError:
-            raise RuntimeError(f"{self.base_url}{path} answered no JSON: {response.text[:2000]!r}") from None
 
     def _continue(self, conversation: Conversation, parts: list[dict[str, str]], limit: int) -> Reply:
         request = {
@@ -150,18 +118,20 @@ class VllmServerPolicy:
             "sampling_params": {"max_tokens": limit, **_options(self.sampling, self.renderer)},
             "return_token_ids": True,
         }
-        answer = self._ask("POST", "/inference/v1/generate", json=request)
+        answer = self._server.ask("POST", "/inference/v1/generate", json=request)
         try:
             seen, choice = answer["prompt_token_ids"], answer["choices"][0]
             written, logprobs = choice["token_ids"], [step["logprob"] for step in choice["logprobs"]["content"]]
         except (KeyError, IndexError, TypeError):
-            raise RuntimeError(f"{self.base_url} answered without tokens or log-probabilities: {answer}") from None
+            raise RuntimeError(
+                f"{self._server.base_url} answered without tokens or log-probabilities: {answer}"
+            ) from None
         _check(conversation, seen)
         return _reply(written, logprobs, self.renderer)
 
     def _part(self, image: Image.Image) -> dict[str, str]:
         key = image_hash(image)
-        return {"type": "image_url", "uuid": key, "url": self._urls.get(key, lambda: _data_url(image))}
+        return {"type": "image_url", "uuid": key, "url": self._urls.get(key, lambda: data_url(image))}
 
 
 def _options(sampling: Sampling, renderer: Renderer) -> dict[str, Any]:
@@ -184,12 +154,6 @@ def _check(conversation: Conversation, seen: Sequence[int] | None) -> None:
             f"{len(conversation.token_ids)}: it resizes images in another way, so let it run the checkpoint with the "
             "processor that training uses"
         )
-
-
-def _data_url(image: Image.Image) -> str:
-    content = BytesIO()
-    image.save(content, format="PNG", compress_level=1)
-    return f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
 
 
 def _reply(token_ids: Sequence[int], logprobs: Sequence[float], renderer: Renderer) -> Reply:

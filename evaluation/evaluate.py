@@ -80,6 +80,10 @@ class EvaluationArguments(PlayerArguments):
     def __post_init__(self) -> None:
         if self.prompt == "direct" and self.force != "nothing":
             raise ValueError(f"--force {self.force} is for the protocol: leave it out with --prompt direct")
+        if self.openai_base_url and self.force != "nothing":
+            raise ValueError(
+                f"--force {self.force} continues a turn token by token, which an endpoint does not: use vLLM"
+            )
 
     def load_tasks(self) -> list[Task]:
         """The tasks that these arguments name."""
@@ -165,9 +169,9 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     run = RunDirectory(arguments.output_dir)
     path = run.path / "samples.jsonl"
     done = {(row["id"], row["sample"]) for row in read_jsonl(path)}
-    renderer = episodes.renderer(model)
+    renderer = None if arguments.openai_base_url else episodes.renderer(model)
     policy = make_policy(arguments, model, renderer)
-    if arguments.force != "nothing":
+    if renderer is not None and arguments.force != "nothing":
         policy = ForcedPolicy(policy, renderer, OPENINGS[arguments.force])
     if episodes.crops == "other":
         tasks = with_others(tasks)

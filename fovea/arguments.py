@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from fovea.models import Model, load_model, load_outline
+from fovea.images import PixelLimits
+from fovea.models import Model, RemoteModel, load_model, load_outline
 from fovea.task_files import parse_columns, tasks_from
 from fovea.tasks import Task
 
@@ -60,6 +61,13 @@ class PlayerArguments(TaskArguments):
     vllm_server_base_url: str | None = field(
         default=None, metadata={"help": "Let a server run it: `vllm serve CHECKPOINT --enable-scale-out`."}
     )
+    openai_base_url: str | None = field(
+        default=None,
+        metadata={
+            "help": "Ask an OpenAI-compatible endpoint instead, as https://host/v1; model_name_or_path is the name it "
+            "knows, OPENAI_API_KEY its key. Boxes are per-mille unless --box_frame says otherwise."
+        },
+    )
     vllm_engine_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "More arguments of vllm.LLM, as JSON."}
     )
@@ -73,6 +81,10 @@ class PlayerArguments(TaskArguments):
     def load_model(self) -> Model:
         """The model, frozen, on its device; without weights if vLLM holds them."""
         name, fewest, most = self.model_name_or_path, self.min_pixels, self.max_pixels
+        if self.openai_base_url:
+            limits = RemoteModel().limits
+            chosen = PixelLimits(fewest or limits.min_pixels, most or limits.max_pixels, limits.factor)
+            return RemoteModel(name=name, remote_limits=chosen)
         if self.use_vllm or self.vllm_server_base_url:
             return load_outline(name, min_pixels=fewest, max_pixels=most)
         model = load_model(name, dtype=self.dtype, min_pixels=fewest, max_pixels=most)

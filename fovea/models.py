@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,29 @@ class Model:
     def frame(self) -> Frame:
         """The family's box frame."""
         return FRAMES[self.network.config.model_type]
+
+    @property
+    def limits(self) -> PixelLimits:
+        """The limits within which its processor leaves images as they are."""
+        return pixel_limits(self.processor)
+
+
+@dataclass(frozen=True)
+class RemoteModel(Model):
+    """A model behind an endpoint, of which nothing is here: boxes in per-mille, images within limits of our own."""
+
+    network: Any = None
+    processor: Any = None
+    name: str = ""
+    remote_limits: PixelLimits = field(default_factory=lambda: PixelLimits(56 * 56, 4_194_304, 28))
+
+    @property
+    def frame(self) -> Frame:
+        return Frame.PER_MILLE
+
+    @property
+    def limits(self) -> PixelLimits:
+        return self.remote_limits
 
 
 def resolve_path(name: str) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -65,3 +69,47 @@ def make_episode(make_task):
         return Episode(task or make_task(), tuple(turns), reason)
 
     return make
+
+
+MODELS = {"data": [{"id": "tiny"}]}
+
+
+@pytest.fixture
+def serve():
+    """Starts a server that answers each request for tokens with the next (status, body); a number is a pause."""
+    servers = []
+
+    def start(*answers):
+        left = list(answers)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self._answer(200, json.dumps(MODELS))
+
+            def do_POST(self):
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.server.requests.append(request)
+                self.server.headers.append(dict(self.headers))
+                status, body = left.pop(0)
+                if isinstance(body, float):
+                    time.sleep(body)
+                self._answer(status, body(request) if callable(body) else str(body))
+
+            def _answer(self, status, body):
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.requests, server.headers = [], []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()

@@ -32,7 +32,7 @@ def paid(name):
     return dict(zip(episodes, score(load_reward(name), list(episodes.values())), strict=True))
 
 
-@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("name", [name for name in REWARDS if name != "judge"])
 def test_shipped_rewards_pay_no_trick_for_its_answer(name):
     found = remarks(paid(name))
     assert found == [] or name in ("format", "zoom_coverage", "zoom_iou", "zoom_cost")

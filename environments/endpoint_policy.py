@@ -1,0 +1,62 @@
+"""A policy behind an OpenAI-compatible endpoint: any model that can be asked, with images as PNG and tools as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.utils import get_json_schema
+
+from environments.play import Conversation, Reply, Sampling
+from fovea.endpoint import ChatEndpoint, data_url
+
+TOOLS = (
+    "\n\n# Tools\n\nCall a tool by writing, in place of an answer:\n<tool_call>\n"
+    '{"name": <function-name>, "arguments": <arguments as JSON>}\n</tool_call>\nThere are:\n<tools>\n'
+)
+"""Said before the tools' schemas; what is written is read by the same grammar as any policy's."""
+
+
+@dataclass
+class EndpointPolicy:
+    """Samples turns from an endpoint. Turns carry no token ids: they can be judged, not trained on."""
+
+    endpoint: ChatEndpoint
+    sampling: Sampling
+
+    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        with ThreadPoolExecutor(self.endpoint.num_connections) as pool:
+            return list(pool.map(self._reply, conversations, max_tokens))
+
+    def _reply(self, conversation: Conversation, limit: int) -> Reply:
+        options: dict[str, Any] = {"temperature": self.sampling.temperature, "max_tokens": limit}
+        if self.sampling.top_p < 1:
+            options["top_p"] = self.sampling.top_p
+        found = self.endpoint.chat(messages_of(conversation), **options)
+        is_cut = found["finish_reason"] == "length"
+        return Reply(found["text"], is_truncated=is_cut, num_written=found["num_tokens"])
+
+
+def messages_of(conversation: Conversation) -> list[dict[str, Any]]:
+    """A conversation in OpenAI's form; what a tool answered comes from the user, who alone may show images there."""
+    schemas = [json.dumps(get_json_schema(tool)) for tool in conversation.tools]
+    listed = TOOLS + "\n".join(schemas) + "\n</tools>" if schemas else ""
+    found = []
+    for message in conversation.messages:
+        role = "user" if message["role"] == "tool" else message["role"]
+        content = message["content"]
+        if role == "system":
+            content += listed
+        elif isinstance(content, list):
+            content = [_part(block) for block in content]
+        found.append({"role": role, "content": content})
+    return found
+
+
+def _part(block: dict[str, Any]) -> dict[str, Any]:
+    if block["type"] == "image":
+        return {"type": "image_url", "image_url": {"url": data_url(block["image"])}}
+    return {"type": "text", "text": block["text"]}

@@ -1,0 +1,135 @@
+"""HTTP servers that are asked for text or tokens: failed connections are tried again, refusals told as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from base64 import b64encode
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import requests
+from PIL import Image
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+
+@dataclass
+class Server:
+    """A server at `base_url`.
+
+    Refused connections, time-outs (`timeout_s`) and answers 429 and 500 to 504 are tried again, `num_retries` times
+    with growing pauses. `hints` say what to do about an answer, by its status; 0 stands for none at all.
+    """
+
+    base_url: str
+    hints: dict[int, str] = field(default_factory=dict)
+    num_connections: int = 64
+    timeout_s: float = 600.0
+    num_retries: int = 5
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.base_url = self.base_url.rstrip("/")
+        self._session = requests.Session()
+        self._session.headers.update(self.headers)
+        retry = Retry(
+            self.num_retries,
+            backoff_factor=1,
+            status_forcelist=[429, 500, 502, 503, 504],
+            allowed_methods=None,
+            raise_on_status=False,
+        )
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=self.num_connections))
+
+    def ask(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
+        """The JSON that the server answers.
+
+        Raises:
+            RuntimeError: with the server's own words if it refuses, and with what to do about it.
+        """
+        try:
+            response = self._session.request(method, self.base_url + path, timeout=self.timeout_s, **kwargs)
+        except requests.RequestException as error:
+            raise RuntimeError(
+                f"no answer from {self.base_url}{path} after {self.num_retries} more tries ({error}){self._hint(0)}"
+            ) from None
+        if not response.ok:
+            said = f"{self.base_url}{path} answered {response.status_code}: {response.text[:2000]}"
+            raise RuntimeError(said + self._hint(response.status_code))
+        try:
+            return response.json()
+        except requests.JSONDecodeError:
+            raise RuntimeError(f"{self.base_url}{path} answered no JSON: {response.text[:2000]!r}") from None
+
+    def _hint(self, status: int) -> str:
+        return f": {self.hints[status]}" if status in self.hints else ""
+
+
+@dataclass
+class ChatEndpoint:
+    """A model behind the OpenAI protocol (`/chat/completions` below `base_url`, `/v1` included).
+
+    The key is read from the environment variable `api_key_variable`, if it is set. With `cache`, a JSONL file, an
+    answer to the same request is remembered for good.
+    """
+
+    base_url: str
+    model: str
+    api_key_variable: str = "OPENAI_API_KEY"
+    cache: Path | None = None
+    num_connections: int = 16
+
+    def __post_init__(self) -> None:
+        key = os.environ.get(self.api_key_variable)
+        self.server = Server(
+            self.base_url,
+            hints={0: "is it running there?", 401: f"set {self.api_key_variable}", 404: "does the address end in /v1?"},
+            num_connections=self.num_connections,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+        )
+        self._lock = Lock()
+        self._known: dict[str, dict[str, Any]] = {}
+        if self.cache is not None and self.cache.exists():
+            rows = [json.loads(line) for line in self.cache.read_text().splitlines() if line.endswith("}")]
+            self._known = {row["request"]: row["answer"] for row in rows}
+
+    def chat(self, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+        """The first choice of the completion: `text`, `finish_reason`, and `num_tokens` that were written.
+
+        Raises:
+            RuntimeError: if the endpoint refuses or answers something else.
+        """
+        request = {"model": self.model, "messages": messages, **options}
+        name = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        if name in self._known:
+            return self._known[name]
+        found = self.server.ask("POST", "/chat/completions", json=request)
+        try:
+            choice = found["choices"][0]
+            answer = {
+                "text": choice["message"]["content"] or "",
+                "finish_reason": choice.get("finish_reason"),
+                "num_tokens": (found.get("usage") or {}).get("completion_tokens"),
+            }
+        except (KeyError, IndexError, TypeError):
+            raise RuntimeError(f"{self.base_url} answered without a choice: {found}") from None
+        if self.cache is not None:
+            with self._lock:
+                self._known[name] = answer
+                self.cache.parent.mkdir(parents=True, exist_ok=True)
+                with self.cache.open("a") as file:
+                    file.write(json.dumps({"request": name, "answer": answer}) + "\n")
+        return answer
+
+
+def data_url(image: Image.Image) -> str:
+    """An image as a PNG inside a URL."""
+    content = BytesIO()
+    image.save(content, format="PNG", compress_level=1)
+    return f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
