@@ -50,6 +50,10 @@ class GRPOArguments(GRPOConfig):
             "other, target): the accuracy that true crops add is logged as eval_crop_dependence.",
         },
     )
+    log_trajectories: int = field(
+        default=4, metadata={"help": "Rollouts that are sent as pictures to the trackers of report_to; 0 for none."}
+    )
+    log_trajectories_steps: int = field(default=20, metadata={"help": "Send them every so many steps."})
     collapse_action: str = field(
         default="warn",
         metadata={

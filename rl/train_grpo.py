@@ -30,6 +30,7 @@ from rewards.registry import Reward, load_reward
 from rl.arguments import ARGUMENTS, GRPOArguments, ScriptArguments
 from rl.callbacks import CollapseCallback
 from rl.checks import check_prompt_rewards, check_weights
+from rl.trackers import SENDERS, TrajectoryCallback
 from rl.trainer import ZoomGRPOTrainer
 
 
@@ -115,7 +116,12 @@ def main() -> None:
     checkpoint = start_run(
         run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args
     )
-    train(make_trainer(), run, checkpoint=checkpoint, max_minutes=script.max_minutes)
+    trainer = make_trainer()
+    if args.log_trajectories and {*args.report_to} & {*SENDERS}:
+        trainer.add_callback(
+            TrajectoryCallback(trainer, number=args.log_trajectories, every=args.log_trajectories_steps)
+        )
+    train(trainer, run, checkpoint=checkpoint, max_minutes=script.max_minutes)
 
 
 if __name__ == "__main__":

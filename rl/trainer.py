@@ -19,13 +19,12 @@ from unittest.mock import patch
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from torch.utils.checkpoint import checkpoint
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.extras.profiling import profiling_context
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer import grpo_trainer
-from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+from trl.trainer.utils import RepeatSampler
 
 from environments.gap import narrow
 from environments.play import Limits, Policy, Sampling, play
@@ -33,10 +32,7 @@ from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from fovea.checkpoints import WholeCheckpoints
 from fovea.episodes import Episode, StopReason
-from fovea.features import share_frozen_tower
-from fovea.packing import Packed, Row, pack, split_further, split_rows, unpad
 from fovea.runs import RunDirectory
-from fovea.shared_prefix import allow_layouts
 from fovea.tasks import Task, with_others
 from rewards.accuracy import accuracy, score
 from rewards.registry import Reward
@@ -45,6 +41,7 @@ from rl.arguments import GRPOArguments
 from rl.checks import check_family, check_groups
 from rl.engine import Engine
 from rl.episodes import numbers
+from rl.shared_loss import SharedPrefixLoss
 
 _PROMPT = [{"role": "user", "content": ""}]
 """Stands in TRL's dataset: the environment writes the real prompt."""
@@ -58,7 +55,7 @@ class EpochSampler(RepeatSampler):
             self.generator.manual_seed(self.seed + epoch)
 
 
-class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
+class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
     """`GRPOTrainer` that also takes tasks, an environment and Fovea's rewards.
 
     With `train_tasks` it plays episodes; every other argument is `GRPOTrainer`'s. `probes` are environments that show
@@ -69,7 +66,6 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     """
 
     _last_loaded_step: int
-    _buffered_inputs: list[dict[str, Any]] | None
 
     def __init__(
         self,
@@ -86,12 +82,12 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         probes: Mapping[str, Callable[[], Any]] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.last_played: list[tuple[Episode, dict[str, Any]]] = []
         self.probes = dict(probes or {})
         self.eval_tasks = list(eval_tasks)
         self.tasks = [*(train_tasks or ()), *eval_tasks]
         self.limits, self.run = limits or Limits(), run
         self.make_environment: Callable[[], Any] = environment_factory or (lambda: None)
-        self.shares_prefix = False
         if train_tasks is None:
             super().__init__(
                 model, [to_trl(reward) for reward in rewards], args, environment_factory=environment_factory, **kwargs
@@ -122,14 +118,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
                 **kwargs,
             )
         self.renderer = renderer or Renderer(self.processing_class)
-        networks = [
-            self.accelerator.unwrap_model(network) for network in (self.model, self.ref_model) if network is not None
-        ]
-        if self.ref_model is not None:
-            share_frozen_tower(*networks)
-        self.shares_prefix = args.shared_prefix and all(allow_layouts(network) for network in networks)
-        is_shared = self.shares_prefix and self.accelerator.num_processes > 1
-        self._stand_in = self.renderer.smallest_picture() if is_shared else None
+        self.share_prefix()
         self.tools = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False
 
@@ -153,16 +142,6 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     @property
     def _rollouts_name(self) -> str:
         return f"rollouts_{self.accelerator.process_index}.pt"
-
-    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """TRL's method of the same name, without its shuffle of single rollouts, which would tear groups apart."""
-        if not self.shares_prefix or not self.model.training:
-            return super()._prepare_inputs(generation_batch)
-        steps = self.args.steps_per_generation
-        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
-            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
-            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in split_tensor_dict(batch, steps)]
-        return self._buffered_inputs[self._step % steps]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.tasks:
@@ -242,10 +221,11 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
 
     def _write_episodes(self, paid: list[dict[str, Any]]) -> None:
         """A line for each rollout in the run directory; without what it was paid if a reward has raised."""
+        self.last_played = list(zip(self._played, paid, strict=False))
         if self.run is None:
             return
         mode = "train" if self.model.training else "eval"
-        for episode, details in zip(self._played, paid, strict=False):
+        for episode, details in self.last_played:
             in_loss = any(self._loss_mask(episode))
             self.run.add_episode(episode, step=self.state.global_step, mode=mode, in_loss=in_loss, **details)
 
@@ -272,73 +252,6 @@ class ZoomGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             images if any(images) else None,
             images,
         )
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **images: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """TRL's method of the same name, [B, T] log-probabilities and entropies, each shared prompt computed once."""
-        if not self.shares_prefix or compute_aux_loss:
-            return super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size,
-                compute_entropy,
-                compute_aux_loss,
-                **images,
-            )
-        rollouts = unpad(
-            input_ids,
-            attention_mask,
-            logits_to_keep,
-            image_token_id=self.renderer.image_token_id,
-            merge_size=self.renderer.merge_size,
-            **{name: images.get(name) for name in ("pixel_values", "image_grid_thw")},
-        )
-        logps = torch.zeros(len(rollouts), logits_to_keep, device=input_ids.device)
-        entropies = torch.zeros_like(logps)
-        step = batch_size or len(rollouts)
-        for start in range(0, len(rollouts), step):
-            parts = self._parts(rollouts[start : start + step])
-            for part in parts:
-                packed = pack(
-                    self.accelerator.unwrap_model(model),
-                    [rollouts[start + row] for row in part],
-                    image_token_id=self.renderer.image_token_id,
-                    stand_in=self._stand_in,
-                )
-                if len(parts) > 1 and torch.is_grad_enabled():
-                    found = checkpoint(self._forward, model, packed, use_reentrant=False)
-                else:
-                    found = self._forward(model, packed)
-                where = (start + torch.tensor(part, device=packed.rows.device)[packed.rows], packed.columns)
-                logps = logps.index_put(where, found[0])
-                entropies = entropies.index_put(where, found[1])
-        return logps, entropies if compute_entropy else None, None
-
-    def _parts(self, rollouts: Sequence[Row]) -> list[list[int]]:
-        """Row numbers of what is forwarded together: equally many parts on all processes, which run together."""
-        if self.args.max_packed_tokens is None:
-            return [list(range(len(rollouts)))]
-        parts = split_rows(rollouts, self.args.max_packed_tokens)
-        return split_further(parts, max(gather_object([len(parts)])))
-
-    def _forward(self, model: Any, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and entropies of the tokens that `packed` predicts."""
-        with self.accelerator.autocast():
-            outputs = model(**packed.inputs, fused_lm_head=True)
-        logps = outputs.log_probs[0, packed.predicting]
-        is_reference = outputs.entropy is None
-        return logps, torch.zeros_like(logps) if is_reference else outputs.entropy[0, packed.predicting]
 
     def _play(self, mode: str) -> list[Episode]:
         with self._policy(mode) as policy:

@@ -1,0 +1,122 @@
+"""GRPO's loss with what a group shares computed once: log-probabilities and entropies of packed rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch.utils.checkpoint import checkpoint
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+
+from environments.rendering import Renderer
+from fovea.features import share_frozen_tower
+from fovea.packing import Packed, Row, pack, split_further, split_rows, unpad
+from fovea.shared_prefix import allow_layouts
+from rl.arguments import GRPOArguments
+
+
+class SharedPrefixLoss:
+    """Mixed into TRL's trainer: once `share_prefix` has been called, rollouts of one prompt are one row of the loss."""
+
+    model: Any
+    ref_model: Any
+    accelerator: Any
+    args: GRPOArguments
+    renderer: Renderer
+    _step: int
+    num_iterations: int
+    _buffered_inputs: list[dict[str, Any]] | None
+    _generate_and_score_completions: Any
+
+    shares_prefix = False
+    """Whether the loss is ours; TRL's own otherwise."""
+
+    def share_prefix(self) -> None:
+        """Lets the models take packed rows, if the arguments ask for it and their families can."""
+        networks = [
+            self.accelerator.unwrap_model(network) for network in (self.model, self.ref_model) if network is not None
+        ]
+        if self.ref_model is not None:
+            share_frozen_tower(*networks)
+        self.shares_prefix = self.args.shared_prefix and all(allow_layouts(network) for network in networks)
+        is_shared = self.shares_prefix and self.accelerator.num_processes > 1
+        self._stand_in = self.renderer.smallest_picture() if is_shared else None
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL's method of the same name, without its shuffle of single rollouts, which would tear groups apart."""
+        if not self.shares_prefix or not self.model.training:
+            return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
+        steps = self.args.steps_per_generation
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in split_tensor_dict(batch, steps)]
+        return self._buffered_inputs[self._step % steps]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **images: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """TRL's method of the same name, [B, T] log-probabilities and entropies, each shared prompt computed once."""
+        if not self.shares_prefix or compute_aux_loss:
+            return super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **images,
+            )
+        rollouts = unpad(
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            image_token_id=self.renderer.image_token_id,
+            merge_size=self.renderer.merge_size,
+            **{name: images.get(name) for name in ("pixel_values", "image_grid_thw")},
+        )
+        logps = torch.zeros(len(rollouts), logits_to_keep, device=input_ids.device)
+        entropies = torch.zeros_like(logps)
+        step = batch_size or len(rollouts)
+        for start in range(0, len(rollouts), step):
+            parts = self._parts(rollouts[start : start + step])
+            for part in parts:
+                packed = pack(
+                    self.accelerator.unwrap_model(model),
+                    [rollouts[start + row] for row in part],
+                    image_token_id=self.renderer.image_token_id,
+                    stand_in=self._stand_in,
+                )
+                if len(parts) > 1 and torch.is_grad_enabled():
+                    found = checkpoint(self._forward, model, packed, use_reentrant=False)
+                else:
+                    found = self._forward(model, packed)
+                where = (start + torch.tensor(part, device=packed.rows.device)[packed.rows], packed.columns)
+                logps = logps.index_put(where, found[0])
+                entropies = entropies.index_put(where, found[1])
+        return logps, entropies if compute_entropy else None, None
+
+    def _parts(self, rollouts: Sequence[Row]) -> list[list[int]]:
+        """Row numbers of what is forwarded together: equally many parts on all processes, which run together."""
+        if self.args.max_packed_tokens is None:
+            return [list(range(len(rollouts)))]
+        parts = split_rows(rollouts, self.args.max_packed_tokens)
+        return split_further(parts, max(gather_object([len(parts)])))
+
+    def _forward(self, model: Any, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies of the tokens that `packed` predicts."""
+        with self.accelerator.autocast():
+            outputs = model(**packed.inputs, fused_lm_head=True)
+        logps = outputs.log_probs[0, packed.predicting]
+        is_reference = outputs.entropy is None
+        return logps, torch.zeros_like(logps) if is_reference else outputs.entropy[0, packed.predicting]

@@ -1,0 +1,67 @@
+"""Sample trajectories as pictures, beside the metrics, in whatever `report_to` names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+from environments.drawing import draw
+from fovea.episodes import Episode
+
+NAME = "trajectories"
+
+
+class TrajectoryCallback(TrainerCallback):
+    """Sends `number` of the main process's last rollouts every `every` steps: evenly from what was played.
+
+    `trainer.last_played` are those rollouts and what each was paid. Trackers: tensorboard, wandb, trackio.
+    """
+
+    def __init__(self, trainer: Any, *, number: int, every: int) -> None:
+        self.trainer, self.number, self.every = trainer, number, every
+        self.last_sent = -1
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        played: Sequence[tuple[Episode, dict[str, Any]]] = self.trainer.last_played
+        is_due = state.global_step % self.every in (0, 1) and state.global_step > self.last_sent + 1
+        if not (state.is_world_process_zero and self.number and played and is_due):
+            return
+        self.last_sent = state.global_step
+        chosen = played[:: max(1, len(played) // self.number)][: self.number]
+        pictures = [draw(episode, title=_title(state.global_step, paid)) for episode, paid in chosen]
+        for tracker in args.report_to:
+            if tracker in SENDERS:
+                SENDERS[tracker](self.trainer, pictures, state.global_step)
+
+
+def _title(step: int, paid: dict[str, Any]) -> str:
+    parts = [f"{name} {value:.2f}" for name, value in paid.get("rewards", {}).items() if value is not None]
+    return f"step {step}: {', '.join(parts)}, advantage {paid.get('advantage', 0.0):.2f}"
+
+
+def _to_tensorboard(trainer: Any, pictures: Sequence[Image.Image], step: int) -> None:
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+            for number, picture in enumerate(pictures):
+                callback.tb_writer.add_image(f"{NAME}/{number}", np.asarray(picture), step, dataformats="HWC")
+
+
+def _to_wandb(trainer: Any, pictures: Sequence[Image.Image], step: int) -> None:
+    import wandb
+
+    wandb.log({NAME: [wandb.Image(picture) for picture in pictures], "train/global_step": step})
+
+
+def _to_trackio(trainer: Any, pictures: Sequence[Image.Image], step: int) -> None:
+    import trackio
+
+    images = {f"{NAME}/{number}": trackio.Image(picture) for number, picture in enumerate(pictures)}
+    trackio.log({**images, "train/global_step": step})
+
+
+SENDERS = {"tensorboard": _to_tensorboard, "wandb": _to_wandb, "trackio": _to_trackio}

@@ -1,0 +1,108 @@
+"""What a training does about looking: the information gap, probes at evaluation, pictures for trackers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from environments.drawing import draw
+from environments.gap import Gap
+from fovea.runs import RunDirectory, read_jsonl
+from rewards.registry import load_reward
+from rl.arguments import GRPOArguments
+from rl.trackers import TrajectoryCallback
+from rl.trainer import ZoomGRPOTrainer
+from synthesis.shapes import make_tasks
+from tests.training import ON_CPU
+
+
+@pytest.fixture
+def build(tiny, episode_arguments, tmp_path):
+    def make(*, eval_tasks=(), probes=None, **options):
+        torch.manual_seed(0)
+        settings = ON_CPU | dict(
+            output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=2, max_steps=1, learning_rate=1e-3,
+            per_device_eval_batch_size=4, logging_steps=1,
+        )  # fmt: skip
+        return ZoomGRPOTrainer(
+            tiny.network,
+            [load_reward("format")],
+            GRPOArguments(**(settings | options)),
+            train_tasks=make_tasks(num_tasks=2, seed=31, families={"direct": 1.0}),
+            eval_tasks=eval_tasks,
+            environment_factory=episode_arguments.environment_factory(tiny),
+            limits=episode_arguments.limits(),
+            processing_class=tiny.processor,
+            run=RunDirectory(tmp_path),
+            probes=probes,
+        )
+
+    return make
+
+
+def test_a_training_with_the_gap_shows_smaller_views_of_what_it_knows(build, monkeypatch):
+    trainer = build(information_gap=True)
+    full = [task.first_view_max_pixels for task in trainer.tasks]
+    smallest = [replace(task, first_view_max_pixels=task.first_view_max_pixels // 16) for task in trainer.tasks]
+    found = {task.id: Gap(task, 0.0625, is_known=True) for task in smallest}
+    monkeypatch.setattr("rl.trainer.narrow", lambda policy, tasks, **_: [found[task.id] for task in tasks])
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged["gap/known_at_sight"] == 1.0 and logged["gap/view"] == 0.0625
+    shown = {episode.record.images[0].size for episode, _ in trainer.last_played}
+    assert all(width * height <= max(full) / 10 for width, height in shown)
+    assert {episode.task.images for episode, _ in trainer.last_played} <= {task.images for task in trainer.tasks}
+
+
+def test_evaluation_plays_the_tasks_again_with_other_crops(build, tiny, episode_arguments):
+    episode_arguments.crops = "noise"
+    tasks = make_tasks(num_tasks=4, seed=9)
+    trainer = build(eval_tasks=tasks, probes={"noise": episode_arguments.environment_factory(tiny)})
+    metrics = trainer.evaluate()
+    assert metrics["eval_crop_dependence"] == metrics["eval_probe/true"] - metrics["eval_probe/noise"]
+    assert trainer.state.log_history[-1]["eval_crop_dependence"] == metrics["eval_crop_dependence"]
+
+
+def test_stored_rollouts_say_what_they_were_paid(build, tmp_path):
+    trainer = build()
+    trainer.train()
+    rows = read_jsonl(tmp_path / "episodes.jsonl")
+    assert len(rows) == 4 and {"rewards", "advantage", "in_loss"} <= rows[0].keys()
+    for start in (0, 2):
+        assert sum(row["advantage"] for row in rows[start : start + 2]) == pytest.approx(0, abs=1e-3)
+    assert {row["rewards"]["format"] for row in rows} <= {0.0, 1.0}
+
+
+def test_an_episode_is_drawn_with_its_boxes(build, monkeypatch):
+    trainer = build()
+    trainer.train()
+    episode, _ = trainer.last_played[0]
+    picture = draw(episode, title="step 1")
+    assert picture.width >= 480 and np.asarray(picture).std() > 0
+
+
+def test_trajectories_reach_tensorboard_as_images(build, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = build(report_to=["tensorboard"], max_steps=2)
+    trainer.add_callback(TrajectoryCallback(trainer, number=2, every=20))
+    trainer.train()
+    [events] = {path.parent for path in tmp_path.rglob("events.out.tfevents*")}
+    found = EventAccumulator(str(events)).Reload()
+    assert found.Tags()["images"] == ["trajectories/0", "trajectories/1"]
+    assert "train/zooms/rate" in found.Tags()["scalars"]
+
+
+def test_trajectories_reach_trackio_as_images(build, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    import trackio
+
+    sent = []
+    monkeypatch.setattr(trackio, "log", lambda row, **_: sent.append(row))
+    trainer = build()
+    trainer.add_callback(TrajectoryCallback(trainer, number=2, every=20))
+    trainer.args.report_to = ["trackio"]
+    trainer.train()
+    [row] = [row for row in sent if "trajectories/0" in row]
+    assert isinstance(row["trajectories/1"], trackio.Image) and row["train/global_step"] == 1
