@@ -10,9 +10,10 @@ from typing import Any
 
 from evaluation.stored import StoredRun
 from fovea.boxes import Frame, View
-from fovea.episodes import FaultKind
+from fovea.episodes import Episode, FaultKind
 from fovea.images import ImageError, encoded, open_image
 from fovea.tasks import Task
+from rewards.accuracy import accuracy
 
 
 @dataclass
@@ -38,7 +39,11 @@ class Trajectories:
     def add(self, number: int, stored: StoredRun, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds episodes of a set, as they were written, and what they show."""
         for row in rows:
-            self.episodes.append({"set": number, "task": self._task(stored.task(row)), **_episode(row)})
+            task = stored.task(row)
+            found = {"set": number, "task": self._task(task), **_episode(row)}
+            if "score" not in found and "accuracy" not in found.get("rewards", {}):
+                found["score"] = accuracy(task, Episode.from_dict(dict(row), task))
+            self.episodes.append(found)
 
     def picture(self, key: str) -> bytes:
         """A picture as WebP."""

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_guides_are_found():
-    assert [guide.stem for guide in GUIDES] == ["first_run", "my_cluster", "my_data", "my_environment", "my_reward"]
+    assert [guide.stem for guide in GUIDES] == ["first_run", "my_checkpoint", "my_cluster", "my_data", "my_environment", "my_reward"]
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
