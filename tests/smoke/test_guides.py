@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_guides_are_found():
-    assert [guide.stem for guide in GUIDES] == ["first_run", "my_checkpoint", "my_cluster", "my_data", "my_environment", "my_reward"]
+    mine = ["checkpoint", "cluster", "data", "environment", "reward"]
+    assert [guide.stem for guide in GUIDES] == ["first_run", *(f"my_{name}" for name in mine)]
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
