@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from evaluation.evaluate import EvaluationArguments, sample
+from evaluation.arguments import EvaluationArguments
+from evaluation.evaluate import sample
 from evaluation.report import report
 from fovea.boxes import Box, Frame
 from fovea.episodes import Answer, Call, Crop, Episode, Observation, StopReason, Turn

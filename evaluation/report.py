@@ -58,7 +58,7 @@ def find_runs(folders: Sequence[Path]) -> list[ReportedRun]:
     found = []
     for folder, name in zip(folders, _names(folders), strict=True):
         places = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
-        evaluated = [path for path in places if (path / "samples.jsonl").exists()]
+        evaluated = [path for path in places if read_jsonl(path / "samples.jsonl")]
         evaluated.sort(key=lambda path: (path != folder, path.name != "evaluation"))
         training = StoredRun(folder) if (folder / "episodes.jsonl").exists() else None
         if not evaluated and training is None:

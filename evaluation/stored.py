@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evaluation.evaluate import EvaluationArguments
+from evaluation.arguments import EvaluationArguments
 from fovea.arguments import TaskArguments
 from fovea.episodes import Episode
 from fovea.runs import read_jsonl, settings_of
@@ -40,14 +40,23 @@ class StoredRun:
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
-        """The run's tasks by id, loaded as the run loaded them."""
+        """The run's tasks by id, loaded as the run loaded them.
+
+        Raises:
+            SystemExit: if they cannot be loaded any more.
+        """
         chosen = self.settings.get("evaluation") or self.settings.get("script") or {}
         kind: type[TaskArguments] = EvaluationArguments if "evaluation" in self.settings else TaskArguments
         names = {field.name for field in fields(kind)}
         arguments = kind(**{name: value for name, value in chosen.items() if name in names})
-        tasks = arguments.load_tasks()
-        if held_out := chosen.get("eval_dataset_name"):
-            tasks = [*tasks, *arguments.read_tasks(held_out)]
+        try:
+            tasks = arguments.load_tasks()
+            if held_out := chosen.get("eval_dataset_name"):
+                tasks = [*tasks, *arguments.read_tasks(held_out)]
+        except (OSError, ValueError) as error:
+            raise SystemExit(
+                f"the tasks of {self.folder} cannot be loaded as it loaded them ({error}): are you in its folder?"
+            ) from error
         return {task.id: task for task in tasks}
 
     @cached_property

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from evaluation.evaluate import EvaluationArguments, sample
+from evaluation.arguments import EvaluationArguments
+from evaluation.evaluate import sample
 from evaluation.report import report
 from evaluation.view import make_server
 from fovea.boxes import Box, Frame

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from evaluation.evaluate import EvaluationArguments, evaluate
+from evaluation.arguments import EvaluationArguments
+from evaluation.evaluate import evaluate
 from fovea.endpoint import ChatEndpoint
 from synthesis.shapes import make_tasks
 

@@ -9,8 +9,9 @@ from datasets import Dataset, Sequence
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from evaluation.arguments import EvaluationArguments
 from evaluation.benchmarks import BENCHMARKS, load_benchmark
-from evaluation.evaluate import EvaluationArguments, evaluate
+from evaluation.evaluate import evaluate
 from fovea.images import open_image
 from fovea.task_files import TaskError
 

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from evaluation.evaluate import EvaluationArguments, evaluate, summarize
+from evaluation.arguments import EvaluationArguments
+from evaluation.evaluate import evaluate, summarize
 from synthesis.shapes import make_tasks
 
 

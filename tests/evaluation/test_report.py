@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from evaluation.evaluate import EvaluationArguments, evaluate
+from evaluation.arguments import EvaluationArguments
+from evaluation.evaluate import evaluate
 from evaluation.report import as_script, find_runs, main, thinned
 from evaluation.rescore import main as rescore_main
 from fovea.runs import RunDirectory

@@ -87,3 +87,6 @@ def test_a_folder_without_episodes_and_a_lost_task_are_refused(run, tmp_path, mo
     path.write_text(path.read_text().replace('"task_id": "', '"task_id": "lost-'))
     with pytest.raises(SystemExit, match="have they changed"):
         StoredRun(run).groups()
+    (tmp_path / "tasks" / "tasks.jsonl").unlink()
+    with pytest.raises(SystemExit, match="are you in its folder"):
+        StoredRun(run).groups()

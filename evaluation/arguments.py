@@ -1,0 +1,68 @@
+"""Arguments of `fovea eval`, by which a stored evaluation finds its tasks again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from environments.forcing import OPENINGS
+from evaluation.benchmarks import BENCHMARKS, load_benchmark
+from fovea.arguments import PlayerArguments
+from fovea.tasks import Task
+
+
+@dataclass(kw_only=True)
+class EvaluationArguments(PlayerArguments):
+    """What is evaluated, on which tasks, and where the answers go."""
+
+    output_dir: str = field(metadata={"help": "Folder for samples.jsonl and summary.json."})
+    dataset_name: str = field(
+        default="",
+        metadata={
+            "help": "Tasks: file, folder, hub id or module:function (default: the tiny model's held-out scenes). With "
+            "--benchmark its folder or file (default: its hub id)."
+        },
+    )
+    benchmark: str | None = field(
+        default=None, metadata={"help": "A public benchmark, in its own file format.", "choices": list(BENCHMARKS)}
+    )
+    num_samples: int = field(default=1, metadata={"help": "Episodes a task: k of Avg@k, with temperature above 0."})
+    prompt: str = field(
+        default="protocol",
+        metadata={
+            "help": "protocol: tools and think/answer tags; direct: the bare question, no tools.",
+            "choices": ["protocol", "direct"],
+        },
+    )
+    force: str = field(
+        default="nothing",
+        metadata={
+            "help": "Baselines of the same weights: every episode begins with a zoom, or with its answer.",
+            "choices": ["nothing", *OPENINGS],
+        },
+    )
+    text_only: bool = field(default=False, metadata={"help": "Leave all images out: what can be guessed."})
+    view_sizes_px: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate once for each: first views of at most the square of so many pixels (Chain-of-Focus: 224 "
+            "336 448 672 1024 1920 2560 3840), each in a folder of its own below output_dir."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.prompt == "direct" and self.force != "nothing":
+            raise ValueError(f"--force {self.force} is for the protocol: leave it out with --prompt direct")
+        if self.openai_base_url and self.force != "nothing":
+            raise ValueError(
+                f"--force {self.force} continues a turn token by token, which an endpoint does not: use vLLM"
+            )
+
+    def load_tasks(self) -> list[Task]:
+        """The tasks that these arguments name."""
+        if self.benchmark:
+            tasks = load_benchmark(
+                self.benchmark, self.dataset_name or None, skip_bad_rows=self.skip_bad_rows, limit=self.max_tasks
+            )
+        else:
+            tasks = self.read_tasks(self.dataset_name or "synthesis.shapes:test_tasks", limit=self.max_tasks)
+        return [replace(task, images=(), boxes=()) for task in tasks] if self.text_only else tasks
