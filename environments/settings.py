@@ -75,9 +75,14 @@ class EpisodeArguments:
         """Makes fresh environments for a model. A class of the user's own is called without arguments.
 
         Raises:
-            ValueError: if the model's processor would resize crops once more.
+            ValueError: if the model's processor would resize crops once more, or an environment of the user's own is to
+                show other crops or views than its own.
         """
         if self.environment != "zoom":
+            if (self.crops, self.views) != ("true", "true"):
+                raise ValueError(
+                    f"crops and views are replaced in the zoom environment alone, not in {self.environment}"
+                )
             return load_object(self.environment)
         first_view = model.limits
         crop = PixelLimits(

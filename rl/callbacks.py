@@ -38,9 +38,15 @@ class Symptom:
         return len(self.values) == self.patience and (max(self.values) < self.low or min(self.values) > self.high)
 
 
-def symptoms() -> list[Symptom]:
-    """What a policy that stops looking shows first."""
+def symptoms(*, can_zoom: bool) -> list[Symptom]:
+    """What a policy that stops looking shows first; its zooms count where there is a tool for them."""
     gap = "--information_gap true"
+    zooms = [
+        Symptom("zooms/rate", "the policy never zooms", f"pay for coverage, lower a zoom cost, or {gap}", low=0.02),
+        Symptom(
+            "zooms/rate", "the policy always zooms", "add tasks that need no zoom, or a small zoom_cost", high=0.995
+        ),
+    ]
     return [
         Symptom(
             "stops/answered",
@@ -48,10 +54,7 @@ def symptoms() -> list[Symptom]:
             "its cold start has not taught it the protocol (train SFT longer), or the learning rate is too high",
             low=0.1,
         ),
-        Symptom("zooms/rate", "the policy never zooms", f"pay for coverage, lower a zoom cost, or {gap}", low=0.02),
-        Symptom(
-            "zooms/rate", "the policy always zooms", "add tasks that need no zoom, or a small zoom_cost", high=0.995
-        ),
+        *(zooms if can_zoom else []),
         Symptom("entropy", "the policy has no alternatives left", "raise beta, or lower the learning rate", low=0.005),
         Symptom(
             "eval_crop_dependence",
@@ -69,9 +72,9 @@ class CollapseCallback(TrainerCallback):
     With `keep`, each checkpoint that is saved while there is no symptom is also kept as `last_good` (by hard links).
     """
 
-    def __init__(self, action: str = "warn") -> None:
+    def __init__(self, action: str = "warn", *, can_zoom: bool = True) -> None:
         self.action = action
-        self.watched = symptoms()
+        self.watched = symptoms(can_zoom=can_zoom)
         self.present: list[Symptom] = []
         self.has_warned = False
 

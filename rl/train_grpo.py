@@ -100,7 +100,7 @@ def for_episodes(
         processing_class=model.processor,
         peft_config=get_peft_config(model_args),
         probes={name: replace(episodes, crops=name).environment_factory(model) for name in args.probes or ()},
-        callbacks=[CollapseCallback(args.collapse_action)],
+        callbacks=[CollapseCallback(args.collapse_action, can_zoom=episodes.environment == "zoom")],
     )
 
 

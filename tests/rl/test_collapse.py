@@ -48,6 +48,11 @@ def test_a_healthy_run_and_a_short_dip_raise_no_alarm(tmp_path, caplog):
     assert logged(CollapseCallback("stop"), rows, tmp_path) is None and not caplog.text
 
 
+def test_an_environment_without_zooms_raises_no_alarm_about_them(tmp_path, caplog):
+    rows = [HEALTHY | {"zooms/rate": 0.0}] * 8
+    assert logged(CollapseCallback("stop", can_zoom=False), rows, tmp_path) is None and not caplog.text
+
+
 def test_the_last_good_checkpoint_is_kept_even_when_its_own_is_rotated_away(tmp_path, caplog):
     rows = [HEALTHY] * 4 + [HEALTHY | {"zooms/rate": 0.0}] * 8
     assert logged(CollapseCallback("keep"), rows, tmp_path, save_at=(2, 4)) == 9
