@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from environments.endpoint_policy import EndpointPolicy
@@ -19,6 +20,7 @@ from fovea.endpoint import ChatEndpoint
 from fovea.images import ImageStore, PixelLimits
 from fovea.models import Model, resolve_path
 from fovea.plugins import load_object
+from fovea.runs import settings_of
 
 
 @dataclass
@@ -113,6 +115,30 @@ class EpisodeArguments:
     @property
     def _half_cache(self) -> int:
         return int(self.image_cache_gib * 2**29)
+
+
+TAUGHT = ("environment", "box_frame", "crop_min_pixels", "crop_max_pixels", "crop_padding", "min_pixels", "max_pixels")
+"""What a training teaches a model to expect."""
+
+
+def taught_settings(model: str) -> dict[str, Any]:
+    """The settings of `TAUGHT` with which a checkpoint was trained, where the folder of its run says so."""
+    folder = Path(model)
+    run = folder.parent if folder.name.startswith("checkpoint-") else folder
+    settings = settings_of(run)
+    chosen = {**settings.get("script", {}), **settings.get("episodes", {})}
+    return {name: chosen[name] for name in TAUGHT if chosen.get(name) is not None}
+
+
+def untaught(model: str, *settings: Any) -> str:
+    """How these settings differ from those with which a checkpoint was trained; empty if they do not."""
+    now = {name: value for part in settings for name, value in vars(part).items()}
+    differing = [
+        f"{name} was {value}, is {now.get(name)}"
+        for name, value in taught_settings(model).items()
+        if now.get(name) != value
+    ]
+    return f"{model} was trained with other settings: {'; '.join(differing)}" if differing else ""
 
 
 def make_policy(arguments: PlayerArguments, model: Model, renderer: Renderer | None) -> Policy:

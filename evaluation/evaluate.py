@@ -24,7 +24,7 @@ from transformers import set_seed
 from environments.direct import play_directly
 from environments.forcing import OPENINGS, ForcedPolicy
 from environments.play import play
-from environments.settings import EpisodeArguments, make_policy
+from environments.settings import EpisodeArguments, make_policy, taught_settings
 from evaluation.arguments import EvaluationArguments
 from evaluation.benchmarks import BENCHMARKS
 from evaluation.scoring import verdicts
@@ -32,7 +32,7 @@ from fovea.config import parse
 from fovea.episodes import Episode
 from fovea.ledger import LEDGER
 from fovea.models import Model
-from fovea.runs import RunDirectory, read_jsonl, settings_of
+from fovea.runs import RunDirectory, read_jsonl
 from fovea.statistics import best_constant, wilson_interval
 from fovea.tasks import Task, with_others
 from rewards.accuracy import accuracy
@@ -175,26 +175,11 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TAUGHT = ("environment", "box_frame", "crop_min_pixels", "crop_max_pixels", "crop_padding", "min_pixels", "max_pixels")
-"""What a training teaches a model to expect."""
-
-
-def taught(model: str) -> dict[str, Any]:
-    """The settings of `TAUGHT` with which a checkpoint was trained, if its folder says so."""
-    folder = Path(model)
-    found = [path for path in (folder / "run.json", folder.parent / "run.json") if path.exists()]
-    if not found or not (folder.name.startswith("checkpoint-") or found[0].parent == folder):
-        return {}
-    settings = settings_of(found[0].parent)
-    chosen = {**settings.get("script", {}), **settings.get("episodes", {})}
-    return {name: chosen[name] for name in TAUGHT if chosen.get(name) is not None}
-
-
 def main() -> None:
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         sys.argv[1:2] = ["--model_name_or_path", sys.argv[1]]
     named = sys.argv.index("--model_name_or_path") + 1 if "--model_name_or_path" in sys.argv else len(sys.argv)
-    defaults = taught(sys.argv[named]) if named < len(sys.argv) else {}
+    defaults = taught_settings(sys.argv[named]) if named < len(sys.argv) else {}
     arguments, episodes = parse((EvaluationArguments, EpisodeArguments), defaults=defaults)
     model, tasks = arguments.load_model(), arguments.load_tasks()
     RunDirectory(arguments.output_dir).write_start(evaluation=arguments, episodes=episodes)

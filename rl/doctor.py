@@ -13,6 +13,7 @@ from environments.doctor import Subject
 from environments.play import Limits, Sampling, play
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
+from environments.settings import untaught
 from fovea import memory, preflight
 from fovea.doctor import Examination, Note, settings
 from fovea.episodes import Episode
@@ -55,6 +56,7 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
     subject = examination.check("environment", lambda note: Subject.of(loaded, tasks or [], episodes))
     if subject is None:
         return doctor.json
+    examination.check("as taught", _as_taught, model_args.model_name_or_path, script, episodes)
     examination.check("coordinates", shared.coordinates, subject)
     examination.check("image sizes", shared.sizes, subject)
     if tasks:
@@ -83,6 +85,16 @@ def _held_out(note: Note, script: Any, tasks: Sequence[Task]) -> None:
         note.fail(f"{both} of {len(held_out)} held-out tasks are trained on", "take them out of dataset_name")
     else:
         note.ok(f"{len(held_out)} held-out tasks, none trained on as far as file names tell")
+
+
+def _as_taught(note: Note, model: str, script: Any, episodes: Any) -> None:
+    """Whether the checkpoint has learned from images and boxes like those that it will see."""
+    if changed := untaught(model, script, episodes):
+        note.warn(changed, "give it what it has learned from, or train its cold start anew")
+    else:
+        note.ok(
+            "crop sizes, pixel limits and the frame of boxes are those that the checkpoint has learned from, if any"
+        )
 
 
 def _groups(note: Note, args: Any, num_tasks: int, sharding: Sharding) -> None:

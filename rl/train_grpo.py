@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
 from accelerate import PartialState
+from accelerate.logging import get_logger
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from environments.settings import EpisodeArguments
+from environments.settings import EpisodeArguments, untaught
 from fovea.checkpoints import is_finished
 from fovea.config import find_config, parse
 from fovea.models import resolve_path
@@ -32,6 +33,8 @@ from rl.callbacks import CollapseCallback
 from rl.checks import check_prompt_rewards, check_weights
 from rl.trackers import SENDERS, TrajectoryCallback
 from rl.trainer import ZoomGRPOTrainer
+
+logger = get_logger(__name__)
 
 
 def make_cold_start(config: str, model_name: str) -> None:
@@ -80,6 +83,8 @@ def for_episodes(
     held_out = script.read_tasks(script.eval_dataset_name) if script.eval_dataset_name else []
     if script.cold_start_config:
         make_cold_start(script.cold_start_config, model_args.model_name_or_path)
+    if changed := untaught(model_args.model_name_or_path, script, episodes):
+        logger.warning(f"{changed}: it will see other images than it has learned from")
     model = load_for_training(
         model_args,
         min_pixels=script.min_pixels,

@@ -1,0 +1,22 @@
+"""What a training has taught a checkpoint is known from the folder it left."""
+
+from environments.settings import EpisodeArguments, taught_settings, untaught
+from fovea.arguments import PlayerArguments
+from fovea.runs import RunDirectory
+
+
+def test_a_checkpoint_tells_what_it_was_trained_with(tmp_path):
+    trained = EpisodeArguments(crop_max_pixels=5120, crops="noise")
+    RunDirectory(tmp_path).write_start(episodes=trained, script={"max_pixels": 9000, "dataset_name": "x"})
+    for folder in (tmp_path, tmp_path / "checkpoint-3"):
+        found = taught_settings(str(folder))
+        assert (found["crop_max_pixels"], found["max_pixels"], found["crop_padding"]) == (5120, 9000, 1.0)
+        assert "crops" not in found and "dataset_name" not in found
+    assert taught_settings("tiny") == {}
+
+
+def test_settings_that_a_checkpoint_has_not_learned_from_are_named(tmp_path):
+    RunDirectory(tmp_path).write_start(episodes=EpisodeArguments(crop_max_pixels=5120), script={"max_pixels": 9000})
+    said = untaught(str(tmp_path), EpisodeArguments(crop_max_pixels=4096), PlayerArguments(max_pixels=9000))
+    assert "crop_max_pixels was 5120, is 4096" in said and "max_pixels was 9000" not in said
+    assert not untaught(str(tmp_path), EpisodeArguments(crop_max_pixels=5120), PlayerArguments(max_pixels=9000))
