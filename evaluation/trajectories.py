@@ -50,7 +50,7 @@ class Trajectories:
         image = open_image(self.sources[key])
         image.thumbnail((self.max_image_px, self.max_image_px))
         buffer = io.BytesIO()
-        image.save(buffer, "WEBP", quality=70)
+        image.save(buffer, "WEBP", quality=70, method=0)
         return buffer.getvalue()
 
     def data(self) -> dict[str, Any]:
