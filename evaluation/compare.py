@@ -147,9 +147,9 @@ def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]
 def changed_settings(found: Sequence[Evaluated]) -> list[str]:
     """Episode settings in which evaluations differ, as `name: value, value, …`."""
     settings = [settings_of(one.folders[0]).get("episodes", {}) for one in found]
-    names = sorted({name for part in settings for name in part} - {"image_cache_gib"})
-    values = {name: [part.get(name) for part in settings if part] for name in names}
-    return [f"{name}: {', '.join(map(str, v))}" for name, v in values.items() if len(set(map(str, v))) > 1]
+    names = sorted(set.intersection(*map(set, settings)) - {"image_cache_gib"})
+    values = {name: [str(part[name]) for part in settings] for name in names}
+    return [f"{name}: {', '.join(shown)}" for name, shown in values.items() if len(set(shown)) > 1]
 
 
 def compare(*words: str | Path, seed: int = 0) -> dict[str, Any]:
