@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from trl import ModelConfig, get_peft_config
 from trl.trainer.utils import add_fused_lm_head
 
-from fovea.models import LANGUAGE_LINEARS, freeze_vision
+from fovea.models import LANGUAGE_LINEARS, VISION_PARTS, freeze_vision
 from fovea.packing import Packed, Row, pack
 from fovea.shared_prefix import allow_layouts, without_adapters
 
@@ -111,8 +111,12 @@ def _drop_gradient(weight: torch.Tensor) -> None:
     weight.grad = None
 
 
+WHOLE_PARTS = ("lora_", "lm_head", *VISION_PARTS)
+"""Parts of names of what is not quantized."""
+
+
 def weight_bytes(network: Any, arguments: ModelConfig) -> int:
-    """All weights; the linear layers of a quantized base in the bits that they take with what scales them.
+    """All weights; the linear layers of a quantized base's language tower in the bits that they take with their scales.
 
     That is 4.5 bits, 4.13 with nested quantization (QLoRA, Dettmers et al. 2023, section 3), or 8.
     """
@@ -121,7 +125,7 @@ def weight_bytes(network: Any, arguments: ModelConfig) -> int:
     packed = {
         module.weight
         for name, module in without_adapters(network).named_modules()
-        if quantized and isinstance(module, torch.nn.Linear) and "lora_" not in name and "lm_head" not in name
+        if quantized and isinstance(module, torch.nn.Linear) and not any(part in name for part in WHOLE_PARTS)
     }
     return sum(
         int(weight.numel() * size) if weight in packed else weight.numel() * weight.element_size()

@@ -17,7 +17,7 @@ from trl import ModelConfig, get_quantization_config
 from fovea.checkpoints import discount_checkpoints, last_whole_checkpoint, step_of
 from fovea.config import ConfigError
 from fovea.ledger import LEDGER, count, phase
-from fovea.models import LANGUAGE_LINEARS, Model, freeze_vision, load_model
+from fovea.models import LANGUAGE_LINEARS, VISION_PARTS, Model, freeze_vision, load_model
 from fovea.runs import RunDirectory, plain
 from fovea.shared_prefix import without_adapters
 
@@ -30,8 +30,13 @@ def load_for_training(
     train_vision: bool = False,
     **options: Any,
 ) -> Model:
-    """The model that TRL's `arguments` name, its vision tower frozen; adapters go to the language tower by default."""
+    """The model that TRL's `arguments` name, its vision tower frozen; adapters go to the language tower by default.
+
+    Of a quantized model the vision tower stays as it is: it is small, and it is what sees.
+    """
     quantization = get_quantization_config(arguments)
+    if quantization is not None:
+        quantization.llm_int8_skip_modules = ["lm_head", *(rf".*\.{part.rstrip('.')}" for part in VISION_PARTS)]
     model = load_model(
         arguments.model_name_or_path,
         dtype=arguments.dtype or "auto",
