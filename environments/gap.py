@@ -15,6 +15,7 @@ from environments.forcing import OPENINGS, ForcedPolicy
 from environments.play import Limits, Policy, play
 from environments.rendering import Renderer
 from fovea.ledger import phase
+from fovea.models import pixel_limits
 from fovea.tasks import Task
 
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
@@ -45,7 +46,8 @@ def narrow(
 
     All views are tried at once, one forced answer of at most `max_tokens` each. Tasks without images stay as they are.
     """
-    tries = [[] if not task.images else _views(task, environment_factory()) for task in tasks]
+    least = pixel_limits(renderer.processor).factor ** 2
+    tries = [[] if not task.images else _views(task, environment_factory(), least) for task in tasks]
     episodes = play(
         ForcedPolicy(policy, renderer, OPENINGS["answer"]),
         [view for views in tries for view in views],
@@ -67,8 +69,8 @@ def narrow(
     return found
 
 
-def _views(task: Task, environment: Any) -> list[Task]:
-    """The task at each size of view."""
+def _views(task: Task, environment: Any, least: int) -> list[Task]:
+    """The task at each size of view, down to `least` pixels, those of one visual token."""
     content = environment.reset(**task.row())
     most = max(block["image"].width * block["image"].height for block in content if block["type"] == "image")
-    return [replace(task, first_view_max_pixels=max(1, int(most * share))) for share in SHARES]
+    return [replace(task, first_view_max_pixels=max(least, int(most * share))) for share in SHARES]

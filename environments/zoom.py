@@ -203,7 +203,7 @@ def _other_image(task: Task | None) -> Any:
     other = None if task is None else task.metadata.get("other_image")
     if other is None:
         raise ValueError(
-            "crops of another image need it in each task's metadata: fovea.tasks.with_others puts it there"
+            "crops of another image need it in each task's metadata: environments.probes.with_others puts it there"
         )
     return other
 

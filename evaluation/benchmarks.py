@@ -7,6 +7,8 @@ category as family.
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -54,7 +56,7 @@ def load_benchmark(
     if not files:
         raise FileNotFoundError(f"{folder} holds none of {', '.join(benchmark.files)}, the files of {name}")
     folder = folder.parent if folder.is_file() else folder
-    rows = _rows(name, benchmark, files, folder)
+    rows = _rows(name, benchmark, files)
     return to_tasks(rows, source=name, folder=folder, skip_bad_rows=skip_bad_rows, limit=limit)
 
 
@@ -74,20 +76,18 @@ def _files(benchmark: Benchmark, folder: Path) -> list[Path]:
     return next((found for pattern in benchmark.files if (found := sorted(folder.glob(pattern)))), [])
 
 
-def _rows(name: str, benchmark: Benchmark, files: list[Path], folder: Path) -> Iterator[Row]:
-    """The rows in our columns. Ids are made unique by the benchmark's own index or, without one, by position."""
-    number = 0
-    for file in files:
-        for row in read_file(file):
-            try:
-                columns = dict(row) if BROKEN in row else benchmark.columns(row, file if file.parent else folder)
-            except BAD_ROW as error:
-                yield {BROKEN: f"not in the layout of {name}: {type(error).__name__} {error}"}
-                continue
-            columns.setdefault("id", f"{name}-{number}")
-            columns["metadata"] = {"benchmark": name, **columns.get("metadata", {})}
-            number += 1
-            yield columns
+def _rows(name: str, benchmark: Benchmark, files: list[Path]) -> Iterator[Row]:
+    """The rows in our columns. Ids are the benchmark's own or, without any, positions, bad rows included."""
+    found = ((path, row) for path in files for row in read_file(path))
+    for number, (file, row) in enumerate(found):
+        try:
+            columns = dict(row) if BROKEN in row else benchmark.columns(row, file)
+        except BAD_ROW as error:
+            yield {BROKEN: f"not in the layout of {name}: {type(error).__name__} {error}"}
+            continue
+        columns.setdefault("id", f"{name}-{number}")
+        columns["metadata"] = {"benchmark": name, **columns.get("metadata", {})}
+        yield columns
 
 
 def split_options(text: str) -> tuple[str, list[str]]:
@@ -114,8 +114,6 @@ def plain_options(options: list[str]) -> list[str]:
 
 
 def _vstar(row: Row, file: Path) -> dict[str, Any]:
-    import json
-
     question, options = split_options(row["text"])
     image = file.parent / row["image"]
     boxes = []
@@ -146,8 +144,6 @@ def _hr_bench(row: Row, file: Path) -> dict[str, Any]:
 def _mme_realworld(row: Row, file: Path) -> dict[str, Any]:
     options = row.get("multi-choice options", row.get("options"))
     if isinstance(options, str):
-        import ast
-
         options = ast.literal_eval(options)
     return {
         "id": f"mme_realworld-{row['index']}",
@@ -230,7 +226,8 @@ def _nlvr2(row: Row, file: Path) -> dict[str, Any]:
 
 
 def _mvbench(row: Row, file: Path) -> dict[str, Any]:
-    """Frames are read from a folder of the video's name below the benchmark's, wherever it lies."""
+    """Frames are those in a folder of the video's name below the benchmark's, wherever it lies: of a row with `start`
+    and `end`, extract that part alone, and under a name of its own."""
     return {
         "images": _frames(file.parent.parent, Path(row["video"])),
         "question": row["question"],
@@ -245,7 +242,8 @@ def _frames(folder: Path, video: Path) -> list[str]:
     found = next((path for path in sorted(folder.glob(f"**/{name}")) if path.is_dir()), None)
     if found is None:
         raise ValueError(f"no folder of frames {name} below {folder}: extract the frames of {video} there (ffmpeg)")
-    frames = sorted(path for path in found.iterdir() if path.suffix in (".jpg", ".jpeg", ".png"))
+    frames = [path for path in found.iterdir() if path.suffix in (".jpg", ".jpeg", ".png")]
+    frames.sort(key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)])
     if not frames:
         raise ValueError(f"{found} holds no frames (.jpg, .png)")
     count = min(NUM_FRAMES, len(frames))

@@ -1,10 +1,11 @@
 """Is B better than A? `fovea compare A B [C …] --json PATH` pairs evaluations question by question.
 
 Each is a folder written by `fovea eval`, or several in one word for several training seeds of one recipe
-('runs/learning/*/rl/evaluation'). A difference is the later minus the earlier one, with a 95% interval: of one seed
-each a seeded bootstrap over questions and McNemar's exact test on the questions whose verdict flipped, which speak of
-these two checkpoints; of several seeds over questions and seeds, which speaks of the recipes. p-values are also given
-adjusted for the number in one command (Holm). `lost` and `gained` name the questions.
+('runs/learning/*/rl/evaluation'). A difference is the later minus the earlier one, with a 95% interval. Of one seed
+each, it and the p-value speak of these two checkpoints: of verdicts a score interval and McNemar's exact test, of
+scores in between a bootstrap and a permutation test. Of several seeds they speak of the recipes, over questions and
+seeds. p-values are also given adjusted for their number in one command (Holm). `lost` and `gained` name the questions.
+On the frontier is what no other run beats with as few tokens written.
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ from typing import Any
 import numpy as np
 
 from fovea.runs import read_jsonl, settings_of
-from fovea.statistics import crossed_interval, holm, mcnemar, paired_bootstrap, pass_at_k, wilson_interval
+from fovea.statistics import (
+    crossed_interval,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    paired_interval,
+    pass_at_k,
+    sign_flip,
+    wilson_interval,
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class Evaluated:
         correct = [(len(found), sum(row["score"] == 1 for row in found)) for found in samples]
         means = self.scores(ids)
         low, high = wilson_interval(round(float(means.mean(0).sum())), len(ids))
+        if len(self.seeds) > 1 and len(ids) > 1:
+            low, high, _ = crossed_interval(np.zeros((1, len(ids))), means)
         return {
             "n": len(ids),
             "num_seeds": len(self.seeds),
@@ -71,8 +83,8 @@ def _powers(most: int) -> list[int]:
     return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
 
 
-def load(word: str | Path) -> Evaluated:
-    """The evaluation in a folder, or in all folders that a pattern finds.
+def load(word: str | Path, *, rule: str | None = None) -> Evaluated:
+    """The evaluation in a folder, or in all folders that a pattern finds; by a published `rule` in place of the strict.
 
     Raises:
         SystemExit: if there is none.
@@ -86,7 +98,11 @@ def load(word: str | Path) -> Evaluated:
             )
         rows = defaultdict(list)
         for row in read_jsonl(folder / "samples.jsonl"):
-            rows[row["id"]].append(row)
+            if rule is not None and rule not in row.get("scores", {}):
+                raise SystemExit(
+                    f"{folder} has no verdicts by {rule!r}, but by {', '.join(row.get('scores', ['strict']))}"
+                )
+            rows[row["id"]].append(row if rule is None else {**row, "score": row["scores"][rule]})
         seeds.append(dict(rows))
     return Evaluated(str(word), tuple(folders), tuple(seeds))
 
@@ -95,11 +111,16 @@ def difference(a: np.ndarray, b: np.ndarray, *, seed: int) -> dict[str, Any]:
     """The comparison of scores [seeds, questions] of the same questions."""
     gap = b.mean(0) - a.mean(0)
     gained, lost = int((gap > 0).sum()), int((gap < 0).sum())
-    if len(a) == len(b) == 1:
-        low, high = paired_bootstrap(gap, seed=seed)
+    if len(gap) < 2:
+        low, high, p_value = -1.0, 1.0, 1.0  # one question tells nothing
+    elif max(len(a), len(b)) > 1:
+        low, high, p_value = crossed_interval(a, b)
+    elif set(np.abs(gap)) <= {0.0, 1.0}:
+        low, high = paired_interval(lost, gained, len(gap))
         p_value = mcnemar(lost, gained)
     else:
-        low, high, p_value = crossed_interval(a, b)
+        low, high = paired_bootstrap(gap, seed=seed)
+        p_value = sign_flip(gap, seed=seed)
     return {
         "n": len(gap),
         "accuracy_a": float(a.mean()),
@@ -125,6 +146,11 @@ def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]
                 f"{len(only_b)} only in {b.name} {only_b[:3]}: evaluate both on the same tasks"
             )
     ids = sorted(a.families)
+    for id in ids:
+        rows = [one[id][0] for one in (*a.seeds, *b.seeds)]
+        asked = {(row.get("question"), str(row.get("reference"))) for row in rows}
+        if len(asked) > 1:
+            raise ValueError(f"question {id} is not the same in both evaluations: evaluate both on the same tasks")
     if len(ids) < 2:
         raise ValueError(f"{len(ids)} questions are too few to compare: use at least 2")
     by_family = defaultdict(list)
@@ -144,21 +170,26 @@ def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]
     }
 
 
+BESIDE_THE_POINT = {"image_cache_gib", "output_dir", "model_name_or_path", "batch_size", "seed", "device", "dtype"}
+"""Settings in which evaluations may differ and be compared."""
+
+
 def changed_settings(found: Sequence[Evaluated]) -> list[str]:
-    """Episode settings in which evaluations differ, as `name: value, value, …`."""
-    settings = [settings_of(one.folders[0]).get("episodes", {}) for one in found]
-    names = sorted(set.intersection(*map(set, settings)) - {"image_cache_gib"})
+    """Settings in which evaluations differ beside what was evaluated, as `name: value, value, …`."""
+    stored = [settings_of(one.folders[0]) for one in found]
+    settings = [{**part.get("evaluation", {}), **part.get("episodes", {})} for part in stored]
+    names = sorted(set.intersection(*map(set, settings)) - BESIDE_THE_POINT)
     values = {name: [str(part[name]) for part in settings] for name in names}
     return [f"{name}: {', '.join(shown)}" for name, shown in values.items() if len(set(shown)) > 1]
 
 
-def compare(*words: str | Path, seed: int = 0) -> dict[str, Any]:
+def compare(*words: str | Path, seed: int = 0, rule: str | None = None) -> dict[str, Any]:
     """All evaluations and all pairs of them, p-values also adjusted for their number, families' included.
 
     Raises:
         ValueError: if they hold different questions, or fewer than two.
     """
-    found = [load(word) for word in words]
+    found = [load(word, rule=rule) for word in words]
     pairs = [compare_pair(a, b, seed=seed) for a, b in combinations(found, 2)]
     tests = [part for pair in pairs for part in (pair, *pair["families"].values())]
     for part, adjusted in zip(tests, holm([part["p_value"] for part in tests]), strict=True):
@@ -166,7 +197,10 @@ def compare(*words: str | Path, seed: int = 0) -> dict[str, Any]:
     runs = {one.name: one.summary() for one in found}
     for one in runs.values():
         one["on_frontier"] = not any(
-            other["accuracy"] >= one["accuracy"] and other["tokens"] < one["tokens"] for other in runs.values()
+            other["accuracy"] >= one["accuracy"]
+            and other["tokens"] <= one["tokens"]
+            and (other["accuracy"], other["tokens"]) != (one["accuracy"], one["tokens"])
+            for other in runs.values()
         )
     return {"runs": runs, "pairs": pairs, "changed_settings": changed_settings(found)}
 
@@ -206,12 +240,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of evaluations, the baseline first")
     parser.add_argument("--json", type=Path, help="write the result here; a .md with the tables goes beside it")
+    parser.add_argument("--rule", help="score by this rule of a public benchmark: vlmevalkit or lmms-eval")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     args = parser.parse_args()
     if len(args.runs) < 2:
         parser.error("name at least two evaluations")
     try:
-        result = compare(*args.runs, seed=args.seed)
+        result = compare(*args.runs, seed=args.seed, rule=args.rule)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     print(table(result))

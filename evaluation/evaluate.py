@@ -9,6 +9,7 @@ boxes are those of the training that left CHECKPOINT, unless you say otherwise.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,29 +25,30 @@ from transformers import set_seed
 from environments.direct import play_directly
 from environments.forcing import OPENINGS, ForcedPolicy
 from environments.play import play
+from environments.probes import with_others
 from environments.settings import EpisodeArguments, make_policy, taught_settings
 from evaluation.arguments import EvaluationArguments
 from evaluation.benchmarks import BENCHMARKS
 from evaluation.scoring import verdicts
-from fovea.config import parse
+from fovea.config import ConfigError, parse
 from fovea.episodes import Episode
 from fovea.ledger import LEDGER
 from fovea.models import Model
-from fovea.runs import RunDirectory, read_jsonl
+from fovea.runs import RunDirectory, changes, cut_torn_line, read_jsonl
 from fovea.statistics import best_constant, wilson_interval
-from fovea.tasks import Task, with_others
+from fovea.tasks import Task
 from rewards.accuracy import accuracy
 
 
 def sample(episode: Episode, index: int) -> dict[str, Any]:
     """One line of samples.jsonl; `scores` by rule where published ones apply, which read a last turn without tags."""
     score = accuracy(episode.task, episode)
-    scores = {}
-    if "benchmark" in episode.task.metadata:
+    scores: dict[str, Any] = {}
+    if benchmark := BENCHMARKS.get(str(episode.task.metadata.get("benchmark"))):
         said = episode.answer if episode.answer is not None else episode.turns[-1].text
-        within = BENCHMARKS[episode.task.metadata["benchmark"]].averaged_within
-        scores = {"scores": verdicts(episode.task, said) | {"strict": score}}
-        scores |= {"within": episode.task.metadata[within]} if within else {}
+        scores = {"scores": {"strict": score, **verdicts(episode.task, said)}}
+        if within := benchmark.averaged_within:
+            scores["within"] = episode.task.metadata[within]
     if episode.answer is None:
         why = f"no answer: {episode.stop_reason.value}"
     else:
@@ -74,7 +76,7 @@ def summarize(samples: list[dict[str, Any]]) -> dict[str, Any]:
             by_task[row["id"]].append(row["score"])
         correct = sum(fmean(scores) for scores in by_task.values())
         low, high = wilson_interval(round(correct), len(by_task))
-        questions = {row["id"]: (row["family"], row["reference"]) for row in rows}
+        questions = {row["id"]: (row["family"], str(row["reference"])) for row in rows}
         stops: dict[str, int] = defaultdict(int)
         for row in rows:
             stops[row["stop_reason"]] += 1
@@ -107,9 +109,23 @@ def _official_mean(samples: list[dict[str, Any]], rule: str) -> float:
 
 
 def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, episodes: EpisodeArguments) -> dict:
-    """The summary; samples are appended to samples.jsonl, tasks that are there already are not played again."""
+    """The summary; samples are appended to samples.jsonl, tasks that are there already are not played again.
+
+    Raises:
+        ConfigError: if there are no tasks, or the folder holds an evaluation with other settings.
+    """
+    if not tasks:
+        raise ConfigError("there are no tasks to evaluate on: look at --dataset_name and --max_tasks")
     run = RunDirectory(arguments.output_dir)
     path = run.path / "samples.jsonl"
+    changed = list(changes(run.settings(), {"evaluation": arguments, "episodes": episodes}, free=FREE_SETTINGS))
+    if changed and path.exists():
+        raise ConfigError(
+            f"{run.path} holds an evaluation with other settings ({'; '.join(changed)}): use another --output_dir, or "
+            "delete it"
+        )
+    run.write_start(evaluation=arguments, episodes=episodes)
+    cut_torn_line(path)
     done = {(row["id"], row["sample"]) for row in read_jsonl(path)}
     renderer = None if arguments.openai_base_url else episodes.renderer(model)
     policy = make_policy(arguments, model, renderer)
@@ -146,15 +162,30 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     return summary
 
 
+FREE_SETTINGS = re.compile(
+    r"batch_size|device|image_cache_gib|max_tasks|num_samples|output_dir|view_sizes_px|vllm_.*|use_vllm"
+)
+"""Settings of an evaluation that may change when it goes on."""
+
+
 def sweep(
     model: Model, tasks: list[Task], arguments: EvaluationArguments, episodes: EpisodeArguments
 ) -> dict[int, dict]:
-    """The summaries by size of the first view, in square pixels' side: the resolution sweep of Chain-of-Focus."""
+    """The summaries by size of the first view, in square pixels' side: the resolution sweep of Chain-of-Focus.
+
+    Raises:
+        ConfigError: for a size that the model's processor would shrink.
+    """
+    most = model.limits.max_pixels
+    if over := [side for side in arguments.view_sizes_px or () if side**2 > most]:
+        raise ConfigError(
+            f"first views of {over} pixels a side are more than the {most} pixels that the model is shown at most: "
+            f"raise --max_pixels to {max(over) ** 2}"
+        )
     found = {}
     for side in arguments.view_sizes_px or ():
         resized = [replace(task, first_view_max_pixels=side**2) for task in tasks]
         here = replace(arguments, output_dir=str(Path(arguments.output_dir) / f"view_{side}"))
-        RunDirectory(here.output_dir).write_start(evaluation=here, episodes=episodes)
         found[side] = evaluate(model, resized, here, episodes)
     (Path(arguments.output_dir) / "sweep.json").write_text(json.dumps(found, indent=2) + "\n")
     return found
@@ -182,7 +213,6 @@ def main() -> None:
     defaults = taught_settings(sys.argv[named]) if named < len(sys.argv) else {}
     arguments, episodes = parse((EvaluationArguments, EpisodeArguments), defaults=defaults)
     model, tasks = arguments.load_model(), arguments.load_tasks()
-    RunDirectory(arguments.output_dir).write_start(evaluation=arguments, episodes=episodes)
     LEDGER.restart()
     if arguments.view_sizes_px:
         for side, summary in sweep(model, tasks, arguments, episodes).items():

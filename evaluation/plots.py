@@ -27,7 +27,7 @@ def learning_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[
     reward_parts = sorted(
         {name for rows in metrics.values() for row in rows for name in row if re.fullmatch(r"rewards/.+/mean", name)}
     )
-    named = CURVES | {name: name.removeprefix("rewards/").removesuffix("/mean") for name in reward_parts}
+    named = {name: name.removeprefix("rewards/").removesuffix("/mean") for name in reward_parts} | CURVES
     for name, title in named.items():
         curves = {run: [(row["step"], row[name]) for row in rows if name in row] for run, rows in metrics.items()}
         if any(len(curve) > 1 for curve in curves.values()):
@@ -40,7 +40,7 @@ def frontier(points: Mapping[str, tuple[float, float, tuple[float, float]]]) -> 
     figure, axes = _figure("what accuracy costs", "tokens a question", "accuracy")
     for name, (tokens, accuracy, (low, high)) in points.items():
         errors = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
-        axes.errorbar([tokens], [accuracy], yerr=errors, fmt="o", capsize=3, label=name)
+        axes.errorbar([tokens], [accuracy], yerr=errors, fmt="o", capsize=3, label=_plain(name))
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=7)
     return _svg(figure)
@@ -59,8 +59,13 @@ def zooms_against_need(rates: Mapping[str, Mapping[str, float]]) -> str:
     width = 0.8 / max(1, len(rates))
     for number, (run, found) in enumerate(rates.items()):
         places = np.arange(len(families)) + (number - (len(rates) - 1) / 2) * width
-        axes.bar(places, [found.get(family, 0.0) for family in families], width, label=run)
-    axes.set_xticks(range(len(families)), families, rotation=20 if len(families) > 4 else 0, fontsize=7)
+        axes.bar(places, [found.get(family, 0.0) for family in families], width, label=_plain(run))
+    axes.set_xticks(
+        range(len(families)),
+        [_plain(family) for family in families],
+        rotation=20 if len(families) > 4 else 0,
+        fontsize=7,
+    )
     axes.set_ylim(0, 1)
     axes.legend(fontsize=7)
     return _svg(figure)
@@ -77,7 +82,7 @@ def _lines(title: str, x: str, curves: Mapping[str, Curve], *, y: str = "", smoo
             axes.plot(steps, values, alpha=0.25, linewidth=0.8, color=f"C{number}")
             values = np.convolve(values, np.ones(window) / window, mode="valid")
             steps = steps[window - 1 :]
-        axes.plot(steps, values, label=run, color=f"C{number}", marker="" if smooth else "o")
+        axes.plot(steps, values, label=_plain(run), color=f"C{number}", marker="" if smooth else "o")
     axes.legend(fontsize=7)
     return _svg(figure)
 
@@ -96,8 +101,8 @@ def _figure(title: str, x: str, y: str) -> tuple[Any, Any]:
 
 
 def _plain(text: str) -> str:
-    """The text with nothing that matplotlib takes for mathematics."""
-    return text.replace("$", r"\$")
+    """The text with nothing that matplotlib takes for mathematics, or for a label to be left out."""
+    return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def _svg(figure: Any) -> str:

@@ -27,7 +27,7 @@ from evaluation.evaluate import summarize
 from evaluation.stored import StoredRun
 from evaluation.trajectories import Trajectories
 from fovea.images import ImageError
-from fovea.runs import read_jsonl
+from fovea.runs import read_jsonl, settings_of
 from fovea.statistics import holm
 
 VIEWER = Path(__file__).parent / "viewer"
@@ -59,13 +59,23 @@ def find_runs(folders: Sequence[Path]) -> list[ReportedRun]:
     for folder, name in zip(folders, _names(folders), strict=True):
         places = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
         evaluated = [path for path in places if read_jsonl(path / "samples.jsonl")]
-        evaluated.sort(key=lambda path: (path != folder, path.name != "evaluation"))
+        evaluated.sort(key=lambda path: (not _is_plain(path), path != folder, path.name != "evaluation"))
         training = StoredRun(folder) if (folder / "episodes.jsonl").exists() else None
         if not evaluated and training is None:
-            StoredRun(folder).path  # noqa: B018 - says what is missing
+            raise SystemExit(
+                f"{folder} holds no episodes, neither of an evaluation nor of a training: name a run's folder"
+            )
         evaluations = {path.name if path != folder else "evaluation": StoredRun(path) for path in evaluated}
         found.append(ReportedRun(name, folder, evaluations, training))
     return found
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether nothing was taken away or forced in an evaluation, so that it speaks of the checkpoint itself."""
+    settings = settings_of(folder)
+    chosen = {**settings.get("evaluation", {}), **settings.get("episodes", {})}
+    plain = {"crops": "true", "views": "true", "prompt": "protocol", "force": "nothing", "text_only": False}
+    return all(chosen.get(name, value) == value for name, value in plain.items())
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -180,7 +190,7 @@ def _accuracies(summaries: Mapping[tuple[str, str], dict[str, Any]]) -> str:
 
 
 def _differences(runs: Sequence[ReportedRun], seed: int) -> list[str]:
-    """Run against run, and each run against itself with something taken away."""
+    """Run against run by their main evaluations, and each run against itself with something taken away."""
     evaluated = [run for run in runs if run.evaluations]
     pairs = [(a.name, b.name, a.main[1], b.main[1]) for a, b in combinations(evaluated, 2)]
     between = len(pairs)

@@ -39,8 +39,8 @@ class StoredRun:
         return settings_of(self.folder)
 
     @cached_property
-    def tasks(self) -> dict[str, Task]:
-        """The run's tasks by id, loaded as the run loaded them.
+    def tasks(self) -> dict[str, dict[str, Task]]:
+        """The run's tasks by mode ("eval" for a training's held-out ones, else "train") and id, as the run loaded them.
 
         Raises:
             SystemExit: if they cannot be loaded any more.
@@ -49,15 +49,14 @@ class StoredRun:
         kind: type[TaskArguments] = EvaluationArguments if "evaluation" in self.settings else TaskArguments
         names = {field.name for field in fields(kind)}
         arguments = kind(**{name: value for name, value in chosen.items() if name in names})
+        held_out = chosen.get("eval_dataset_name")
         try:
-            tasks = arguments.load_tasks()
-            if held_out := chosen.get("eval_dataset_name"):
-                tasks = [*tasks, *arguments.read_tasks(held_out)]
+            tasks = {"train": arguments.load_tasks(), "eval": arguments.read_tasks(held_out) if held_out else []}
         except (OSError, ValueError) as error:
             raise SystemExit(
                 f"the tasks of {self.folder} cannot be loaded as it loaded them ({error}): are you in its folder?"
             ) from error
-        return {task.id: task for task in tasks}
+        return {mode: {task.id: task for task in found} for mode, found in tasks.items()}
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -70,9 +69,10 @@ class StoredRun:
         Raises:
             SystemExit: if the run's settings no longer lead to it.
         """
-        if row["task_id"] not in self.tasks:
+        tasks = self.tasks["eval" if row.get("mode") == "eval" else "train"]
+        if row["task_id"] not in tasks:
             raise SystemExit(f"task {row['task_id']} of {self.path} is not among its run's tasks: have they changed?")
-        return self.tasks[row["task_id"]]
+        return tasks[row["task_id"]]
 
     def groups(self) -> list[list[Episode]]:
         """The episodes, those of one task and step together."""

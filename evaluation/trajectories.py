@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,9 @@ from fovea.episodes import Episode, FaultKind
 from fovea.images import ImageError, encoded, open_image
 from fovea.tasks import Task
 from rewards.accuracy import accuracy
+
+LOST = "lost"
+"""The source of a task that its run no longer leads to."""
 
 
 @dataclass
@@ -28,6 +32,8 @@ class Trajectories:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     episodes: list[dict[str, Any]] = field(default_factory=list)
     sources: dict[str, Any] = field(default_factory=dict)
+    _places: dict[int, dict[tuple, int]] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
 
     def add_set(self, run: str, name: str, stored: StoredRun) -> int:
         """A set of episodes that are added later; its number."""
@@ -38,12 +44,27 @@ class Trajectories:
 
     def add(self, number: int, stored: StoredRun, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds episodes of a set, as they were written, and what they show."""
+        places: dict[tuple, int] = self._places.setdefault(number, {})
         for row in rows:
-            task = stored.task(row)
+            task = self._task_of(stored, row)
             found = {"set": number, "task": self._task(task), **_episode(row)}
-            if "score" not in found and "accuracy" not in found.get("rewards", {}):
+            if "sample" not in found:
+                key = row.get("step"), row.get("mode"), row["task_id"]
+                found["sample"] = places[key] = places.get(key, -1) + 1
+            if "score" not in found and "accuracy" not in found.get("rewards", {}) and task.source != LOST:
                 found["score"] = accuracy(task, Episode.from_dict(dict(row), task))
             self.episodes.append(found)
+
+    def _task_of(self, stored: StoredRun, row: Mapping[str, Any]) -> Task:
+        """The row's task; where it cannot be loaded any more, what the row itself says of it, without images."""
+        try:
+            return stored.task(row)
+        except SystemExit as error:
+            if str(error) not in self._said:
+                self._said.add(str(error))
+                print(f"{error}; its episodes are shown without images")
+            family = {"family": row.get("family", "all")}
+            return Task(row["task_id"], (), row["question"], row["reference"], source=LOST, metadata=family)
 
     def picture(self, key: str) -> bytes:
         """A picture as WebP."""
@@ -63,8 +84,8 @@ class Trajectories:
         }
 
     def _task(self, task: Task) -> str:
-        key = f"{task.source}:{task.id}"
-        if key not in self.tasks:
+        key = f"{task.id}\n{task.prompt}\n{task.answer}"
+        if key not in self.tasks or len(self.tasks[key]["images"]) < len(task.images):
             images = [self._picture_key(source) for source in task.images]
             self.tasks[key] = {
                 "id": task.id,
@@ -95,7 +116,10 @@ def _targets(task: Task) -> list[dict[str, Any]]:
         if target.box.frame is Frame.INPUT:
             continue  # its view is the model's, not the viewer's
         is_in_pixels = target.box.frame is Frame.ORIGINAL
-        size = open_image(task.images[target.img_idx]).size if is_in_pixels else (1, 1)
+        try:
+            size = open_image(task.images[target.img_idx]).size if is_in_pixels else (1, 1)
+        except (ImageError, IndexError):
+            continue
         box = target.box.to(Frame.UNIT, View(size, size))
         found.append({"image": target.img_idx, "box": [round(value, 4) for value in box.coordinates]})
     return found
@@ -104,9 +128,16 @@ def _targets(task: Task) -> list[dict[str, Any]]:
 def _episode(row: Mapping[str, Any]) -> dict[str, Any]:
     """What the viewer shows of an episode, without what its task holds."""
     names = ("sample", "step", "mode", "answer", "stop_reason", "num_zooms", "num_tokens", "faults", "score", "scores",
-             "why", "rewards", "advantage", "in_loss")  # fmt: skip
-    kept = {name: row[name] for name in names if row.get(name) is not None}
+             "why", "rewards", "reward", "advantage", "in_loss")  # fmt: skip
+    kept = {name: _finite(row[name]) for name in names if row.get(name) is not None}
     return kept | {"turns": [_turn(turn) for turn in row["turns"]]}
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from PIL import Image
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
+from fovea.runs import cut_torn_line, read_jsonl
+
 
 @dataclass
 class Server:
@@ -94,10 +96,11 @@ class ChatEndpoint:
             headers={"Authorization": f"Bearer {key}"} if key else {},
         )
         self._lock = Lock()
+        self._renamed: dict[str, str] = {}
         self._known: dict[str, dict[str, Any]] = {}
         if self.cache is not None and self.cache.exists():
-            rows = [json.loads(line) for line in self.cache.read_text().splitlines() if line.endswith("}")]
-            self._known = {row["request"]: row["answer"] for row in rows}
+            cut_torn_line(self.cache)
+            self._known = {row["request"]: row["answer"] for row in read_jsonl(self.cache)}
 
     def chat(self, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
         """The first choice of the completion: `text`, `finish_reason`, and `num_tokens` that were written.
@@ -109,7 +112,7 @@ class ChatEndpoint:
         name = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         if name in self._known:
             return self._known[name]
-        found = self.server.ask("POST", "/chat/completions", json=request)
+        found = self._ask(request)
         try:
             choice = found["choices"][0]
             answer = {
@@ -126,6 +129,22 @@ class ChatEndpoint:
                 with self.cache.open("a") as file:
                     file.write(json.dumps({"request": name, "answer": answer}) + "\n")
         return answer
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The endpoint's answer; what newer models refuse (`max_tokens`, a temperature) is left out from then on."""
+        while True:
+            sent = {self._renamed.get(name, name): value for name, value in request.items()}
+            sent.pop("", None)
+            try:
+                return self.server.ask("POST", "/chat/completions", json=sent)
+            except RuntimeError as error:
+                said = str(error)
+                if "max_completion_tokens" in said and "max_tokens" in sent:
+                    self._renamed["max_tokens"] = "max_completion_tokens"
+                elif "temperature" in said and "temperature" in sent:
+                    self._renamed["temperature"] = ""
+                else:
+                    raise
 
 
 def data_url(image: Image.Image) -> str:

@@ -6,9 +6,11 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +31,7 @@ class RunDirectory:
     def write_start(self, **settings: Any) -> None:
         """Writes run.json: command, resolved settings, versions, commit and whether the tree was dirty."""
         record = {
-            "command": sys.argv,
+            "command": without_secrets(sys.argv),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "settings": {name: plain(value) for name, value in settings.items()},
             "versions": versions(),
@@ -68,6 +70,40 @@ def settings_of(folder: str | Path) -> dict[str, Any]:
     """The settings of the run in a folder, {} if there is none."""
     path = Path(folder) / "run.json"
     return json.loads(path.read_text())["settings"] if path.exists() else {}
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], *, free: re.Pattern[str]) -> Iterator[str]:
+    """What differs between a run's stored settings and those of now, `free` names apart."""
+    for part, settings in now.items():
+        old, new = before.get(part, {}), plain(settings)
+        for name in sorted(old.keys() | new.keys()) if part in before else ():
+            was, is_now = (json.dumps(known.get(name), default=str) for known in (old, new))
+            if was != is_now and not free.fullmatch(name):
+                yield f"{name} was {was}, is {is_now}"
+
+
+def cut_torn_line(path: Path) -> None:
+    """Takes off what a killed process wrote of its last line, so that the next line begins on its own."""
+    if path.exists():
+        with path.open("rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """A command's words with tokens, keys and passwords in addresses left out."""
+    shown: list[str] = []
+    for word in words:
+        name, sign, _ = word.partition("=")
+        if shown and _SECRET.fullmatch(shown[-1]):
+            word = "…"
+        elif sign and _SECRET.fullmatch(name):
+            word = f"{name}=…"
+        shown.append(re.sub(r"://[^/@\s]+@", "://…@", word))
+    return shown
+
+
+_SECRET = re.compile(r"--\S*(?:token|api_key|password|secret)", re.IGNORECASE)
 
 
 def _happened_by(step: int, row: dict[str, Any]) -> bool:

@@ -98,6 +98,27 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
 
 
+def paired_interval(lost: int, gained: int, total: int, *, z: float = 1.96) -> tuple[float, float]:
+    """95% interval of the difference of two paired proportions (adjusted Wald, Bonett and Price 2012).
+
+    Of `total` pairs `gained` went from wrong to right and `lost` the other way. Unlike the bootstrap it holds its level
+    when few pairs differ, and is no point when none does.
+    """
+    low, high = (lost + 1) / (total + 2), (gained + 1) / (total + 2)
+    half = z * math.sqrt((low + high - (high - low) ** 2) / (total + 2))
+    return max(-1.0, high - low - half), min(1.0, high - low + half)
+
+
+def sign_flip(differences: np.ndarray, *, seed: int = 0, num_samples: int = 10_000) -> float:
+    """Two-sided p-value of paired differences [n] whose signs might as well be turned (a permutation test)."""
+    rng = np.random.default_rng(seed)
+    values, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    if not len(values):
+        return 1.0
+    drawn = (2 * rng.binomial(counts, 0.5, size=(num_samples, len(counts))) - counts) @ values
+    return float((1 + (np.abs(drawn) >= abs(differences.sum()) - 1e-9).sum()) / (num_samples + 1))
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """Two-sided exact p-value of McNemar's test for the two counts of discordant pairs."""
     total = only_a + only_b

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -67,22 +67,3 @@ class Task:
             "first_view_max_pixels": self.first_view_max_pixels,
             "task": self,
         }
-
-
-def with_others(tasks: Sequence[Task]) -> list[Task]:
-    """The tasks, each with another task's first image in `metadata["other_image"]`: what the probe "other" shows.
-
-    Raises:
-        ValueError: if all tasks show the same image.
-    """
-    sources = [task.images[0] for task in tasks if task.images]
-    found, place = [], 0
-    for task in tasks:
-        if task.images:
-            place += 1
-            other = next((image for image in [*sources[place:], *sources[:place]] if image != task.images[0]), None)
-            if other is None:
-                raise ValueError("all tasks show the same image: crops of another image need tasks on at least two")
-            task = replace(task, metadata={**task.metadata, "other_image": other})
-        found.append(task)
-    return found

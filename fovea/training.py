@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from fovea.checkpoints import discount_checkpoints, last_whole_checkpoint, step_
 from fovea.config import ConfigError
 from fovea.ledger import LEDGER, count, phase
 from fovea.models import LANGUAGE_LINEARS, VISION_PARTS, Model, freeze_vision, load_model
-from fovea.runs import RunDirectory, plain
+from fovea.runs import RunDirectory, changes
 from fovea.shared_prefix import without_adapters
 
 
@@ -72,7 +70,7 @@ def start_run(run: RunDirectory, resume: str | None, **settings: Any) -> str | N
     """
     checkpoint = None if resume in ("false", "False") else resume or last_whole_checkpoint(run.path)
     if checkpoint is not None and not resume:
-        changed = list(changes(run.settings(), {name: plain(value) for name, value in settings.items()}))
+        changed = list(changes(run.settings(), settings, free=FREE_SETTINGS))
         if changed:
             raise ConfigError(
                 f"{run.path} holds {Path(checkpoint).name} of a run with other settings ({'; '.join(changed)}): use "
@@ -109,15 +107,6 @@ def save_together(trainer: Any) -> None:
     trainer.save_model()
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
-
-
-def changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """What differs between the settings of two runs, `FREE_SETTINGS` apart."""
-    for part in before.keys() & now.keys():
-        for name in sorted(before[part].keys() | now[part].keys()):
-            old, new = (json.dumps(settings[part].get(name), default=str) for settings in (before, now))
-            if old != new and not FREE_SETTINGS.fullmatch(name):
-                yield f"{name} was {old}, is {new}"
 
 
 class _NothingLeft(Exception):

@@ -37,6 +37,11 @@ class Symptom:
                 self.values.popleft()
         return len(self.values) == self.patience and (max(self.values) < self.low or min(self.values) > self.high)
 
+    @property
+    def is_near(self) -> bool:
+        """Whether the last value is outside, so that this may be the beginning."""
+        return bool(self.values) and not self.low <= self.values[-1] <= self.high
+
 
 def symptoms(*, can_zoom: bool) -> list[Symptom]:
     """What a policy that stops looking shows first; its zooms count where there is a tool for them."""
@@ -69,7 +74,8 @@ def symptoms(*, can_zoom: bool) -> list[Symptom]:
 class CollapseCallback(TrainerCallback):
     """Says once what has collapsed, and by `action` warns, stops, or stops and keeps the last checkpoint from before.
 
-    With `keep`, each checkpoint that is saved while there is no symptom is also kept as `last_good` (by hard links).
+    With `keep`, each checkpoint that is saved while no metric is out of bounds is also kept, by hard links, as
+    `last_good`.
     """
 
     def __init__(self, action: str = "warn", *, can_zoom: bool = True) -> None:
@@ -98,7 +104,8 @@ class CollapseCallback(TrainerCallback):
         return ". Training stops" if self.action == "stop" else ""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.action != "keep" or self.present or not state.is_world_process_zero:
+        is_healthy = not any(symptom.is_near for symptom in self.watched)
+        if self.action != "keep" or not is_healthy or not state.is_world_process_zero:
             return
         kept, aside = Path(args.output_dir) / LAST_GOOD, Path(args.output_dir) / f"{LAST_GOOD}.tmp"
         shutil.rmtree(aside, ignore_errors=True)

@@ -21,9 +21,10 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from environments.probes import with_others
 from environments.settings import EpisodeArguments, untaught
 from fovea.checkpoints import is_finished
-from fovea.config import find_config, parse
+from fovea.config import ConfigError, find_config, parse
 from fovea.models import resolve_path
 from fovea.runs import RunDirectory
 from fovea.training import load_for_training, start_run, train
@@ -81,6 +82,10 @@ def for_episodes(
     """Makes the trainer that plays episodes in an environment, once tasks and model are loaded."""
     tasks = script.load_tasks()
     held_out = script.read_tasks(script.eval_dataset_name) if script.eval_dataset_name else []
+    if args.probes and not held_out:
+        raise ConfigError("--probes are played at evaluation: name held-out tasks with --eval_dataset_name")
+    if episodes.crops == "other":
+        tasks, held_out = with_others(tasks), with_others(held_out)
     if script.cold_start_config:
         make_cold_start(script.cold_start_config, model_args.model_name_or_path)
     if changed := untaught(model_args.model_name_or_path, script, episodes):

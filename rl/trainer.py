@@ -29,11 +29,12 @@ from trl.trainer.utils import RepeatSampler
 from environments.gap import narrow
 from environments.play import Limits, Policy, Sampling, play
 from environments.policies import TransformersPolicy
+from environments.probes import with_others
 from environments.rendering import Renderer
 from fovea.checkpoints import WholeCheckpoints
 from fovea.episodes import Episode, StopReason
 from fovea.runs import RunDirectory
-from fovea.tasks import Task, with_others
+from fovea.tasks import Task
 from rewards.accuracy import accuracy, score
 from rewards.registry import Reward
 from rewards.trl_adapter import columns, messages_of, to_trl
@@ -161,7 +162,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
         """The tasks as they are played: in training, if so asked, with the information gap of the policy of now."""
         if not (self.args.information_gap and self.model.training):
             return tasks
-        distinct = {task.id: task for task in tasks}
+        distinct = {id(task): task for task in tasks}
         with self._policy("eval") as policy:
             gaps = narrow(
                 policy,
@@ -178,7 +179,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
             ("gap/known_at_sight", [float(gap.is_known) for gap in gaps]),
         ):
             self._metrics["train"][name].append(fmean(gather_object(values)))
-        return [found[task.id].task for task in tasks]
+        return [found[id(task)].task for task in tasks]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The Trainer's evaluation; with probes, the evaluation tasks are played with true and with other crops too."""
@@ -192,7 +193,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
     def _probe(self) -> dict[str, float]:
         """Accuracy on the evaluation tasks by what zooms return, and how much true crops add to the worst of them."""
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
-        tasks = with_others(self.eval_tasks)[rank::count]
+        tasks = (with_others(self.eval_tasks) if "other" in self.probes else self.eval_tasks)[rank::count]
         found = {}
         for name, make_environment in {"true": self.make_environment, **self.probes}.items():
             with self._policy("eval") as policy:
@@ -211,12 +212,15 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
         """What each of this process's rollouts was paid, part by part, and its advantage."""
         start = self.accelerator.process_index * len(advantages)
         rows = self._rewards_now[start : start + len(advantages)].tolist()
+        totals = (self._rewards_now * self.reward_weights.to(self._rewards_now.device)).nansum(1)
+        totals = totals[start : start + len(advantages)].tolist()
         return [
             {
                 "rewards": {n: None if isnan(v) else v for n, v in zip(self.reward_func_names, row, strict=True)},
-                "advantage": advantage,
+                "reward": total,
+                "advantage": None if isnan(advantage) else advantage,
             }
-            for row, advantage in zip(rows, advantages.tolist(), strict=True)
+            for row, total, advantage in zip(rows, totals, advantages.tolist(), strict=True)
         ]
 
     def _write_episodes(self, paid: list[dict[str, Any]]) -> None:
@@ -226,7 +230,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
             return
         mode = "train" if self.model.training else "eval"
         for episode, details in self.last_played:
-            in_loss = any(self._loss_mask(episode))
+            in_loss = mode == "train" and any(self._loss_mask(episode))
             self.run.add_episode(episode, step=self.state.global_step, mode=mode, in_loss=in_loss, **details)
 
     def _generate(self, prompts: list) -> tuple:

@@ -133,12 +133,12 @@ def test_what_is_held_by_hand():
     }  # fmt: skip
 
 
-def test_quantized_layers_count_their_bits():
+def test_quantized_layers_of_the_language_tower_count_their_bits():
     network = random_model("qwen3_vl-narrow", dtype=torch.bfloat16).network
     linear = sum(
         module.weight.numel()
         for name, module in network.named_modules()
-        if isinstance(module, torch.nn.Linear) and "lm_head" not in name
+        if isinstance(module, torch.nn.Linear) and "language_model" in name
     )
     sizes = [
         memory.weight_bytes(network, ModelConfig(**options))

@@ -2,7 +2,7 @@
 // The trajectory viewer. Data come embedded in the page or, when the page is served, from /data, /new and /picture/.
 // Whatever a model wrote is put into the page as text, never as HTML.
 (() => {
-  const ROW_PX = 26, CROP_PX = 150, COLOURS = ["#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080"];
+  const ROW_PX = 26, CROP_PX = 150, MAX_SEARCHED = 5000, MAX_SHOWN = 20000, COLOURS = ["#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080"];
   const byId = (id) => document.getElementById(id);
   const isLive = document.body.dataset.live === "1";
   let data = null, shown = [], chosen = -1, index = new Map(), following = isLive;
@@ -18,7 +18,9 @@
   const isRight = (episode) => value(episode, "accuracy") === 1;
   // A number of an episode: a reward part, the whole score, or what it was paid in all.
   const value = (episode, name) => episode.rewards?.[name] ?? (name === "accuracy" ? episode.score : undefined);
-  const total = (episode) => episode.rewards ? Object.values(episode.rewards).reduce((sum, part) => sum + (part ?? 0), 0) : episode.score;
+  const total = (episode) => episode.reward ?? episode.score;
+  const carriedLoss = (episode) => episode.in_loss === true && typeof episode.advantage === "number";
+  const cut = (text, length) => text.length <= length ? text : `${text.slice(0, length)}… (${text.length - length} more characters)`;
 
   // ---- pictures: each is decoded once, when it is first shown
   const pictures = new Map();
@@ -45,7 +47,7 @@
       index.set(key(episode.set, episode), episode);
       episode.number = number;
       episode.words = [task(episode).id, task(episode).question, task(episode).reference, episode.answer ?? "",
-        ...episode.turns.map((turn) => turn.text)].join("\n").toLowerCase();
+        ...episode.turns.map((turn) => turn.text)].map((part) => part.slice(0, MAX_SEARCHED)).join("\n").toLowerCase();
     }
   };
   const partner = (episode) => setting("other") === "" ? undefined : index.get(key(Number(setting("other")), episode));
@@ -93,7 +95,7 @@
       const place = first + offset, mark = value(episode, "accuracy");
       const dot = element("span", { className: `dot ${mark === undefined ? "" : mark === 1 ? "good" : "bad"}` });
       const where = episode.step === undefined ? "" : `step ${episode.step} · `;
-      const said = episode.answer === undefined ? episode.stop_reason : `“${episode.answer}” (${task(episode).reference})`;
+      const said = episode.answer === undefined ? episode.stop_reason : `“${episode.answer.slice(0, 60)}” (${task(episode).reference.slice(0, 60)})`;
       const row = element("div", { className: `row${place === chosen ? " chosen" : ""}`, title: task(episode).question }, dot,
         `${where}${task(episode).id} · ${said} · ${episode.num_zooms} zooms`);
       row.style.top = `${place * ROW_PX}px`;
@@ -128,9 +130,11 @@
   const drawEpisode = (episode) => {
     const set = data.sets[episode.set], mark = value(episode, "accuracy");
     const chips = element("div", {},
-      chip(episode.answer === undefined ? `no answer: ${episode.stop_reason}` : `answered “${episode.answer}”`, mark === 1 ? "good" : "bad"),
+      chip(episode.answer === undefined ? `no answer: ${episode.stop_reason}` : `answered “${cut(episode.answer, 500)}”`, mark === 1 ? "good" : "bad"),
       chip(`${episode.num_zooms} zooms`), chip(`${episode.num_tokens} tokens`),
-      episode.advantage === undefined ? null : chip(`advantage ${episode.advantage.toFixed(2)}`, episode.advantage > 0 ? "good" : episode.advantage < 0 ? "bad" : ""),
+      episode.mode === "eval" ? chip("held out: not trained on") : null,
+      episode.reward === undefined ? null : chip(`paid ${episode.reward.toFixed(2)}`),
+      !carriedLoss(episode) ? null : chip(`advantage ${episode.advantage.toFixed(2)}`, episode.advantage > 0 ? "good" : episode.advantage < 0 ? "bad" : ""),
       set.crops === "true" ? null : chip(`the model saw ${set.crops} for crops`, "warn"),
       set.views === "true" ? null : chip(`first view ${set.views}`, "warn"));
     const parts = Object.entries({ ...(episode.score === undefined ? {} : { accuracy: episode.score }), ...episode.rewards, ...prefixed(episode.scores) });
@@ -145,7 +149,7 @@
   };
   const prefixed = (scores) => Object.fromEntries(Object.entries(scores ?? {}).map(([name, paid]) => [`by ${name}`, paid]));
   const reason = (name, paid, episode) => {
-    if (name === "accuracy") return episode.why ?? (episode.answer === undefined ? `no answer: ${episode.stop_reason}` : `${task(episode).kind}: “${episode.answer}” against “${task(episode).reference}”`);
+    if (name === "accuracy") return episode.why !== undefined ? cut(episode.why, 500) : (episode.answer === undefined ? `no answer: ${episode.stop_reason}` : `${task(episode).kind}: “${cut(episode.answer, 500)}” against “${task(episode).reference}”`);
     if (name === "format") {
       const bad = episode.turns.flatMap((turn, number) => turn.malformed ? [number + 1] : []);
       return bad.length ? `format broken in turn ${bad.join(", ")}` : episode.answer === undefined ? "no answer" : "every turn in the format";
@@ -175,8 +179,8 @@
     const colour = COLOURS[number % COLOURS.length];
     const head = element("div", { className: "head" }, `turn ${number + 1} · ${turn.tokens} tokens · ${turn.action}`,
       turn.malformed ? " · not in the format" : "", turn.fault ? ` · fault: ${turn.fault}` : "");
-    const text = element("pre", { className: episode.in_loss === false || episode.advantage === undefined ? "" : "loss", textContent: turn.text });
-    text.title = episode.advantage === undefined ? "" : episode.in_loss === false ? "left out of the loss" : `carried loss, advantage ${episode.advantage.toFixed(3)}`;
+    const text = element("pre", { className: carriedLoss(episode) ? "loss" : "", textContent: cut(turn.text, MAX_SHOWN) });
+    text.title = carriedLoss(episode) ? `carried loss, advantage ${episode.advantage.toFixed(3)}` : "carried no loss";
     const crops = element("div", { className: "pictures" }, ...turn.crops.map((crop) => {
       const canvas = element("canvas", { width: CROP_PX, height: CROP_PX, title: `image ${crop.index} of the episode` });
       canvas.style.borderColor = colour;
@@ -190,7 +194,7 @@
       });
       return canvas;
     }));
-    const seen = turn.observation ? element("pre", { className: "seen", textContent: turn.observation, title: "shown to the model: never carries loss" }) : null;
+    const seen = turn.observation ? element("pre", { className: "seen", textContent: cut(turn.observation, MAX_SHOWN), title: "shown to the model: never carries loss" }) : null;
     return element("div", { className: "turn" }, head, text, crops, seen);
   };
 
@@ -247,7 +251,8 @@
     data = found;
     prepare(0);
     fillControls();
-    const asked = decodeURIComponent(location.hash.slice(1)).split("/");
+    let asked = [];
+    try { asked = location.hash.slice(1).split("/").map(decodeURIComponent); } catch { /* an address of no episode */ }
     if (asked.length === 4) byId("set").value = asked[0];
     filter();
     const place = shown.findIndex((episode) => asked.length === 4 && task(episode).id === asked[1] && String(episode.step ?? "") === asked[2] && String(episode.sample ?? "") === asked[3]);

@@ -191,7 +191,7 @@ def test_a_served_training_is_followed(page, tmp_path, runs):
     tasks = load_tasks(runs / "tasks")
     run = RunDirectory(tmp_path / "training")
     run.write_start(script={"dataset_name": str(runs / "tasks")}, episodes={})
-    paid = {"rewards": {"accuracy": 1.0, "format": None}, "advantage": 0.7, "in_loss": True}
+    paid = {"rewards": {"accuracy": 1.0, "format": None}, "reward": 0.9, "advantage": 0.7, "in_loss": True}
     run.add_episode(played(tasks[0], str(tasks[0].answer)), step=0, mode="train", **paid)
     server = make_server([run.path], port=0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -200,10 +200,43 @@ def test_a_served_training_is_followed(page, tmp_path, runs):
         page.wait_for_selector("body[data-ready='1']")
         assert number_shown(page) == "1 episodes, 1 right"
         assert "advantage 0.70" in page.inner_text("#detail") and page.locator("pre.loss").count() == 2
-        assert "format does not apply" in page.inner_text("#detail")
+        assert "format does not apply" in page.inner_text("#detail") and "paid 0.90" in page.inner_text("#detail")
         run.add_episode(played(tasks[1], "?"), step=1, mode="train", **paid | {"rewards": {"accuracy": 0.0}})
         page.get_by_text("2 episodes, 1 right").wait_for()
         assert "step 1" in page.inner_text(".row.chosen")
         wait_for_pictures(page)
     finally:
         server.shutdown()
+
+
+def test_rollouts_of_a_group_have_addresses_of_their_own_and_odd_values_do_no_harm(page, tmp_path, runs):
+    tasks = load_tasks(runs / "tasks")
+    run = RunDirectory(tmp_path / "training")
+    run.write_start(script={"dataset_name": str(runs / "tasks")}, episodes={})
+    for number, said in enumerate(("first", "second", "x" * 300_000)):
+        run.add_episode(played(tasks[0], said), step=3, mode="train", advantage=float("nan"), in_loss=number == 0)
+    run.add_episode(played(tasks[1], "?"), step=3, mode="eval", advantage=0.5, in_loss=False)
+    (tmp_path / "report.html").write_text("".join(report([run.path])), encoding="utf-8")
+    page.goto(f"file://{tmp_path}/report.html#%")
+    page.wait_for_selector("body[data-ready='1']")
+    page.keyboard.press("j")
+    address = page.url
+    assert "second" in page.inner_text(".row.chosen")
+    page.goto("about:blank")
+    page.goto(address)
+    page.wait_for_selector("body[data-ready='1']")
+    assert "second" in page.inner_text(".row.chosen") and page.locator("pre.loss").count() == 0
+    page.keyboard.press("j")
+    assert "more characters" in page.inner_text("#detail") and len(page.inner_text("#detail")) < 50_000
+    page.keyboard.press("j")
+    assert "held out" in page.inner_text("#detail") and "advantage" not in page.inner_text("#detail")
+
+
+def test_a_run_whose_tasks_are_lost_is_shown_without_images(page, tmp_path, runs, capsys):
+    shutil.copytree(runs / "tasks", tmp_path / "tasks")
+    write_evaluation(tmp_path / "out", tmp_path / "tasks", lambda i, t: "?")
+    shutil.rmtree(tmp_path / "tasks")
+    (tmp_path / "report.html").write_text("".join(report([tmp_path / "out"])), encoding="utf-8")
+    page.goto(f"file://{tmp_path}/report.html")
+    page.wait_for_selector("body[data-ready='1']")
+    assert number_shown(page) == "24 episodes, 0 right" and "without images" in capsys.readouterr().out

@@ -3,11 +3,12 @@ import pytest
 from PIL import Image
 
 from environments.check import EnvironmentCheckError, check_environment
+from environments.probes import with_others
 from environments.zoom import ZoomEnvironment, ZoomSettings
 from fovea.boxes import Box, Frame
 from fovea.episodes import FaultKind, ModelFault
 from fovea.images import ImageStore, PixelLimits
-from fovea.tasks import Target, Task, with_others
+from fovea.tasks import Target, Task
 
 LIMITS = PixelLimits(16 * 16, 160 * 160, 16)
 

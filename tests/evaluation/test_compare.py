@@ -79,6 +79,32 @@ def test_the_frontier_is_what_none_beats_with_fewer_tokens(tmp_path):
     assert [runs[str(folder)]["on_frontier"] for folder in (cheap, dear, best)] == [True, False, True]
 
 
+def test_questions_that_only_share_their_ids_are_not_paired(tmp_path):
+    a, b = write(tmp_path / "a", [1, 0]), write(tmp_path / "b", [1, 0])
+    rows = [json.loads(line) | {"question": "another"} for line in (b / "samples.jsonl").read_text().splitlines()]
+    (b / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="q0 is not the same"):
+        compare(a, b)
+
+
+def test_runs_can_be_compared_by_a_published_rule(tmp_path):
+    a, b = write(tmp_path / "a", [0, 0]), write(tmp_path / "b", [0, 0])
+    for folder, scores in ((a, (0, 0)), (b, (1, 1))):
+        rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+        rows = [row | {"scores": {"strict": 0, "lmms-eval": score}} for row, score in zip(rows, scores, strict=True)]
+        (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert compare(a, b, rule="lmms-eval")["pairs"][0]["difference"] == 1.0
+    with pytest.raises(SystemExit, match="no verdicts by 'mine', but by strict, lmms-eval"):
+        compare(a, b, rule="mine")
+
+
+def test_a_family_of_one_question_tells_nothing(tmp_path):
+    for seed in range(2):
+        write(tmp_path / "a" / str(seed), [1, 0, 1], ["x", "x", "y"])
+    part = compare(tmp_path / "a" / "*", tmp_path / "a" / "0")["pairs"][0]["families"]["y"]
+    assert (part["interval"], part["p_value"]) == ([-1.0, 1.0], 1.0)
+
+
 def test_unpaired_or_too_few_questions_are_refused(tmp_path):
     a, b = write(tmp_path / "a", [1, 0]), write(tmp_path / "b", [1, 0, 1])
     with pytest.raises(ValueError, match="different questions"):

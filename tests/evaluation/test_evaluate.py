@@ -3,7 +3,9 @@ import json
 import pytest
 
 from evaluation.arguments import EvaluationArguments
-from evaluation.evaluate import evaluate, summarize
+from evaluation.evaluate import evaluate, summarize, sweep
+from fovea.config import ConfigError
+from fovea.tasks import AnswerKind
 from synthesis.shapes import make_tasks
 
 
@@ -35,3 +37,40 @@ def test_several_samples_a_task_are_averaged():
     rows = [{"id": "a", "score": 1.0, **base}, {"id": "a", "score": 0.0, **base}, {"id": "b", "score": 1.0, **base}]
     summary = summarize(rows)
     assert (summary["n"], summary["accuracy"]) == (2, 0.75)
+
+
+def test_a_folder_of_an_evaluation_with_other_settings_is_refused(tiny, tasks, episode_arguments, tmp_path):
+    arguments = EvaluationArguments(output_dir=str(tmp_path), prompt="direct")
+    evaluate(tiny, tasks, arguments, episode_arguments)
+    other = EvaluationArguments(output_dir=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"prompt was .*direct.*, is .*protocol"):
+        evaluate(tiny, tasks, other, episode_arguments)
+    summary = evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path), prompt="direct"), episode_arguments)
+    assert summary["prompt"] == "direct"
+
+
+def test_an_evaluation_that_was_killed_within_a_line_goes_on(tiny, tasks, episode_arguments, tmp_path):
+    arguments = EvaluationArguments(output_dir=str(tmp_path / "whole"), prompt="direct", batch_size=3)
+    evaluate(tiny, tasks, arguments, episode_arguments)
+    whole = (tmp_path / "whole" / "samples.jsonl").read_text()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "samples.jsonl").write_text("\n".join(whole.splitlines()[:3]) + "\n" + whole[:40])
+    arguments = EvaluationArguments(output_dir=str(tmp_path / "cut"), prompt="direct", batch_size=3)
+    evaluate(tiny, tasks, arguments, episode_arguments)
+    assert (tmp_path / "cut" / "samples.jsonl").read_text() == whole
+
+
+def test_a_list_may_be_the_reference_and_no_tasks_are_refused(tiny, episode_arguments, tmp_path, make_task):
+    tasks = [make_task(["a", "b"], AnswerKind.LIST, id=str(number)) for number in range(2)]
+    arguments = EvaluationArguments(output_dir=str(tmp_path), prompt="direct")
+    assert evaluate(tiny, tasks, arguments, episode_arguments)["best_constant"] == 1.0
+    with pytest.raises(ConfigError, match="no tasks"):
+        evaluate(tiny, [], EvaluationArguments(output_dir=str(tmp_path / "none")), episode_arguments)
+
+
+def test_view_sizes_beyond_the_models_limit_are_refused(tiny, tasks, episode_arguments, tmp_path):
+    arguments = EvaluationArguments(output_dir=str(tmp_path), prompt="direct", view_sizes_px=[64, 128])
+    assert sweep(tiny, tasks, arguments, episode_arguments).keys() == {64, 128}
+    arguments.view_sizes_px = [64, 9999]
+    with pytest.raises(ConfigError, match="raise --max_pixels"):
+        sweep(tiny, tasks, arguments, episode_arguments)

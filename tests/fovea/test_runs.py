@@ -2,7 +2,7 @@ import json
 
 from fovea.episodes import Episode
 from fovea.plugins import load_object
-from fovea.runs import RunDirectory, read_jsonl
+from fovea.runs import RunDirectory, read_jsonl, without_secrets
 
 
 def test_a_run_knows_its_versions_and_commit_but_no_secret(tmp_path):
@@ -32,3 +32,18 @@ def test_plugins_load_by_file_and_by_dotted_path(tmp_path):
     assert load_object(f"{tmp_path}/mine.py:f")() == 42
     assert load_object("fovea.runs:read_jsonl") is read_jsonl
     assert load_object("fovea.runs.read_jsonl") is read_jsonl
+
+
+def test_secrets_on_the_command_line_are_not_written_down():
+    words = [
+        "train.py",
+        "--hub_token",
+        "hf_abc",
+        "--wandb_api_key=xyz",
+        "--url",
+        "https://me:pass@host/v1",
+        "--max_tokens",
+        "5",
+    ]
+    shown = without_secrets(words)
+    assert not any(secret in " ".join(shown) for secret in ("hf_abc", "xyz", "pass")) and shown[-2:] == words[-2:]

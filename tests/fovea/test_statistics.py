@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fovea.statistics import crossed_interval, mcnemar, paired_bootstrap, wilson_interval
+from fovea.statistics import crossed_interval, mcnemar, paired_bootstrap, paired_interval, sign_flip, wilson_interval
 
 
 def test_wilson_interval_matches_a_known_value():
@@ -33,13 +33,41 @@ def test_the_interval_of_an_accuracy_covers_at_its_nominal_rate(total, share):
     assert 0.93 <= covered([wilson_interval(int(draw), total) for draw in draws], share) <= 0.97
 
 
+@pytest.mark.parametrize(
+    ("total", "lost", "gained"),
+    [(100, 0.1, 0.3), (600, 0.13, 0.38), (600, 0.1, 0.1), (100, 0.05, 0.1), (600, 0.01, 0.02)],
+)
+def test_the_interval_of_paired_verdicts_covers_at_its_nominal_rate(total, lost, gained):
+    draws = np.random.default_rng(0).multinomial(total, [lost, gained, 1 - lost - gained], size=20_000)
+    assert 0.93 <= covered([paired_interval(a, b, total) for a, b, _ in draws.tolist()], gained - lost) <= 0.97
+
+
+@pytest.mark.parametrize(
+    ("total", "lost", "gained"),
+    [(100, 0.0, 0.02), (100, 0.01, 0.02), (100, 0.02, 0.04), (24, 0.0, 0.1), (24, 0.1, 0.3)],
+)
+def test_where_hardly_a_pair_differs_it_covers_no_less(total, lost, gained):
+    draws = np.random.default_rng(0).multinomial(total, [lost, gained, 1 - lost - gained], size=20_000)
+    assert covered([paired_interval(a, b, total) for a, b, _ in draws.tolist()], gained - lost) >= 0.93
+    low, high = paired_interval(0, 0, total)
+    assert low < 0 < high
+
+
 @pytest.mark.parametrize("total", [100, 600])
-@pytest.mark.parametrize(("lost", "gained"), [(0.1, 0.3), (0.13, 0.38), (0.1, 0.1), (0.05, 0.1)])
-def test_the_interval_of_a_paired_difference_covers_at_its_nominal_rate(total, lost, gained):
+def test_the_interval_of_paired_scores_covers_at_its_nominal_rate(total):
     rng = np.random.default_rng(0)
-    trials = [rng.choice([-1, 0, 1], p=[lost, 1 - lost - gained, gained], size=total) for _ in range(2000)]
+    trials = [rng.beta(2, 3, size=total) - rng.beta(2, 4, size=total) for _ in range(2000)]
     found = [paired_bootstrap(trial, seed=seed, num_samples=1000) for seed, trial in enumerate(trials)]
-    assert 0.93 <= covered(found, gained - lost) <= 0.97
+    assert 0.93 <= covered(found, 2 / 5 - 2 / 6) <= 0.97
+
+
+def test_the_permutation_test_weighs_how_much_each_pair_differs():
+    differences = np.array([-1.0] * 20 + [0.125] * 40)
+    assert sign_flip(differences) < 0.01 and differences.sum() < 0
+    assert sign_flip(np.zeros(5)) == 1.0
+    even = np.random.default_rng(0)
+    p_values = [sign_flip(even.normal(size=40), seed=n, num_samples=400) for n in range(400)]
+    assert 0.02 <= np.mean(np.array(p_values) < 0.05) <= 0.08
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5])

@@ -55,6 +55,6 @@ def test_an_environment_without_zooms_raises_no_alarm_about_them(tmp_path, caplo
 
 def test_the_last_good_checkpoint_is_kept_even_when_its_own_is_rotated_away(tmp_path, caplog):
     rows = [HEALTHY] * 4 + [HEALTHY | {"zooms/rate": 0.0}] * 8
-    assert logged(CollapseCallback("keep"), rows, tmp_path, save_at=(2, 4)) == 9
+    assert logged(CollapseCallback("keep"), rows, tmp_path, save_at=(2, 4, 6, 8)) == 9
     (tmp_path / "checkpoint-4" / "weights").unlink()
     assert (tmp_path / LAST_GOOD / "weights").read_text() == "4" and str(tmp_path / LAST_GOOD) in caplog.text

@@ -8,8 +8,8 @@ import torch
 from fovea.checkpoints import is_finished, last_whole_checkpoint
 from fovea.config import ConfigError
 from fovea.episodes import Episode
-from fovea.runs import RunDirectory, read_jsonl
-from fovea.training import changes, start_run, train
+from fovea.runs import RunDirectory, changes, read_jsonl
+from fovea.training import FREE_SETTINGS, start_run, train
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
@@ -124,4 +124,4 @@ def test_logs_go_back_to_the_checkpoint(tmp_path):
 def test_a_continuation_with_other_settings_is_told_what_changed():
     before = {"training": {"learning_rate": 1e-4, "max_steps": 10}, "script": {"reward_funcs": ["accuracy"]}}
     now = {"training": {"learning_rate": 2e-4, "max_steps": 20}, "script": {"reward_funcs": ["accuracy"]}}
-    assert list(changes(before, now)) == ["learning_rate was 0.0001, is 0.0002"]
+    assert list(changes(before, now, free=FREE_SETTINGS)) == ["learning_rate was 0.0001, is 0.0002"]

@@ -1,0 +1,38 @@
+"""What a probe needs beyond the environment's settings: another image for each task."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from fovea.images import encoded
+from fovea.tasks import Task
+
+
+def with_others(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks, each with another task's first image in `metadata["other_image"]`: what crops of "other" show.
+
+    Raises:
+        ValueError: if all tasks show the same image.
+    """
+    sources = [task.images[0] for task in tasks if task.images]
+    names = [_name(source) for source in sources]
+    found, place = [], 0
+    for task in tasks:
+        if task.images:
+            after = [*range(place + 1, len(names)), *range(place)]
+            other = next((sources[index] for index in after if names[index] != names[place]), None)
+            if other is None:
+                raise ValueError("all tasks show the same image: crops of another image need tasks on at least two")
+            task = replace(task, metadata={**task.metadata, "other_image": other})
+            place += 1
+        found.append(task)
+    return found
+
+
+def _name(source: Any) -> str:
+    """A name of the image's content."""
+    content = encoded(source)
+    return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
