@@ -1,11 +1,12 @@
 """Is B better than A? `fovea compare A B [C …] --json PATH` pairs evaluations question by question.
 
-Each is a folder written by `fovea eval`, or several in one word for several training seeds of one recipe
-('runs/learning/*/rl/evaluation'). A difference is the later minus the earlier one, with a 95% interval. Of one seed
-each, it and the p-value speak of these two checkpoints: of verdicts a score interval and McNemar's exact test, of
-scores in between a bootstrap and a permutation test. Of several seeds they speak of the recipes, over questions and
-seeds. p-values are also given adjusted for their number in one command (Holm). `lost` and `gained` name the questions.
-On the frontier is what no other run beats with as few tokens written.
+Each is a folder written by `fovea eval`, a run's folder that holds one, or one that holds an evaluation for each of
+several benchmarks. Several in one word are training seeds of one recipe ('runs/learning/*/rl/evaluation'). A difference
+is the later minus the earlier one, with a 95% interval. Of one seed each, it and the p-value speak of these two
+checkpoints: of verdicts an adjusted Wald interval and McNemar's exact test, of scores in between a bootstrap and a
+permutation test. Of several seeds they speak of the recipes, over questions and seeds. p-values are also given adjusted
+for their number in one command (Holm). `lost` and `gained` name the questions. On the frontier is what no other run
+beats with as few tokens in all, prompts and crops included.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Evaluated:
             "num_samples": fewest,
             "pass_at_k": {k: fmean(pass_at_k(*found, k) for found in correct) for k in _powers(fewest)},
             "tokens": fmean(row.get("num_tokens", 0) for row in rows),
+            "context_tokens": fmean(row.get("num_context_tokens", row.get("num_tokens", 0)) for row in rows),
             "zooms": fmean(row.get("num_zooms", 0) for row in rows),
         }
 
@@ -84,27 +86,42 @@ def _powers(most: int) -> list[int]:
 
 
 def load(word: str | Path, *, rule: str | None = None) -> Evaluated:
-    """The evaluation in a folder, or in all folders that a pattern finds; by a published `rule` in place of the strict.
+    """The evaluation in a folder, or those in all folders that a pattern finds; by a published `rule` if one is named.
 
     Raises:
         SystemExit: if there is none.
     """
     folders = [Path(found) for found in sorted(glob.glob(str(word)))] or [Path(word)]
+    parts = [_parts(folder) for folder in folders]
     seeds = []
-    for folder in folders:
-        if not (folder / "samples.jsonl").exists():
-            raise SystemExit(
-                f"{folder / 'samples.jsonl'} does not exist: run `fovea eval … --output_dir {folder}` first"
-            )
+    for found in parts:
         rows = defaultdict(list)
-        for row in read_jsonl(folder / "samples.jsonl"):
-            if rule is not None and rule not in row.get("scores", {}):
-                raise SystemExit(
-                    f"{folder} has no verdicts by {rule!r}, but by {', '.join(row.get('scores', ['strict']))}"
-                )
-            rows[row["id"]].append(row if rule is None else {**row, "score": row["scores"][rule]})
+        for name, folder in found.items():
+            for row in read_jsonl(folder / "samples.jsonl"):
+                if rule is not None and rule not in row.get("scores", {}):
+                    known = ", ".join(row.get("scores", ["strict"]))
+                    raise SystemExit(f"{folder} has no verdicts by {rule!r}, but by {known}")
+                scored = row if rule is None else {**row, "score": row["scores"][rule]}
+                if name:
+                    scored = {**scored, "id": f"{name}/{row['id']}", "family": f"{name}: {row['family']}"}
+                rows[scored["id"]].append({**scored, "part": name})
         seeds.append(dict(rows))
-    return Evaluated(str(word), tuple(folders), tuple(seeds))
+    return Evaluated(str(word), tuple(folder for found in parts for folder in found.values()), tuple(seeds))
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """The evaluations that a folder stands for: itself, its `evaluation`, or one for each benchmark below it, by name.
+
+    Raises:
+        SystemExit: if there is none.
+    """
+    for place in (folder, folder / "evaluation"):
+        if (place / "samples.jsonl").exists():
+            return {"": place}
+    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/samples.jsonl"))}
+    if not found:
+        raise SystemExit(f"{folder / 'samples.jsonl'} does not exist: run `fovea eval … --output_dir {folder}` first")
+    return found
 
 
 def difference(a: np.ndarray, b: np.ndarray, *, seed: int) -> dict[str, Any]:
@@ -156,6 +173,8 @@ def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]
     by_family = defaultdict(list)
     for id in ids:
         by_family[a.families[id]].append(id)
+        if part := a.seeds[0][id][0].get("part"):
+            by_family[part].append(id)
     gap = b.scores(ids).mean(0) - a.scores(ids).mean(0)
     return {
         "a": a.name,
@@ -198,8 +217,8 @@ def compare(*words: str | Path, seed: int = 0, rule: str | None = None) -> dict[
     for one in runs.values():
         one["on_frontier"] = not any(
             other["accuracy"] >= one["accuracy"]
-            and other["tokens"] <= one["tokens"]
-            and (other["accuracy"], other["tokens"]) != (one["accuracy"], one["tokens"])
+            and other["context_tokens"] <= one["context_tokens"]
+            and (other["accuracy"], other["context_tokens"]) != (one["accuracy"], one["context_tokens"])
             for other in runs.values()
         )
     return {"runs": runs, "pairs": pairs, "changed_settings": changed_settings(found)}
@@ -210,13 +229,14 @@ def table(result: dict[str, Any]) -> str:
     most = max(run["num_samples"] for run in result["runs"].values())
     passes = f" pass@{most} |" if most > 1 else ""
     lines = [
-        f"| run | n | seeds | accuracy | 95% interval |{passes} tokens | zooms | on the frontier |",
-        "|---|---|---|---|---|---|---|---|" + ("---|" if passes else ""),
+        f"| run | n | seeds | accuracy | 95% interval |{passes} tokens written | in all | zooms | on the frontier |",
+        "|---|---|---|---|---|---|---|---|---|" + ("---|" if passes else ""),
     ]
     for name, run in result["runs"].items():
         low, high = run["interval"]
         passed = f" {run['pass_at_k'].get(most, float('nan')):.3f} |" if passes else ""
-        cost = f"{run['tokens']:.0f} | {run['zooms']:.2f} | {'yes' if run['on_frontier'] else ''}"
+        cost = f"{run['tokens']:.0f} | {run['context_tokens']:.0f} | {run['zooms']:.2f}"
+        cost += f" | {'yes' if run['on_frontier'] else ''}"
         numbers = f"{run['n']} | {run['num_seeds']} | {run['accuracy']:.3f} | {low:.3f}-{high:.3f}"
         lines.append(f"| {name} | {numbers} |{passed} {cost} |")
     for pair in result["pairs"]:

@@ -88,6 +88,7 @@ def summarize(samples: list[dict[str, Any]]) -> dict[str, Any]:
             "zooms_per_question": fmean(row["num_zooms"] for row in rows),
             "zoom_rate": fmean(row["num_zooms"] > 0 for row in rows),
             "tokens_per_question": fmean(row["num_tokens"] for row in rows),
+            "context_tokens_per_question": fmean(row.get("num_context_tokens", row["num_tokens"]) for row in rows),
             "stop_reasons": dict(stops),
         }
 

@@ -37,7 +37,7 @@ def learning_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[
 
 def frontier(points: Mapping[str, tuple[float, float, tuple[float, float]]]) -> str:
     """Accuracy with its interval against tokens a question: name -> (tokens, accuracy, interval)."""
-    figure, axes = _figure("what accuracy costs", "tokens a question", "accuracy")
+    figure, axes = _figure("what accuracy costs", "tokens a question, prompt and crops included", "accuracy")
     for name, (tokens, accuracy, (low, high)) in points.items():
         errors = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
         axes.errorbar([tokens], [accuracy], yerr=errors, fmt="o", capsize=3, label=_plain(name))
@@ -52,20 +52,17 @@ def sweep(accuracies: Mapping[str, Mapping[int, float]]) -> str:
     return _lines("size of the first view", "pixels a side", curves, y="accuracy")
 
 
-def zooms_against_need(rates: Mapping[str, Mapping[str, float]]) -> str:
-    """The share of episodes that zoom, by family and run."""
-    figure, axes = _figure("who zooms where", "", "share that zooms")
-    families = sorted({family for found in rates.values() for family in found})
+def zooms_against_need(rates: Mapping[str, Mapping[str, float]], needs: Sequence[str]) -> str:
+    """The share of episodes that zoom, run by run, by how small what is asked about is."""
+    figure, axes = _figure(
+        "zooms against need", "share of the image that the task's smallest box covers", "share that zooms"
+    )
+    there = [need for need in needs if any(need in found for found in rates.values())]
     width = 0.8 / max(1, len(rates))
     for number, (run, found) in enumerate(rates.items()):
-        places = np.arange(len(families)) + (number - (len(rates) - 1) / 2) * width
-        axes.bar(places, [found.get(family, 0.0) for family in families], width, label=_plain(run))
-    axes.set_xticks(
-        range(len(families)),
-        [_plain(family) for family in families],
-        rotation=20 if len(families) > 4 else 0,
-        fontsize=7,
-    )
+        places = np.arange(len(there)) + (number - (len(rates) - 1) / 2) * width
+        axes.bar(places, [found.get(need, 0.0) for need in there], width, label=_plain(run))
+    axes.set_xticks(range(len(there)), there)
     axes.set_ylim(0, 1)
     axes.legend(fontsize=7)
     return _svg(figure)

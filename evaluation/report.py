@@ -12,10 +12,12 @@ import argparse
 import base64
 import html
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from string import Template
 from typing import Any
 
@@ -101,7 +103,7 @@ def report(
             rows = thinned(run.training.rows, max_training_groups)
             shown.add(shown.add_set(run.name, "training", run.training), run.training, rows)
     title = f"Fovea: {', '.join(run.name for run in runs)}"
-    summary = summary_html(title, runs, seed=seed)
+    summary = summary_html(title, runs, shown, seed=seed)
     head, _, tail = page(title, summary, is_live=False).partition(DATA)
     yield head
     yield f'<script type="application/json" id="data">{as_script(shown.data())}</script>\n'
@@ -140,14 +142,14 @@ def thinned(rows: Sequence[dict[str, Any]], num_groups: int) -> list[dict[str, A
     return [row for row in rows if (row.get("step"), row.get("mode"), row["task_id"]) in kept]
 
 
-def summary_html(title: str, runs: Sequence[ReportedRun], *, seed: int) -> str:
+def summary_html(title: str, runs: Sequence[ReportedRun], shown: Trajectories, *, seed: int) -> str:
     """The tables and plots above the viewer."""
     summaries = {(run.name, name): summarize(stored.rows) for run in runs for name, stored in run.evaluations.items()}
     parts = [f"<header><h1>{html.escape(title)}</h1>{_provenance(runs)}</header>", '<div class="summary">']
     if summaries:
         parts += ["<h2>Accuracy</h2>", _accuracies(summaries)]
         parts += _differences(runs, seed)
-        drawn = [_frontier(summaries), _zooms(runs, summaries)]
+        drawn = [_frontier(summaries), _zooms(runs, shown)]
     else:
         drawn = []
     drawn += _sweeps(runs)
@@ -222,22 +224,35 @@ def _differences(runs: Sequence[ReportedRun], seed: int) -> list[str]:
 
 def _frontier(summaries: Mapping[tuple[str, str], dict[str, Any]]) -> str:
     points = {
-        f"{run} / {name}": (summary["tokens_per_question"], summary["accuracy"], tuple(summary["interval"]))
+        f"{run} / {name}": (summary["context_tokens_per_question"], summary["accuracy"], tuple(summary["interval"]))
         for (run, name), summary in summaries.items()
     }
     return plots.frontier(points)
 
 
-def _zooms(runs: Sequence[ReportedRun], summaries: Mapping[tuple[str, str], dict[str, Any]]) -> str:
-    return plots.zooms_against_need(
-        {
-            run.name: {
-                family: part["zoom_rate"] for family, part in summaries[run.name, run.main[0]]["families"].items()
-            }
-            for run in runs
-            if run.evaluations
-        }
-    )
+def _zooms(runs: Sequence[ReportedRun], shown: Trajectories) -> str:
+    """The share of episodes that zoom, by how much of its image the smallest box of a task covers."""
+    rates: dict[str, dict[str, float]] = {}
+    for run in runs:
+        if not run.evaluations:
+            continue
+        number = next(n for n, one in enumerate(shown.sets) if (one["run"], one["name"]) == (run.name, run.main[0]))
+        zoomed = defaultdict(list)
+        for episode in shown.episodes:
+            if episode["set"] == number:
+                zoomed[_need(shown.tasks[episode["task"]]["targets"])].append(episode["num_zooms"] > 0)
+        rates[run.name] = {need: fmean(found) for need, found in zoomed.items()}
+    return plots.zooms_against_need(rates, [*NEEDS.values(), NO_BOX])
+
+
+NEEDS = {0.001: "under 0.1%", 0.01: "0.1-1%", 0.1: "1-10%", 1.01: "over 10%"}
+"""Shares of an image that a task's smallest box covers: the smaller, the more a zoom is needed."""
+NO_BOX = "no box"
+
+
+def _need(targets: Sequence[Mapping[str, Any]]) -> str:
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (target["box"] for target in targets)]
+    return next((name for most, name in NEEDS.items() if min(areas) < most), NO_BOX) if areas else NO_BOX
 
 
 def _sweeps(runs: Sequence[ReportedRun]) -> list[str]:

@@ -170,7 +170,9 @@ class Episode:
         return sum(turn.num_tokens for turn in self.turns)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready record, without pixels or token ids."""
+        """A JSON-ready record, without pixels or token ids; `num_context_tokens` are those of the whole sequence."""
+        record = self.tokens
+        length = {} if record is None else {"num_context_tokens": len(record.prompt_ids) + len(record.completion_ids)}
         return {
             "task_id": self.task.id,
             "question": self.task.question,
@@ -179,6 +181,7 @@ class Episode:
             "stop_reason": self.stop_reason.value,
             "num_zooms": self.num_zooms,
             "num_tokens": self.num_tokens,
+            **length,
             "faults": dict(Counter(fault.kind.value for fault in self.faults)),
             "turns": [_turn_to_dict(turn) for turn in self.turns],
         }

@@ -87,6 +87,29 @@ def test_questions_that_only_share_their_ids_are_not_paired(tmp_path):
         compare(a, b)
 
 
+def test_several_benchmarks_are_compared_in_one_go(tmp_path):
+    for run, value in (("a", 0), ("b", 1)):
+        for name in ("vstar", "blink"):
+            write(tmp_path / run / name, [value, 0, value], ["x", "x", "y"])
+    [pair] = compare(tmp_path / "a", tmp_path / "b")["pairs"]
+    assert pair["n"] == 6 and set(pair["families"]) == {
+        "vstar",
+        "vstar: x",
+        "vstar: y",
+        "blink",
+        "blink: x",
+        "blink: y",
+    }
+    assert pair["families"]["blink"]["n"] == 3 and pair["lost"] == [] and "vstar/q0" in pair["gained"]
+
+
+def test_a_runs_folder_stands_for_its_evaluation(tmp_path):
+    for run in ("a", "b"):
+        write(tmp_path / run / "evaluation", [1, 0])
+        write(tmp_path / run / "evaluation_noise", [0, 0])
+    assert compare(tmp_path / "a", tmp_path / "b")["pairs"][0]["n"] == 2
+
+
 def test_runs_can_be_compared_by_a_published_rule(tmp_path):
     a, b = write(tmp_path / "a", [0, 0]), write(tmp_path / "b", [0, 0])
     for folder, scores in ((a, (0, 0)), (b, (1, 1))):
