@@ -77,16 +77,16 @@ def test_sft_then_grpo_then_evaluation_then_comparison(tmp_path):
 
 COUNT_GROUPS = """
 import json, os, pathlib, sys
-import rl.train_grpo, rl.trainer
+import rl.shared_loss, rl.train_grpo
 from fovea.packing import group_rows
 
-rows, pack = [], rl.trainer.pack
+rows, pack = [], rl.shared_loss.pack
 
 def counted(network, rollouts, **options):
     rows.append([len(group) for group in group_rows(rollouts)])
     return pack(network, rollouts, **options)
 
-rl.trainer.pack = counted
+rl.shared_loss.pack = counted
 rl.train_grpo.main()
 pathlib.Path(__file__).with_name("groups" + os.environ["RANK"]).write_text(json.dumps(rows))
 """
