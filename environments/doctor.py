@@ -21,7 +21,7 @@ from fovea.boxes import Box, Frame, View
 from fovea.doctor import Note, colored
 from fovea.episodes import Episode, ModelFault
 from fovea.images import MAX_IMAGE_PIXELS
-from fovea.models import Model, pixel_limits
+from fovea.models import Model
 from fovea.preflight import evenly
 from fovea.tasks import Task
 
@@ -113,7 +113,7 @@ def coordinates(note: Note, subject: Subject) -> None:
     if ZOOM not in tools_of(environment):
         note.ok(f"the environment has no {ZOOM}: its coordinates are its own")
         return
-    limits = pixel_limits(subject.model.processor)
+    limits = subject.model.limits
     width = math.isqrt(min(MAX_IMAGE_PIXELS // 2, 10 * limits.max_pixels) * 4 // 3)
     side = min(width // 8, max(48, math.isqrt(limits.max_pixels) // 4))
     image, region = _marked(width, width * 3 // 4, side=side)

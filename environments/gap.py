@@ -44,7 +44,8 @@ def narrow(
 ) -> list[Gap]:
     """Each task at the largest view at which the policy answers wrongly; at the smallest if it never does.
 
-    All views are tried at once, one forced answer of at most `max_tokens` each. Tasks without images stay as they are.
+    All views are tried at once, one forced answer of at most `max_tokens` each. Tasks that open without images stay as
+    they are.
     """
     least = pixel_limits(renderer.processor).factor ** 2
     tries = [[] if not task.images else _views(task, environment_factory(), least) for task in tasks]
@@ -70,7 +71,8 @@ def narrow(
 
 
 def _views(task: Task, environment: Any, least: int) -> list[Task]:
-    """The task at each size of view, down to `least` pixels, those of one visual token."""
+    """The task at each size of view, down to `least` pixels, those of one visual token; none if no image is shown."""
     content = environment.reset(**task.row())
-    most = max(block["image"].width * block["image"].height for block in content if block["type"] == "image")
-    return [replace(task, first_view_max_pixels=max(least, int(most * share))) for share in SHARES]
+    shown = [] if not isinstance(content, list) else [block["image"] for block in content if block["type"] == "image"]
+    most = max((image.width * image.height for image in shown), default=0)
+    return [replace(task, first_view_max_pixels=max(least, int(most * share))) for share in SHARES] if shown else []

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from fovea.images import encoded
+from fovea.images import source_hash
 from fovea.tasks import Task
 
 
@@ -18,7 +16,7 @@ def with_others(tasks: Sequence[Task]) -> list[Task]:
         ValueError: if all tasks show the same image.
     """
     sources = [task.images[0] for task in tasks if task.images]
-    names = [_name(source) for source in sources]
+    names = [source_hash(source) for source in sources]
     found, place = [], 0
     for task in tasks:
         if task.images:
@@ -30,9 +28,3 @@ def with_others(tasks: Sequence[Task]) -> list[Task]:
             place += 1
         found.append(task)
     return found
-
-
-def _name(source: Any) -> str:
-    """A name of the image's content."""
-    content = encoded(source)
-    return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from evaluation.stored import StoredRun
 from fovea.boxes import Frame, View
 from fovea.episodes import Episode, FaultKind
-from fovea.images import ImageError, encoded, open_image
+from fovea.images import ImageError, open_image, source_hash
 from fovea.tasks import Task
 from rewards.accuracy import accuracy
 
@@ -101,10 +100,9 @@ class Trajectories:
     def _picture_key(self, source: Any) -> str | None:
         """The content hash by which a picture is asked for; None if it cannot be read."""
         try:
-            content = encoded(source)
+            name = source_hash(source)
         except ImageError:
             return None
-        name = hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()[:16]
         self.sources.setdefault(name, source)
         return name
 

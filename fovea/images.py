@@ -173,6 +173,15 @@ def _key(content: bytes | Image.Image) -> str:
     return content_hash(content) if isinstance(content, bytes) else image_hash(content)
 
 
+def source_hash(source: Source) -> str:
+    """Content hash of what a source holds, read but not decoded.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
+    return _key(encoded(source))
+
+
 def image_hash(image: Image.Image) -> str:
     """Content hash of decoded pixels."""
     return content_hash(repr((image.mode, image.size)).encode() + image.tobytes())

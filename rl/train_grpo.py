@@ -82,8 +82,8 @@ def for_episodes(
     """Makes the trainer that plays episodes in an environment, once tasks and model are loaded."""
     tasks = script.load_tasks()
     held_out = script.read_tasks(script.eval_dataset_name) if script.eval_dataset_name else []
-    if args.probes and not held_out:
-        raise ConfigError("--probes are played at evaluation: name held-out tasks with --eval_dataset_name")
+    if args.probes and (not held_out or args.eval_strategy == "no"):
+        raise ConfigError("--probes are played at evaluation: give --eval_dataset_name and --eval_strategy steps")
     if episodes.crops == "other":
         tasks, held_out = with_others(tasks), with_others(held_out)
     if script.cold_start_config:

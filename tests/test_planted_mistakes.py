@@ -28,6 +28,7 @@ from rl import doctor as grpo
 from rl.arguments import GRPOArguments
 from sft import doctor as sft
 from synthesis.shapes import make_tasks
+from tests.training import trace_record
 
 
 @pytest.fixture
@@ -90,14 +91,7 @@ def trace_of(picture, box, frame, tmp_path):
     paths = [tmp_path / "view.png", tmp_path / "crop.png"]
     for image, path in zip((picture, crop), paths, strict=True):
         image.save(path)
-    call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [round(v) for v in box.to(frame, view).coordinates]}}
-    messages = [
-        {"role": "user", "content": "<image>Which?"},
-        {"role": "assistant", "content": f"<think>I look.</think>\n<tool_call>\n{json.dumps(call)}\n</tool_call>"},
-        {"role": "tool", "content": "<image>"},
-        {"role": "assistant", "content": "<think>I see.</think>\n<answer>7</answer>"},
-    ]
-    return {"messages": messages, "images": [str(path) for path in paths]}
+    return trace_record([round(v) for v in box.to(frame, view).coordinates], paths)
 
 
 ZOOM_LIMITS = PixelLimits(4096, 5120, 16)

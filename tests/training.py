@@ -1,5 +1,20 @@
 """What the tests' trainings have in common."""
 
+import json
+
+
+def trace_record(box, paths):
+    """A line of traces.jsonl: a zoom into `box` as it is written, and the answer; `paths` of the view and the crop."""
+    call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": box}}
+    messages = [
+        {"role": "user", "content": "<image>Which?"},
+        {"role": "assistant", "content": f"<think>I look.</think>\n<tool_call>\n{json.dumps(call)}\n</tool_call>"},
+        {"role": "tool", "content": "<image>"},
+        {"role": "assistant", "content": "<think>I see.</think>\n<answer>7</answer>"},
+    ]
+    return {"messages": messages, "images": [str(path) for path in paths]}
+
+
 ON_CPU = {
     "bf16": False,
     "gradient_checkpointing": False,

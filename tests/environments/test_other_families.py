@@ -1,7 +1,5 @@
 """Qwen2-VL and LLaVA-OneVision: cold start and evaluation through Transformers' own forward and generate."""
 
-import json
-
 import pytest
 import torch
 from transformers import (
@@ -33,7 +31,7 @@ from fovea.models import freeze_vision, load_model, load_processor
 from rl.trainer import ZoomGRPOTrainer
 from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer
-from tests.training import ON_CPU
+from tests.training import ON_CPU, trace_record
 
 TEXT = {
     "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -92,14 +90,7 @@ def record(picture, tmp_path):
     paths = [tmp_path / "view.png", tmp_path / "crop.png"]
     picture.save(paths[0])
     picture.crop((0, 0, 320, 240)).save(paths[1])
-    call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 50, 50]}}
-    messages = [
-        {"role": "user", "content": "<image>Which?"},
-        {"role": "assistant", "content": f"<think>I look.</think>\n<tool_call>\n{json.dumps(call)}\n</tool_call>"},
-        {"role": "tool", "content": "<image>"},
-        {"role": "assistant", "content": "<think>I see.</think>\n<answer>7</answer>"},
-    ]
-    return {"messages": messages, "images": [str(path) for path in paths]}
+    return trace_record([0, 0, 50, 50], paths)
 
 
 def test_they_play_episodes(model, make_task):
