@@ -36,6 +36,7 @@ from fovea.ledger import LEDGER
 from fovea.models import Model
 from fovea.runs import RunDirectory, changes, cut_torn_line, read_jsonl
 from fovea.statistics import best_constant, wilson_interval
+from fovea.task_files import TaskError
 from fovea.tasks import Task
 from rewards.accuracy import accuracy
 
@@ -213,7 +214,10 @@ def main() -> None:
     named = sys.argv.index("--model_name_or_path") + 1 if "--model_name_or_path" in sys.argv else len(sys.argv)
     defaults = taught_settings(sys.argv[named]) if named < len(sys.argv) else {}
     arguments, episodes = parse((EvaluationArguments, EpisodeArguments), defaults=defaults)
-    model, tasks = arguments.load_model(), arguments.load_tasks()
+    try:
+        model, tasks = arguments.load_model(), arguments.load_tasks()
+    except (FileNotFoundError, TaskError) as error:
+        raise ConfigError(str(error)) from error
     LEDGER.restart()
     if arguments.view_sizes_px:
         for side, summary in sweep(model, tasks, arguments, episodes).items():

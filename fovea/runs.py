@@ -73,11 +73,11 @@ def settings_of(folder: str | Path) -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], *, free: re.Pattern[str]) -> Iterator[str]:
-    """What differs between a run's stored settings and those of now, `free` names apart."""
+    """What differs between a run's stored settings and those of now, `free` names and those new since then apart."""
     for part, settings in now.items():
         old, new = before.get(part, {}), plain(settings)
-        for name in sorted(old.keys() | new.keys()) if part in before else ():
-            was, is_now = (json.dumps(known.get(name), default=str) for known in (old, new))
+        for name in sorted(old.keys() & new.keys()):
+            was, is_now = (json.dumps(known[name], default=str) for known in (old, new))
             if was != is_now and not free.fullmatch(name):
                 yield f"{name} was {was}, is {is_now}"
 

@@ -94,7 +94,7 @@ def main() -> None:
     arguments, episodes = parse((TraceArguments, EpisodeArguments), default_config=CONFIG)
     try:
         folder = write_oracle_traces(arguments, episodes)
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
     print(f"written to {folder / 'traces.jsonl'}")
 
