@@ -13,6 +13,8 @@ import json
 import statistics
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,26 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging
 
-from benchmarks.sides import make_sides, matmul_rate, recorded
-from fovea.random_models import SHAPES
+from benchmarks.sides import Setup, Side, make_side, matmul_rate, recorded
+from benchmarks.workload import Workload
+from fovea.random_models import SHAPES, random_model
 
 STAGES = ("loss", "rollout", "step")
+
+
+def make_sides(args: argparse.Namespace, folder: str) -> Iterator[tuple[Side, Workload]]:
+    """Stock TRL and Fovea, each with a model of its own and the same weights."""
+    on_gpu = torch.cuda.is_available()
+    place: dict[str, Any] = {"dtype": torch.bfloat16, "device": "cuda"} if on_gpu else {}
+    setup = Setup(**{option.name: getattr(args, option.name) for option in fields(Setup)})
+    for stock in (True, False):
+        yield make_side(random_model(args.size, stock=stock, **place), setup, folder, stock=stock)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All that is reported, as it is written to the JSON file."""
     with tempfile.TemporaryDirectory() as folder:
-        stock, fovea, work = make_sides(args, folder)
+        (stock, _), (fovea, work) = make_sides(args, folder)
     sides = {"stock": stock, "fovea": fovea}
     inputs = {name: recorded(side, args.num_generations) for name, side in sides.items()}
     for name in ("prompt_ids", "completion_ids", "tool_mask"):

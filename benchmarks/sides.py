@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -18,12 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
-from benchmarks.workload import Workload, forced, make_workload
+from benchmarks.workload import Scripted, Workload, forced, make_workload
 from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import flattened
 from environments.zoom import ZoomEnvironment
 from fovea.models import LANGUAGE_LINEARS, Model, freeze_vision
-from fovea.random_models import random_model
 from fovea.shared_prefix import without_adapters
 from fovea.tasks import Task
 from rewards.registry import Reward, RewardKind
@@ -179,44 +178,58 @@ def now() -> float:
     return time.perf_counter()
 
 
-def make_sides(args: argparse.Namespace, folder: str) -> tuple[Side, Side, Workload]:
-    """Stock TRL with the fewest cures that let it run (no images in its log of completions), and Fovea."""
-    on_gpu = torch.cuda.is_available()
-    place: dict[str, Any] = {"dtype": torch.bfloat16, "device": "cuda"} if on_gpu else {}
+@dataclass(frozen=True)
+class Setup:
+    """What both sides train, and on how much."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    num_generations: int = 8
+    num_zooms: int = 2
+    num_tasks: int = 1
+    lora_r: int = 0
+    gradient_checkpointing: bool = False
+
+
+def make_side(model: Model, setup: Setup, folder: str, *, stock: bool) -> tuple[Side, Workload]:
+    """Stock TRL with the fewest cures that let it run (no images in its log of completions), or Fovea.
+
+    The side trains where the model is, in bfloat16 with autocast if its weights are in that type.
+    """
+    device, dtype = model.network.device.type, model.network.dtype
     settings = dict(
-        output_dir=folder, per_device_train_batch_size=args.num_generations * args.num_tasks, max_steps=1,
-        num_generations=args.num_generations, gradient_checkpointing=args.gradient_checkpointing, bf16=on_gpu,
-        use_cpu=not on_gpu, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, seed=0,
-        learning_rate=1e-6, temperature=1.0, beta=0.0, max_completion_length=args.completion_tokens,
+        output_dir=folder, per_device_train_batch_size=setup.num_generations * setup.num_tasks, max_steps=1,
+        num_generations=setup.num_generations, gradient_checkpointing=setup.gradient_checkpointing,
+        bf16=dtype is torch.bfloat16, use_cpu=device == "cpu", save_strategy="no", logging_strategy="no", report_to=[],
+        disable_tqdm=True, seed=0, learning_rate=1e-6, temperature=1.0, beta=0.0,
+        max_completion_length=setup.completion_tokens,
     )  # fmt: skip
-    adapter = LoraConfig(r=args.lora_r, target_modules=LANGUAGE_LINEARS) if args.lora_r else None
-    trainers: list[GRPOTrainer] = []
-    for stock in (True, False):
-        model: Model = random_model(args.size, stock=stock, **place)
-        freeze_vision(model.network)
-        work = make_workload(
-            model,
-            prompt_tokens=args.prompt_tokens,
-            completion_tokens=args.completion_tokens,
-            num_generations=args.num_generations,
-            num_tasks=args.num_tasks,
-            num_zooms=args.num_zooms,
-        )
-        factory: Any = work.episodes.environment_factory(model)
-        common: dict[str, Any] = {"processing_class": model.processor, "peft_config": adapter}
-        if stock:
-            opening = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": ""}]
-            rows = [{"prompt": opening, "number": number} for number in range(len(work.tasks))]
-            environment_class = type("Environment", (_ByNumber,), {"tasks": work.tasks})
-            environments = partial(environment_class, *factory.args)
-            common |= {"train_dataset": Dataset.from_list(rows), "environment_factory": environments}
-            trainers.append(GRPOTrainer(model.network, by_place, GRPOArguments(**settings), **common))
-            trainers[0].log_multimodal = False
-        else:
-            rewards = [Reward("place", RewardKind.TRL, by_place)]
-            common |= {"train_tasks": work.tasks, "environment_factory": factory, "limits": work.limits}
-            trainers.append(ZoomGRPOTrainer(model.network, rewards, GRPOArguments(**settings), **common))
-    return Side(trainers[0], work.turns), Side(trainers[1], work.turns), work
+    freeze_vision(model.network)
+    work = make_workload(
+        model,
+        prompt_tokens=setup.prompt_tokens,
+        completion_tokens=setup.completion_tokens,
+        num_generations=setup.num_generations,
+        num_tasks=setup.num_tasks,
+        num_zooms=setup.num_zooms,
+    )
+    factory: Any = work.episodes.environment_factory(model)
+    adapter = LoraConfig(r=setup.lora_r, target_modules=LANGUAGE_LINEARS) if setup.lora_r else None
+    common: dict[str, Any] = {"processing_class": model.processor, "peft_config": adapter}
+    if not stock:
+        rewards = [Reward("place", RewardKind.TRL, by_place)]
+        common |= {"train_tasks": work.tasks, "environment_factory": factory, "limits": work.limits}
+        return Side(ZoomGRPOTrainer(model.network, rewards, GRPOArguments(**settings), **common), work.turns), work
+    messages = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": ""}]
+    rows = [{"prompt": messages, "number": number} for number in range(len(work.tasks))]
+    environment_class = type("Environment", (_ByNumber,), {"tasks": work.tasks})
+    common |= {
+        "train_dataset": Dataset.from_list(rows),
+        "environment_factory": partial(environment_class, *factory.args),
+    }
+    trainer = GRPOTrainer(model.network, by_place, GRPOArguments(**settings), **common)
+    trainer.log_multimodal = False
+    return Side(trainer, work.turns), work
 
 
 class _ByNumber(ZoomEnvironment):
@@ -240,9 +253,17 @@ def matmul_rate(dtype: torch.dtype, device: str) -> float:
     return 2 * width**3 / min(seconds)
 
 
-def recorded(side: Side, num_generations: int) -> dict[str, Any]:
-    """One generation of a trainer: every task's group, scored."""
-    rows = [row for row in side.trainer.train_dataset for _ in range(num_generations)]
-    side.trainer.model.train()
+def recorded(side: Side, num_generations: int, *, without_model: bool = False) -> dict[str, Any]:
+    """One generation of a trainer, every task's group, scored; `without_model`, in Fovea's, the script is not played.
+
+    What comes back is the same either way, and what either trainer's loss takes.
+    """
+    trainer = side.trainer
+    rows = [row for row in trainer.train_dataset for _ in range(num_generations)]
+    trainer.model.train()
+    if without_model:
+        scripted = nullcontext(Scripted(trainer.renderer, side.turns))
+        with patch.object(trainer, "_policy", lambda mode: scripted):
+            return trainer._generate_and_score_completions(rows)
     with side.measured():
-        return side.trainer._generate_and_score_completions(rows)
+        return trainer._generate_and_score_completions(rows)

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from environments.play import Limits
+from environments.play import Conversation, Limits, Reply
 from environments.policies import TransformersPolicy
 from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import Renderer
@@ -126,6 +126,17 @@ def _written(tokenizer: Any, action: str, length: int) -> list[int]:
     if missing < 0:
         raise ValueError(f"turns of {length} tokens cannot hold {action!r}: use more completion_tokens, or fewer zooms")
     return [*head, *(filler * missing)[:missing], *tail, tokenizer.eos_token_id]
+
+
+class Scripted:
+    """A policy that writes the script at once: rollouts for which no model is asked."""
+
+    def __init__(self, renderer: Renderer, turns: Sequence[Sequence[Sequence[int]]]) -> None:
+        self.renderer, self.turns = renderer, iter(turns)
+
+    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        rows = next(self.turns)[: len(conversations)]
+        return [Reply(self.renderer.written_text(row), tuple(row)) for row in rows]
 
 
 class _Forced(LogitsProcessor):

@@ -12,10 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import requests
 from PIL import Image
-from requests.adapters import HTTPAdapter
-from urllib3.util.retry import Retry
 
 from fovea.runs import cut_torn_line, read_jsonl
 
@@ -36,6 +33,10 @@ class Server:
     headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        import requests
+        from requests.adapters import HTTPAdapter
+        from urllib3.util.retry import Retry
+
         self.base_url = self.base_url.rstrip("/")
         self._session = requests.Session()
         self._session.headers.update(self.headers)
@@ -55,6 +56,8 @@ class Server:
         Raises:
             RuntimeError: with the server's own words if it refuses, and with what to do about it.
         """
+        import requests
+
         try:
             response = self._session.request(method, self.base_url + path, timeout=self.timeout_s, **kwargs)
         except requests.RequestException as error:

@@ -211,7 +211,7 @@ def outline(network: Any, dtype: torch.dtype, *, num_layers: int | None = None) 
         text = config.get_text_config()
         text.num_hidden_layers = num_layers
         if getattr(text, "layer_types", None):
-            text.layer_types = text.layer_types[:num_layers]
+            text.layer_types = (text.layer_types * num_layers)[:num_layers]
     with FakeTensorMode():
         return type(without_adapters(network))._from_config(config, dtype=dtype)
 

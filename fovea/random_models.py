@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -82,13 +82,21 @@ RELEASED = {
 
 
 def random_model(
-    name: str, *, stock: bool = False, dtype: torch.dtype = torch.float32, device: str = "cpu", **settings: Any
+    name: str,
+    *,
+    stock: bool = False,
+    num_layers: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    **settings: Any,
 ) -> Model:
     """The model of a name in `SHAPES`, with the released patch, merge and pixel settings; the same weights each time.
 
-    A `stock` one is not `quickened`. `settings` go to the configuration.
+    A `stock` one is not `quickened`; `num_layers` cuts the language tower. `settings` go to the configuration.
     """
     shape = SHAPES[name]
+    if num_layers is not None:
+        shape = replace(shape, num_layers=num_layers)
     tokenizer = load_processor("tiny").tokenizer
     ids = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>") for kind in ("image", "video")}
     settings = {"tie_word_embeddings": shape.is_tied, **settings}

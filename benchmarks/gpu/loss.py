@@ -1,0 +1,116 @@
+"""Slice `loss`: loss and backward of a group, stock TRL against ours, seconds, memory, and what the doctor foresaw."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from functools import partial
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from trl import ModelConfig
+
+from benchmarks.gpu.cases import Case, device, gib, peak_bytes, place, restart_peak, synchronized
+from benchmarks.sides import Setup, Side, make_side, matmul_rate, recorded
+from fovea import memory
+from fovea.memory import Sharding
+from fovea.packing import Row
+from fovea.random_models import random_model
+from fovea.shared_prefix import without_adapters
+
+SIZES = ("qwen2_5_vl-7b", "qwen3_vl-8b", "qwen2_5_vl-3b")
+LENGTHS = {"4K": (4096, 800), "1K": (1024, 256), "16K": (16384, 1000)}
+"""Prompt tokens, nearly all of them visual, and completion tokens, two crops included."""
+SECONDS = {"1K": 25, "4K": 45, "16K": 110}
+
+
+def cases(small: bool) -> list[Case]:
+    if small:
+        sizes, lengths = ("qwen2_5_vl-narrow", "qwen3_vl-narrow"), {"400": (400, 200)}
+        return [_case(size, "LoRA", "400", lengths, 12) for size in sizes] + [
+            _case(sizes[0], "full", "400", lengths, 12)
+        ]
+    order = [(size, "LoRA", length) for length in ("4K", "1K") for size in SIZES]
+    order += [("qwen2_5_vl-3b", "full", "4K"), ("qwen2_5_vl-7b", "full", "4K")]
+    order += [(size, "LoRA", "16K") for size in SIZES] + [("qwen3_vl-8b", "full", "4K")]
+    return [_case(*which, LENGTHS, SECONDS[which[-1]]) for which in order]
+
+
+def _case(size: str, mode: str, length: str, lengths: dict[str, tuple[int, int]], seconds: float) -> Case:
+    prompt, completion = lengths[length]
+    setup = Setup(prompt, completion, lora_r=64 if mode == "LoRA" else 0, gradient_checkpointing=True)
+    return Case("loss", f"{size}, {mode}, {length}", seconds, partial(_measure, size, setup))
+
+
+def _measure(size: str, setup: Setup, seconds_left: float) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
+    for name in ("ours", "stock"):
+        with TemporaryDirectory() as folder:
+            model = random_model(size, stock=name == "stock", **place())
+            side, _ = make_side(model, setup, folder, stock=name == "stock")
+            inputs = inputs or recorded(side, setup.num_generations, without_model=True)
+            results[name] = _timed(side, inputs)
+            if name == "ours" and "seconds" in results[name]:
+                rate = matmul_rate(model.network.dtype, device())
+                results["matmul_tflops"] = rate / 1e12
+                results["share_of_matmul"] = side.backward_rate(inputs) / rate
+                results["estimate"] = _estimate(model.network, setup)
+            del model, side
+            gc.collect()
+    return results | {"text": _text(results)}
+
+
+def _timed(side: Side, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of the loss and its backward, one uncounted pass before; the most memory beside the weights."""
+    try:
+        first = side.loss_seconds(inputs)
+        side.trainer.model.zero_grad()
+        restart_peak()
+        seconds = [side.loss_seconds(inputs) for _ in range(1 if first > 8 else 3)]
+    except torch.OutOfMemoryError as error:
+        return {"out_of_memory": str(error)}
+    return {"seconds": statistics.median(seconds), "all_seconds": seconds, "first": first, "peak": peak_bytes()}
+
+
+def _estimate(network: Any, setup: Setup) -> dict[str, Any]:
+    """The doctor's arithmetic for the loss of one group: what is held, gradients included, and what backward needs."""
+    started = synchronized()
+    base, dtype = without_adapters(network), network.dtype
+    arguments = ModelConfig(use_peft=bool(setup.lora_r), lora_r=setup.lora_r or 16)
+    prepare = partial(
+        memory.as_trained,
+        arguments=arguments,
+        checkpointing=setup.gradient_checkpointing,
+        temperature=1.0,
+        outputs=("log_probs", "entropy"),
+    )
+    rows = [Row([1] * setup.prompt_tokens, [1] * setup.completion_tokens, [], 0)] * setup.num_generations
+    autocast = torch.bfloat16 if dtype is torch.bfloat16 else None
+    loss = memory.loss_bytes(prepare, base, dtype, rows, autocast=autocast)
+    held = memory.held_bytes(prepare(memory.outline(base, dtype)), arguments, "adamw_torch", Sharding())
+    held.pop("optimizer")
+    features = memory.feature_bytes(base, setup.prompt_tokens + setup.completion_tokens)
+    total = sum(held.values()) + loss + features
+    return {"total": total, "loss": loss, "held": held, "features": features, "took": synchronized() - started}
+
+
+def _text(results: dict[str, Any]) -> str:
+    parts = []
+    for name in ("stock", "ours"):
+        found = results[name]
+        parts.append(
+            f"{name} out of memory"
+            if "out_of_memory" in found
+            else f"{name} {found['seconds']:.2f} s, {gib(found['peak'])}"
+        )
+    if all("seconds" in results[name] for name in ("stock", "ours")):
+        parts.append(f"**{results['stock']['seconds'] / results['ours']['seconds']:.1f}x**")
+    if "estimate" in results:
+        foreseen, peak = results["estimate"]["total"], results["ours"]["peak"]
+        parts.append(
+            f"backward at {results['share_of_matmul']:.0%} of {results['matmul_tflops']:.0f} TFLOP/s, doctor foresaw "
+            f"{gib(foreseen)}" + (f" ({foreseen / peak:.0%})" if peak else "")
+        )
+    return "; ".join(parts)
