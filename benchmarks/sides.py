@@ -59,6 +59,8 @@ class Side:
 
     def __init__(self, trainer: GRPOTrainer, turns: Sequence[Sequence[Sequence[int]]]) -> None:
         self.trainer, self.turns = trainer, turns
+        if trainer.args.gradient_checkpointing:  # the Trainer itself does so when it begins to train
+            trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
         self.network = without_adapters(trainer.accelerator.unwrap_model(trainer.model))
         self.counts: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -83,8 +85,10 @@ class Side:
         return timed
 
     def _counted(self, preprocess: Callable) -> Callable:
+        counts = self.counts  # not self: Transformers keeps image processors, and with them all that they refer to
+
         def counted(images: Any, *args: Any, **kwargs: Any) -> Any:
-            self.counts["preprocessings"] += len(flattened(images))
+            counts["preprocessings"] += len(flattened(images))
             return preprocess(images, *args, **kwargs)
 
         return counted

@@ -48,7 +48,7 @@ def table(cases: list[Case], results: Results) -> str:
     where = results.content["about"]
     named = ", ".join(f"{name} {where['versions'].get(name)}" for name in ("torch", "transformers", "trl"))
     lines = [
-        f"{where['card']}; {named}; commit {where['commit']}{', small' if where['small'] else ''}",
+        f"{where['card']}; {named}; commit {where['commit']}{' and changes' if where['dirty'] else ''}{', small' if where['small'] else ''}",
         "",
         "| slice | case | result | seconds |",
         "|---|---|---|---|",
