@@ -47,8 +47,9 @@ def about(small: bool) -> dict[str, Any]:
 def table(cases: list[Case], results: Results) -> str:
     where = results.content["about"]
     named = ", ".join(f"{name} {where['versions'].get(name)}" for name in ("torch", "transformers", "trl"))
+    state = ("and changes " if where["dirty"] else "") + ("in small" if where["small"] else "")
     lines = [
-        f"{where['card']}; {named}; commit {where['commit']}{' and changes' if where['dirty'] else ''}{', small' if where['small'] else ''}",
+        f"{where['card']}; {named}; commit {where['commit']} {state}".strip(),
         "",
         "| slice | case | result | seconds |",
         "|---|---|---|---|",
