@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from types import MethodType, SimpleNamespace
 from typing import Any
 
@@ -61,9 +62,42 @@ def _is_sharded(weight: torch.Tensor) -> bool:
 
 
 def content_key(pixel_values: torch.Tensor) -> bytes:
-    """A key that equal patches [patches, width] share."""
-    raw = pixel_values.detach().cpu().contiguous()
-    return hashlib.blake2b(raw.view(torch.uint8).numpy(), digest_size=16).digest()
+    """A key that equal patches [patches, width] on one device share; on a GPU it is computed there.
+
+    To hash on the CPU, a GPU would have to send all pixels of a batch, each shared image once a rollout.
+    """
+    pixels = pixel_values.detach().contiguous()
+    if pixels.device.type == "cpu":
+        return hashlib.blake2b(pixels.view(torch.uint8).numpy(), digest_size=16).digest()
+    return multilinear_hash(pixels.view(torch.int32))
+
+
+def multilinear_hash(words: torch.Tensor) -> bytes:
+    """128 bits of a table of integers, by integer arithmetic modulo 2^64.
+
+    Each row is the sum of its mixed words times pseudo-random weights, and so is the whole of its rows.
+    """
+    halves = []
+    for seed in (1, 2):
+        of_words = _weights(words.shape[1], seed, words.device)
+        of_rows = _mixed(torch.cat([(_mixed(part.long()) * of_words).sum(1) for part in words.split(_ROWS_AT_ONCE)]))
+        halves.append((of_rows * _weights(len(of_rows), -seed, words.device)).sum())
+    return struct.pack("<qqq", len(words), *torch.stack(halves).tolist())
+
+
+_ROWS_AT_ONCE = 8192
+
+
+def _weights(count: int, seed: int, device: torch.device) -> torch.Tensor:
+    """Pseudo-random 64-bit integers [count]: the sequence of SplitMix64 (Steele, Lea and Flood 2014)."""
+    return _mixed((torch.arange(count, device=device) + (seed << 40)) * -0x61C8864680B583EB)
+
+
+def _mixed(words: torch.Tensor) -> torch.Tensor:
+    """SplitMix64's finisher, by which every bit depends on every other (its shifts are arithmetic here)."""
+    words = (words ^ (words >> 30)) * -0x40A7B892E31B1A47
+    words = (words ^ (words >> 27)) * -0x6B2FB644ECCEEE15
+    return words ^ (words >> 31)
 
 
 @phase("vision")

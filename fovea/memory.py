@@ -204,6 +204,23 @@ def vision_bytes(network: Any, num_tokens: int) -> int:
     return num_tokens * merge**2 * width * size
 
 
+def prefill_bytes(network: Any, num_tokens: int) -> int:
+    """What the language tower holds at once while it reads so many tokens: residual, normed input, the MLP's inside."""
+    text = network.config.get_text_config()
+    size = without_adapters(network).get_output_embeddings().weight.element_size()
+    return num_tokens * (2 * text.hidden_size + 3 * text.intermediate_size) * size
+
+
+def rollout_bytes(network: Any, *, num_prompts: int, num_rollouts: int, prompt_tokens: int, episode_tokens: int) -> int:
+    """What rollouts with kept caches take beside the weights.
+
+    A turn goes on from a copy of its caches; prompts are read, images included, before there are any to copy.
+    """
+    prompts = num_prompts * prompt_tokens
+    caches = cache_bytes(network, prompts + num_rollouts * episode_tokens)
+    return 2 * caches + vision_bytes(network, prompts) + prefill_bytes(network, prompts)
+
+
 def outline(network: Any, dtype: torch.dtype, *, num_layers: int | None = None) -> Any:
     """A model like `network`, without adapters, whose tensors hold nothing; `num_layers` in the language tower."""
     config = copy.deepcopy(without_adapters(network).config)

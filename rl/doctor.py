@@ -262,9 +262,10 @@ def _memory(
         playing, cure = engine, "a lower --vllm_gpu_memory_utilization"
     else:
         together = min(args.rollout_batch_size, rollouts)
-        prompts = (-(-together // group) if args.shared_prefix else together) * longest
-        # A turn goes on from a copy of its caches.
-        playing = 2 * memory.cache_bytes(whole, together * episode + prompts) + memory.vision_bytes(whole, prompts)
+        prompts = -(-together // group) if args.shared_prefix else together
+        playing = memory.rollout_bytes(
+            whole, num_prompts=prompts, num_rollouts=together, prompt_tokens=longest, episode_tokens=episode
+        )
         playing += memory.weight_bytes(whole, model_args) * (sharding.zero_stage == 3)
         cure = "a smaller --rollout_batch_size"
     awake = 0 if args.vllm_enable_sleep_mode else engine

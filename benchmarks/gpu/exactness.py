@@ -20,10 +20,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def cases(small: bool) -> list[Case]:
-    tokens = {"prompt_tokens": 320, "completion_tokens": 200}
-    found = [Case("exact", "tiny", 20, partial(_measure, None, Setup(**tokens)))]
+    short = Setup(prompt_tokens=320, completion_tokens=200)
+    found = [Case("exact", "tiny", 20, partial(_measure, None, short))]
     for size in ("qwen2_5_vl-narrow", "qwen3_vl-narrow") if small else ("qwen2_5_vl-3b", "qwen3_vl-4b"):
-        setup = Setup(**tokens) if small else Setup(prompt_tokens=1000, completion_tokens=250)
+        setup = short if small else Setup(prompt_tokens=1000, completion_tokens=250)
         found.append(Case("exact", f"{size}, 4 layers", 20, partial(_measure, size, setup)))
     return found
 

@@ -117,9 +117,14 @@ def _rollouts(size: str, num_rows: int, prompt: int, completion: int, seconds_le
         seconds = synchronized() - started
         num_tokens = sum(sum(episode.record.loss_mask) for episode in episodes)
         results[way] = {"seconds": seconds, "tokens": num_tokens, "peak": peak_bytes(), "ledger": LEDGER.summary()}
-    kept = (num_rows // group) * prompt + num_rows * completion
     weights = sum(weight.nbytes for weight in model.network.parameters())
-    results["estimate"] = weights + 2 * memory.cache_bytes(model.network, kept)
+    results["estimate"] = weights + memory.rollout_bytes(
+        model.network,
+        num_prompts=num_rows // group,
+        num_rollouts=num_rows,
+        prompt_tokens=prompt,
+        episode_tokens=completion,
+    )
     ours, stock = results["ours"], results["generate"]
     results["text"] = (
         f"generate {stock['seconds']:.1f} s, {gib(stock['peak'])}; ours {ours['seconds']:.1f} s, {gib(ours['peak'])}, "

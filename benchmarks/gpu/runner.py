@@ -14,9 +14,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.gpu.cases import Case
+if TYPE_CHECKING:
+    from benchmarks.gpu.cases import Case
 
 GRACE = 4
 """A case may take so many times what is expected of it."""
@@ -116,9 +117,7 @@ class _Process:
 
 def _serve(pipe: Any) -> None:
     os.setsid()
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     while True:
         try:
             measure, seconds = pipe.recv()

@@ -1,9 +1,10 @@
-"""Slices `story` and `long`: the tiny model's whole story on this device, and GRPO until it stops learning."""
+"""Slices `story` and `long`: the tiny model's SFT and GRPO on this device, and GRPO until it stops learning."""
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from functools import partial
@@ -12,61 +13,47 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.gpu.cases import Case, synchronized
-from fovea.checkpoints import is_finished
 from fovea.runs import read_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-EVALUATION_SECONDS = 30
+RESERVE_SECONDS = 100
+"""For the start of a training and the evaluation behind it."""
 
 
 def cases(small: bool, folder: Path) -> list[Case]:
-    steps, long = (2, 4) if small else (150, 1500)
     return [
-        Case("story", f"SFT, {steps} steps of GRPO", 120 if small else 240, partial(_story, folder, small, steps)),
-        Case("long", f"{long} steps of GRPO", 90, partial(_long, folder, small, long), is_elastic=True),
+        Case(name, f"SFT, {steps} steps of GRPO", 60, partial(_story, folder, name, small, steps), is_elastic=True)
+        for name, steps in (("story", 2 if small else 150), ("long", 4 if small else 1500))
     ]
 
 
-def _story(folder: Path, small: bool, steps: int, seconds_left: float) -> dict[str, Any]:
+def _story(folder: Path, name: str, small: bool, steps: int, seconds_left: float) -> dict[str, Any]:
+    """Goes on with a training that an earlier call has left; when it is done, its checkpoints are evaluated."""
+    started = synchronized()
     results: dict[str, Any] = {"sft": _cold_start(folder, small)}
-    seconds = _grpo(folder, "rl", small, steps)
-    results["rl"] = {"seconds": seconds, "steps": steps} | _evaluated(folder, folder / "rl", small)
-    results["curve"] = _curve(folder / "rl")
-    sft, rl = results["sft"], results["rl"]
-    results["text"] = (
-        f"SFT {sft['seconds']:.0f} s, {_accuracy(sft)}; GRPO {seconds:.0f} s ({seconds / steps:.2f} s a step), "
-        f"{_accuracy(rl)}"
-    )
-    return results
-
-
-def _long(folder: Path, small: bool, steps: int, seconds_left: float) -> dict[str, Any]:
-    """Goes on with a training that an earlier call has left; its checkpoints are evaluated when it is done."""
-    _cold_start(folder, small)
-    every = steps // 6 or 1
-    minutes = (seconds_left - 2 * EVALUATION_SECONDS) / 60
-    _grpo(
-        folder,
-        "long",
-        small,
-        steps,
-        "--save_steps",
-        str(every),
-        "--save_total_limit",
-        "6",
-        "--max_minutes",
-        f"{minutes:.2f}",
-    )
-    curve = _curve(folder / "long")
-    done = curve[-1]["step"] if curve else 0
-    results: dict[str, Any] = {"steps": done, "curve": curve, "unfinished": done < steps}
-    text = f"{done} steps; rollouts right, by tenths: " + " ".join(f"{value:.2f}" for value in _tenths(curve))
-    if done == steps:
-        checkpoints = {step: folder / "long" / f"checkpoint-{step}" for step in range(every, steps + 1, every)}
-        results["checkpoints"] = {
-            step: _evaluated(folder, path, small) for step, path in checkpoints.items() if path.exists()
+    rl, every = folder / name, 50 if steps > 50 else 1
+    minutes = (seconds_left - (synchronized() - started) - RESERVE_SECONDS) / 60
+    if len(_curve(rl)) < steps and minutes > 0:
+        options = {
+            "model_name_or_path": folder / "sft",
+            "output_dir": rl,
+            "max_steps": steps,
+            "save_steps": every,
+            "save_total_limit": steps,
+            "max_minutes": f"{minutes:.2f}",
+            **({"per_device_train_batch_size": 16} if small else {}),
         }
-        text += "; held out: " + ", ".join(f"{step} {_accuracy(r)}" for step, r in results["checkpoints"].items())
+        _run(folder, "rl/train_grpo.py", *(f"--{name}={value}" for name, value in options.items()))
+    curve = _curve(rl)
+    seconds = _step_seconds(rl)
+    results |= {"curve": curve, "seconds_a_step": seconds, "unfinished": len(curve) < steps}
+    text = f"SFT {results['sft']['seconds']:.0f} s, {_accuracy(results['sft'])}; {len(curve)} steps of GRPO"
+    if curve:
+        text += f", {seconds:.2f} s each; rollouts right, by tenths: " + " ".join(f"{x:.2f}" for x in _tenths(curve))
+    if len(curve) == steps:
+        at = [step for step in range(every, steps + 1, every) if step % (5 * every) == 0 or step == steps]
+        results["checkpoints"] = {step: _evaluated(folder, rl / f"checkpoint-{step}", small) for step in at}
+        text += "; held out after " + ", ".join(f"{step}: {_accuracy(r)}" for step, r in results["checkpoints"].items())
     return results | {"text": text}
 
 
@@ -79,15 +66,10 @@ def _cold_start(folder: Path, small: bool) -> dict[str, Any]:
     return json.loads(record.read_text())
 
 
-def _grpo(folder: Path, name: str, small: bool, steps: int, *options: str) -> float:
-    """Seconds of the training, of which nothing is left to do if it is finished."""
-    where = folder / name
-    if not is_finished(where) or len(_curve(where)) < steps:
-        source = ("--model_name_or_path", str(folder / "sft"), "--output_dir", str(where), "--max_steps", str(steps))
-        batch = ("--per_device_train_batch_size", "16") if small else ()
-        _run(folder, "rl/train_grpo.py", *source, *batch, *options)
-    runtimes = [row["train_runtime"] for row in read_jsonl(where / "metrics.jsonl") if "train_runtime" in row]
-    return float(sum(runtimes))
+def _step_seconds(folder: Path) -> float:
+    """Seconds of a step of GRPO, in the median."""
+    steps = [row["step_time"] for row in read_jsonl(folder / "metrics.jsonl") if "step_time" in row]
+    return statistics.median(steps) if steps else 0.0
 
 
 def _evaluated(folder: Path, checkpoint: Path, small: bool) -> dict[str, Any]:
