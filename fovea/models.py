@@ -66,7 +66,7 @@ class RemoteModel(Model):
 
 
 def resolve_path(name: str) -> str:
-    """Where a model name leads: `tiny` to the shipped weights, anything else to itself.
+    """Where a model name leads: `tiny` to the shipped weights, a folder to its absolute path, a hub id to itself.
 
     Raises:
         FileNotFoundError: for a folder without a model, or a path that leads nowhere: no hub is asked for it.
@@ -76,11 +76,11 @@ def resolve_path(name: str) -> str:
     path = Path(name)
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or _starts_in_a_folder(path)):
         raise FileNotFoundError(f"the model folder {name} does not exist: train it first, or give a hub id")
-    if path.is_dir() and not any((path / file).exists() for file in ("config.json", "adapter_config.json")):
+    if path.is_dir() and not any((path / file).exists() for file in ("config.json", ADAPTER_CONFIG)):
         checkpoints = sorted(path.glob("checkpoint-*"), key=lambda folder: int(folder.name.partition("-")[2] or 0))
         hint = f"; did you mean {checkpoints[-1]}?" if checkpoints else ""
         raise FileNotFoundError(f"{name} holds neither config.json nor adapter_config.json{hint}")
-    return name
+    return str(path.resolve()) if path.is_dir() else name
 
 
 def _starts_in_a_folder(path: Path) -> bool:
@@ -88,11 +88,41 @@ def _starts_in_a_folder(path: Path) -> bool:
     return len(path.parts) > 2 or (len(path.parts) == 2 and Path(path.parts[0]).is_dir())
 
 
-def base_of(name: str) -> str:
-    """The model that an adapter stands on, as a path or hub id; of a whole model, its own."""
+def adapter_chain(name: str) -> tuple[str, list[str]]:
+    """The whole model that `name` stands on, and the adapters on it, the first applied first; none of a whole model.
+
+    A base that an adapter names by a relative path is looked for below each folder above the adapter, then here.
+
+    Raises:
+        FileNotFoundError: if an adapter's base is not there.
+        ValueError: if an adapter names no base, or adapters stand on each other in a circle.
+    """
     path = resolve_path(name)
-    adapter = Path(path) / "adapter_config.json"
-    return resolve_path(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.exists() else path
+    adapters: list[str] = []
+    while (config := Path(path) / ADAPTER_CONFIG).exists():
+        if path in adapters:
+            raise ValueError(f"{name} stands on itself: {' -> '.join([*reversed(adapters), path])}")
+        adapters.insert(0, path)
+        base = json.loads(config.read_text()).get("base_model_name_or_path")
+        if not base:
+            raise ValueError(f"{config} names no base_model_name_or_path: write the model there that it was trained on")
+        around = [folder / base for folder in Path(path).resolve().parents]
+        try:
+            path = resolve_path(next((str(place) for place in around if place.exists()), base))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the adapter {path} stands on {base}, which is not there ({error}): bring it back, or write its place "
+                f"into base_model_name_or_path of {config}"
+            ) from None
+    return path, adapters
+
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def base_of(name: str) -> str:
+    """The whole model that an adapter stands on in the end, as a path or hub id; of a whole model, its own."""
+    return adapter_chain(name)[0]
 
 
 def checked_config(name: str, **options: Any) -> Any:
@@ -118,31 +148,49 @@ def load_model(
     trust_remote_code: bool = False,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    keep_adapter: bool = False,
     **kwargs: Any,
 ) -> Model:
     """A model and its processor, ready for the zoom protocol.
 
-    Adapters load on top of the base they name and are merged. `min_pixels` and `max_pixels` set the processor's limits.
+    Adapters load on top of the base they name, one after the other, and are merged; with `keep_adapter` the last is
+    left as it is, to be trained on. `min_pixels` and `max_pixels` set the processor's limits.
 
     Raises:
         ValueError: for a model of a family that is not in `FRAMES`.
     """
     from transformers import AutoModelForImageTextToText
 
-    path, base = resolve_path(name), base_of(name)
+    base, adapters = adapter_chain(_downloaded_adapter(name, revision) or name)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     checked_config(base, **options)
     network = AutoModelForImageTextToText.from_pretrained(
         base, dtype=dtype, attn_implementation=attn_implementation, **options, **kwargs
     )
-    if base != path:
+    network = quickened(network)
+    for adapter in adapters:
         from peft import PeftModel
 
-        network = PeftModel.from_pretrained(network, path).merge_and_unload()
-    has_processor = (Path(path) / "tokenizer_config.json").exists()
-    source = path if has_processor else base
-    processor = load_processor(source, min_pixels=min_pixels, max_pixels=max_pixels, **options)
-    return Model(quickened(network), processor, name)
+        network = PeftModel.from_pretrained(network, adapter, is_trainable=keep_adapter and adapter == adapters[-1])
+        if not (keep_adapter and adapter == adapters[-1]):
+            network = network.merge_and_unload()
+    sources = [place for place in (*reversed(adapters), base) if (Path(place) / "tokenizer_config.json").exists()]
+    processor = load_processor([*sources, base][0], min_pixels=min_pixels, max_pixels=max_pixels, **options)
+    return Model(network, processor, name)
+
+
+def _downloaded_adapter(name: str, revision: str | None) -> str | None:
+    """The folder to which the hub's adapter of this name was downloaded; None for anything else."""
+    from transformers.utils import find_adapter_config_file
+
+    if Path(resolve_path(name)).is_dir():
+        return None
+    config = find_adapter_config_file(name, revision=revision)
+    if config is None:
+        return None
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, revision=revision)
 
 
 def quickened(network: Any) -> Any:

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from peft import PeftConfig
 from transformers import TrainerCallback
-from trl import ModelConfig, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from fovea.checkpoints import discount_checkpoints, last_whole_checkpoint, step_of
 from fovea.config import ConfigError
 from fovea.ledger import LEDGER, count, phase
-from fovea.models import LANGUAGE_LINEARS, VISION_PARTS, Model, freeze_vision, load_model
+from fovea.models import LANGUAGE_LINEARS, VISION_PARTS, Model, adapter_chain, freeze_vision, load_model
 from fovea.runs import RunDirectory, changes
 from fovea.shared_prefix import without_adapters
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What is trained: the model, and the new adapter that its trainer is to put on it, if any."""
+
+    model: Model
+    new_adapter: PeftConfig | None
+    stands_on: str | None
+    """The adapter that is merged below the new one: the whole model that PEFT would name is not all of it."""
+
+    def named(self, trainer: Any) -> Any:
+        """The trainer itself, whose adapter from now on says what it really stands on."""
+        if self.stands_on is not None:
+            trainer.model.peft_config["default"].base_model_name_or_path = self.stands_on
+        return trainer
 
 
 def load_for_training(
@@ -27,14 +45,21 @@ def load_for_training(
     max_pixels: int | None,
     train_vision: bool = False,
     **options: Any,
-) -> Model:
+) -> Trainee:
     """The model that TRL's `arguments` name, its vision tower frozen; adapters go to the language tower by default.
 
-    Of a quantized model the vision tower stays as it is: it is small, and it is what sees.
+    Of a quantized model the vision tower stays as it is: it is small, and it is what sees. A checkpoint that is an
+    adapter is trained on as it is if the arguments ask for an adapter like it. For another one it is merged, and the
+    new adapter names it as its base.
     """
     quantization = get_quantization_config(arguments)
     if quantization is not None:
         quantization.llm_int8_skip_modules = ["lm_head", *(rf".*\.{part.rstrip('.')}" for part in VISION_PARTS)]
+    if arguments.use_peft and not arguments.lora_target_modules:
+        arguments.lora_target_modules = LANGUAGE_LINEARS
+    new_adapter = get_peft_config(arguments)
+    _, adapters = adapter_chain(arguments.model_name_or_path)
+    goes_on = bool(adapters) and new_adapter is not None and _is_like(adapters[-1], new_adapter)
     model = load_model(
         arguments.model_name_or_path,
         dtype=arguments.dtype or "auto",
@@ -42,14 +67,29 @@ def load_for_training(
         revision=arguments.model_revision,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
+        keep_adapter=goes_on,
         **({"quantization_config": quantization} if quantization else {}),
         **options,
     )
     if not train_vision:
         freeze_vision(model.network)
-    if arguments.use_peft and not arguments.lora_target_modules:
-        arguments.lora_target_modules = LANGUAGE_LINEARS
-    return model
+    if goes_on:
+        return Trainee(model, None, None)
+    return Trainee(model, new_adapter, adapters[-1] if adapters and new_adapter is not None else None)
+
+
+ADAPTER_SHAPE = ("peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "use_rslora", "use_dora")
+"""What of an adapter's settings has to be the same for training to go on with its weights."""
+
+
+def _is_like(adapter: str, wanted: PeftConfig) -> bool:
+    """Whether the adapter in a folder has the shape of the one that is wanted."""
+
+    def shape(config: PeftConfig) -> dict[str, Any]:
+        found = {name: getattr(config, name, None) or None for name in ADAPTER_SHAPE}
+        return {name: sorted(value) if isinstance(value, (set, list)) else value for name, value in found.items()}
+
+    return shape(PeftConfig.from_pretrained(adapter)) == shape(wanted)
 
 
 FREE_SETTINGS = re.compile(

@@ -25,7 +25,7 @@ from environments.probes import with_others
 from environments.settings import EpisodeArguments, untaught
 from fovea.checkpoints import is_finished
 from fovea.config import ConfigError, find_config, parse
-from fovea.models import resolve_path
+from fovea.models import adapter_chain, resolve_path
 from fovea.runs import RunDirectory
 from fovea.training import load_for_training, start_run, train
 from rewards.registry import Reward, load_reward
@@ -51,8 +51,17 @@ def make_cold_start(config: str, model_name: str) -> None:
 def for_prompts(
     script: ScriptArguments, model_args: ModelConfig, args: GRPOArguments, rewards: list[Reward]
 ) -> Callable[[], ZoomGRPOTrainer]:
-    """Makes the trainer of `--environment none`: TRL's own training on prompts, without tasks, images or tools."""
+    """Makes the trainer of `--environment none`: TRL's own training on prompts, without tasks, images or tools.
+
+    Raises:
+        ConfigError: for an adapter: TRL takes whole models by name, and would lose what the adapter has learned.
+    """
     check_prompt_rewards(rewards)
+    if adapter_chain(model_args.model_name_or_path)[1]:
+        raise ConfigError(
+            f"{model_args.model_name_or_path} is an adapter, and --environment none takes whole models: merge it first "
+            "(fovea merge, or merge_and_unload of PEFT)"
+        )
     quantization = get_quantization_config(model_args)
     args.model_init_kwargs = {
         "dtype": model_args.dtype,
@@ -90,13 +99,14 @@ def for_episodes(
         make_cold_start(script.cold_start_config, model_args.model_name_or_path)
     if changed := untaught(model_args.model_name_or_path, script, episodes):
         logger.warning(f"{changed}: it will see other images than it has learned from")
-    model = load_for_training(
+    trainee = load_for_training(
         model_args,
         min_pixels=script.min_pixels,
         max_pixels=script.max_pixels,
         trust_remote_code=args.trust_remote_code,
     )
-    return partial(
+    model = trainee.model
+    make = partial(
         ZoomGRPOTrainer,
         model.network,
         rewards,
@@ -108,10 +118,11 @@ def for_episodes(
         renderer=episodes.renderer(model),
         run=run,
         processing_class=model.processor,
-        peft_config=get_peft_config(model_args),
+        peft_config=trainee.new_adapter,
         probes={name: replace(episodes, crops=name).environment_factory(model) for name in args.probes or ()},
         callbacks=[CollapseCallback(args.collapse_action, can_zoom=episodes.environment == "zoom")],
     )
+    return lambda: trainee.named(make())
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from accelerate import PartialState
 from datasets import Dataset
-from trl import get_peft_config
 
 from fovea.config import parse
 from fovea.models import pixel_limits
@@ -32,13 +31,14 @@ def load_traces(script: ScriptArguments, seed: int) -> tuple[Dataset, Dataset]:
 
 def main() -> None:
     script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_sft.yaml")
-    model = load_for_training(
+    trainee = load_for_training(
         model_args,
         min_pixels=script.min_pixels,
         max_pixels=script.max_pixels,
         train_vision=script.train_vision,
         trust_remote_code=args.trust_remote_code,
     )
+    model = trainee.model
     environment = episodes.environment_factory(model)()
     renderer = episodes.renderer(model)
     collator = TraceCollator(renderer, environment, pixel_limits(model.processor), max_length=args.max_length)
@@ -59,9 +59,9 @@ def main() -> None:
         eval_dataset=held_out,
         data_collator=collator,
         processing_class=model.processor,
-        peft_config=get_peft_config(model_args),
+        peft_config=trainee.new_adapter,
     )
-    train(trainer, run, checkpoint=checkpoint, max_minutes=script.max_minutes)
+    train(trainee.named(trainer), run, checkpoint=checkpoint, max_minutes=script.max_minutes)
 
 
 if __name__ == "__main__":

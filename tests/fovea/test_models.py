@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from environments.rendering import Renderer
 from fovea.attention import batch_vision_attention
 from fovea.boxes import Frame
 from fovea.features import remember_image_features, share_frozen_tower
-from fovea.models import freeze_vision, load_model, resolve_path
+from fovea.models import adapter_chain, freeze_vision, load_model, resolve_path
 
 
 def test_tiny_is_a_small_qwen3_vl_with_deepstack_that_loads_without_us(tiny):
@@ -86,3 +87,31 @@ def test_a_frozen_tower_is_shared_only_with_an_equal_one(tiny):
     source.model.visual.requires_grad_(True)
     share_frozen_tower(source, trained)
     assert trained.model.visual is not source.model.visual
+
+
+def adapter(folder, base) -> str:
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base and str(base)}))
+    return str(folder)
+
+
+def test_a_chain_of_adapters_is_followed_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "base").mkdir(parents=True)
+    (tmp_path / "runs" / "base" / "config.json").write_text("{}")
+    first = adapter(tmp_path / "runs" / "first", "runs/base")
+    second = adapter(tmp_path / "runs" / "second", first)
+    monkeypatch.chdir("/")
+    assert adapter_chain(second) == (str(tmp_path / "runs" / "base"), [first, second])
+
+
+@pytest.mark.parametrize("base, reason", [("gone", "stands on .*gone, which is not there"), (None, "names no")])
+def test_an_adapter_whose_base_is_not_there_is_refused(tmp_path, base, reason):
+    with pytest.raises((FileNotFoundError, ValueError), match=reason):
+        adapter_chain(adapter(tmp_path / "runs" / "lora", base and tmp_path / base))
+
+
+def test_adapters_in_a_circle_are_refused(tmp_path):
+    one = adapter(tmp_path / "one", tmp_path / "two")
+    adapter(tmp_path / "two", one)
+    with pytest.raises(ValueError, match="stands on itself"):
+        adapter_chain(one)
