@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from environments.play import Conversation, Policy
+from environments.play import Conversation, Policy, framing_of
 from environments.rendering import Renderer
 from fovea.episodes import Answer, Episode, StopReason, Turn
 from fovea.ledger import phase
@@ -24,9 +24,11 @@ def play_directly(
     max_tokens: int = 32,
 ) -> list[Episode]:
     """One single-turn episode per task, in order."""
-    conversations = []
+    conversations, framings = [], []
     for task in tasks:
-        content = environment_factory().reset(**task.row())
+        environment = environment_factory()
+        content = environment.reset(**task.row())
+        framings.append(framing_of(environment))
         messages = [{"role": "user", "content": content}]
         images = [block["image"] for block in content if block["type"] == "image"]
         ids = [] if renderer is None else renderer.prompt_ids(messages, ())
@@ -34,6 +36,11 @@ def play_directly(
     with phase("decode"):
         replies = policy.reply(conversations, max_tokens=[max_tokens] * len(tasks))
     return [
-        Episode(task, (Turn(reply.text, Answer(reply.text.strip()), None, reply.num_tokens),), StopReason.ANSWERED)
-        for task, reply in zip(tasks, replies, strict=True)
+        Episode(
+            task,
+            (Turn(reply.text, Answer(reply.text.strip()), None, reply.num_tokens),),
+            StopReason.ANSWERED,
+            framing=framing,
+        )
+        for task, reply, framing in zip(tasks, replies, framings, strict=True)
     ]

@@ -17,7 +17,8 @@ from environments.play import Conversation, Limits, Reply, opening, play, tools_
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from environments.zoom import ZoomEnvironment
-from fovea.boxes import Box, Frame, View
+from fovea.answers import written
+from fovea.boxes import Box, Frame, Framing, View
 from fovea.doctor import Note, colored
 from fovea.episodes import Episode, ModelFault
 from fovea.images import MAX_IMAGE_PIXELS
@@ -81,10 +82,10 @@ class _Script:
         return [self._reply(conversation) for conversation in conversations]
 
     def _reply(self, conversation: Conversation) -> Reply:
-        text = f"<think>I see it.</think>\n<answer>{conversation.task.answer}</answer>"
+        text = f"<think>I see it.</think>\n<answer>{written(conversation.task, conversation.framing)}</answer>"
         if conversation.images and len(conversation.messages) == 2:
             size = conversation.images[0].size
-            box = written(Box(0.3, 0.3, 0.7, 0.7, Frame.UNIT), View(size, size), self.frame)
+            box = Framing(self.frame, (View(size, size),)).write(Box(0.3, 0.3, 0.7, 0.7, Frame.UNIT))
             call = {"name": ZOOM, "arguments": {"bbox_2d": box, "img_idx": 0}}
             text = f"<think>I zoom in.</think>\n<tool_call>\n{json.dumps(call)}\n</tool_call>"
         tokenizer = self.renderer.tokenizer
@@ -92,15 +93,9 @@ class _Script:
         return Reply(text, ids)
 
 
-def written(box: Box, view: View, frame: Frame) -> list[float]:
-    """A box as a model of that frame writes it: whole numbers, or four decimals for fractions."""
-    places = 4 if frame is Frame.UNIT else None
-    return [round(value, places) for value in box.to(frame, view).coordinates]
-
-
 def zoomed(environment: Any, image: Image.Image, first: Image.Image, region: Box, frame: Frame) -> Image.Image:
     """What a zoom into `region` of the image returns, whose first view is `first`."""
-    arguments = {"bbox_2d": written(region, View(image.size, first.size), frame), "label": "", "img_idx": 0}
+    arguments = {"bbox_2d": Framing(frame, (View(image.size, first.size),)).write(region), "label": "", "img_idx": 0}
     tool = getattr(environment, ZOOM)
     known = inspect.signature(tool).parameters
     blocks = tool(**{name: value for name, value in arguments.items() if name in known})

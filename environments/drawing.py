@@ -6,8 +6,10 @@ import textwrap
 
 from PIL import Image, ImageDraw
 
+from fovea.answers import answer_boxes
 from fovea.boxes import Frame, View
 from fovea.episodes import Episode
+from fovea.tasks import AnswerKind
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 VIEW_PX, CROP_PX, LINE_PX = 320, 140, 14
@@ -23,6 +25,11 @@ def draw(episode: Episode, *, title: str = "") -> Image.Image:
         canvas = scaled[crop.root]
         box = crop.region.to(Frame.INPUT, View(canvas.size, canvas.size)).coordinates
         ImageDraw.Draw(canvas).rectangle(box, outline=COLOURS[number % len(COLOURS)], width=2)
+    if episode.task.kind is AnswerKind.BOX and episode.answer and episode.framing:
+        for target in answer_boxes(episode.task, episode.answer, episode.framing):
+            canvas = scaled[target.img_idx]
+            box = target.box.to(Frame.INPUT, View(canvas.size, canvas.size)).coordinates
+            ImageDraw.Draw(canvas).rectangle(box, outline="black", width=3)
     small = [_fitted(crop, CROP_PX) for crop in crops]
     lines = [title] if title else []
     lines += _wrapped(f"{episode.task.prompt} ({episode.task.answer})")

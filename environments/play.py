@@ -12,6 +12,7 @@ from PIL import Image
 from environments.prompts import SYSTEM_PROMPT
 from environments.protocol import is_well_formed, parse_action
 from environments.rendering import Renderer
+from fovea.boxes import Framing
 from fovea.episodes import (
     Action,
     Answer,
@@ -50,6 +51,7 @@ class Conversation:
     cache: Any = None
     """Whatever the policy wants to keep until the next turn."""
     tools: tuple[Callable, ...] = ()
+    framing: Framing | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,11 @@ def tools_of(environment: Any) -> dict[str, Callable]:
     }
 
 
+def framing_of(environment: Any) -> Framing | None:
+    """In which frame the model writes boxes of the images that an environment shows now; None if it does not say."""
+    return getattr(environment, "framing", None)
+
+
 def opening(environment: Any, task: Task) -> list[dict]:
     """The messages with which an episode begins: the system prompt, and the task as the environment shows it."""
     content = environment.reset(**task.row()) or task.prompt
@@ -108,8 +115,9 @@ class _Seat:
         self.task, self.renderer, self.limits = task, renderer, limits
         self.tools = tools_of(environment)
         messages = opening(environment, task)
+        self.framing = framing_of(environment)
         images, tools = _images_of(messages[1]["content"]), tuple(self.tools.values())
-        self.conversation = Conversation(task, messages, images=images, tools=tools)
+        self.conversation = Conversation(task, messages, images=images, tools=tools, framing=self.framing)
         if renderer is not None:
             self.conversation.token_ids = renderer.prompt_ids(messages, tools)
         self.num_prompt_tokens = len(self.conversation.token_ids)
@@ -192,7 +200,8 @@ class _Seat:
             images=tuple(self.conversation.images),
             logprobs=tuple(self.logprobs) if self.logprobs else None,
         )
-        return Episode(self.task, tuple(self.turns), self.stop_reason, tokens, tuple(self.conversation.messages))
+        messages = tuple(self.conversation.messages)
+        return Episode(self.task, tuple(self.turns), self.stop_reason, tokens, messages, self.framing)
 
 
 def _images_of(blocks: Iterable[dict]) -> list[Image.Image]:

@@ -21,8 +21,8 @@ from transformers import (
 from environments.decoding import Decoder
 from environments.play import Conversation, Reply, Sampling
 from environments.rendering import Renderer
-from fovea.boxes import Box, Frame, View
-from fovea.images import open_image
+from fovea.answers import written
+from fovea.boxes import Box, Frame, Framing, View
 from fovea.shared_prefix import allow_layouts
 from fovea.tasks import Target
 
@@ -98,11 +98,6 @@ class TransformersPolicy:
         return Reply(self.renderer.written_text(kept), kept, is_truncated=kept[-1] != end)
 
 
-def _as_text(answer: Any) -> str:
-    """A reference as it is to be written: the first of texts that are all accepted is not told from a list's items."""
-    return ", ".join(map(str, answer)) if isinstance(answer, (list, tuple)) else str(answer)
-
-
 @contextmanager
 def evaluation_mode(network: Any):
     """The model in eval mode inside the block, in its former mode after it."""
@@ -144,7 +139,8 @@ class OraclePolicy:
         readings = list(task.metadata.get("readings", []))[:done]
         said = [f"I read {reading}." for reading in readings if reading]
         if done == len(targets):
-            return f"<think>{' '.join(said) or 'I can see it.'}</think>\n<answer>{_as_text(task.answer)}</answer>"
+            answer = written(task, conversation.framing)
+            return f"<think>{' '.join(said) or 'I can see it.'}</think>\n<answer>{answer}</answer>"
         thought = " ".join([*said, "I zoom in."])
         nested = bool(task.metadata.get("nested")) and done > 0
         img_idx = len(conversation.images) - 1 if nested else task.boxes[done].img_idx
@@ -153,13 +149,10 @@ class OraclePolicy:
         call = json.dumps({"name": "image_zoom_in_tool", "arguments": arguments})
         return f"<think>{thought}</think>\n<tool_call>\n{call}\n</tool_call>"
 
-    def _box(self, conversation: Conversation, target: Target, *, is_in_crop: bool, img_idx: int) -> list[int]:
-        """The target as the annotator draws it on image `img_idx`, in whole units of the model's frame."""
-        shown = conversation.images[img_idx].size
-        view, original = View(shown, shown), shown
-        if target.box.frame is Frame.ORIGINAL:
-            original = open_image(conversation.task.images[target.img_idx]).size
-        unit = target.box.to(Frame.UNIT, View(original, shown))
+    def _box(self, conversation: Conversation, target: Target, *, is_in_crop: bool, img_idx: int) -> list[float]:
+        """The target as the annotator draws it on image `img_idx`: whole units of the model's frame, or thousandths."""
+        framing = conversation.framing or Framing(self.frame)
+        unit, view = target.box, framing.view(target.img_idx)
         if is_in_crop:
             crop = conversation.messages[-1]["content"][0]["crop"].region
             unit = Box(
@@ -169,7 +162,12 @@ class OraclePolicy:
                 (unit.y2 - crop.y1) / crop.height,
                 Frame.UNIT,
             )
+            original = crop.to(Frame.ORIGINAL, view)
+            size = max(1, round(original.width)), max(1, round(original.height))
+            view = View(size, conversation.images[img_idx].size)
         dx, dy = self._rng.normal(0, self.noise, size=2) * (unit.width, unit.height)
         loose = Box(unit.x1 + dx, unit.y1 + dy, unit.x2 + dx, unit.y2 + dy, Frame.UNIT)
         drawn = loose.enlarged(self._rng.uniform(*self.looseness)).clipped(view).to(self.frame, view)
+        if self.frame is Frame.UNIT:
+            return [round(value, 3) for value in drawn.coordinates]
         return [round(value / self.box_step) * self.box_step for value in drawn.coordinates]

@@ -18,7 +18,7 @@ from fovea.arguments import PlayerArguments
 from fovea.boxes import Frame
 from fovea.endpoint import ChatEndpoint
 from fovea.images import ImageStore, PixelLimits
-from fovea.models import Model, resolve_path
+from fovea.models import Model, RemoteModel, resolve_path
 from fovea.plugins import load_object
 from fovea.runs import settings_of
 
@@ -99,7 +99,8 @@ class EpisodeArguments:
                 "be off: keep crop_min_pixels and crop_max_pixels within min_pixels and max_pixels"
             )
         frame = Frame(self.box_frame) if self.box_frame else model.frame
-        settings = ZoomSettings(frame, first_view, crop, padding=self.crop_padding, crops=self.crops, views=self.views)
+        settings = ZoomSettings(frame, first_view, crop, padding=self.crop_padding, crops=self.crops, views=self.views,
+                                names_frame=isinstance(model, RemoteModel))  # fmt: skip
         return partial(ZoomEnvironment, settings, ImageStore(max_bytes=self._half_cache))
 
     def renderer(self, model: Model) -> Renderer:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from fovea.boxes import Box, Frame, View
+from fovea.boxes import Box, Frame, Framing, View
 from fovea.episodes import Crop, FaultKind, ModelFault
 from fovea.images import MAX_ASPECT_RATIO, ImageStore, PixelLimits, cut, fit
-from fovea.tasks import Task
+from fovea.tasks import AnswerKind, Task
 
 CROP_MODES = ("true", "noise", "blank", "random", "other", "target")
 VIEW_MODES = ("true", "blurred", "blank")
@@ -36,7 +36,8 @@ class ZoomSettings:
     Probes of whether the model looks: `crops` other than "true" replaces what a zoom returns by noise, a blank, a
     random place of the same size in the same image, the same place of another task's image (`metadata["other_image"]`),
     or the nearest of the task's own boxes, which shows what a perfect zoom is worth. `views` other than "true" blurs or
-    blanks the first views, which leaves only zooms to see by.
+    blanks the first views, which leaves only zooms to see by. `names_frame` tells the model in every question how boxes
+    are written, as questions that ask for boxes always do: for models that were taught no frame.
     """
 
     frame: Frame
@@ -46,6 +47,7 @@ class ZoomSettings:
     min_side: float = 0.004
     crops: str = "true"
     views: str = "true"
+    names_frame: bool = False
 
     def __post_init__(self) -> None:
         for name, modes in (("crops", CROP_MODES), ("views", VIEW_MODES)):
@@ -100,7 +102,23 @@ class ZoomEnvironment:
             original, shown = self._store.open(source), self._store.fitted(source, limits)
             self._seen.append(_Seen(root, Box(0, 0, 1, 1, Frame.UNIT), View(original.size, shown.size)))
             blocks.append({"type": "image", "image": _view(shown, self._settings.views)})
+        asks_for_box = task is not None and task.kind is AnswerKind.BOX
+        if asks_for_box or self._settings.names_frame:
+            question = f"{question}\n{self._describe_frame()}"
         return [*blocks, {"type": "text", "text": question}]
+
+    @property
+    def framing(self) -> Framing:
+        """The frame in which the model writes boxes, with the first views of the episode's images."""
+        return Framing(self._settings.frame, tuple(seen.view for seen in self._seen[: len(self._sources)]))
+
+    def _describe_frame(self) -> str:
+        """How boxes are to be written; where images differ, for each of them."""
+        framing = self.framing
+        lines = [framing.describe(index) for index in range(max(1, len(framing.views)))]
+        if len(set(lines)) == 1:
+            return lines[0]
+        return "\n".join(f"Image {index}: {line}" for index, line in enumerate(lines))
 
     def image_zoom_in_tool(self, bbox_2d: list[float], label: str = "", img_idx: int = 0) -> list[dict[str, Any]]:
         """Zoom into a region of an image to see it larger.
@@ -177,16 +195,14 @@ class ZoomEnvironment:
             region = Box(x1, y1, x1 + region.width, y1 + region.height, Frame.UNIT)
         elif mode == "other":
             original = self._store.open(_other_image(self._task))
-        elif (target := self._nearest_target(original, region, root)) is not None:
+        elif (target := self._nearest_target(region, root)) is not None:
             return fit(cut(original, target), self._settings.crop)
         return cut(original, region).resize(size, Image.Resampling.BICUBIC)
 
-    def _nearest_target(self, original: Image.Image, region: Box, root: int) -> Box | None:
+    def _nearest_target(self, region: Box, root: int) -> Box | None:
         """The task's own box (UNIT) on this image whose centre is nearest to that of `region`; None without any."""
-        view = View(original.size, original.size)
         targets = [] if self._task is None else [t.box for t in self._task.boxes if t.img_idx == root]
-        units = [box.to(Frame.UNIT, view).clipped(view) for box in targets]
-        return min(units, key=lambda box: math.dist(_centre(box), _centre(region)), default=None)
+        return min(targets, key=lambda box: math.dist(_centre(box), _centre(region)), default=None)
 
 
 _GREY = (127, 127, 127)

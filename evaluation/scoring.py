@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from string import ascii_uppercase
 
+from fovea.answers import score
 from fovea.tasks import AnswerKind, Task
-from rewards.accuracy import score
 
 Rule = Callable[[Task, str], bool]
 

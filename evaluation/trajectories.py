@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evaluation.stored import StoredRun
-from fovea.boxes import Frame, View
+from fovea.answers import answer_boxes, reference_boxes
+from fovea.boxes import Framing
 from fovea.episodes import Episode, FaultKind
 from fovea.images import ImageError, open_image, source_hash
-from fovea.tasks import Task
+from fovea.tasks import AnswerKind, Target, Task
 from rewards.accuracy import accuracy
 
 LOST = "lost"
@@ -47,6 +48,9 @@ class Trajectories:
         for row in rows:
             task = self._task_of(stored, row)
             found = {"set": number, "task": self._task(task), **_episode(row)}
+            if task.kind is AnswerKind.BOX and row.get("answer") and row.get("framing"):
+                framing = Framing.from_dict(row["framing"])
+                found["boxes"] = list(map(_drawn, answer_boxes(task, row["answer"], framing)))
             if "sample" not in found:
                 key = row.get("step"), row.get("mode"), row["task_id"]
                 found["sample"] = places[key] = places.get(key, -1) + 1
@@ -108,19 +112,13 @@ class Trajectories:
 
 
 def _targets(task: Task) -> list[dict[str, Any]]:
-    """The task's own boxes as shares of their images."""
-    found = []
-    for target in task.boxes:
-        if target.box.frame is Frame.INPUT:
-            continue  # its view is the model's, not the viewer's
-        is_in_pixels = target.box.frame is Frame.ORIGINAL
-        try:
-            size = open_image(task.images[target.img_idx]).size if is_in_pixels else (1, 1)
-        except (ImageError, IndexError):
-            continue
-        box = target.box.to(Frame.UNIT, View(size, size))
-        found.append({"image": target.img_idx, "box": [round(value, 4) for value in box.coordinates]})
-    return found
+    """The task's own boxes as shares of their images, those that are the answer included."""
+    answer = reference_boxes(task) if task.kind is AnswerKind.BOX and task.source != LOST else []
+    return list(map(_drawn, [*task.boxes, *answer]))
+
+
+def _drawn(target: Target) -> dict[str, Any]:
+    return {"image": target.img_idx, "box": [round(value, 4) for value in target.box.coordinates]}
 
 
 def _episode(row: Mapping[str, Any]) -> dict[str, Any]:

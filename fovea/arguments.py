@@ -10,7 +10,7 @@ import torch
 
 from fovea.images import PixelLimits
 from fovea.models import Model, RemoteModel, load_model, load_outline
-from fovea.task_files import parse_columns, tasks_from
+from fovea.task_files import known_columns, parse_columns, tasks_from
 from fovea.tasks import Task
 
 
@@ -27,6 +27,12 @@ class TaskArguments:
         default=None,
         metadata={"help": "Column names of your data, e.g. question=problem answer=reward_model.ground_truth"},
     )
+    json_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns, by our names, whose texts are JSON, e.g. answer boxes: for Parquet files of mixed types."
+        },
+    )
     skip_bad_rows: bool = field(default=False, metadata={"help": "Leave out rows that are no tasks, and count them."})
     max_tasks: int | None = field(default=None, metadata={"help": "Use only so many tasks."})
 
@@ -40,6 +46,7 @@ class TaskArguments:
             name,
             split=self.dataset_split,
             columns=parse_columns(self.columns),
+            json_columns=known_columns(self.json_columns),
             skip_bad_rows=self.skip_bad_rows,
             limit=limit,
         )

@@ -146,6 +146,51 @@ class Box:
         return cls.of(data["coordinates"], Frame(data["frame"]))
 
 
+@dataclass(frozen=True)
+class Framing:
+    """The frame in which a model writes boxes, with the views of a task's images, by which they are read."""
+
+    frame: Frame
+    views: tuple[View, ...] = ()
+
+    def view(self, image: int) -> View:
+        """The view of an image; relative frames need none.
+
+        Raises:
+            ValueError: for a frame in pixels and an image whose view is not known.
+        """
+        if image < len(self.views):
+            return self.views[image]
+        if self.frame in (Frame.UNIT, Frame.PER_MILLE):
+            return View((1, 1), (1, 1))
+        raise ValueError(
+            f"boxes of image {image} in {self.frame.value} pixels need its view, {len(self.views)} are known"
+        )
+
+    def read(self, numbers: Iterable[float], image: int = 0) -> Box:
+        """Four numbers that a model wrote, as a box in UNIT."""
+        return Box.of(numbers, self.frame).to(Frame.UNIT, self.view(image))
+
+    def write(self, box: Box, image: int = 0) -> list[float]:
+        """A box as a model would write it: in whole numbers, but for UNIT."""
+        numbers = box.to(self.frame, self.view(image)).coordinates
+        return [round(n, 6) if self.frame is Frame.UNIT else round(n) for n in numbers]
+
+    def describe(self, image: int = 0) -> str:
+        """How boxes are to be written, for a prompt."""
+        width, height = self.view(image).extent(self.frame)
+        sides = f"from 0 to {width:g}" if width == height else f"x from 0 to {width:g} and y from 0 to {height:g}"
+        return f"Write boxes as [x1, y1, x2, y2] with {'numbers ' if width == height else ''}{sides}."
+
+    def to_dict(self) -> dict[str, object]:
+        return {"frame": self.frame.value, "views": [[list(v.original), list(v.input)] for v in self.views]}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Framing:
+        views = tuple(View(tuple(original), tuple(shown)) for original, shown in data["views"])
+        return cls(Frame(data["frame"]), views)
+
+
 def _same_frame(a: Box, b: Box) -> None:
     if a.frame is not b.frame:
         raise ValueError(

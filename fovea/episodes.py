@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from fovea.boxes import Box, Size
-from fovea.tasks import Task
+from fovea.boxes import Box, Framing, Size
+from fovea.tasks import AnswerKind, Task
 
 
 class StopReason(StrEnum):
@@ -134,6 +134,8 @@ class Episode:
     stop_reason: StopReason
     tokens: TokenRecord | None = field(default=None, repr=False, compare=False)
     messages: tuple[dict, ...] = field(default=(), repr=False, compare=False)
+    framing: Framing | None = field(default=None, repr=False, compare=False)
+    """In which frame the model writes boxes, with the views of the task's images."""
 
     @property
     def record(self) -> TokenRecord:
@@ -182,6 +184,7 @@ class Episode:
             "num_zooms": self.num_zooms,
             "num_tokens": self.num_tokens,
             **length,
+            **({"framing": self.framing.to_dict()} if self.framing and self.task.kind is AnswerKind.BOX else {}),
             "faults": dict(Counter(fault.kind.value for fault in self.faults)),
             "turns": [_turn_to_dict(turn) for turn in self.turns],
         }
@@ -189,7 +192,9 @@ class Episode:
     @classmethod
     def from_dict(cls, data: dict[str, Any], task: Task) -> Episode:
         """The episode back from `to_dict`, with the task it was played on."""
-        return cls(task, tuple(_turn_from_dict(turn) for turn in data["turns"]), StopReason(data["stop_reason"]))
+        framing = Framing.from_dict(data["framing"]) if data.get("framing") else None
+        turns = tuple(_turn_from_dict(turn) for turn in data["turns"])
+        return cls(task, turns, StopReason(data["stop_reason"]), framing=framing)
 
 
 _ACTIONS: dict[str, type] = {"call": Call, "answer": Answer, "fault": Fault, "no_action": NoAction}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from fovea.boxes import Box, Frame, Size, View
 from fovea.ledger import phase
@@ -119,6 +119,32 @@ def open_image(source: Source, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.I
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"image {name} cannot be opened: {error}") from error
+
+
+def image_size(source: Source) -> Size:
+    """Width and height of an image as `open_image` gives it, EXIF-rotated, from its header alone.
+
+    Raises:
+        ImageError: if the file is missing, empty, or no image.
+    """
+    if isinstance(source, dict):
+        source = source.get("bytes") or source.get("path") or b""
+    try:
+        if isinstance(source, (str, Path)):
+            with Image.open(source) as image:
+                return _rotated_size(image)
+        content = encoded(source)
+        return _rotated_size(content if isinstance(content, Image.Image) else _decode_lazily(content))
+    except ImageError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        name = str(source) if isinstance(source, (str, Path)) else "in memory"
+        raise ImageError(f"image {name} cannot be opened: {error}") from error
+
+
+def _rotated_size(image: Image.Image) -> Size:
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else image.size
 
 
 def _decode_lazily(content: bytes) -> Image.Image:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
-from fovea.boxes import Box, Frame
-from fovea.images import encoded
+from fovea.answers import boxes_in, checked_reference, is_four_numbers, verify_reference
+from fovea.boxes import Box, Frame, View
+from fovea.images import encoded, image_size
 from fovea.rows import BROKEN, Row, read_rows
 from fovea.tasks import AnswerKind, Target, Task
 
@@ -33,14 +34,15 @@ def load_tasks(
     *,
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
-    box_frame: Frame = Frame.ORIGINAL,
+    json_columns: Sequence[str] = (),
     skip_bad_rows: bool = False,
     limit: int | None = None,
 ) -> list[Task]:
     """Tasks from a JSONL or Parquet file, a folder with `tasks.jsonl`, a saved dataset folder, or a hub id.
 
     `columns` maps our names to those of the file, dotted where they are nested: `{"answer":
-    "reward_model.ground_truth"}`. Boxes without a frame of their own are read in `box_frame`.
+    "reward_model.ground_truth"}`. `json_columns` are those of our names whose texts hold JSON, as Arrow files need it
+    where rows differ in type. Boxes without a frame are in pixels of the original image; in a task they are in UNIT.
 
     Raises:
         TaskError: on the first bad row, with its number and reason, unless `skip_bad_rows`.
@@ -52,7 +54,7 @@ def load_tasks(
         source=str(source),
         folder=folder,
         columns=columns,
-        box_frame=box_frame,
+        json_columns=json_columns,
         skip_bad_rows=skip_bad_rows,
         limit=limit,
     )
@@ -64,7 +66,7 @@ def to_tasks(
     source: str,
     folder: Path,
     columns: Mapping[str, str] | None = None,
-    box_frame: Frame = Frame.ORIGINAL,
+    json_columns: Sequence[str] = (),
     skip_bad_rows: bool = False,
     limit: int | None = None,
 ) -> list[Task]:
@@ -79,7 +81,7 @@ def to_tasks(
         if limit is not None and len(tasks) >= limit:
             break
         try:
-            tasks.append(_task(row, number, folder, columns or {}, box_frame, source))
+            tasks.append(_task(row, number, folder, columns or {}, json_columns, source))
         except BAD_ROW as error:
             problem = f"row {number} of {source}: {error}"
             if not skip_bad_rows:
@@ -103,7 +105,7 @@ def save_tasks(tasks: list[Task], folder: Path) -> None:
                 "answer": task.answer,
                 "kind": task.kind.value,
                 "choices": list(task.choices),
-                "boxes": [target.box.to_dict() | {"img_idx": target.img_idx} for target in task.boxes],
+                "boxes": [target.to_dict() for target in task.boxes],
                 "first_view_max_pixels": task.first_view_max_pixels,
                 "metadata": dict(task.metadata),
             }
@@ -136,18 +138,41 @@ def _value(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> Any
 
 
 def _task(
-    row: Mapping[str, Any], number: int, folder: Path, columns: Mapping[str, str], box_frame: Frame, source: str
+    row: Mapping[str, Any],
+    number: int,
+    folder: Path,
+    columns: Mapping[str, str],
+    json_columns: Sequence[str],
+    source: str,
 ) -> Task:
     if not isinstance(row, Mapping):
         raise TaskError(f"it is a {type(row).__name__}, not an object with columns")
     if BROKEN in row:
         raise TaskError(row[BROKEN])
     fields = {name: _value(row, name, columns) for name in COLUMNS}
+    fields |= {name: _from_json(name, fields[name]) for name in json_columns}
+    _check_types(fields)
     images = fields["images"] if fields["images"] is not None else _value(row, "image", columns)
-    if images is None:
-        images = []
-    elif not isinstance(images, (list, tuple)):
-        images = [images]
+    images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
+    most = fields["first_view_max_pixels"]
+    choices = tuple(str(choice) for choice in fields["choices"] or ())
+    task = Task(
+        id=str(fields["id"] if fields["id"] is not None else number),
+        images=tuple(_image(image, folder) for image in images),
+        question=fields["question"].replace("<image>", "").strip(),
+        answer=fields["answer"],
+        kind=_kind(fields["kind"], fields["answer"], choices, has_image=bool(images)),
+        choices=choices,
+        boxes=tuple(map(_target, fields["boxes"] or ())),
+        first_view_max_pixels=None if most is None else int(most),
+        source=source,
+        metadata=fields["metadata"] or {},
+    )
+    return checked(task)
+
+
+def _check_types(fields: Mapping[str, Any]) -> None:
+    """Raises TaskError for a column that holds something else than it must."""
     if not isinstance(fields["question"], str) or not fields["question"].strip():
         raise TaskError(
             f"question is {fields['question']!r}: it must be text; name its column with --columns question=…"
@@ -157,7 +182,7 @@ def _task(
     if fields["answer"] is None:
         raise TaskError("answer is missing: name its column with --columns answer=…")
     if isinstance(fields["choices"], (str, Mapping)):
-        raise TaskError(f"choices is {fields['choices']!r}: it must be a list of texts")
+        raise TaskError(f"choices is {fields['choices']!r}: it must be a list of texts (or name it in --json_columns)")
     if not isinstance(fields["metadata"] or {}, Mapping):
         raise TaskError(f"metadata is {fields['metadata']!r}: it must be an object")
     most = fields["first_view_max_pixels"]
@@ -165,22 +190,86 @@ def _task(
         raise TaskError(f"first_view_max_pixels is {most!r}: it must be a number of pixels")
     if not isinstance(fields["boxes"] or [], (list, tuple)):
         raise TaskError(f"boxes is {fields['boxes']!r}: it must be a list of boxes")
-    choices = tuple(str(choice) for choice in fields["choices"] or ())
-    kind = _kind(fields["kind"], fields["answer"], choices)
-    if kind is AnswerKind.CHOICE and choices:
-        _check_choice(fields["answer"], choices)
-    return Task(
-        id=str(fields["id"] if fields["id"] is not None else number),
-        images=tuple(_image(image, folder) for image in images),
-        question=fields["question"].replace("<image>", "").strip(),
-        answer=fields["answer"],
-        kind=kind,
-        choices=choices,
-        boxes=tuple(_target(box, box_frame) for box in fields["boxes"] or ()),
-        first_view_max_pixels=None if most is None else int(most),
-        source=source,
-        metadata=fields["metadata"] or {},
-    )
+
+
+def _from_json(name: str, value: Any) -> Any:
+    """What a text of a JSON column says; None and an empty text stay None."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except ValueError as error:
+        raise TaskError(f"{name} is {value[:80]!r}, which is no JSON ({error}), though json_columns names it") from None
+
+
+def checked(task: Task) -> Task:
+    """The task with its boxes in UNIT and its reference as its rule reads it. Every task goes through here once.
+
+    Images are opened for boxes in pixels alone, and only as far as their headers.
+
+    Raises:
+        TaskError: for boxes or a reference that cannot be used, with the reason.
+    """
+    boxes = tuple(_in_unit(target, task) for target in task.boxes)
+    try:
+        if task.kind is AnswerKind.BOX:
+            targets = [_in_unit(_target(box), task) for box in _box_list(task.answer)]
+            task = replace(task, boxes=boxes, answer=[target.to_dict() for target in targets])
+        else:
+            task = replace(task, boxes=boxes, answer=checked_reference(task))
+        verify_reference(task)
+    except TaskError:
+        raise
+    except ValueError as error:
+        raise TaskError(str(error)) from error
+    return task
+
+
+def _box_list(answer: Any) -> list[Any]:
+    """The boxes of an answer of kind box: one box, or a list of such; texts are JSON or hold numbers in brackets."""
+    if isinstance(answer, str):
+        found = boxes_in(answer)
+        if not found:
+            raise TaskError(f"answer {answer!r} holds no box: write [x1, y1, x2, y2]")
+        return [{"coordinates": numbers, "img_idx": image or 0} for numbers, image in found]
+    if isinstance(answer, Mapping) or is_four_numbers(answer):
+        return [answer]
+    if not isinstance(answer, (list, tuple)) or not answer:
+        raise TaskError(f"answer {answer!r} is no box: write [x1, y1, x2, y2], or a list of such")
+    return list(answer)
+
+
+OUTSIDE = 0.01
+"""How far a box may reach beyond its image, as a share of its sides: what rounding does. It is clipped."""
+
+
+def _in_unit(target: Target, task: Task) -> Target:
+    """A target in UNIT, by the size of its image, which is EXIF-rotated.
+
+    Raises:
+        TaskError: for an image that is not there, a box outside of it, or one in pixels of an unknown view.
+    """
+    box, index = target.box, target.img_idx
+    if not 0 <= index < max(1, len(task.images)):
+        raise TaskError(
+            f"img_idx {index} of box {list(box.coordinates)}: the row has {len(task.images)} images, from 0"
+        )
+    if box.frame is Frame.INPUT:
+        raise TaskError(
+            f"box {list(box.coordinates)} is in pixels of a model's input, whose size no file knows: write it in "
+            "pixels of the original, or in frame unit or per_mille"
+        )
+    size = (1, 1)
+    if box.frame is Frame.ORIGINAL:
+        if not task.images:
+            raise TaskError(f"box {list(box.coordinates)} is in pixels, but the row has no image")
+        size = image_size(task.images[index])
+    view = View(size, size)
+    unit = box.to(Frame.UNIT, view)
+    if min(unit.coordinates) < -OUTSIDE or max(unit.coordinates) > 1 + OUTSIDE:
+        where = f"of {size[0]}x{size[1]} pixels" if box.frame is Frame.ORIGINAL else f"in frame {box.frame.value}"
+        raise TaskError(f"box {list(box.coordinates)} lies outside image {index} {where}: is it [x1, y1, x2, y2]?")
+    return Target(unit.clipped(view), index)
 
 
 def _image(image: Any, folder: Path) -> Any:
@@ -201,8 +290,8 @@ def _image(image: Any, folder: Path) -> Any:
     return image
 
 
-def _kind(kind: str | None, answer: Any, choices: tuple[str, ...]) -> AnswerKind:
-    """The kind named in the row, else the one that the answer's form suggests."""
+def _kind(kind: str | None, answer: Any, choices: tuple[str, ...], *, has_image: bool) -> AnswerKind:
+    """The kind named in the row, else the one that the answer's form suggests (docs/data.md)."""
     if kind:
         known = [known.value for known in AnswerKind]
         if kind not in known:
@@ -210,6 +299,10 @@ def _kind(kind: str | None, answer: Any, choices: tuple[str, ...]) -> AnswerKind
         return AnswerKind(kind)
     if choices:
         return AnswerKind.CHOICE
+    if isinstance(answer, bool):
+        return AnswerKind.YES_NO
+    if isinstance(answer, Mapping) or (has_image and _looks_like_boxes(answer)):
+        return AnswerKind.BOX
     if isinstance(answer, (list, tuple)):
         return AnswerKind.LIST
     text = str(answer).strip().lower()
@@ -222,22 +315,31 @@ def _kind(kind: str | None, answer: Any, choices: tuple[str, ...]) -> AnswerKind
     return AnswerKind.NUMBER
 
 
-def _check_choice(answer: Any, choices: tuple[str, ...]) -> None:
-    """Raises TaskError unless the answer is the letter or the text of one of the choices."""
-    said = str(answer).strip()
-    letters = ascii_uppercase[: len(choices)]
-    if said.strip("() .").upper() not in letters and said.lower() not in [choice.strip().lower() for choice in choices]:
-        raise TaskError(f"answer {answer!r} is none of the choices {list(choices)}, nor the letter of one")
+def _looks_like_boxes(answer: Any) -> bool:
+    """Whether an answer is four numbers, or a list of nothing but boxes."""
+    if isinstance(answer, (list, tuple)) and answer and not is_four_numbers(answer):
+        return all(isinstance(part, Mapping) or is_four_numbers(part) for part in answer)
+    return is_four_numbers(answer)
 
 
-def _target(box: Any, frame: Frame) -> Target:
-    if isinstance(box, Mapping):
-        target = Target(Box.from_dict({"frame": frame.value, **box}), int(box.get("img_idx", 0)))
-    elif isinstance(box, (list, tuple)) and len(box) == 4:
-        target = Target(Box.of(box, frame))
-    else:
-        count = f"{len(box)} numbers" if isinstance(box, (list, tuple)) else "no numbers in brackets"
-        raise TaskError(f"box {box!r} has {count}: boxes is a list of [x1, y1, x2, y2]")
+BOX_FORM = '[x1, y1, x2, y2] on image 0, or {"bbox_2d": [x1, y1, x2, y2], "img_idx": 1, "frame": "original"}'
+
+
+def _target(box: Any) -> Target:
+    """A box as files write it; without a frame in pixels of the original, without img_idx on image 0."""
+    given = dict(box) if isinstance(box, Mapping) else {"coordinates": box}
+    given = {name: value for name, value in given.items() if value is not None}  # Arrow fills what a row leaves out
+    numbers = given.pop("bbox_2d", None) or given.pop("coordinates", None)
+    index, frame, _ = given.pop("img_idx", 0), given.pop("frame", Frame.ORIGINAL), given.pop("label", None)
+    if given or not isinstance(numbers, (list, tuple)):
+        raise TaskError(f"box {box!r} is in no known form: write {BOX_FORM}")
+    if not is_four_numbers(numbers):
+        raise TaskError(f"box {box!r} has {len(numbers)} entries, not four finite numbers: write {BOX_FORM}")
+    if isinstance(index, bool) or not isinstance(index, int):
+        raise TaskError(f"img_idx of box {box!r} must be a whole number: write {BOX_FORM}")
+    if frame not in list(Frame):
+        raise TaskError(f"frame {frame!r} of box {box!r} is unknown: use one of {[known.value for known in Frame]}")
+    target = Target(Box.of(numbers, Frame(frame)), index)
     if target.box.is_empty:
         raise TaskError(f"box {box!r} is empty: it needs x1 below x2 and y1 below y2")
     return target
@@ -248,10 +350,21 @@ def tasks_from(name: str, **reading: Any) -> list[Task]:
     if ":" in name and not Path(name).exists():
         from fovea.plugins import load_object
 
-        tasks = list(load_object(name)())
-        limit = reading.get("limit")
-        return tasks[:limit] if limit else tasks
+        tasks, limit = list(load_object(name)()), reading.get("limit")
+        return [checked(task) for task in (tasks[:limit] if limit else tasks)]
     return load_tasks(name, **reading)
+
+
+def known_columns(names: Sequence[str] | None) -> list[str]:
+    """The names themselves.
+
+    Raises:
+        ValueError: for one that is no column of ours.
+    """
+    for name in names or ():
+        if name not in COLUMNS:
+            raise ValueError(f"--json_columns {name!r} is no column of ours: {', '.join(COLUMNS)}")
+    return list(names or ())
 
 
 def parse_columns(pairs: list[str] | None) -> dict[str, str]:

@@ -29,6 +29,13 @@ class Target:
     box: Box
     img_idx: int = 0
 
+    def to_dict(self) -> dict[str, Any]:
+        return self.box.to_dict() | {"img_idx": self.img_idx}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Target:
+        return cls(Box.from_dict(dict(data)), int(data.get("img_idx") or 0))
+
 
 @dataclass(frozen=True)
 class Task:

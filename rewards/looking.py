@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from fovea.boxes import Frame, View, coverage, iou
+from fovea.boxes import coverage, iou
 from fovea.episodes import Crop, Episode, StopReason
 from fovea.tasks import Target, Task
-
-_UNIT = View((1, 1), (1, 1))
 
 
 def format(task: Task, episode: Episode) -> float:
@@ -34,25 +32,10 @@ def _best(task: Task, episode: Episode, measure) -> float | None:
     if not task.boxes:
         return None
     best = [
-        max((measure(_unit(task, target), crop.region) for crop in _of(target, episode)), default=0.0)
-        for target in task.boxes
+        max((measure(target.box, crop.region) for crop in _of(target, episode)), default=0.0) for target in task.boxes
     ]
     return sum(best) / len(best)
 
 
 def _of(target: Target, episode: Episode) -> list[Crop]:
     return [crop for crop in episode.crops if crop.root == target.img_idx]
-
-
-def _unit(task: Task, target: Target):
-    """A target box in UNIT; original pixels need the image's size, which tasks carry as `metadata["image_sizes"]`."""
-    if target.box.frame in (Frame.UNIT, Frame.PER_MILLE):
-        return target.box.to(Frame.UNIT, _UNIT)
-    sizes = task.metadata.get("image_sizes")
-    if sizes is None:
-        raise ValueError(
-            f"task {task.id} has target boxes in {target.box.frame.value} pixels but no image sizes: "
-            "give them in metadata as image_sizes [[width, height], …], or write the boxes in frame unit"
-        )
-    size = tuple(sizes[target.img_idx])
-    return target.box.to(Frame.UNIT, View(size, size))

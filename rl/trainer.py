@@ -31,11 +31,12 @@ from environments.play import Limits, Policy, Sampling, play
 from environments.policies import TransformersPolicy
 from environments.probes import with_others
 from environments.rendering import Renderer
+from fovea.answers import score
 from fovea.checkpoints import WholeCheckpoints
 from fovea.episodes import Episode, StopReason
 from fovea.runs import RunDirectory
 from fovea.tasks import Task
-from rewards.accuracy import accuracy, score
+from rewards.accuracy import accuracy
 from rewards.registry import Reward
 from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments

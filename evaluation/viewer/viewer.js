@@ -170,6 +170,7 @@
       canvas.width = image.width * scale; canvas.height = image.height * scale;
       context.drawImage(image, 0, 0, canvas.width, canvas.height);
       task(episode).targets.filter((target) => target.image === number).forEach((target) => frame(context, image, target.box, "#fff", [5, 4]));
+      (episode.boxes ?? []).filter((box) => box.image === number).forEach((box) => frame(context, image, box.box, "#0c0", [], "answer"));
       episode.turns.forEach((turn, at) => turn.crops.filter((crop) => crop.image === number)
         .forEach((crop) => frame(context, image, crop.box, COLOURS[at % COLOURS.length], [], String(at + 1))));
     });

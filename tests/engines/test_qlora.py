@@ -16,8 +16,9 @@ def test_qlora_with_the_settings_of_the_smallest_card_and_again_on_its_own_adapt
     for start, output in (("tiny", tmp_path / "first"), (tmp_path / "first", tmp_path / "adapter")):
         run(
             sys.executable, "rl/train_grpo.py", "--config", "tiny_grpo.yaml", "hardware/1x24gb.yaml",
-            "--use_cpu", "true", "--model_name_or_path", str(start), "--output_dir", str(output), "--max_pixels", "16384",
-            "--crop_max_pixels", "5120", "--max_tasks", "8", "--max_steps", "1", "--gradient_accumulation_steps", "1",
+            "--use_cpu", "true", "--model_name_or_path", str(start), "--output_dir", str(output), "--max_steps", "1",
+            "--max_pixels", "16384", "--crop_max_pixels", "5120", "--max_tasks", "8",
+            "--gradient_accumulation_steps", "1",
         )  # fmt: skip
     assert adapter_chain(str(tmp_path / "adapter"))[1] == [str(tmp_path / "adapter")], (
         "it goes on with the same adapter"

@@ -3,6 +3,7 @@ import json
 
 import datasets
 import pytest
+from PIL import ExifTags, Image
 
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
@@ -36,11 +37,57 @@ def test_columns_of_other_names_and_nested_ones(folder):
     assert (task.question, task.answer, task.kind) == ("q?", "12", AnswerKind.NUMBER)
 
 
-def test_boxes_keep_the_frame_they_are_given_in(folder):
-    row = {"images": ["a.png"], "question": "q", "answer": "x", "boxes": [[1, 2, 3, 4]]}
-    assert load_tasks(write(folder, row), box_frame=Frame.PER_MILLE)[0].boxes == (
-        Target(Box(1, 2, 3, 4, Frame.PER_MILLE), 0),
+@pytest.mark.parametrize(
+    "box",
+    [
+        [64, 96, 320, 240],
+        {"bbox_2d": [64, 96, 320, 240], "label": "cup"},
+        {"coordinates": [100, 200, 500, 500], "frame": "per_mille", "img_idx": None},
+        {"coordinates": [0.1, 0.2, 0.5, 0.5], "frame": "unit", "img_idx": 0},
+    ],
+)
+def test_boxes_are_shares_of_their_image_from_loading_on(folder, box):
+    """The picture has 640x480 pixels."""
+    row = {"images": ["a.png"], "question": "q", "answer": "x", "boxes": [box]}
+    assert load_tasks(write(folder, row))[0].boxes == (Target(Box(0.1, 0.2, 0.5, 0.5, Frame.UNIT), 0),)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_pixels_are_those_of_the_upright_image_in_every_kind_of_file(tmp_path, picture, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    width, height = open_image(tmp_path / "a.jpg").size
+    box = [0.25 * width, 0.25 * height, 0.5 * width, 0.5 * height]
+    columns = {"question": ["q"], "answer": ["x"], "boxes": [[box]]}
+    data = datasets.Dataset.from_dict(
+        {"images": [[{"bytes": (tmp_path / "a.jpg").read_bytes(), "path": None}]], **columns}
     )
+    data = data.cast_column("images", [datasets.Image()])
+    data.to_parquet(str(tmp_path / "d.parquet"))
+    data.save_to_disk(str(tmp_path / "saved"))
+    path = write(tmp_path, {"images": ["a.jpg"], "question": "q", "answer": "x", "boxes": [box]})
+    for place in (path, tmp_path / "d.parquet", tmp_path / "saved"):
+        [target] = load_tasks(place)[0].boxes
+        assert target.box.coordinates == pytest.approx((0.25, 0.25, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ({"bbox": [1, 2, 3, 4]}, "no known form: write .* on image 0, or"),
+        ({"bbox_2d": [1, 2, 3, 4], "image": 1}, "no known form"),
+        ({"bbox_2d": [1, 2, 3, 4], "img_idx": 1}, "img_idx 1 .* the row has 1 images"),
+        ({"bbox_2d": [1, 2, 3, 4], "img_idx": "0"}, "img_idx .* must be a whole number"),
+        ({"bbox_2d": [1, 2, 3, 4], "frame": "input"}, "whose size no file knows"),
+        ({"bbox_2d": [1, 2, 3, 4], "frame": "pixels"}, "frame 'pixels' .* is unknown"),
+        ([1, 2, 3, "4"], "not four finite numbers"),
+        ([600, 400, 700, 470], "lies outside image 0 of 640x480 pixels"),
+    ],
+)
+def test_a_box_that_cannot_be_meant_is_refused_with_the_form_that_can(folder, box, reason):
+    with pytest.raises(TaskError, match=f"row 0 of .*{reason}"):
+        load_tasks(write(folder, {"images": ["a.png"], "question": "q", "answer": "x", "boxes": [box]}))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +97,7 @@ def test_boxes_keep_the_frame_they_are_given_in(folder):
         ({"images": ["a.png"], "question": " ", "answer": "x"}, "question"),
         ({"images": ["a.png"], "question": "q"}, "answer is missing"),
         ({"images": ["a.png"], "question": "q", "answer": "x", "kind": "essay"}, "essay"),
-        ({"images": ["a.png"], "question": "q", "answer": "x", "boxes": [[1, 2, 3]]}, "3 numbers"),
+        ({"images": ["a.png"], "question": "q", "answer": "x", "boxes": [[1, 2, 3]]}, "3 entries, not four"),
         ("{broken", "not JSON"),
     ],
 )
@@ -111,7 +158,7 @@ def test_unknown_column_names_are_refused():
     [
         ({"choices": ["red", "blue"], "answer": "violet"}, "'violet' is none of the choices"),
         ({"boxes": [[10, 20, 5, 8]]}, "is empty: it needs x1 below x2"),
-        ({"boxes": [10, 20, 30, 40]}, "no numbers in brackets: boxes is a list of"),
+        ({"boxes": [10, 20, 30, 40]}, "no known form: write"),
     ],
 )
 def test_what_can_never_be_scored_or_shown_is_a_bad_row(tmp_path, fields, reason):

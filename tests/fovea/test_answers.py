@@ -1,0 +1,189 @@
+"""Every reference that is let in scores 1 as written; what could never be right, or right twice, is refused."""
+
+import json
+
+import pytest
+
+from fovea.answers import boxes_in, score, to_number, written
+from fovea.boxes import Box, Frame, Framing, View
+from fovea.task_files import TaskError, checked, load_tasks
+from fovea.tasks import AnswerKind, Target, Task
+
+COLOURS = ("red", "dark blue", "green")
+
+
+def task(answer, kind, choices=(), images=()) -> Task:
+    return Task("t", tuple(images), "q?", answer, AnswerKind(kind), choices=tuple(choices))
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "choices", "cured"),
+    [
+        ("yes_no", True, (), "yes"),
+        ("yes_no", "False", (), "no"),
+        ("yes_no", "<answer>yes</answer>", (), "yes"),
+        ("number", "<think>two</think><answer>2</answer>", (), "2"),
+        ("number", "\u22123", (), "\u22123"),
+        ("number", "\u0663", (), "\u0663"),
+        ("number", 1.5, (), 1.5),
+        ("text", ["a hat", "Cap"], (), ["a hat", "Cap"]),
+        ("text", "?!", (), "?!"),
+        ("text", "a", (), "a"),
+        ("list", ["salt and pepper", "cup"], (), ["salt and pepper", "cup"]),
+        ("list", "cup, hat", (), ["cup", "hat"]),
+        ("choice", "DARK BLUE", COLOURS, "DARK BLUE"),
+        ("choice", "(b)", COLOURS, "(b)"),
+        ("choice", "C", (), "C"),
+        ("choice", "B", ("A", "B", "C"), "B"),
+        ("choice", 3, ("2", "3"), 3),
+    ],
+)
+def test_references_that_mean_one_thing_are_let_in_and_score_1_as_written(kind, answer, choices, cured):
+    found = checked(task(answer, kind, choices))
+    assert found.answer == cured
+    assert score(found, written(found)) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "choices", "reason"),
+    [
+        ("yes_no", "maybe", (), "neither yes nor no"),
+        ("yes_no", ["yes", "no"], (), "neither yes nor no"),
+        ("number", "six or seven", (), "not one number"),
+        ("number", "6 or seven", (), "not one number"),
+        ("number", "3 4", (), "not one number"),
+        ("number", "5\u00b2", (), "not one number"),
+        ("number", float("nan"), (), "not one number"),
+        ("number", float("inf"), (), "not one number"),
+        ("number", True, (), "not one number"),
+        ("number", "red", (), "not one number"),
+        ("number", [3, 4], (), "not one number"),
+        ("text", "", (), "no text"),
+        ("text", " ", (), "no text"),
+        ("text", [], (), "no text"),
+        ("text", ["hat", None], (), "no text"),
+        ("list", [], (), "no list of texts"),
+        ("list", ["cup", ""], (), "no list of texts"),
+        ("list", ["red, white", "cup"], (), "holds a separator"),
+        ("list", ["the cup", "Cup."], (), "are the same"),
+        ("box", "left", (), "holds no box"),
+        ("box", [], (), "no box"),
+        ("box", [[1, 2, 3]], (), "not four"),
+        ("choice", "AB", COLOURS, "none of the choices"),
+        ("choice", "", COLOURS, "none of the choices"),
+        ("choice", "violet", COLOURS, "none of the choices"),
+        ("choice", "D", COLOURS, "none of the choices"),
+        ("choice", "red", (), "no letter"),
+        ("choice", "A", ("red", "Red."), "choices A and B are the same"),
+        ("choice", "B", ("B", "A"), "the letter of another"),
+        ("choice", "A", ("red",), "leaves nothing to choose"),
+        ("choice", "A", [f"colour {n}" for n in range(27)], "more than there are letters"),
+        ("choice", ["A", "B"], COLOURS, "no choice"),
+    ],
+)
+def test_references_that_could_never_be_right_or_be_right_twice_are_refused(kind, answer, choices, reason):
+    with pytest.raises(TaskError, match=reason):
+        checked(task(answer, kind, choices, images=("a.png",) if kind == "box" else ()))
+
+
+@pytest.mark.parametrize("wrong", [".", "", "?", "!"])
+def test_punctuation_is_right_only_where_it_is_the_answer(wrong):
+    assert score(checked(task("?!", "text")), wrong) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("\u2212 5", 5.0), ("\u22125", -5.0), ("12 m\u00b2", 12.0), ("\u0661\u0662", 12.0), ("\uff17", 7.0),
+     ("the red one says 7", 7.0),     ("3\u20134", None), ("10\u00b3", None), ("\u00bd", None)],
+)  # fmt: skip
+def test_numbers_of_all_scripts(text, number):
+    assert to_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        ("[1, 2, 3, 4]", 1),
+        ("(1,2),(3,4)", 1),
+        ("<|box_start|>(1,2),(3,4)<|box_end|>", 1),
+        ("It is at 1, 2, 3 and 4.", 1),
+        ('```json\n[\n  {"bbox_2d": [1, 2, 3, 4], "label": "cup 2"}\n]\n```', 1),
+        ('{"bbox_2d": [1, 2, 3, 4]} and {"bbox_2d": [1, 2, 3, 4]}', 2),
+        ("[[1, 2, 3, 4], [1, 2, 3, 4]]", 2),
+        ("bbox_2d of 3 cups: none", 0),
+        ("[1, 2, 3]", 0),
+        ("", 0),
+    ],
+)
+def test_boxes_are_found_in_every_form_that_models_write(text, boxes):
+    assert boxes_in(text) == [((1.0, 2.0, 3.0, 4.0), None)] * boxes
+
+
+VIEWS = (View((4000, 3000), (1008, 756)), View((300, 600), (308, 616)))
+
+
+@pytest.mark.parametrize("frame", list(Frame))
+def test_a_perfect_grounding_scores_1_in_every_frame(frame, picture):
+    targets = [Target(Box(0.25, 0.25, 0.75, 0.5, Frame.UNIT), 1), Target(Box(0.5, 0.5, 0.75, 0.75, Frame.UNIT), 1)]
+    framing = Framing(frame, VIEWS)
+    for some in (targets[:1], targets):
+        asked = checked(task([target.to_dict() for target in some], "box", images=(picture, picture)))
+        answer = written(asked, framing)
+        assert score(asked, answer, framing) == pytest.approx(1, abs=1e-6)
+        qwen = [{"bbox_2d": framing.write(target.box, 1), "label": "it 2", "img_idx": 1} for target in reversed(some)]
+        assert score(asked, f"```json\n{json.dumps(qwen)}\n```", framing) == pytest.approx(1, abs=1e-6)
+
+
+def test_boxes_too_many_too_few_or_elsewhere_cost(picture):
+    framing = Framing(Frame.PER_MILLE)
+    asked = checked(task([[0, 0, 320, 240], [320, 240, 640, 480]], "box", images=(picture,)))
+    assert score(asked, "[[0, 0, 500, 500], [500, 500, 1000, 1000]]", framing) == 1
+    assert score(asked, "[0, 0, 500, 500]", framing) == 0.5
+    assert score(asked, "[[0, 0, 500, 500], [500, 500, 1000, 1000], [0, 0, 1, 1], [0, 0, 9, 9]]", framing) == 0.5
+    assert score(asked, "[500, 500, 0, 0]", framing) == 0
+    assert score(asked, "everywhere", framing) == 0
+    half = checked(task([0, 0, 320, 240], "box", images=(picture,)))
+    assert score(half, "[250, 0, 750, 500]", framing) == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="in which frame"):
+        score(half, "[0, 0, 500, 500]")
+
+
+@pytest.mark.parametrize(
+    ("answer", "images", "kind"),
+    [
+        ([10, 20, 30, 40], 1, "box"),
+        ([[10, 20, 30, 40]], 1, "box"),
+        ({"bbox_2d": [10, 20, 30, 40]}, 1, "box"),
+        ([10, 20, 30, 40], 0, "list"),
+        (["cat", "dog"], 1, "list"),
+        (True, 1, "yes_no"),
+        ("No", 1, "yes_no"),
+        ("1,200", 1, "number"),
+        (7, 0, "number"),
+        ("nineteen", 1, "text"),
+    ],
+)
+def test_kinds_are_told_by_the_answer(tmp_path, picture, answer, images, kind):
+    picture.save(tmp_path / "a.png")
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(json.dumps({"images": ["a.png"] * images, "question": "q?", "answer": answer}))
+    assert load_tasks(path)[0].kind.value == kind
+
+
+def test_mixed_types_read_the_same_from_every_kind_of_file(tmp_path, picture):
+    import datasets
+
+    answers = [7, "red", ["cat", "dog"], [64, 48, 320, 240], True]
+    boxes = [None, [[0, 0, 64, 48]], [{"bbox_2d": [0, 0, 64, 48], "img_idx": 0}], [], None]
+    picture.save(tmp_path / "a.png")
+    rows = [
+        {"images": ["a.png"], "question": "q?", "answer": a, "boxes": b} for a, b in zip(answers, boxes, strict=True)
+    ]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = [row | {"answer": json.dumps(row["answer"]), "boxes": json.dumps(row["boxes"])} for row in rows]
+    data = datasets.Dataset.from_list(texts)
+    data.to_parquet(str(tmp_path / "tasks.parquet"))
+    expected = [(t.kind, t.answer, t.boxes) for t in load_tasks(tmp_path / "tasks.jsonl")]
+    declared = load_tasks(tmp_path / "tasks.parquet", json_columns=["answer", "boxes"])
+    assert [(t.kind, t.answer, t.boxes) for t in declared] == expected
+    assert [kind.value for kind, *_ in expected] == ["number", "text", "list", "box", "yes_no"]
