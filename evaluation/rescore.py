@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from evaluation.stored import StoredRun
 from fovea.episodes import Episode
-from rewards.registry import Reward, RewardError, load_reward
+from rewards.registry import Reward, RewardError, load_rewards
 from rewards.trl_adapter import score
 
 
@@ -110,7 +110,7 @@ def _loaded(names: Sequence[str], weights: Sequence[float] | None) -> tuple[list
     weights = weights or [1.0] * len(names)
     if len(weights) != len(names):
         raise SystemExit(f"{len(weights)} reward_weights for {len(names)} reward_funcs: give one each")
-    return [load_reward(name) for name in names], weights
+    return load_rewards(names), weights
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Was the reply right, by whose rule? The rules of published harnesses beside the strict one that rewards use.
 
 A rule reads one option (or value) out of a reply and compares it with the reference. `lmms-eval` is that tool's rule
-for the benchmark, `vlmevalkit` VLMEvalKit's for multiple choice without a judge; `strict` is `rewards.accuracy`, which
-takes no reply that names two options. Where a published rule is known to err it errs here too: that is what a number
-under its name means. `tests/evaluation/test_scoring.py` holds them to the tools' own verdicts.
+for the benchmark, `vlmevalkit` VLMEvalKit's for multiple choice without a judge. Both read a reply without tags too.
+Beside them stands `strict`, which is the headline accuracy (`rewards.accuracy`): it reads the answer in its tags, and
+takes none that names two options. Where a published rule is known to err it errs here too: that is what a number under
+its name means. `tests/evaluation/test_scoring.py` holds them to the tools' own verdicts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import re
 from collections.abc import Callable, Mapping
 from string import ascii_uppercase
 
-from fovea.answers import score
 from fovea.tasks import AnswerKind, Task
 
 Rule = Callable[[Task, str], bool]
@@ -29,9 +29,9 @@ def reference(task: Task) -> str:
 
 
 def verdicts(task: Task, reply: str) -> dict[str, float]:
-    """What each rule says of a reply: `strict`, and those of the published tools that score this benchmark."""
+    """What the rules of the published tools that score this benchmark say of a reply."""
     rules = PUBLISHED.get(str(task.metadata.get("benchmark")), {})
-    return {"strict": score(task, reply), **{name: float(rule(task, reply)) for name, rule in rules.items()}}
+    return {name: float(rule(task, reply)) for name, rule in rules.items()}
 
 
 # --- VLMEvalKit, and HR-Bench in lmms-eval, which has an older copy of it -------------------------------------------

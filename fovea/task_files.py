@@ -167,8 +167,14 @@ def _task(
         first_view_max_pixels=None if most is None else int(most),
         source=source,
         metadata=fields["metadata"] or {},
+        columns=_without_images(row, columns),
     )
     return checked(task)
+
+
+def _without_images(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    shown = {"images", "image", columns.get("images", "images").split(".")[0]}
+    return {name: value for name, value in row.items() if name not in shown}
 
 
 def _check_types(fields: Mapping[str, Any]) -> None:

@@ -55,6 +55,8 @@ class Task:
     first_view_max_pixels: int | None = None
     source: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The row that the task was read from, images apart: what rewards in TRL's form receive."""
 
     @property
     def family(self) -> str:

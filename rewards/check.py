@@ -30,6 +30,7 @@ from rewards.registry import RewardError, load_reward
 from rewards.trl_adapter import score
 
 TARGET = Box(0.4, 0.4, 0.6, 0.6, Frame.UNIT)
+WHOLE = Box(0.0, 0.0, 1.0, 1.0, Frame.UNIT)
 ELSEWHERE = Box(0.0, 0.0, 0.1, 0.1, Frame.UNIT)
 
 
@@ -76,6 +77,9 @@ def sample_episodes(task: Task) -> dict[str, Episode]:
         "trick: empty answer": says(""),
         "trick: wrong, in many words": says("3", thought="I look at it from all sides. " * 60),
         "trick: wrong, four zooms": says("3", TARGET, ELSEWHERE, TARGET, ELSEWHERE),
+        "trick: wrong, zooms into the whole image": says("3", WHOLE),
+        "trick: answers with every option": says("(A) 3 (B) 5 (C) 7 (D) 9"),
+        "trick: repeats the question": says(task.question),
     }
 
 

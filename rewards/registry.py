@@ -65,6 +65,21 @@ def load_reward(name: str) -> Reward:
     return Reward(getattr(function, "__name__", name), kind_of(function), function)
 
 
+def load_rewards(names: Sequence[str]) -> list[Reward]:
+    """The rewards of these names.
+
+    Raises:
+        ValueError: also if two of them would be logged under one name.
+    """
+    rewards = [load_reward(name) for name in names]
+    known: dict[str, str] = {}
+    for name, reward in zip(names, rewards, strict=True):
+        if reward.name in known:
+            raise ValueError(f"{known[reward.name]} and {name} would both be logged as {reward.name!r}: rename one")
+        known[reward.name] = name
+    return rewards
+
+
 def kind_of(function: Callable) -> RewardKind:
     """The kind of a reward function, by its parameter names.
 

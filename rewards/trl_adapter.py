@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from fovea.episodes import Episode
@@ -15,16 +18,79 @@ from rewards.registry import Reward, RewardError, RewardKind, score_episodes
 def to_trl(reward: Reward) -> Callable | str:
     """A function `(prompts, completions, episode=…, **columns) -> list`, or a reward model's id.
 
-    The trainer passes each rollout's Episode in the column `episode`. TRL's own functions pass through unchanged.
+    The trainer passes each rollout's Episode in the column `episode`. What one of TRL's own functions raises names it.
     """
-    if reward.kind in (RewardKind.TRL, RewardKind.MODEL):
+    if reward.kind is RewardKind.MODEL:
         return reward.function
+    if reward.kind is RewardKind.TRL:
+        return _named_async(reward) if inspect.iscoroutinefunction(reward.function) else _named(reward)
 
     def scored(prompts: list, completions: list, *, episode: list, **columns: Any) -> list[float | None]:
         return score_episodes(reward, episode)
 
     scored.__name__ = reward.name
     return scored
+
+
+def _named(reward: Reward) -> Callable:
+    @wraps(reward.function)
+    def paid(**given: Any) -> list[float | None]:
+        with _naming(reward, given):
+            return _checked(reward, reward.function(**given), given)
+
+    return paid
+
+
+def _named_async(reward: Reward) -> Callable:
+    @wraps(reward.function)
+    async def paid(**given: Any) -> list[float | None]:
+        with _naming(reward, given):
+            return _checked(reward, await reward.function(**given), given)
+
+    return paid
+
+
+@contextmanager
+def _naming(reward: Reward, given: Mapping[str, Any]) -> Iterator[None]:
+    """What is raised inside comes out as a RewardError that names the reward and the tasks it was asked about."""
+    try:
+        yield
+    except RewardError:
+        raise
+    except Exception as error:
+        raise RewardError(f"reward {reward.name} raised {type(error).__name__} on {_asked(given)}: {error}") from error
+
+
+def _asked(given: Mapping[str, Any], row: int | None = None) -> str:
+    """What a reward was asked about: tasks and answers where episodes are known, else the number of completions."""
+    episodes = given.get("episode")
+    if not episodes:
+        return f"{len(given.get('completions') or ())} completions"
+    shown = episodes if row is None else [episodes[row]]
+    ids = list(dict.fromkeys(episode.task.id for episode in shown))
+    return f"task{'s' if len(ids) > 1 else ''} {', '.join(ids[:4])}{', …' if len(ids) > 4 else ''}"
+
+
+def _checked(reward: Reward, paid: Any, given: Mapping[str, Any]) -> list[float | None]:
+    """One finite number or None for each completion.
+
+    Raises:
+        RewardError: for anything else, with the task.
+    """
+    number = len(given["completions"])
+    if not isinstance(paid, (list, tuple)) and not hasattr(paid, "tolist"):
+        raise RewardError(f"reward {reward.name} returned {paid!r}: it must be a list of {number} numbers")
+    values = list(paid.tolist() if hasattr(paid, "tolist") else paid)
+    if len(values) != number:
+        raise RewardError(f"reward {reward.name} returned {len(values)} values for {number} completions")
+    for row, value in enumerate(values):
+        value = value.item() if hasattr(value, "item") else value
+        if value is not None and not (isinstance(value, (bool, int, float)) and math.isfinite(value)):
+            raise RewardError(
+                f"reward {reward.name} returned {value!r} on {_asked(given, row)}: it must be a finite number, or None"
+            )
+        values[row] = None if value is None else float(value)
+    return values
 
 
 def score(reward: Reward, episodes: Sequence[Episode]) -> list[float | None]:
@@ -38,27 +104,37 @@ def score(reward: Reward, episodes: Sequence[Episode]) -> list[float | None]:
         raise ValueError(f"{reward.name} is a reward model, which only a training runs: name reward functions")
     if reward.kind is not RewardKind.TRL:
         return score_episodes(reward, episodes)
-    rows = [columns(episode.task) for episode in episodes]
+    rows = columns([episode.task for episode in episodes])
     named = {name: [row[name] for row in rows] for name in rows[0]}
     prompts, completions = named.pop("prompt"), [messages_of(episode) for episode in episodes]
-    try:
-        paid = reward.function(prompts=prompts, completions=completions, episode=list(episodes), **named)
-        paid = asyncio.run(_awaited(paid)) if inspect.isawaitable(paid) else paid
-    except Exception as error:
-        raise RewardError(f"reward {reward.name} raised {type(error).__name__}: {error}") from error
-    if len(paid) != len(episodes):
-        raise RewardError(f"reward {reward.name} returned {len(paid)} values for {len(episodes)} episodes")
-    return [None if value is None else float(value) for value in paid]
+    function: Any = to_trl(reward)
+    paid = function(prompts=prompts, completions=completions, episode=list(episodes), **named)
+    return asyncio.run(_awaited(paid)) if inspect.isawaitable(paid) else paid
 
 
 async def _awaited(value: Any) -> Any:
     return await value
 
 
-def columns(task: Task) -> dict[str, Any]:
-    """What TRL's own kind of reward function receives about a task, beside the completions."""
-    prompt = [{"role": "user", "content": task.prompt}]
-    return {"prompt": prompt, "question": task.question, "answer": task.answer, "choices": list(task.choices)}
+def columns(tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """What TRL's own kind of reward function receives about tasks, beside the completions: every column of their rows.
+
+    All rows have the same columns, None where a task has none.
+    """
+    names = dict.fromkeys(name for task in tasks for name in task.columns)
+    return [
+        {name: task.columns.get(name) for name in names}
+        | {
+            "prompt": [{"role": "user", "content": task.prompt}],
+            "id": task.id,
+            "question": task.question,
+            "answer": task.answer,
+            "kind": task.kind.value,
+            "choices": list(task.choices),
+            "metadata": dict(task.metadata),
+        }
+        for task in tasks
+    ]
 
 
 def messages_of(episode: Episode) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ from fovea.preflight import evenly
 from fovea.shared_prefix import allow_layouts
 from fovea.tasks import Task
 from rewards.check import remarks, sample_episodes, sample_task
-from rewards.registry import Reward, RewardError, load_reward
+from rewards.registry import Reward, RewardError, RewardKind, load_rewards
 from rewards.trl_adapter import score
 from rl.arguments import ARGUMENTS
 from rl.checks import check_family, check_groups, check_prompt_rewards
@@ -60,6 +60,7 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
     examination.check("coordinates", shared.coordinates, subject)
     examination.check("image sizes", shared.sizes, subject)
     if tasks:
+        examination.check("rewards on tasks", _rewards_on_tasks, subject, rewards or [])
         examination.check("prompt", shared.prompt, subject)
         examination.check("episode", shared.episode, subject)
         engine_length = args.vllm_max_model_length if args.use_vllm else None
@@ -118,7 +119,7 @@ def _groups(note: Note, args: Any, num_tasks: int, sharding: Sharding) -> None:
 
 def _rewards(note: Note, names: Sequence[str], weights: Sequence[float] | None) -> list[Reward]:
     """What all rewards together pay right, wrong, malformed and gaming episodes of a sample task."""
-    rewards = [load_reward(name) for name in names]
+    rewards = load_rewards(names)
     if weights is not None and len(weights) != len(names):
         note.fail(f"{len(weights)} reward_weights for {len(names)} reward_funcs {list(names)}", "give one for each")
         return rewards
@@ -146,6 +147,18 @@ def _rewards(note: Note, names: Sequence[str], weights: Sequence[float] | None) 
     right, wrong = total["right, zoomed to the target"], total["wrong, no zoom"]
     note.ok(f"{', '.join(names)}: in all {right:.2f} for a right answer after a zoom, {wrong:.2f} for a wrong one")
     return rewards
+
+
+def _rewards_on_tasks(note: Note, subject: Subject, rewards: Sequence[Reward]) -> None:
+    """Calls each reward once on episodes of real tasks: right ones, by the tasks' own references."""
+    episodes = subject.play(evenly(subject.tasks, 4))
+    for reward in rewards:
+        if reward.kind is RewardKind.MODEL:
+            note.warn(f"{reward.name} is a reward model, which only the training runs")
+            continue
+        paid = score(reward, episodes)
+        said = ", ".join("not applicable" if value is None else f"{value:.2f}" for value in paid)
+        note.ok(f"{reward.name} pays {len(episodes)} right episodes of your tasks {said}")
 
 
 def log_probabilities(note: Note, subject: Subject) -> None:

@@ -28,7 +28,7 @@ from fovea.config import ConfigError, find_config, parse
 from fovea.models import adapter_chain, resolve_path
 from fovea.runs import RunDirectory
 from fovea.training import load_for_training, start_run, train
-from rewards.registry import Reward, load_reward
+from rewards.registry import Reward, load_rewards
 from rl.arguments import ARGUMENTS, GRPOArguments, ScriptArguments
 from rl.callbacks import CollapseCallback
 from rl.checks import check_prompt_rewards, check_weights
@@ -128,7 +128,7 @@ def for_episodes(
 def main() -> None:
     script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_grpo.yaml")
     check_weights(script.reward_funcs, args.reward_weights)
-    rewards = [load_reward(name) for name in script.reward_funcs]
+    rewards = load_rewards(script.reward_funcs)
     run = RunDirectory(args.output_dir)
     if episodes.environment == "none":
         make_trainer = for_prompts(script, model_args, args, rewards)

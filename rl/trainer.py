@@ -153,7 +153,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
         paid: list[dict[str, Any]] = [{}] * len(inputs)
         try:
             with self.renderer.remembering():
-                output = super()._generate_and_score_completions([columns(task) for task in self._tasks_now])
+                output = super()._generate_and_score_completions(columns(self._tasks_now))
             paid = self._paid(output["advantages"])
         finally:
             self._write_episodes(paid)
@@ -213,12 +213,13 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
         """What each of this process's rollouts was paid, part by part, and its advantage."""
         start = self.accelerator.process_index * len(advantages)
         rows = self._rewards_now[start : start + len(advantages)].tolist()
-        totals = (self._rewards_now * self.reward_weights.to(self._rewards_now.device)).nansum(1)
-        totals = totals[start : start + len(advantages)].tolist()
+        weighted = self._rewards_now * self.reward_weights.to(self._rewards_now.device)
+        unscorable = self._rewards_now.isnan().all(1)
+        totals = weighted.nansum(1).masked_fill(unscorable, torch.nan)[start : start + len(advantages)].tolist()
         return [
             {
                 "rewards": {n: None if isnan(v) else v for n, v in zip(self.reward_func_names, row, strict=True)},
-                "reward": total,
+                "reward": None if isnan(total) else total,
                 "advantage": None if isnan(advantage) else advantage,
             }
             for row, total, advantage in zip(rows, totals, advantages.tolist(), strict=True)

@@ -200,7 +200,8 @@ def test_options_that_read_like_missing_values_stay_and_a_row_may_name_anothers_
 def test_vstar_has_the_boxes_of_its_targets(tmp_path):
     write_vstar(tmp_path)
     [target] = load_benchmark("vstar", tmp_path)[0].boxes
-    assert target.box.coordinates == (10, 20, 40, 60)
+    width, height = open_image(load_benchmark("vstar", tmp_path)[0].images[0]).size
+    assert target.box.coordinates == pytest.approx((10 / width, 20 / height, 40 / width, 60 / height))
 
 
 def test_frames_of_a_video_are_evenly_spaced(tmp_path):

@@ -1,11 +1,11 @@
 import pytest
 
-from fovea.answers import score
+from fovea.answers import score as score_answer
 from fovea.boxes import Box, Frame
 from fovea.tasks import AnswerKind, Target
 from rewards.looking import format, zoom_cost, zoom_coverage, zoom_iou
-from rewards.registry import Reward, RewardError, RewardKind, kind_of, load_reward, score_episodes
-from rewards.trl_adapter import to_trl
+from rewards.registry import Reward, RewardError, RewardKind, kind_of, load_reward, load_rewards, score_episodes
+from rewards.trl_adapter import score, to_trl
 
 CHOICES = ("a red car", "a blue car", "a bus")
 
@@ -42,7 +42,7 @@ CHOICES = ("a red car", "a blue car", "a bus")
 )
 def test_accuracy_by_kind(make_task, kind, reference, answer, expected):
     choices = CHOICES if kind is AnswerKind.CHOICE else ()
-    assert score(make_task(reference, kind, choices=choices), answer) == expected
+    assert score_answer(make_task(reference, kind, choices=choices), answer) == expected
 
 
 def test_no_answer_is_wrong_and_not_inapplicable(make_episode):
@@ -51,7 +51,7 @@ def test_no_answer_is_wrong_and_not_inapplicable(make_episode):
 
 def test_a_reference_that_does_not_fit_its_kind_is_our_fault(make_task):
     with pytest.raises(ValueError, match="not a number"):
-        score(make_task("red", AnswerKind.NUMBER), "red")
+        score_answer(make_task("red", AnswerKind.NUMBER), "red")
 
 
 def test_format_needs_every_turn_well_formed_and_an_answer(make_task, make_episode):
@@ -140,4 +140,47 @@ def test_the_trl_form_reads_episodes_from_their_column(make_episode):
     scored = to_trl(load_reward("accuracy"))
     assert scored.__name__ == "accuracy"
     assert scored(["p"] * 2, ["c"] * 2, episode=[make_episode("7"), make_episode("8")], task=[None]) == [1.0, 0.0]
-    assert to_trl(Reward("t", RewardKind.TRL, trl_style)) is trl_style
+    assert to_trl(Reward("t", RewardKind.TRL, trl_style))(prompts=["p"], completions=["c"]) == [0.5]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (KeyError("solution"), "reward mine raised KeyError on task t: 'solution'"),
+        ([float("nan")], "reward mine returned nan on task t: it must be a finite number, or None"),
+        ([1.0, 2.0], "returned 2 values for 1 completions"),
+        (0.5, "it must be a list of 1 numbers"),
+    ],
+)
+def test_a_reward_in_the_trl_form_that_fails_names_itself_and_the_task(make_episode, values, reason, is_async):
+    def mine(prompts, completions, **columns):
+        if isinstance(values, Exception):
+            raise values
+        return values
+
+    async def mine_async(prompts, completions, **columns):
+        return mine(prompts, completions, **columns)
+
+    reward = Reward("mine", RewardKind.TRL, mine_async if is_async else mine)
+    with pytest.raises(RewardError, match=reason):
+        score(reward, [make_episode("7")])
+
+
+def test_a_reward_in_the_trl_form_gets_every_column_of_the_rows_and_none_where_one_has_none(make_task, make_episode):
+    tasks = [make_task(columns={"difficulty": 3, "answer": "raw"}), make_task(columns={"hint": "left"})]
+    seen = {}
+
+    def mine(prompts, completions, **columns):
+        seen.update(columns)
+        return [None, 0.5]
+
+    assert score(Reward("mine", RewardKind.TRL, mine), [make_episode("7", task=task) for task in tasks]) == [None, 0.5]
+    assert (seen["difficulty"], seen["hint"], seen["answer"]) == ([3, None], [None, "left"], ["7", "7"])
+
+
+def test_two_rewards_of_one_name_are_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.py").write_text("def mine(task, episode):\n    return 1.0\n")
+    with pytest.raises(ValueError, match="would both be logged as 'mine'"):
+        load_rewards([f"{tmp_path}/a.py:mine", f"{tmp_path}/b.py:mine"])
