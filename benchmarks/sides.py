@@ -218,7 +218,6 @@ def make_side(model: Model, setup: Setup, folder: str, *, stock: bool) -> tuple[
         num_generations=setup.num_generations, gradient_checkpointing=setup.gradient_checkpointing,
         bf16=dtype is torch.bfloat16, use_cpu=device == "cpu", save_strategy="no", logging_strategy="no", report_to=[],
         disable_tqdm=True, seed=0, learning_rate=1e-6, temperature=1.0, beta=0.0,
-        max_completion_length=setup.completion_tokens,
     )  # fmt: skip
     freeze_vision(model.network)
     work = make_workload(
@@ -236,6 +235,7 @@ def make_side(model: Model, setup: Setup, folder: str, *, stock: bool) -> tuple[
         rewards = [Reward("place", RewardKind.TRL, by_place)]
         common |= {"train_tasks": work.tasks, "environment_factory": factory, "limits": work.limits}
         return Side(ZoomGRPOTrainer(model.network, rewards, GRPOArguments(**settings), **common), work.turns), work
+    settings["max_completion_length"] = setup.completion_tokens
     messages = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": ""}]
     rows = [{"prompt": messages, "number": number} for number in range(len(work.tasks))]
     environment_class = type("Environment", (_ByNumber,), {"tasks": work.tasks})

@@ -201,7 +201,7 @@ class Decoder:
         prompts = [conversation.token_ids[:-1] for conversation in firsts]
         text = self.base.config.get_text_config()
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        nothing = self.base.get_output_embeddings().weight.new_zeros(text.num_key_value_heads, 0, width)
+        nothing = self.base.get_input_embeddings().weight.new_zeros(text.num_key_value_heads, 0, width)
         nothing_own = [nothing] * (2 * text.num_hidden_layers)
         common = _Prefix(nothing_own, 0)
         length = num_common(prompts, self.renderer.image_token_id) if len(prompts) > 1 else 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 from PIL import Image
@@ -74,11 +76,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a policy picks its tokens, in Transformers' terms; `temperature` 0 is greedy, `top_k` 0 all tokens."""
+    """How a policy picks its tokens, in Transformers' terms: `temperature` 0 is greedy, `top_k` or `min_p` 0 is off."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
 
 
 class Policy(Protocol):
@@ -88,11 +91,26 @@ class Policy(Protocol):
 
 
 def tools_of(environment: Any) -> dict[str, Callable]:
-    """The tools of an environment: its public methods other than `reset` and `get_reward` (TRL's rule)."""
-    methods = inspect.getmembers(environment, predicate=inspect.ismethod)
+    """The tools of an environment by TRL's rule: public functions of its class other than `reset` and `get_reward`.
+
+    Static methods are tools; class methods, attributes and properties are not, and no property is evaluated.
+    """
+    names = [name for name, _ in inspect.getmembers(type(environment), predicate=inspect.isfunction)]
     return {
-        name: method for name, method in methods if not name.startswith("_") and name not in ("reset", "get_reward")
+        name: getattr(environment, name)
+        for name in names
+        if not name.startswith("_") and name not in ("reset", "get_reward")
     }
+
+
+def awaited(value: Any) -> Any:
+    """The value, of a coroutine what it comes to: asynchronous tools and rewards run on one loop of this process."""
+    return _event_loop().run_until_complete(value) if inspect.isawaitable(value) else value
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.new_event_loop()
 
 
 def framing_of(environment: Any) -> Framing | None:
@@ -113,6 +131,7 @@ class _Seat:
 
     def __init__(self, task: Task, environment: Any, renderer: Renderer | None, limits: Limits) -> None:
         self.task, self.renderer, self.limits = task, renderer, limits
+        self.get_reward = getattr(environment, "get_reward", None)
         self.tools = tools_of(environment)
         messages = opening(environment, task)
         self.framing = framing_of(environment)
@@ -175,7 +194,7 @@ class _Seat:
         except TypeError:
             names = ", ".join(inspect.signature(tool).parameters)
             raise ModelFault(FaultKind.BAD_ARGUMENTS, f"{call.name} takes the arguments {names}.") from None
-        return tool(**call.arguments)
+        return awaited(tool(**call.arguments))
 
     def _observe(self, blocks: list[dict]) -> bool:
         """Appends an observation, unless its tokens and one more would not fit the episode's budget."""
@@ -201,7 +220,8 @@ class _Seat:
             logprobs=tuple(self.logprobs) if self.logprobs else None,
         )
         messages = tuple(self.conversation.messages)
-        return Episode(self.task, tuple(self.turns), self.stop_reason, tokens, messages, self.framing)
+        own = None if self.get_reward is None else awaited(self.get_reward())
+        return Episode(self.task, tuple(self.turns), self.stop_reason, tokens, messages, self.framing, own)
 
 
 def _images_of(blocks: Iterable[dict]) -> list[Image.Image]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import (
     LogitsProcessorList,
+    MinPLogitsWarper,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -88,6 +89,8 @@ class TransformersPolicy:
             warpers.append(TopKLogitsWarper(self.sampling.top_k))
         if self.sampling.top_p < 1:
             warpers.append(TopPLogitsWarper(self.sampling.top_p))
+        if self.sampling.min_p:
+            warpers.append(MinPLogitsWarper(self.sampling.min_p))
         return lambda logits: torch.multinomial(warpers(None, logits.float()).softmax(-1), 1).squeeze(1)
 
     def _cut(self, ids: list[int], limit: int) -> Reply:

@@ -29,44 +29,68 @@ def own_rewards(run: StoredRun) -> tuple[list[str], list[float] | None]:
 
 
 def totals(rewards: Sequence[Reward], weights: Sequence[float], group: Sequence[Episode]) -> np.ndarray:
-    """Weighted sums [episodes]; a reward that does not apply (None) adds nothing, as in TRL."""
+    """Weighted sums [episodes]; a reward that does not apply (None) adds nothing, as in TRL; NaN if none applies."""
     paid = np.array([score(reward, group) for reward in rewards], dtype=float)
-    return np.nansum(paid * np.array(weights)[:, None], axis=0)
+    sums = np.nansum(paid * np.array(weights)[:, None], axis=0)
+    return np.where(np.isnan(paid).all(axis=0), np.nan, sums)
 
 
-def advantages(rewards: np.ndarray) -> np.ndarray:
-    """Rewards of a group less their mean, over their standard deviation (GRPO, as TRL computes it)."""
-    if len(rewards) < 2:
+def advantages(rewards: np.ndarray, *, spread: float | None = None, scales: bool = True) -> np.ndarray:
+    """Rewards of a group less their mean, over `spread` or else their own standard deviation, as TRL computes them.
+
+    Without `scales` they are not divided. Unscorable rollouts (NaN) get 0.
+    """
+    known = rewards[~np.isnan(rewards)]
+    if len(known) < 2:
         return np.zeros_like(rewards)
-    return (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
+    found = rewards - known.mean()
+    if scales:
+        found = found / ((known.std(ddof=1) if spread is None else spread) + 1e-4)
+    return np.nan_to_num(found)
 
 
-def rescore(groups: Sequence[Sequence[Episode]], before: Sequence, after: Sequence) -> dict[str, Any]:
-    """Both rewards of every group, and how they differ; `before` and `after` are (rewards, weights)."""
-    rows = []
+def rescore(
+    groups: Sequence[Sequence[Episode]], before: Sequence, after: Sequence, *, scale_rewards: str = "group",
+    steps: Sequence[Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Both rewards of every group, and how they differ; `before` and `after` are (rewards, weights).
+
+    `scale_rewards` is TRL's: advantages are divided by the spread of their group, of their batch (the groups of one
+    of `steps`), or by nothing ("none").
+    """
+    rows: list[dict[str, Any]] = []
     for group in tqdm(groups, desc="groups", leave=False):
         old, new = (totals(rewards, weights, group) for rewards, weights in (before, after))
-        rows.append(
-            {
-                "task_id": group[0].task.id,
-                "before": old.tolist(),
-                "after": new.tolist(),
-                "advantages_before": advantages(old).tolist(),
-                "advantages_after": advantages(new).tolist(),
-            }
-        )
+        rows.append({"task_id": group[0].task.id, "before": old.tolist(), "after": new.tolist()})
+    for when in ("before", "after"):
+        of_batch = _batch_spreads([row[when] for row in rows], steps) if scale_rewards == "batch" else None
+        for number, row in enumerate(rows):
+            spread = None if of_batch is None else of_batch[number]
+            found = advantages(np.array(row[when]), spread=spread, scales=scale_rewards != "none")
+            row[f"advantages_{when}"] = found.tolist()
     old, new = (np.concatenate([row[f"advantages_{when}"] for row in rows]) for when in ("before", "after"))
     return {
         "num_episodes": len(old),
         "num_groups": len(rows),
-        "mean_before": float(np.concatenate([row["before"] for row in rows]).mean()),
-        "mean_after": float(np.concatenate([row["after"] for row in rows]).mean()),
+        "scale_rewards": scale_rewards,
+        "mean_before": float(np.nanmean(np.concatenate([row["before"] for row in rows]))),
+        "mean_after": float(np.nanmean(np.concatenate([row["after"] for row in rows]))),
         "silent_before": float(np.mean([np.ptp(row["before"]) == 0 for row in rows])),
         "silent_after": float(np.mean([np.ptp(row["after"]) == 0 for row in rows])),
         "turned": float(np.mean(np.sign(old) * np.sign(new) < 0)),
         "reranked": float(np.mean([_reranked(np.array(row["before"]), np.array(row["after"])) for row in rows])),
         "groups": rows,
     }
+
+
+def _batch_spreads(rewards: Sequence[Sequence[float]], steps: Sequence[Any] | None) -> list[float]:
+    """For each group the standard deviation of all rewards of its step."""
+    steps = list(steps or [None] * len(rewards))
+    of_step = {
+        step: float(np.nanstd(np.concatenate([r for r, at in zip(rewards, steps, strict=True) if at == step]), ddof=1))
+        for step in set(steps)
+    }
+    return [of_step[step] for step in steps]
 
 
 def _reranked(before: np.ndarray, after: np.ndarray) -> bool:
@@ -81,8 +105,9 @@ def table(result: dict[str, Any]) -> str:
             "|---|---|---|",
             f"| mean reward | {result['mean_before']:.3f} | {result['mean_after']:.3f} |",
             f"| groups without a signal | {result['silent_before']:.1%} | {result['silent_after']:.1%} |",
-            f"\n{result['num_episodes']} episodes in {result['num_groups']} groups: the advantage of "
-            f"{result['turned']:.1%} changes its sign, in {result['reranked']:.1%} of groups some pair changes places.",
+            f"\nAdvantages as with scale_rewards {result['scale_rewards']}. {result['num_episodes']} episodes in "
+            f"{result['num_groups']} groups: the advantage of {result['turned']:.1%} changes its sign, in "
+            f"{result['reranked']:.1%} of groups some pair changes places.",
         ]
     )
 
@@ -98,7 +123,9 @@ def main() -> None:
     groups = run.groups()
     try:
         before, after = _loaded(*own_rewards(run)), _loaded(args.reward_funcs, args.reward_weights)
-        result = rescore(groups, before, after)
+        scale = str(run.settings.get("training", {}).get("scale_rewards", "group"))
+        scale = {"true": "group", "false": "none"}.get(scale.lower(), scale)
+        result = rescore(groups, before, after, scale_rewards=scale, steps=run.steps())
     except (RewardError, ValueError) as error:
         raise SystemExit(str(error)) from error
     print(table(result))

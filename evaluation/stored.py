@@ -78,5 +78,13 @@ class StoredRun:
         """The episodes, those of one task and step together."""
         groups: dict[tuple, list[Episode]] = defaultdict(list)
         for row in self.rows:
-            groups[row.get("step"), row.get("mode"), row["task_id"]].append(Episode.from_dict(row, self.task(row)))
+            groups[_group(row)].append(Episode.from_dict(row, self.task(row)))
         return list(groups.values())
+
+    def steps(self) -> list[Any]:
+        """The step of each of `groups`."""
+        return [step for step, *_ in dict.fromkeys(map(_group, self.rows))]
+
+
+def _group(row: Mapping[str, Any]) -> tuple:
+    return row.get("step"), row.get("mode"), row["task_id"]

@@ -71,6 +71,17 @@ def parse(
     return tuple(parsed)
 
 
+def changed_fields(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults."""
+    changed = {}
+    for field in dataclasses.fields(settings):
+        make = field.default_factory
+        default = field.default if make is dataclasses.MISSING else make()
+        if (value := getattr(settings, field.name)) != default:
+            changed[field.name] = value
+    return changed
+
+
 def find_config(name: str) -> Path:
     """The YAML file called `name`: a path, or the name of a shipped one.
 

@@ -136,6 +136,8 @@ class Episode:
     messages: tuple[dict, ...] = field(default=(), repr=False, compare=False)
     framing: Framing | None = field(default=None, repr=False, compare=False)
     """In which frame the model writes boxes, with the views of the task's images."""
+    environment_reward: float | None = None
+    """What the environment's own `get_reward` paid, where it has one."""
 
     @property
     def record(self) -> TokenRecord:
@@ -185,6 +187,7 @@ class Episode:
             "num_tokens": self.num_tokens,
             **length,
             **({"framing": self.framing.to_dict()} if self.framing and self.task.kind is AnswerKind.BOX else {}),
+            **({} if self.environment_reward is None else {"environment_reward": self.environment_reward}),
             "faults": dict(Counter(fault.kind.value for fault in self.faults)),
             "turns": [_turn_to_dict(turn) for turn in self.turns],
         }
@@ -194,7 +197,8 @@ class Episode:
         """The episode back from `to_dict`, with the task it was played on."""
         framing = Framing.from_dict(data["framing"]) if data.get("framing") else None
         turns = tuple(_turn_from_dict(turn) for turn in data["turns"])
-        return cls(task, turns, StopReason(data["stop_reason"]), framing=framing)
+        own = data.get("environment_reward")
+        return cls(task, turns, StopReason(data["stop_reason"]), framing=framing, environment_reward=own)
 
 
 _ACTIONS: dict[str, type] = {"call": Call, "answer": Answer, "fault": Fault, "no_action": NoAction}

@@ -17,9 +17,10 @@ from fovea.recent import Recent
 def remember_image_features(network: Any, *, max_bytes: int) -> None:
     """Lets `network` keep the features of images that it has seen, up to `max_bytes`, as long as its tower is frozen.
 
-    Images are told apart by their pixels, and equal ones within a batch are encoded once. Weights that are loaded or
-    moved are noticed, and what was kept is forgotten. A tower with a trainable parameter, or one whose weights are
-    sharded between processes (which then have to run it together), is called as ever.
+    Images are told apart by their pixels, and equal ones within a batch are encoded once. Weights that are loaded,
+    moved or changed in place are noticed, and features made before are not used again. A tower with a trainable
+    parameter, or one whose weights are sharded between processes (which then have to run it together), is called as
+    ever.
     """
     base = network.base_model
     if not hasattr(base, "visual") or isinstance(getattr(base, "image_features", None), _Memory):
@@ -28,32 +29,43 @@ def remember_image_features(network: Any, *, max_bytes: int) -> None:
     base.get_image_features = MethodType(_get_image_features, base)
 
 
-def share_frozen_tower(source: Any, target: Any) -> None:
-    """Gives `target` the tower of `source` and what it remembers in place of its own, if both are frozen and equal."""
+def share_image_features(source: Any, target: Any) -> None:
+    """Lets `target` read what `source` remembers of images, as long as both towers are frozen and equal.
+
+    Each keeps weights of its own, so that one may be changed in place without the other.
+    """
     source, target = source.base_model, target.base_model
-    if not isinstance(getattr(source, "image_features", None), _Memory):
+    memory = getattr(source, "image_features", None)
+    if not isinstance(memory, _Memory):
         return
     weights, others = list(source.visual.parameters()), list(target.visual.parameters())
     if any(weight.requires_grad or _is_sharded(weight) for weight in weights) or any(map(_is_sharded, others)):
         return
     if all(a.dtype == b.dtype and torch.equal(a, b.to(a.device)) for a, b in zip(weights, others, strict=True)):
-        target.visual, target.image_features = source.visual, source.image_features
+        target.visual.requires_grad_(False)
+        target.image_features = memory
         target.get_image_features = MethodType(_get_image_features, target)
+        memory.alike(weights, others)
 
 
 class _Memory:
-    """Features by content key, one tensor a level, of weights that have not changed since."""
+    """Features by weights and content, one tensor a level. Weights are known by their place and version."""
 
     def __init__(self, max_bytes: int) -> None:
         self.features: Recent[list[torch.Tensor]] = Recent(max_bytes, size=lambda levels: sum(t.nbytes for t in levels))
-        self.state: tuple = ()
+        self._names: dict[tuple, int] = {}
 
-    def follow(self, weights: list[torch.Tensor]) -> None:
-        """Forgets everything if these are not the weights, unchanged, that the features were made with."""
-        state = tuple((weight.data_ptr(), weight._version) for weight in weights)
-        if state != self.state:
-            self.state = state
-            self.features.clear()
+    def name(self, weights: list[torch.Tensor]) -> bytes:
+        """A name of weights as they are now; those that have changed since get a new one."""
+        return str(self._names.setdefault(_state(weights), len(self._names))).encode()
+
+    def alike(self, weights: list[torch.Tensor], others: list[torch.Tensor]) -> None:
+        """Gives others, which are equal now, the same name."""
+        self._names[_state(others)] = self._names.setdefault(_state(weights), len(self._names))
+
+
+def _state(weights: list[torch.Tensor]) -> tuple:
+    return tuple((weight.data_ptr(), weight._version) for weight in weights)
 
 
 def _is_sharded(weight: torch.Tensor) -> bool:
@@ -110,10 +122,11 @@ def _get_image_features(self: Any, pixel_values: torch.Tensor, image_grid_thw: t
         count("images encoded", len(image_grid_thw))
         return stock(self, pixel_values, image_grid_thw, **kwargs)
     memory: _Memory = self.image_features
-    memory.follow(weights)
+    name = memory.name(weights)
     pixels = pixel_values.split(image_grid_thw.prod(-1).tolist())
     keys = [
-        content_key(patches) + str(grid.tolist()).encode() for patches, grid in zip(pixels, image_grid_thw, strict=True)
+        name + content_key(patches) + str(grid.tolist()).encode()
+        for patches, grid in zip(pixels, image_grid_thw, strict=True)
     ]
     missing = {key: number for number, key in enumerate(keys) if key not in memory.features}
     if missing:

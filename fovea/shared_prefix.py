@@ -33,10 +33,13 @@ class Layout(Protocol):
 def allow_layouts(network: Any) -> bool:
     """Lets the language tower of `network` take a `layout`; False for one that a layout would not compute exactly.
 
-    Those are other families, eager attention, sliding windows, and dropout on attention weights.
+    Those are other families, eager attention, sliding windows, dropout on attention weights, and adapters that add
+    tokens of their own (prompt tuning).
     """
     base = without_adapters(network)
     text = base.config.get_text_config()
+    if any(config.is_prompt_learning for config in getattr(network, "peft_config", {}).values()):
+        return False
     slides = "sliding_attention" in (getattr(text, "layer_types", None) or ())
     stock = text._attn_implementation or "sdpa"
     has_own = stock.startswith(_MARK) or stock in ALL_ATTENTION_FUNCTIONS  # "eager" lives in each model's file

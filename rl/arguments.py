@@ -35,6 +35,13 @@ class GRPOArguments(GRPOConfig):
             "micro-batch beyond it is computed in parts, and in backward once more: memory is that of one part."
         },
     )
+    mask_turn_limit: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave episodes that ran out of turns out of the loss (Mini-o3). mask_truncated_completions leaves "
+            "out those that ran out of tokens, as in TRL."
+        },
+    )
     rollout_batch_size: int = field(default=64, metadata={"help": "Episodes that generate side by side."})
     information_gap: bool = field(
         default=False,

@@ -28,6 +28,7 @@ from rewards.registry import Reward, RewardError, RewardKind, load_rewards
 from rewards.trl_adapter import score
 from rl.arguments import ARGUMENTS
 from rl.checks import check_family, check_groups, check_prompt_rewards
+from rl.honoured import check_options
 
 
 def examine(examination: Examination, words: Sequence[str]) -> str | None:
@@ -46,6 +47,7 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
     if script.eval_dataset_name:
         examination.check("held-out tasks", _held_out, script, tasks or [])
     sharding = examination.check("launch", doctor.sharding) or Sharding()
+    examination.check("options", _options, args, episodes)
     examination.check("groups", _groups, args, len(tasks or []), sharding)
     loaded = examination.check("model", lambda note: preflight.model(
         note, model_args.model_name_or_path, script, load_weights=doctor.load_weights,
@@ -96,6 +98,12 @@ def _as_taught(note: Note, model: str, script: Any, episodes: Any) -> None:
         note.ok(
             "crop sizes, pixel limits and the frame of boxes are those that the checkpoint has learned from, if any"
         )
+
+
+def _options(note: Note, args: Any, episodes: Any) -> None:
+    """Whether every option of TRL's that is set has its effect."""
+    check_options(args, max_episode_tokens=episodes.max_episode_tokens)
+    note.ok("every option that is set takes effect")
 
 
 def _groups(note: Note, args: Any, num_tasks: int, sharding: Sharding) -> None:

@@ -1,10 +1,13 @@
-"""The numbers of an episode that a training logs."""
+"""The numbers of an episode that a training logs, and what its environment paid."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
 
-from fovea.episodes import Episode, FaultKind, StopReason
+from fovea.episodes import Call, Episode, Fault, FaultKind, StopReason
+from fovea.tasks import Task
 
 
 def numbers(episode: Episode) -> dict[str, float]:
@@ -19,3 +22,33 @@ def numbers(episode: Episode) -> dict[str, float]:
         **{f"stops/{reason.value}": float(episode.stop_reason is reason) for reason in StopReason},
         **{f"faults/{kind.value}": float(kinds[kind]) for kind in FaultKind},
     }
+
+
+def completion_of(episode: Episode) -> tuple[int, bool, int, int]:
+    """What TRL's metrics read of a rollout: tokens written, whether it was truncated, tool calls, failed ones."""
+    truncated = episode.stop_reason in (StopReason.TURN_TOKENS, StopReason.EPISODE_TOKENS)
+    calls = sum(isinstance(turn.action, (Call, Fault)) for turn in episode.turns)
+    return sum(episode.record.loss_mask), truncated, calls, len(episode.faults)
+
+
+def completion_numbers(rows: Sequence[tuple[int, bool, int, int]]) -> dict[str, float]:
+    """TRL's own metrics of completions and tools, of all processes' rollouts."""
+    lengths = [length for length, *_ in rows]
+    ended = [length for length, truncated, *_ in rows if not truncated] or [0]
+    calls, failed = (sum(row[place] for row in rows) for place in (2, 3))
+    return {
+        "completions/mean_length": fmean(lengths),
+        "completions/min_length": float(min(lengths)),
+        "completions/max_length": float(max(lengths)),
+        "completions/clipped_ratio": fmean(truncated for _, truncated, *_ in rows),
+        "completions/mean_terminated_length": fmean(ended),
+        "completions/min_terminated_length": float(min(ended)),
+        "completions/max_terminated_length": float(max(ended)),
+        "tools/call_frequency": calls / len(rows),
+        "tools/failure_frequency": failed / calls if calls else 0.0,
+    }
+
+
+def environment_reward(task: Task, episode: Episode) -> float | None:
+    """What the environment's own `get_reward` paid."""
+    return episode.environment_reward

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from environments.rendering import Renderer
-from fovea.features import share_frozen_tower
+from fovea.features import share_image_features
 from fovea.packing import Packed, Row, pack, split_further, split_rows, unpad
 from fovea.shared_prefix import allow_layouts
 from rl.arguments import GRPOArguments
@@ -39,7 +39,7 @@ class SharedPrefixLoss:
             self.accelerator.unwrap_model(network) for network in (self.model, self.ref_model) if network is not None
         ]
         if self.ref_model is not None:
-            share_frozen_tower(*networks)
+            share_image_features(*networks)
         self.shares_prefix = self.args.shared_prefix and all(allow_layouts(network) for network in networks)
         is_shared = self.shares_prefix and self.accelerator.num_processes > 1
         self._stand_in = self.renderer.smallest_picture() if is_shared else None

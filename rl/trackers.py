@@ -17,21 +17,22 @@ NAME = "trajectories"
 
 
 class TrajectoryCallback(TrainerCallback):
-    """Sends `number` of the main process's last rollouts every `every` steps: evenly from what was played.
+    """Sends `number` of the main process's last rollouts: at the first log, then at the first after each `every` steps.
+
+    They are taken evenly from what was played.
 
     `trainer.last_played` are those rollouts and what each was paid. Trackers: tensorboard, wandb, trackio.
     """
 
     def __init__(self, trainer: Any, *, number: int, every: int) -> None:
         self.trainer, self.number, self.every = trainer, number, every
-        self.last_sent = -1
+        self.next_due = 1
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         played: Sequence[tuple[Episode, dict[str, Any]]] = self.trainer.last_played
-        is_due = state.global_step % self.every in (0, 1) and state.global_step > self.last_sent + 1
-        if not (state.is_world_process_zero and self.number and played and is_due):
+        if not (state.is_world_process_zero and self.number and played and state.global_step >= self.next_due):
             return
-        self.last_sent = state.global_step
+        self.next_due = self.every * (state.global_step // self.every + 1)
         chosen = played[:: max(1, len(played) // self.number)][: self.number]
         pictures = [draw(episode, title=_title(state.global_step, paid)) for episode, paid in chosen]
         for tracker in args.report_to:

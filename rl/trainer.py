@@ -7,6 +7,7 @@ an observation is shown, and the loss sees exactly the sampled tokens. Without t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -34,15 +35,18 @@ from environments.rendering import Renderer
 from fovea.answers import score
 from fovea.checkpoints import WholeCheckpoints
 from fovea.episodes import Episode, StopReason
+from fovea.models import load_processor
 from fovea.runs import RunDirectory
+from fovea.shared_prefix import without_adapters
 from fovea.tasks import Task
 from rewards.accuracy import accuracy
-from rewards.registry import Reward
+from rewards.registry import Reward, RewardKind
 from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments
 from rl.checks import check_family, check_groups
 from rl.engine import Engine
-from rl.episodes import numbers
+from rl.episodes import completion_numbers, completion_of, environment_reward, numbers
+from rl.honoured import check_options, refuse_arguments
 from rl.shared_loss import SharedPrefixLoss
 
 _PROMPT = [{"role": "user", "content": ""}]
@@ -95,17 +99,39 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
                 model, [to_trl(reward) for reward in rewards], args, environment_factory=environment_factory, **kwargs
             )
             return
+        refuse_arguments(kwargs)
+        check_options(args, max_episode_tokens=self.limits.max_completion_tokens)
         check_groups(args)
+        args, rewards = copy.copy(args), list(rewards)  # the caller's stay as they are
+        if kwargs.get("processing_class") is None:
+            name = model if isinstance(model, str) else without_adapters(model).name_or_path
+            kwargs["processing_class"] = load_processor(name)
         if kwargs["processing_class"].tokenizer.padding_side != "left":
             raise ValueError("the processor pads on the right, which shifts image tokens: set padding_side='left'")
         check_family(kwargs["processing_class"])
+        base = None if isinstance(model, str) else without_adapters(model)
+        if (
+            args.cast_lm_head_to_fp32
+            and base
+            and base.get_output_embeddings().weight is base.get_input_embeddings().weight
+        ):
+            raise ValueError(
+                "cast_lm_head_to_fp32: the head is tied to its embeddings, which TRL cannot part in a model with "
+                "images: leave it out"
+            )
+        environment = self.make_environment()
+        if hasattr(environment, "get_reward"):
+            rewards.append(Reward(type(environment).__name__, RewardKind.EPISODE, environment_reward))
+            args.reward_weights = args.reward_weights and [*args.reward_weights, 1.0]
         if is_deepspeed_zero3_enabled() and not args.use_vllm and not args.ds3_gather_for_generation:
             raise ValueError(
                 "ds3_gather_for_generation is false: under ZeRO-3 a process whose episodes have ended would leave the "
                 "others waiting for its share of the weights. Leave it true, or let vLLM write (use_vllm)"
             )
-        # Over-long episodes leave the loss by their own mask: TRL's switch would also hide them from attention.
-        self.mask_unfinished, args.mask_truncated_completions = args.mask_truncated_completions, False
+        # Truncated episodes leave the loss by their own mask: TRL's switch would also hide them from attention.
+        self.masked = {StopReason.TURN_TOKENS, StopReason.EPISODE_TOKENS} if args.mask_truncated_completions else set()
+        self.masked |= {StopReason.TURN_LIMIT} if args.mask_turn_limit else set()
+        args.mask_truncated_completions = False
         args.max_completion_length = self.limits.max_completion_tokens
         numbers = range(len(self.tasks))
         rows = Dataset.from_list([{"prompt": _PROMPT, "task_index": number} for number in numbers])
@@ -126,6 +152,8 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         stock = super()._get_train_sampler(dataset)
+        if not self.tasks:
+            return stock
         options = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
         return EpochSampler(**{name: getattr(stock, name) for name in options})
 
@@ -276,7 +304,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
     @contextmanager
     def _policy(self, mode: str) -> Iterator[Policy]:
         """What writes the turns: vLLM with the weights of now, or the model itself."""
-        sampling = Sampling(self.temperature, self.top_p, self.top_k or 0)
+        sampling = Sampling(self.temperature, self.top_p, self.top_k or 0, self.min_p or 0.0)
         if mode == "eval":
             sampling = Sampling(self.args.eval_temperature)
         if self.use_vllm:
@@ -299,10 +327,9 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
             )
 
     def _loss_mask(self, episode: Episode) -> list[int]:
-        """1 where a token was sampled; all 0 for an unfinished episode that is to be left out of the loss."""
-        finished = episode.stop_reason in (StopReason.ANSWERED, StopReason.NO_ACTION)
+        """1 where a token was sampled; all 0 for an episode that ended in a way that is left out of the loss."""
         mask = list(episode.record.loss_mask)
-        return mask if finished or not self.mask_unfinished else [0] * len(mask)
+        return [0] * len(mask) if episode.stop_reason in self.masked else mask
 
     def _log_numbers(self, mode: str, episodes: list[Episode]) -> None:
         """Metrics of all processes' episodes."""
@@ -310,6 +337,8 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
         metrics = self._metrics[mode]
         for name in rows[0]:
             metrics[name].append(fmean(row[name] for row in rows))
+        for name, value in completion_numbers(gather_object([completion_of(episode) for episode in episodes])).items():
+            metrics[name].append(value)
         if mode == "train":
             self.state.num_input_tokens_seen += int(sum(row["tokens/all"] for row in rows))
         metrics["num_tokens"] = [self.state.num_input_tokens_seen]

@@ -24,3 +24,8 @@ ON_CPU = {
     "use_cpu": True,
     "seed": 0,
 }
+
+
+def by_place(task, episodes):
+    """A reward in which the rollouts of a group differ, whatever the base writes."""
+    return [float(place) for place in range(len(episodes))]

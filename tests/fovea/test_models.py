@@ -7,7 +7,7 @@ import torch
 from environments.rendering import Renderer
 from fovea.attention import batch_vision_attention
 from fovea.boxes import Frame
-from fovea.features import remember_image_features, share_frozen_tower
+from fovea.features import remember_image_features, share_image_features
 from fovea.models import adapter_chain, freeze_vision, load_model, resolve_path
 
 
@@ -72,21 +72,32 @@ def test_hub_ids_are_left_alone(tmp_path, monkeypatch):
     assert resolve_path("Qwen/Qwen3-VL-4B-Instruct") == "Qwen/Qwen3-VL-4B-Instruct"
 
 
-def test_a_frozen_tower_is_shared_only_with_an_equal_one(tiny):
+def test_features_are_shared_only_between_equal_frozen_towers_and_never_their_weights(tiny):
     source = copy.deepcopy(tiny.network)
     remember_image_features(source, max_bytes=2**20)
     freeze_vision(source)
     equal, other = copy.deepcopy(source), copy.deepcopy(source)
     with torch.no_grad():
         next(other.model.visual.parameters()).add_(1)
-    share_frozen_tower(source, equal)
-    share_frozen_tower(source, other)
-    assert equal.model.visual is source.model.visual and equal.model.image_features is source.model.image_features
-    assert other.model.visual is not source.model.visual
+    share_image_features(source, equal)
+    share_image_features(source, other)
+    assert equal.model.image_features is source.model.image_features
+    assert other.model.image_features is not source.model.image_features
+    pixels, grid = torch.randn(64, 384), torch.tensor([[1, 8, 8]])
+    read = [network.model.get_image_features(pixels, grid).pooler_output[0] for network in (source, equal)]
+    assert read[0].data_ptr() == read[1].data_ptr(), "remembered once"
+    weights = list(equal.model.visual.parameters())
+    assert {w.data_ptr() for w in weights}.isdisjoint(w.data_ptr() for w in source.model.visual.parameters())
+    for weight in weights:  # as TRL mixes the policy into its reference
+        weight.data.mul_(0.5).add_(0.5 * weight.data)
+    with torch.no_grad():
+        weights[0].add_(0.1)
+    assert not torch.equal(equal.model.get_image_features(pixels, grid).pooler_output[0], read[0])
+    assert torch.equal(source.model.get_image_features(pixels, grid).pooler_output[0], read[0])
     trained = copy.deepcopy(source)
     source.model.visual.requires_grad_(True)
-    share_frozen_tower(source, trained)
-    assert trained.model.visual is not source.model.visual
+    share_image_features(source, trained)
+    assert trained.model.image_features is not source.model.image_features
 
 
 def adapter(folder, base) -> str:

@@ -145,7 +145,7 @@ def test_the_reference_model_of_a_full_fine_tuning_shares_prefixes_too(tmp_path,
     trainer.shares_prefix = False
     with torch.no_grad():
         stock = trainer._get_per_token_logps_and_entropies(trainer.model, *args, **images)[0]
-    assert trainer.ref_model.model.visual is trainer.model.model.visual
+    assert trainer.ref_model.model.image_features is trainer.model.model.image_features
     assert torch.allclose(inputs["ref_per_token_logps"], stock, atol=1e-5)
 
 

@@ -15,39 +15,12 @@ from fovea.episodes import StopReason
 from rewards.registry import Reward, RewardError, RewardKind, load_reward
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer, check_groups
-from synthesis.shapes import make_tasks
 from tests.training import ON_CPU
 
 ZOOM = '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 300, 300]}}'
 CALL = f"<think>a</think>\n<tool_call>\n{ZOOM}\n</tool_call>"
 BAD = '<think>a</think>\n<tool_call>\n{"name": "<|image_pad|>", "arguments": {}}\n</tool_call>'
 ANSWER = "<think>a</think>\n<answer>7</answer>"
-
-
-def by_place(task, episodes):
-    """A reward in which the rollouts of a group differ, whatever the base writes."""
-    return [float(place) for place in range(len(episodes))]
-
-
-@pytest.fixture
-def build(tiny, episode_arguments, tmp_path):
-    def make(rewards=None, *, num_tasks=2, limits=None, model=None, processor=None, peft_config=None, **options):
-        torch.manual_seed(0)
-        settings = ON_CPU | dict(
-            output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=2, max_steps=1, learning_rate=1e-3
-        )
-        return ZoomGRPOTrainer(
-            model or tiny.network,
-            rewards or [Reward("place", RewardKind.GROUP, by_place)],
-            GRPOArguments(**(settings | options)),
-            train_tasks=make_tasks(num_tasks=num_tasks, seed=31),
-            environment_factory=episode_arguments.environment_factory(tiny),
-            limits=limits or Limits(3, 24, 220),
-            processing_class=processor or tiny.processor,
-            peft_config=peft_config,
-        )
-
-    return make
 
 
 class Lines:
@@ -109,7 +82,7 @@ def test_any_mixture_of_rollouts_trains(build, monkeypatch, rows):
 def test_no_picture_travels_between_processes(build, monkeypatch):
     """Each process opens its own; what is gathered is text and numbers."""
     sent = []
-    trainer = build(limits=Limits(3, 200, 600), log_completions=True)
+    trainer = build(limits=Limits(3, 200, 600), log_completions=True, log_multimodal=False)
     play_lines(trainer, monkeypatch, (CALL, ANSWER))
     for module in ("trl.trainer.grpo_trainer", "rl.trainer"):
         monkeypatch.setattr(f"{module}.gather_object", lambda things: sent.append(pickle.dumps(things)) or things)
@@ -119,7 +92,7 @@ def test_no_picture_travels_between_processes(build, monkeypatch):
 
 def test_unfinished_episodes_leave_the_loss_but_not_attention(build, monkeypatch):
     """TRL's own switch zeroes attention over image tokens and desyncs M-RoPE (fault B2)."""
-    trainer = build(limits=Limits(2, 200, 600), mask_truncated_completions=True)
+    trainer = build(limits=Limits(2, 200, 600), mask_truncated_completions=True, mask_turn_limit=True)
     play_lines(trainer, monkeypatch, (CALL, CALL), (CALL, ANSWER))
     seen = {}
     original = trainer._generate_and_score_completions

@@ -1,0 +1,81 @@
+"""Which of TRL's options take effect when episodes are played, and which stop the run, with what to use instead.
+
+A rollout here is an episode (`environments.play`), not a completion of TRL's own, so some options of `GRPOConfig` have
+nothing to act on. None of them is passed over in silence. A test goes through all fields of `GRPOConfig`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fovea.config import changed_fields
+from rl.arguments import GRPOArguments
+
+REFUSED = {
+    "repetition_penalty": "turns are sampled without one: leave it out",
+    "generation_kwargs": "name the options themselves (temperature, top_p, top_k, min_p)",
+    "cache_implementation": "rollouts keep caches of their own: leave it out",
+    "chat_template_kwargs": "prompts are those of SFT and evaluation: leave it out",
+    "max_tool_calling_iterations": "use --max_turns, which counts the last turn too",
+    "vllm_structured_outputs_regex": "turns are read by the protocol's grammar: leave it out",
+    "use_transformers_paged": "rollouts run --rollout_batch_size side by side: leave it out",
+    "use_transformers_continuous_batching": "rollouts run --rollout_batch_size side by side: leave it out",
+    "transformers_continuous_batching_config": "rollouts run --rollout_batch_size side by side: leave it out",
+    "model_init_kwargs": "use --dtype, --attn_implementation, --model_revision and --load_in_4bit",
+}
+"""Fields that stop a training on episodes when they are set, and what to do instead."""
+REFUSED_WITH_SHARED_PREFIX = {
+    "neftune_noise_alpha": "its noise would be shared by what a row shares: add --shared_prefix false",
+}
+"""Fields that need TRL's own forward."""
+HONOURED = frozenset(
+    """
+    beta cast_lm_head_to_fp32 delta disable_dropout ds3_gather_for_generation entropy_coef entropy_coef_delta
+    entropy_coef_max entropy_coef_min entropy_target epsilon epsilon_high generation_batch_size
+    importance_sampling_level log_completions log_completions_hub_repo log_multimodal log_unique_prompts loss_type
+    mask_truncated_completions max_completion_length min_p multi_objective_aggregation num_completions_to_print
+    num_generations num_generations_eval num_iterations off_policy_mask_threshold pad_to_multiple_of
+    ref_model_mixup_alpha
+    ref_model_sync_steps reward_weights router_aux_loss_coef sapo_temperature_neg sapo_temperature_pos scale_rewards
+    shuffle_dataset steps_per_generation sync_ref_model temperature top_entropy_quantile top_k top_p
+    trust_remote_code use_adaptive_entropy use_bias_correction_kl use_vllm vespo_k_neg vespo_k_pos vespo_lambda_neg
+    vespo_lambda_pos vllm_enable_sleep_mode vllm_gpu_memory_utilization vllm_group_port
+    vllm_importance_sampling_cap vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min
+    vllm_importance_sampling_correction vllm_importance_sampling_mode vllm_max_model_length vllm_mode
+    vllm_model_impl vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout
+    vllm_tensor_parallel_size
+    """.split()  # noqa: SIM905
+)
+"""Fields of GRPOConfig, beyond the Trainer's own, that act as in TRL."""
+
+
+def check_options(args: GRPOArguments, *, max_episode_tokens: int) -> None:
+    """Raises ValueError for an option that would have no effect on episodes, with what to use instead."""
+    refused = REFUSED | (REFUSED_WITH_SHARED_PREFIX if args.shared_prefix else {})
+    changed = changed_fields(args)
+    for name, cure in refused.items():
+        if name in changed:
+            raise ValueError(f"{name} {changed[name]!r} has no effect on episodes: {cure}")
+    if changed.get("max_completion_length", max_episode_tokens) != max_episode_tokens:
+        raise ValueError(
+            f"max_completion_length {args.max_completion_length} has no effect on episodes, which have at most "
+            f"{max_episode_tokens} tokens after the prompt: use --max_episode_tokens"
+        )
+    if args.log_completions and args.log_multimodal:
+        raise ValueError(
+            "log_completions would log the pictures of all rollouts, which stay with their processes: add "
+            "--log_multimodal false, and see --log_trajectories for pictures"
+        )
+
+
+def refuse_arguments(given: dict[str, Any]) -> None:
+    """Raises ValueError for arguments of TRL's trainer that episodes leave no place for."""
+    cures = {
+        "rollout_func": "rollouts are played by environments.play: give an environment_factory",
+        "tools": "the tools are those of the environment: make them methods of its class",
+        "train_dataset": "what is trained on are train_tasks",
+        "eval_dataset": "what is evaluated on are eval_tasks",
+    }
+    for name, cure in cures.items():
+        if given.get(name) is not None:
+            raise ValueError(f"{name} has no effect on episodes: {cure}")
