@@ -9,6 +9,7 @@ from trl import ModelConfig, SFTConfig
 
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces
+from fovea.config import ConfigError, changed_fields
 from fovea.plugins import load_object
 
 
@@ -40,3 +41,36 @@ class ScriptArguments:
 
 ARGUMENTS = (ScriptArguments, EpisodeArguments, ModelConfig, SFTConfig)
 """All that `train_sft.py` takes."""
+
+REFUSED = {
+    "chat_template_path": "the template is that of rollouts: leave it out",
+    "dataset_kwargs": "traces are rendered by environments.rendering: leave it out",
+    "dataset_num_proc": "traces are rendered batch by batch (--dataloader_num_workers): leave it out",
+    "dataset_text_field": "traces are messages with images: leave it out",
+    "eos_token": "turns end as in rollouts: leave it out",
+    "pad_token": "padding is masked: leave it out",
+    "truncation_mode": "no trace is truncated: leave it out, and bound traces by --max_length",
+    "shuffle_dataset": "the sampler shuffles traces in every epoch: leave it out",
+    "packing": "a batch is forwarded as one row already: leave it out",
+    "packing_strategy": "a batch is forwarded as one row already: leave it out",
+    "padding_free": "a batch is forwarded as one row already: leave it out",
+    "eval_packing": "a batch is forwarded as one row already: leave it out",
+    "completion_only_loss": "loss is on what the assistant wrote, in all of its turns: leave it out",
+    "model_init_kwargs": "use --dtype, --attn_implementation, --model_revision and --load_in_4bit",
+}
+"""Fields of SFTConfig that stop a cold start when they are set, and what to do instead."""
+REFUSED_WITH_SHARED_PREFIX = {
+    "neftune_noise_alpha": "its noise would be shared by what a row shares: add --shared_prefix false",
+}
+HONOURED = frozenset({"activation_offloading", "assistant_only_loss", "loss_type", "max_length", "pad_to_multiple_of",
+                      "router_aux_loss_coef", "trust_remote_code"})  # fmt: skip
+"""Fields of SFTConfig, beyond the Trainer's own, that act as in TRL. A longer trace than max_length is refused by name;
+padding changes no result, with or without it."""
+
+
+def check_options(args: SFTConfig, *, shared_prefix: bool) -> None:
+    """Raises ConfigError for an option that would have no effect on traces, with what to use instead."""
+    changed = changed_fields(args)
+    for name, cure in (REFUSED | (REFUSED_WITH_SHARED_PREFIX if shared_prefix else {})).items():
+        if name in changed:
+            raise ConfigError(f"{name} {changed[name]!r} has no effect on traces: {cure}")

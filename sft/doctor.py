@@ -23,7 +23,7 @@ from fovea.memory import Sharding
 from fovea.models import pixel_limits
 from fovea.packing import Row
 from fovea.preflight import evenly
-from sft.arguments import ARGUMENTS
+from sft.arguments import ARGUMENTS, check_options
 from sft.collator import TraceCollator
 
 NUM_LOOKED_AT = 50
@@ -36,6 +36,7 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
     if parsed is None:
         return None
     script, episodes, model_args, args, doctor = parsed
+    examination.check("options", _options, args, script)
     records = examination.check("traces", lambda note: script.read_traces())
     loaded = examination.check("model", lambda note: preflight.model(
         note, model_args.model_name_or_path, script, load_weights=doctor.load_weights,
@@ -54,6 +55,12 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
             limit = doctor.gpu_memory_gib or memory.device_gib()
             examination.check("memory", _memory, subject, longest, script, args, model_args, sharding, limit)
     return doctor.json
+
+
+def _options(note: Note, args: Any, script: Any) -> None:
+    """Whether every option of TRL's that is set has its effect."""
+    check_options(args, shared_prefix=script.shared_prefix)
+    note.ok("every option that is set takes effect")
 
 
 def _traces(note: Note, records: Sequence[dict], args: Any) -> None:

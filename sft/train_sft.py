@@ -18,7 +18,7 @@ from fovea.config import parse
 from fovea.models import pixel_limits
 from fovea.runs import RunDirectory
 from fovea.training import load_for_training, start_run, train
-from sft.arguments import ARGUMENTS, ScriptArguments
+from sft.arguments import ARGUMENTS, ScriptArguments, check_options
 from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer
 
@@ -31,6 +31,7 @@ def load_traces(script: ScriptArguments, seed: int) -> tuple[Dataset, Dataset]:
 
 def main() -> None:
     script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_sft.yaml")
+    check_options(args, shared_prefix=script.shared_prefix)
     trainee = load_for_training(
         model_args,
         min_pixels=script.min_pixels,
