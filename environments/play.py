@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from environments.prompts import SYSTEM_PROMPT
-from environments.protocol import is_well_formed, parse_action
+from environments.protocol import is_well_formed, parse_actions
 from environments.rendering import Renderer
 from fovea.boxes import Framing
 from fovea.episodes import (
@@ -24,6 +24,7 @@ from fovea.episodes import (
     Fault,
     FaultKind,
     ModelFault,
+    NoAction,
     Observation,
     StopReason,
     TokenRecord,
@@ -151,29 +152,31 @@ class _Seat:
         return min(self.limits.max_tokens_per_turn, self.limits.max_completion_tokens - len(self.loss_mask))
 
     def take(self, reply: Reply) -> None:
-        """Carries out one reply: the action in it, and the observation that follows."""
+        """Carries out one reply: the actions in it, and the observations that follow."""
         conversation = self.conversation
         conversation.messages.append({"role": "assistant", "content": reply.text})
         conversation.token_ids += reply.token_ids
         self.loss_mask += [1] * len(reply.token_ids)
         self.logprobs += reply.logprobs or ()
-        action = parse_action(reply.text)
-        blocks: list[dict] | None = None
+        actions = parse_actions(reply.text)
+        answers: list[list[dict]] = []
         if reply.is_truncated:
             self.stop_reason = StopReason.TURN_TOKENS
-        elif not isinstance(action, (Call, Fault)):
-            self.stop_reason = StopReason.ANSWERED if isinstance(action, Answer) else StopReason.NO_ACTION
+        elif isinstance(actions[0], (Answer, NoAction)):
+            self.stop_reason = StopReason.ANSWERED if isinstance(actions[0], Answer) else StopReason.NO_ACTION
         elif len(self.turns) + 1 >= self.limits.max_turns:
             self.stop_reason = StopReason.TURN_LIMIT
         else:
-            action, blocks = self._act(action)
-            if not self._observe(blocks):
-                self.stop_reason, blocks = StopReason.EPISODE_TOKENS, None
+            done = [self._act(action) for action in actions if isinstance(action, (Call, Fault))]
+            actions, answers = [action for action, _ in done], [blocks for _, blocks in done]
+            if not self._observe(answers):
+                self.stop_reason, answers = StopReason.EPISODE_TOKENS, []
         if self.stop_reason is not None:
             conversation.cache = None
-        observation = None if blocks is None else _observation(blocks)
+        observation = _observation([block for blocks in answers for block in blocks]) if answers else None
+        first, *more = actions
         well_formed = is_well_formed(reply.text)
-        self.turns.append(Turn(reply.text, action, observation, reply.num_tokens, well_formed))
+        self.turns.append(Turn(reply.text, first, observation, reply.num_tokens, well_formed, tuple(more)))
 
     def _act(self, action: Call | Fault) -> tuple[Action, list[dict]]:
         """The action as it turned out, and the content that answers it. Only a `ModelFault` is caught."""
@@ -196,17 +199,18 @@ class _Seat:
             raise ModelFault(FaultKind.BAD_ARGUMENTS, f"{call.name} takes the arguments {names}.") from None
         return awaited(tool(**call.arguments))
 
-    def _observe(self, blocks: list[dict]) -> bool:
-        """Appends an observation, unless its tokens and one more would not fit the episode's budget."""
+    def _observe(self, answers: list[list[dict]]) -> bool:
+        """Appends what the calls were answered, unless its tokens and one more would not fit the episode's budget."""
         if self.renderer is not None:
-            ids = self.renderer.observation_ids(blocks)
+            ids = self.renderer.observation_ids(*answers)
             if len(self.loss_mask) + len(ids) + 1 > self.limits.max_completion_tokens:
                 return False
             self.conversation.token_ids += ids
             self.loss_mask += [0] * len(ids)
             self.logprobs += [0.0] * len(ids) if self.logprobs else []
-        self.conversation.messages.append({"role": "tool", "name": "tool", "content": blocks})
-        self.conversation.images += _images_of(blocks)
+        for blocks in answers:
+            self.conversation.messages.append({"role": "tool", "name": "tool", "content": blocks})
+            self.conversation.images += _images_of(blocks)
         return True
 
     def episode(self) -> Episode:

@@ -1,7 +1,7 @@
 """The action grammar: what a model's turn says, read strictly and never evaluated.
 
-Tool calls are Hermes JSON in `<tool_call>` tags, answers stand in `<answer>` tags. A turn's action is the first tool
-call after its thoughts, or else its answer.
+Tool calls are Hermes JSON in `<tool_call>` tags, answers stand in `<answer>` tags. A turn's actions are all tool calls
+after its thoughts, in order, or else its answer.
 """
 
 from __future__ import annotations
@@ -12,25 +12,30 @@ import re
 from fovea.episodes import Action, Answer, Call, Fault, FaultKind, NoAction
 
 MAX_CALL_CHARACTERS = 4096
+MAX_CALLS = 8
+"""Tool calls that are carried out in one turn."""
 CALL_EXAMPLE = '{"name": "<tool>", "arguments": {…}}'
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def parse_action(text: str) -> Action:
-    """The action in one assistant text.
+def parse_actions(text: str) -> list[Action]:
+    """The actions in one assistant text: its tool calls, at most `MAX_CALLS` of them, or one answer, or none.
 
-    >>> parse_action("<think>clear</think><answer> 7 </answer>")
-    Answer(text='7')
-    >>> parse_action("I do not know")
-    NoAction()
+    >>> parse_actions("<think>clear</think><answer> 7 </answer>")
+    [Answer(text='7')]
+    >>> parse_actions("I do not know")
+    [NoAction()]
     """
     body = text.rpartition("</think>")[2]
-    call = _CALL.search(body)
-    if call:
-        return _parse_call(call.group(1))
+    calls = [_parse_call(call) for call in _CALL.findall(body)]
+    if len(calls) > MAX_CALLS:
+        too_many = f"A turn may hold {MAX_CALLS} tool calls. The others were not carried out."
+        return [*calls[:MAX_CALLS], Fault(FaultKind.TOO_MANY_CALLS, too_many)]
+    if calls:
+        return list(calls)
     answer = _ANSWER.search(body)
-    return Answer(answer.group(1).strip()) if answer else NoAction()
+    return [Answer(answer.group(1).strip()) if answer else NoAction()]
 
 
 def _parse_call(text: str) -> Call | Fault:
@@ -49,14 +54,14 @@ def _parse_call(text: str) -> Call | Fault:
 
 
 def is_well_formed(text: str) -> bool:
-    """Whether a turn keeps the format to the letter: thoughts once, then one call or one answer, and nothing else."""
+    """Whether a turn keeps the format to the letter: thoughts once, then calls or one answer, and nothing else."""
     head, thought, body = text.partition("</think>")
     if not thought or not head.strip().startswith("<think>") or "<think>" in head.strip()[7:] or "</think>" in body:
         return False
     body = body.strip()
     tags = [body.count(tag) for tag in ("<tool_call>", "</tool_call>", "<answer>", "</answer>")]
-    if tags == [1, 1, 0, 0]:
-        return body.startswith("<tool_call>") and body.endswith("</tool_call>") and isinstance(parse_action(text), Call)
+    if tags[0] and tags == [tags[0], tags[0], 0, 0]:
+        return not _CALL.sub("", body).strip() and all(isinstance(action, Call) for action in parse_actions(text))
     return tags == [0, 0, 1, 1] and body.startswith("<answer>") and body.endswith("</answer>")
 
 

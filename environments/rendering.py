@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 from unittest.mock import patch
 
@@ -90,18 +91,27 @@ class Renderer:
         text = self._template(messages, tools, add_generation_prompt=True)
         return self._ids(text, _images(messages))
 
-    def observation_ids(self, blocks: Sequence[dict]) -> list[int]:
-        """Token ids between the end of an assistant's turn (its end token excluded) and the start of its next one."""
+    def observation_ids(self, *answers: Sequence[dict]) -> list[int]:
+        """Token ids between the end of an assistant's turn (its end token excluded) and the start of its next one.
+
+        `answers` are the blocks with which tools answered its calls, one after the other.
+        """
+        return self._following([{"role": "tool", "name": "t", "content": list(blocks)} for blocks in answers])
+
+    def user_ids(self, blocks: Sequence[dict]) -> list[int]:
+        """The same for a turn of the user's."""
+        return self._following([{"role": "user", "content": list(blocks)}])
+
+    def _following(self, messages: Sequence[dict]) -> list[int]:
         head = [{"role": "user", "content": [{"type": "text", "text": "q"}]}]
         head.append({"role": "assistant", "content": "", "tool_calls": [_CALL]})
         if self._suffix_prefix is None:
             text = self._template(head, ())
             self._suffix_prefix = text[: text.rindex(self.tokenizer.eos_token) + len(self.tokenizer.eos_token)]
-        tool = {"role": "tool", "name": "t", "content": list(blocks)}
-        text = self._template([*head, tool], (), add_generation_prompt=True)
+        text = self._template([*head, *messages], (), add_generation_prompt=True)
         if not text.startswith(self._suffix_prefix):
             raise ValueError("the chat template rewrites earlier turns when a tool answers: use one that keeps them")
-        return self._ids(text[len(self._suffix_prefix) :], _images([tool]))
+        return self._ids(text[len(self._suffix_prefix) :], _images(messages))
 
     def smallest_picture(self) -> Row:
         """One tiny image and nothing to learn, to stand in where a batch has no image."""
@@ -156,15 +166,17 @@ class Renderer:
         return self.processor.apply_chat_template(clean, tools=schemas or None, tokenize=False, **options)
 
     def _escaped(self, content: Any) -> Any:
-        """The content without images' pixels, and without control tokens in its text."""
+        """The content without images' pixels, and without control tokens in its text, also over several blocks."""
         if isinstance(content, str):
             return escape_control_tokens(content, self.image_token)
-        return [
-            {**block, "text": escape_control_tokens(block["text"], self.image_token)}
-            if block["type"] == "text"
-            else {"type": "image"}
-            for block in content
-        ]
+        joined: list[dict] = []
+        for is_text, blocks in groupby(content, key=lambda block: block["type"] == "text"):
+            if is_text:
+                text = "".join(block["text"] for block in blocks)
+                joined.append({"type": "text", "text": escape_control_tokens(text, self.image_token)})
+            else:
+                joined += [{"type": "image"} for _ in blocks]
+        return joined
 
     def _ids(self, text: str, images: Sequence[Image.Image]) -> list[int]:
         parts = text.split(self.image_token)

@@ -1,18 +1,26 @@
-"""Traces: episodes as chat messages with images, in the form of Chain-of-Focus's MM-CoF data, written and read back."""
+"""Traces: episodes as chat messages with images, in the form of Chain-of-Focus's MM-CoF data, written and read back.
+
+A line is `{"messages": [{"role", "content"}, …], "images": [path, …]}` with `<image>` where an image stands. A literal
+`<image>` in a text is written `\\<image>`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
-
-from fovea.episodes import Episode
+from fovea.answers import score
+from fovea.episodes import Episode, StopReason
 from fovea.images import open_image
+from fovea.placeholders import PLACEHOLDER, escaped, parts_of
+from fovea.rows import BROKEN, READERS
 
-PLACEHOLDER = "<image>"
+ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,29 @@ class Trace:
     """One conversation: messages whose content is text or blocks, images inside the blocks."""
 
     messages: tuple[dict, ...]
+
+
+class TraceError(ValueError):
+    """A line that is no trace, with its number and the field."""
+
+
+def unfit(episode: Episode) -> str | None:
+    """Why an episode should not be imitated; None if nothing speaks against it."""
+    if episode.stop_reason is not StopReason.ANSWERED:
+        return f"ended by {episode.stop_reason.value}"
+    if episode.faults:
+        return f"fault {episode.faults[0].kind.value}"
+    if not all(turn.well_formed for turn in episode.turns):
+        return "out of format"
+    right = score(episode.task, episode.answer or "", episode.framing) > 0.99
+    return None if right else "wrong answer"
+
+
+def write_fit_traces(episodes: Sequence[Episode], folder: Path) -> Counter[str]:
+    """Writes traces of the episodes that are fit to be imitated; how many were dropped, by reason."""
+    reasons = [unfit(episode) for episode in episodes]
+    write_traces([e for e, reason in zip(episodes, reasons, strict=True) if reason is None], folder)
+    return Counter(reason for reason in reasons if reason is not None)
 
 
 def write_traces(episodes: Iterable[Episode], folder: Path) -> None:
@@ -33,7 +64,7 @@ def write_traces(episodes: Iterable[Episode], folder: Path) -> None:
                 texts = []
                 for block in blocks_of(message["content"]):
                     if block["type"] == "text":
-                        texts.append(block["text"])
+                        texts.append(escaped(block["text"]))
                         continue
                     path = f"images/{number}-{len(paths)}.png"
                     block["image"].save(folder / path)
@@ -44,54 +75,144 @@ def write_traces(episodes: Iterable[Episode], folder: Path) -> None:
 
 
 def read_traces(path: str | Path) -> Iterator[dict]:
-    """The records of a traces file (or of the folder that holds one), image paths made absolute.
+    """The records of a traces file (or of the folder that holds one): messages of text, image paths made absolute.
+
+    Takes a line an object or a JSON list of them. Blocks become text with placeholders, `tool_calls` of an assistant
+    `<tool_call>` tags in its text.
 
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: for a record whose placeholders and images differ in number, with its line.
+        TraceError: for a record that is no trace, with its line and the field.
     """
     path = Path(path)
     if path.is_dir():
         path = path / "traces.jsonl"
     if not path.exists():
         raise FileNotFoundError(f"no traces at {path}: give a JSONL file of traces or a folder with traces.jsonl in it")
-    with path.open() as file:
-        for number, line in enumerate(file, start=1):
-            record = json.loads(line)
-            images = [str(path.parent / image) for image in record.get("images", [])]
-            found = sum(message["content"].count(PLACEHOLDER) for message in record["messages"])
-            if found != len(images):
-                raise ValueError(
-                    f"{path} line {number} has {found} {PLACEHOLDER} placeholders for {len(images)} images"
-                )
-            yield {"messages": record["messages"], "images": images}
+    if path.suffix not in (".jsonl", ".json"):
+        raise TraceError(f"{path}: traces are read from .jsonl and .json files")
+    for number, row in enumerate(READERS[path.suffix](path), start=1):
+        try:
+            yield _checked(row, path.parent)
+        except TraceError as error:
+            raise TraceError(f"{path} line {number}: {error}") from None
+
+
+def _checked(row: Any, folder: Path) -> dict:
+    """A record whose messages are texts, of roles that follow each other as in a conversation."""
+    if not isinstance(row, Mapping):
+        raise TraceError(f"it is a {type(row).__name__}, not an object with messages and images")
+    if BROKEN in row:
+        raise TraceError(row[BROKEN])
+    if "messages" not in row:
+        hint = ", and conversations in ShareGPT's form are not read" if "conversations" in row else ""
+        raise TraceError(f"there are no messages, but {sorted(row)}{hint}: write [{{role, content}}, …]")
+    images = _paths(row.get("images"), folder)
+    if not isinstance(row["messages"], (list, tuple)) or not row["messages"]:
+        raise TraceError(f"messages is {row['messages']!r}: it must be a list of {{role, content}}")
+    messages = [_message(message, number) for number, message in enumerate(row["messages"])]
+    _check_order([message["role"] for message in messages])
+    counts = [len(parts_of(message["content"])) - 1 for message in messages]
+    if sum(counts) != len(images):
+        raise TraceError(f"messages hold {sum(counts)} {PLACEHOLDER} placeholders for {len(images)} images")
+    last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
+    return {"messages": messages[: last + 1], "images": images[: sum(counts[: last + 1])]}
+
+
+def _paths(images: Any, folder: Path) -> list[str]:
+    if images is None:
+        return []
+    images = [images] if isinstance(images, str) else images
+    if not isinstance(images, (list, tuple)) or not all(isinstance(image, str) and image for image in images):
+        raise TraceError(f"images is {images!r}: it must be a list of paths")
+    return [str(folder / image) for image in images]
+
+
+def _message(message: Any, number: int) -> dict[str, str]:
+    """The message with its content as text."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise TraceError(f"messages[{number}] is {message!r}: it must be an object with role and content")
+    if message["role"] not in ROLES:
+        raise TraceError(f"messages[{number}].role is {message['role']!r}: use one of {', '.join(ROLES)}")
+    text = _text(message.get("content"), number, may_be_empty=bool(message.get("tool_calls")))
+    if calls := message.get("tool_calls"):
+        if message["role"] != "assistant":
+            raise TraceError(f"messages[{number}].tool_calls: only the assistant calls tools")
+        written = [_call(call, number) for call in (calls if isinstance(calls, (list, tuple)) else [calls])]
+        text = "\n".join(part for part in (text, *written) if part)
+    return {"role": message["role"], "content": text}
+
+
+def _text(content: Any, number: int, *, may_be_empty: bool) -> str:
+    if content is None and may_be_empty:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, (list, tuple)):
+        raise TraceError(f"messages[{number}].content is {content!r}: it must be text, or a list of blocks")
+    texts = []
+    for block in content:
+        kind = block.get("type") if isinstance(block, Mapping) else None
+        if kind == "text" and isinstance(block.get("text"), str):
+            texts.append(escaped(block["text"]))
+        elif kind == "image" and not block.get("image"):
+            texts.append(PLACEHOLDER)
+        else:
+            raise TraceError(
+                f'messages[{number}].content holds {block!r}: blocks are {{"type": "text", "text": …}}, and '
+                '{"type": "image"} for the next of images'
+            )
+    return "".join(texts)
+
+
+def _call(call: Any, number: int) -> str:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise TraceError(f"messages[{number}].tool_calls holds {call!r}: it must be {{function: {{name, arguments}}}}")
+    arguments = function.get("arguments", {})
+    try:
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError as error:
+        raise TraceError(f"messages[{number}].tool_calls: arguments {arguments!r} are no JSON ({error})") from None
+    written = json.dumps({"name": function["name"], "arguments": arguments})
+    return f"<tool_call>\n{escaped(written)}\n</tool_call>"
+
+
+def _check_order(roles: Sequence[str]) -> None:
+    """Raises TraceError for a conversation that cannot have happened so."""
+    talk = [(number, role) for number, role in enumerate(roles) if role != "system"]
+    if any(role == "system" for role in roles[1:]):
+        raise TraceError("a system message stands behind others: only the first may be one")
+    if not any(role == "assistant" for _, role in talk):
+        raise TraceError("no assistant turn is in it: there is nothing to learn")
+    if talk[0][1] != "user":
+        raise TraceError(f"messages[{talk[0][0]}] is the {talk[0][1]}'s: the user speaks first")
+    for (_, before), (number, role) in pairwise(talk):
+        if before == role == "assistant":
+            raise TraceError(f"messages[{number}]: the assistant speaks twice in a row: join the two turns")
+        if role == "tool" and before == "user":
+            raise TraceError(f"messages[{number}]: a tool answers the user, who called none")
 
 
 def to_trace(record: dict) -> Trace:
     """A record of `read_traces` with its images opened in place of the placeholders.
 
-    Crops that stand in user turns after a tool call (as MM-CoF writes them) become tool turns, as in rollouts.
+    What follows a tool call is what the tool returned: crops that stand in a user turn there, as MM-CoF writes them,
+    become tool turns, as in rollouts. Every other user turn stays one.
     """
     images = iter([open_image(image) for image in record["images"]])
     messages: list[dict] = []
+    called = False
     for message in record["messages"]:
-        role = message["role"]
-        if role == "user" and messages and "<tool_call>" in str(messages[-1]["content"]):
-            role = "tool"
-        messages.append({"role": role, "content": _with_images(message["content"], images)})
+        role = "tool" if message["role"] == "user" and called else message["role"]
+        called = role == "assistant" and "<tool_call>" in message["content"].rpartition("</think>")[2]
+        blocks: list[dict] = []
+        for number, text in enumerate(parts_of(message["content"])):
+            blocks += [{"type": "image", "image": next(images)}] if number else []
+            blocks += [{"type": "text", "text": text}] if text else []
+        only_text = len(blocks) == 1 and blocks[0]["type"] == "text"
+        messages.append({"role": role, "content": blocks[0]["text"] if only_text else blocks})
     return Trace(tuple(messages))
-
-
-def _with_images(content: str, images: Iterator[Image.Image]) -> str | list[dict]:
-    parts = content.split(PLACEHOLDER)
-    if len(parts) == 1:
-        return content
-    blocks: list[dict] = [{"type": "text", "text": parts[0]}] if parts[0] else []
-    for part in parts[1:]:
-        blocks.append({"type": "image", "image": next(images)})
-        if part:
-            blocks.append({"type": "text", "text": part})
-    return blocks
 
 
 def blocks_of(content: str | list[dict]) -> list[dict]:

@@ -18,6 +18,7 @@ from PIL import Image, ImageFilter
 from fovea.boxes import Box, Frame, Framing, View
 from fovea.episodes import Crop, FaultKind, ModelFault
 from fovea.images import MAX_ASPECT_RATIO, ImageStore, PixelLimits, cut, fit
+from fovea.placeholders import MARK
 from fovea.tasks import AnswerKind, Task
 
 CROP_MODES = ("true", "noise", "blank", "random", "other", "target")
@@ -97,15 +98,21 @@ class ZoomEnvironment:
                 min(limits.max_pixels, first_view_max_pixels),
                 limits.factor,
             )
-        blocks: list[dict[str, Any]] = []
+        shown_images: list[dict[str, Any]] = []
         for root, source in enumerate(images):
             original, shown = self._store.open(source), self._store.fitted(source, limits)
             self._seen.append(_Seen(root, Box(0, 0, 1, 1, Frame.UNIT), View(original.size, shown.size)))
-            blocks.append({"type": "image", "image": _view(shown, self._settings.views)})
+            shown_images.append({"type": "image", "image": _view(shown, self._settings.views)})
+        if task is not None:
+            question = task.prompt
         asks_for_box = task is not None and task.kind is AnswerKind.BOX
         if asks_for_box or self._settings.names_frame:
             question = f"{question}\n{self._describe_frame()}"
-        return [*blocks, {"type": "text", "text": question}]
+        texts = [{"type": "text", "text": text} for text in question.split(MARK)]
+        if len(texts) - 1 != len(shown_images):
+            return [*shown_images, {"type": "text", "text": question.replace(MARK, "")}]
+        between = [block for pair in zip(texts, shown_images, strict=False) for block in pair]
+        return [block for block in (*between, texts[-1]) if block.get("text") != ""]
 
     @property
     def framing(self) -> Framing:

@@ -146,6 +146,9 @@ def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:
     found = {"text": turn["text"], "tokens": turn["num_tokens"], "action": action["type"], "crops": crops}
     if observation["text"] is not None:
         found["observation"] = observation["text"]
-    if action["type"] == "fault":
-        found["fault"] = action["kind"]
+    actions = [action, *turn.get("more_actions", ())]
+    if len(actions) > 1:
+        found["action"] = f"{len(actions)} calls"
+    if kinds := [one["kind"] for one in actions if one["type"] == "fault"]:
+        found["fault"] = ", ".join(kinds)
     return found | ({} if turn["well_formed"] else {"malformed": True})

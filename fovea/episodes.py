@@ -37,6 +37,7 @@ class FaultKind(StrEnum):
     OUTSIDE_BOX = "outside_box"
     TINY_BOX = "tiny_box"
     BAD_IMAGE_INDEX = "bad_image_index"
+    TOO_MANY_CALLS = "too_many_calls"
 
 
 class ModelFault(ValueError):
@@ -100,7 +101,8 @@ class Observation:
 class Turn:
     """One assistant text, the action in it, and the observation that came back (None after the last).
 
-    `well_formed` says whether the text kept the format to the letter.
+    `well_formed` says whether the text kept the format to the letter. A turn with several tool calls has those behind
+    the first in `more_actions`; its observation is that of all of them, in order.
     """
 
     text: str
@@ -108,6 +110,11 @@ class Turn:
     observation: Observation | None
     num_tokens: int = 0
     well_formed: bool = True
+    more_actions: tuple[Action, ...] = ()
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return (self.action, *self.more_actions)
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ class Episode:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        return tuple(turn.action for turn in self.turns if isinstance(turn.action, Fault))
+        return tuple(action for turn in self.turns for action in turn.actions if isinstance(action, Fault))
 
     @property
     def num_zooms(self) -> int:
@@ -205,21 +212,30 @@ _ACTIONS: dict[str, type] = {"call": Call, "answer": Answer, "fault": Fault, "no
 
 
 def _turn_to_dict(turn: Turn) -> dict[str, Any]:
-    name = next(name for name, kind in _ACTIONS.items() if isinstance(turn.action, kind))
     observation = None
     if turn.observation is not None:
         crops = [asdict(crop) | {"region": crop.region.to_dict()} for crop in turn.observation.crops]
         observation = {"text": turn.observation.text, "crops": crops}
-    action = {"type": name, **asdict(turn.action)}
-    rest = {"num_tokens": turn.num_tokens, "well_formed": turn.well_formed}
-    return {"text": turn.text, "action": action, "observation": observation, **rest}
+    rest: dict[str, Any] = {"num_tokens": turn.num_tokens, "well_formed": turn.well_formed}
+    if turn.more_actions:
+        rest["more_actions"] = [_action_to_dict(action) for action in turn.more_actions]
+    return {"text": turn.text, "action": _action_to_dict(turn.action), "observation": observation, **rest}
 
 
-def _turn_from_dict(data: dict[str, Any]) -> Turn:
-    fields = dict(data["action"])
+def _action_to_dict(action: Action) -> dict[str, Any]:
+    name = next(name for name, kind in _ACTIONS.items() if isinstance(action, kind))
+    return {"type": name, **asdict(action)}
+
+
+def _action_from_dict(data: dict[str, Any]) -> Action:
+    fields = dict(data)
     kind = _ACTIONS[fields.pop("type")]
     if kind is Fault:
         fields["kind"] = FaultKind(fields["kind"])
+    return kind(**fields)
+
+
+def _turn_from_dict(data: dict[str, Any]) -> Turn:
     observation = None
     if data["observation"] is not None:
         crops = tuple(
@@ -227,4 +243,6 @@ def _turn_from_dict(data: dict[str, Any]) -> Turn:
             for crop in data["observation"]["crops"]
         )
         observation = Observation(data["observation"]["text"], crops)
-    return Turn(data["text"], kind(**fields), observation, data["num_tokens"], data["well_formed"])
+    more = tuple(map(_action_from_dict, data.get("more_actions", ())))
+    action = _action_from_dict(data["action"])
+    return Turn(data["text"], action, observation, data["num_tokens"], data["well_formed"], more)

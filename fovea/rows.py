@@ -7,6 +7,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,21 +119,17 @@ def _left_in(table: Any, row: int, value: Any, where: tuple[str | int, ...]) -> 
     return {name: _left_in(table, row, part, (*where, name)) for name, part in value.items()}
 
 
-def _json(path: Path) -> Iterator[Row]:
-    """The objects of a JSON list, or of a file with one object a line."""
-    with path.open() as file:
+def _jsonl(path: Path) -> Iterator[Row]:
+    """The objects of a file with one a line, or of a JSON list that bears this name."""
+    with path.open(encoding="utf-8-sig") as file:
         if file.read(1) == "[":
             file.seek(0)
-            try:
-                yield from json.load(file)
-                return
-            except ValueError:
-                file.seek(0)
-    yield from _jsonl(path)
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open() as file:
+            with suppress(ValueError, RecursionError):
+                rows = json.load(file)
+                if rows and all(isinstance(row, dict) for row in rows):
+                    yield from rows
+                    return
+        file.seek(0)
         for line in file:
             if line.strip():
                 try:
@@ -141,5 +138,5 @@ def _jsonl(path: Path) -> Iterator[Row]:
                     yield {BROKEN: f"not JSON: {error}"}
 
 
-READERS = {".jsonl": _jsonl, ".json": _json, ".tsv": _tsv, ".parquet": _parquet}
+READERS = {".jsonl": _jsonl, ".json": _jsonl, ".tsv": _tsv, ".parquet": _parquet}
 """How each kind of file is read."""

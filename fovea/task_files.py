@@ -11,6 +11,7 @@ from typing import Any
 from fovea.answers import boxes_in, checked_reference, is_four_numbers, verify_reference
 from fovea.boxes import Box, Frame, View
 from fovea.images import encoded, image_size
+from fovea.placeholders import MARK, PLACEHOLDER, escaped, marked, refuse_placeholders
 from fovea.rows import BROKEN, Row, read_rows
 from fovea.tasks import AnswerKind, Target, Task
 
@@ -101,7 +102,7 @@ def save_tasks(tasks: list[Task], folder: Path) -> None:
             record = {
                 "id": task.id,
                 "images": paths,
-                "question": task.question,
+                "question": escaped(task.question).replace(MARK, PLACEHOLDER),
                 "answer": task.answer,
                 "kind": task.kind.value,
                 "choices": list(task.choices),
@@ -156,10 +157,12 @@ def _task(
     images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
     most = fields["first_view_max_pixels"]
     choices = tuple(str(choice) for choice in fields["choices"] or ())
+    for where, text in (*(("choice", choice) for choice in choices), ("answer", str(fields["answer"]))):
+        refuse_placeholders(text, where)
     task = Task(
         id=str(fields["id"] if fields["id"] is not None else number),
         images=tuple(_image(image, folder) for image in images),
-        question=fields["question"].replace("<image>", "").strip(),
+        question=marked(fields["question"], len(images)),
         answer=fields["answer"],
         kind=_kind(fields["kind"], fields["answer"], choices, has_image=bool(images)),
         choices=choices,

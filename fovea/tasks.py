@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from fovea.boxes import Box
+from fovea.placeholders import MARK
 
 
 class AnswerKind(StrEnum):
@@ -39,7 +40,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Task:
-    """A question about images.
+    """A question about images, with `fovea.placeholders.MARK` where they stand, if they do not all stand before it.
 
     `images` are what `fovea.images.open_image` takes, opened when the task is played. `first_view_max_pixels` bounds
     the first view of this task; None leaves it to the environment. `metadata["family"]` groups tasks in reports.
@@ -72,7 +73,7 @@ class Task:
         """The columns with which an environment is reset."""
         return {
             "images": list(self.images),
-            "question": self.prompt,
+            "question": self.prompt.replace(MARK, ""),
             "first_view_max_pixels": self.first_view_max_pixels,
             "task": self,
         }

@@ -27,7 +27,7 @@ def numbers(episode: Episode) -> dict[str, float]:
 def completion_of(episode: Episode) -> tuple[int, bool, int, int]:
     """What TRL's metrics read of a rollout: tokens written, whether it was truncated, tool calls, failed ones."""
     truncated = episode.stop_reason in (StopReason.TURN_TOKENS, StopReason.EPISODE_TOKENS)
-    calls = sum(isinstance(turn.action, (Call, Fault)) for turn in episode.turns)
+    calls = sum(isinstance(action, (Call, Fault)) for turn in episode.turns for action in turn.actions)
     return sum(episode.record.loss_mask), truncated, calls, len(episode.faults)
 
 

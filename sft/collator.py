@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -53,23 +54,26 @@ class TraceCollator:
         opening = [{"role": "system", "content": self.system}, *messages[:start]]
         ids = self.renderer.prompt_ids(opening, self.tools)
         mask = [0] * len(ids)
-        for index, message in enumerate(messages[start:], start=start):
-            if message["role"] == "assistant":
-                new = self._written(message["content"])
-            elif index + 1 < len(messages):
-                new = self.renderer.observation_ids(blocks_of(message["content"]))
+        for role, run in groupby(messages[start:], key=lambda message: message["role"]):
+            contents = [message["content"] for message in run]
+            if role == "assistant":
+                new = [token for content in contents for token in self.written_ids(content)]
+            elif role == "tool":
+                new = self.renderer.observation_ids(*contents)
             else:
-                break
+                new = self.renderer.user_ids([block for content in contents for block in content])
             ids += new
-            mask += [int(message["role"] == "assistant")] * len(new)
+            mask += [int(role == "assistant")] * len(new)
         if self.max_length is not None and len(ids) > self.max_length:
             raise ValueError(f"a trace has {len(ids)} tokens, more than max_length {self.max_length}: raise it")
         return ids, mask, [b["image"] for m in messages for b in blocks_of(m["content"]) if b["type"] == "image"]
 
-    def _written(self, content: Any) -> list[int]:
+    def written_ids(self, content: Any) -> list[int]:
+        """Token ids of an assistant's turn, its end token included; control tokens spelled in it are characters."""
         text = "".join(block["text"] for block in blocks_of(content))
         tokenizer = self.renderer.tokenizer
-        return [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return [*ids, tokenizer.eos_token_id]
 
     def _fitted(self, message: dict) -> dict:
         """The message with each image at the size in which the model receives it."""

@@ -12,9 +12,10 @@ from PIL import Image
 
 from environments import doctor as shared
 from environments.doctor import Subject
-from environments.protocol import parse_action
+from environments.protocol import parse_actions
 from environments.traces import Trace, blocks_of, to_trace
 from fovea import memory, preflight
+from fovea.answers import is_four_numbers
 from fovea.boxes import Box, Frame, View
 from fovea.doctor import Examination, Note, settings
 from fovea.episodes import Call
@@ -103,10 +104,7 @@ def _loss_mask(note: Note, subject: Subject, records: Sequence[dict], max_length
             token
             for message in trace.messages
             if message["role"] == "assistant"
-            for token in (
-                *tokenizer("".join(block["text"] for block in blocks_of(message["content"]))).input_ids,
-                tokenizer.eos_token_id,
-            )
+            for token in collator.written_ids(message["content"])
         ]
         if carried != said:
             note.fail(f"trace {number}: {tokenizer.decode(carried)[:80]!r} carries loss, where the assistant said "
@@ -146,20 +144,18 @@ def _boxes(note: Note, subject: Subject, records: Sequence[dict]) -> None:
 def _zooms(trace: Trace) -> Iterator[tuple[Image.Image, list[float], Image.Image]]:
     """The image that each zoom call means, the numbers of its box, and the crop behind it."""
     shown: list[Image.Image] = []
-    asked: Call | None = None
+    asked: list[Call] = []
     for message in trace.messages:
         images = [block["image"] for block in blocks_of(message["content"]) if block["type"] == "image"]
-        if asked is not None and images:
-            numbers: Any = asked.arguments.get("bbox_2d")
-            index: Any = asked.arguments.get("img_idx", 0)
-            is_box = isinstance(numbers, list) and len(numbers) == 4
-            if is_box and isinstance(index, int) and 0 <= index < len(shown):
-                yield shown[index], numbers, images[0]
-        asked = None
-        shown += images
         if message["role"] == "assistant":
-            action = parse_action("".join(block["text"] for block in blocks_of(message["content"])))
-            asked = action if isinstance(action, Call) else None
+            actions = parse_actions("".join(block["text"] for block in blocks_of(message["content"])))
+            asked = [action for action in actions if isinstance(action, Call)]
+        for crop in images if message["role"] == "tool" else ():
+            call = asked.pop(0) if asked else Call("", {})
+            numbers, index = call.arguments.get("bbox_2d"), call.arguments.get("img_idx", 0)
+            if is_four_numbers(numbers) and isinstance(index, int) and 0 <= index < len(shown):
+                yield shown[index], list(numbers or ()), crop
+        shown += images
 
 
 def _difference(source: Image.Image, box: Box, view: View, crop: Image.Image, padding: float) -> float:

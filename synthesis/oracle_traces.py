@@ -6,13 +6,14 @@ It plays the real environment on your tasks, zooms into each of their `boxes` in
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from environments.play import Limits, play
 from environments.policies import OraclePolicy
 from environments.settings import EpisodeArguments
-from environments.traces import write_traces
+from environments.traces import write_fit_traces
 from fovea.arguments import TaskArguments
 from fovea.boxes import Frame
 from fovea.config import parse
@@ -54,7 +55,7 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
     """Writes a trace of each task below the output folder and returns it.
 
     Raises:
-        ValueError: if no task has a box to zoom into.
+        ValueError: if no task has a box to zoom into, or most episodes are not fit to be imitated.
     """
     outline = load_outline(
         arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels
@@ -73,10 +74,26 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
         box_step=10 if arguments.model_name_or_path == "tiny" else 1,
         seed=arguments.seed,
     )
-    played = play(oracle, tasks, environment_factory=episodes.environment_factory(outline), limits=Limits())
+    limits = Limits(max_turns=episodes.max_turns)
+    played = play(oracle, tasks, environment_factory=episodes.environment_factory(outline), limits=limits)
     folder = Path(arguments.output_dir)
-    write_traces(played, folder)
+    say_dropped(write_fit_traces(played, folder), len(played))
     return folder
+
+
+def say_dropped(dropped: Counter[str], played: int) -> None:
+    """Says how many episodes became no trace, and why.
+
+    Raises:
+        ValueError: if most did.
+    """
+    if not dropped:
+        return
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+    said = f"{dropped.total()} of {played} episodes were dropped: {reasons}"
+    if dropped.total() > played / 2:
+        raise ValueError(f"{said}. Most of them: mend the tasks, or raise --max_turns")
+    print(said)
 
 
 def write_default_traces() -> Path:

@@ -14,11 +14,10 @@ from transformers import set_seed
 
 from environments.play import play
 from environments.settings import EpisodeArguments, make_policy
-from environments.traces import write_traces
+from environments.traces import unfit, write_traces
 from fovea.arguments import PlayerArguments
 from fovea.config import parse
 from fovea.episodes import Episode
-from rewards.accuracy import accuracy
 
 
 @dataclass(kw_only=True)
@@ -33,11 +32,7 @@ class OwnTracesArguments(PlayerArguments):
 
 def successes(episodes: list[Episode]) -> list[Episode]:
     """The episodes that are worth imitating."""
-    return [
-        episode
-        for episode in episodes
-        if accuracy(episode.task, episode) == 1 and all(turn.well_formed for turn in episode.turns)
-    ]
+    return [episode for episode in episodes if unfit(episode) is None]
 
 
 def main() -> None:

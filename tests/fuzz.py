@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 with atheris.instrument_imports(
     include=["environments.protocol", "environments.zoom", "fovea.boxes", "fovea.task_files", "fovea.rows"]
 ):
-    from environments.protocol import escape_control_tokens, is_well_formed, parse_action
+    from environments.protocol import escape_control_tokens, is_well_formed, parse_actions
     from environments.zoom import ZoomEnvironment, ZoomSettings
     from fovea import task_files
     from fovea.boxes import Frame
@@ -34,7 +34,7 @@ IMAGE = Image.new("RGB", (96, 64))
 def parser(data: bytes) -> None:
     text = data.decode("utf-8", errors="replace")
     for said in (text, f"<think>t</think><tool_call>{text}</tool_call>"):
-        assert isinstance(parse_action(said), (Call, Answer, Fault, NoAction))
+        assert all(isinstance(action, (Call, Answer, Fault, NoAction)) for action in parse_actions(said))
         is_well_formed(said)
         assert "<|" not in escape_control_tokens(said)
 

@@ -5,11 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from environments.play import Limits, Reply, play
-from environments.protocol import is_well_formed, parse_action
+from environments.protocol import is_well_formed, parse_actions
 from environments.zoom import ZoomEnvironment, ZoomSettings
 from fovea.boxes import Frame
 from fovea.episodes import Answer, Call, Fault, FaultKind, NoAction
 from fovea.images import PixelLimits
+
+
+def parse_action(text):
+    [action] = parse_actions(text)
+    return action
+
 
 CALL = '<tool_call>\n{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 500, 500]}}\n</tool_call>'
 
@@ -53,7 +59,8 @@ def test_text_without_either_is_no_action():
         (f"<think>a</think>\n{CALL}", True),
         ("<think>a</think><answer>7</answer>", True),
         ("<answer>7</answer>", False),
-        (f"<think>a</think>{CALL}{CALL}", False),
+        (f"<think>a</think>{CALL}\n{CALL}", True),
+        (f"<think>a</think>{CALL} and {CALL}", False),
         (f"<think>a</think>{CALL}<answer>7</answer>", False),
         ("<think>a</think><answer>7</answer> and more", False),
         ("<think>a<think></think><answer>7</answer>", False),

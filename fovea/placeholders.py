@@ -1,0 +1,68 @@
+r"""Where images stand in a text: `<image>` in files, one character inside. A literal one is written `\<image>`."""
+
+from __future__ import annotations
+
+import re
+
+PLACEHOLDER = "<image>"
+MARK = "\ufffc"
+"""Stands for an image in a question once it is loaded (Unicode's object replacement character)."""
+_REAL = re.compile(r"(?<!\\)<image>")
+_NUMBERED = re.compile(r"<image[ _]?(\d+)>")
+
+
+def escaped(text: str) -> str:
+    r"""A text in which no `<image>` is a placeholder any more.
+
+    >>> escaped("see <image>")
+    'see \\<image>'
+    """
+    return text.replace(PLACEHOLDER, f"\\{PLACEHOLDER}")
+
+
+def parts_of(text: str) -> list[str]:
+    r"""The texts between the placeholders of a text, escapes taken off: one more than there are images.
+
+    >>> parts_of(r"<image> is not \<image>")
+    ['', ' is not <image>']
+    """
+    return [part.replace(f"\\{PLACEHOLDER}", PLACEHOLDER) for part in _REAL.split(text)]
+
+
+def marked(question: str, num_images: int) -> str:
+    """A question of a file with `MARK` where images stand; without placeholders all of them stand before it.
+
+    Numbered placeholders (`<image 1>`, `<image_2>`) are read where they count the images in their order.
+
+    >>> marked("First: <image 1> Second: <image 2>", 2) == f"First: {MARK} Second: {MARK}"
+    True
+
+    Raises:
+        ValueError: for placeholders that are not one for each image.
+    """
+    numbers = [int(number) for number in _NUMBERED.findall(question)]
+    if numbers:
+        if numbers != list(range(1, num_images + 1)):
+            raise ValueError(
+                f"question holds placeholders of images {numbers}, and the row has {num_images} images: name each "
+                "once, in order from 1, or write the text without angle brackets"
+            )
+        question = _NUMBERED.sub(PLACEHOLDER, question)
+    parts = parts_of(question)
+    if len(parts) == 1 or (len(parts) - 1 == num_images and not "".join(parts[:-1]).strip()):
+        return parts[-1].strip()
+    if len(parts) - 1 != num_images:
+        raise ValueError(
+            f"question holds {len(parts) - 1} {PLACEHOLDER} placeholders for {num_images} images: give one for each, "
+            f"or none; where the text itself is meant write \\{PLACEHOLDER}"
+        )
+    return MARK.join(parts).strip()
+
+
+def refuse_placeholders(text: str, where: str) -> None:
+    """Raises ValueError if a text that shows no images holds a placeholder of one."""
+    if _REAL.search(text) or _NUMBERED.search(text):
+        raise ValueError(
+            f"{where} {text!r} holds a placeholder of an image, which only questions show: where the text itself is "
+            f"meant write \\{PLACEHOLDER}"
+        )
