@@ -32,6 +32,7 @@ from evaluation.benchmarks import BENCHMARKS
 from evaluation.scoring import verdicts
 from fovea.config import ConfigError, parse
 from fovea.episodes import Episode
+from fovea.identity import fingerprint
 from fovea.ledger import LEDGER
 from fovea.models import Model
 from fovea.runs import RunDirectory, changes, cut_torn_line, read_jsonl
@@ -128,7 +129,15 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
         )
     run.write_start(evaluation=arguments, episodes=episodes)
     cut_torn_line(path)
-    done = {(row["id"], row["sample"]) for row in read_jsonl(path)}
+    hashes = {task.id: fingerprint(task) for task in tasks}
+    rows = read_jsonl(path)
+    for row in rows:
+        if row["id"] in hashes and row.get("task_hash", hashes[row["id"]]) != hashes[row["id"]]:
+            raise ConfigError(
+                f"task {row['id']} is not what {path} was played on (question, reference or images have changed): use "
+                "another --output_dir, or delete it"
+            )
+    done = {(row["id"], row["sample"]) for row in rows}
     renderer = None if arguments.openai_base_url else episodes.renderer(model)
     policy = make_policy(arguments, model, renderer)
     if renderer is not None and arguments.force != "nothing":
@@ -148,7 +157,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
                 chunk = todo[start : start + arguments.batch_size]
                 set_seed(arguments.seed + 1000 * index + start)
                 played = player(chunk, environment_factory=episodes.environment_factory(model), renderer=renderer)
-                rows = [sample(episode, index) for episode in played]
+                rows = [sample(episode, index) | {"task_hash": hashes[episode.task.id]} for episode in played]
                 file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
                 file.flush()
                 bar.update(len(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,11 +79,15 @@ def to_tasks(
     """
     tasks: list[Task] = []
     problems: list[str] = []
+    known: dict[str, int] = {}
     for number, row in enumerate(rows):
         if limit is not None and len(tasks) >= limit:
             break
         try:
-            tasks.append(_task(row, number, folder, columns or {}, json_columns, source))
+            task = _task(row, number, folder, columns or {}, json_columns, source)
+            if known.setdefault(task.id, number) != number:
+                raise TaskError(f"id {task.id!r} is that of row {known[task.id]} already: ids tell tasks apart")
+            tasks.append(task)
         except BAD_ROW as error:
             problem = f"row {number} of {source}: {error}"
             if not skip_bad_rows:
@@ -360,6 +365,9 @@ def tasks_from(name: str, **reading: Any) -> list[Task]:
         from fovea.plugins import load_object
 
         tasks, limit = list(load_object(name)()), reading.get("limit")
+        twice = [id for id, count in Counter(task.id for task in tasks).items() if count > 1]
+        if twice:
+            raise TaskError(f"{name} gives {twice[0]!r} as the id of several tasks: ids tell tasks apart")
         return [checked(task) for task in (tasks[:limit] if limit else tasks)]
     return load_tasks(name, **reading)
 

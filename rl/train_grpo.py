@@ -25,6 +25,7 @@ from environments.probes import with_others
 from environments.settings import EpisodeArguments, untaught
 from fovea.checkpoints import is_finished
 from fovea.config import ConfigError, find_config, parse
+from fovea.identity import data_named, fingerprint
 from fovea.models import adapter_chain, resolve_path
 from fovea.runs import RunDirectory
 from fovea.training import load_for_training, start_run, train
@@ -87,10 +88,12 @@ def for_episodes(
     args: GRPOArguments,
     rewards: list[Reward],
     run: RunDirectory,
+    data: dict[str, str],
 ) -> Callable[[], ZoomGRPOTrainer]:
-    """Makes the trainer that plays episodes in an environment, once tasks and model are loaded."""
+    """Makes the trainer that plays episodes in an environment, once tasks and model are loaded; names its `data`."""
     tasks = script.load_tasks()
     held_out = script.read_tasks(script.eval_dataset_name) if script.eval_dataset_name else []
+    data["tasks"] = data_named("tasks", list(map(fingerprint, tasks)))
     if args.probes and (not held_out or args.eval_strategy == "no"):
         raise ConfigError("--probes are played at evaluation: give --eval_dataset_name and --eval_strategy steps")
     if episodes.crops == "other":
@@ -130,12 +133,13 @@ def main() -> None:
     check_weights(script.reward_funcs, args.reward_weights)
     rewards = load_rewards(script.reward_funcs)
     run = RunDirectory(args.output_dir)
+    data: dict[str, str] = {}
     if episodes.environment == "none":
         make_trainer = for_prompts(script, model_args, args, rewards)
     else:
-        make_trainer = for_episodes(script, episodes, model_args, args, rewards, run)
+        make_trainer = for_episodes(script, episodes, model_args, args, rewards, run, data)
     checkpoint = start_run(
-        run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args
+        run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args, data=data
     )
     trainer = make_trainer()
     if args.log_trajectories and {*args.report_to} & {*SENDERS}:

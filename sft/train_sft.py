@@ -14,18 +14,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from accelerate import PartialState
 from datasets import Dataset
 
-from fovea.config import parse
+from fovea.config import ConfigError, parse
+from fovea.identity import records_named
 from fovea.models import pixel_limits
 from fovea.runs import RunDirectory
 from fovea.training import load_for_training, start_run, train
-from sft.arguments import ARGUMENTS, ScriptArguments, check_options
+from sft.arguments import ARGUMENTS, check_options
 from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer
 
 
-def load_traces(script: ScriptArguments, seed: int) -> tuple[Dataset, Dataset]:
-    """Training and held-out records; the split depends on the seed alone."""
-    split = Dataset.from_list(script.read_traces()).train_test_split(test_size=script.eval_fraction, seed=seed)
+def load_traces(records: list[dict], eval_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and held-out records; the split depends on the seed alone.
+
+    Raises:
+        ConfigError: if there are too few to hold some out.
+    """
+    if len(records) < 2:
+        raise ConfigError(f"{len(records)} traces are too few to train on and to hold some out: give two at least")
+    split = Dataset.from_list(records).train_test_split(test_size=eval_fraction, seed=seed)
     return split["train"], split["test"]
 
 
@@ -44,13 +51,15 @@ def main() -> None:
     renderer = episodes.renderer(model)
     collator = TraceCollator(renderer, environment, pixel_limits(model.processor), max_length=args.max_length)
     with PartialState().main_process_first():
-        traces, held_out = load_traces(script, args.data_seed or args.seed)
+        records = script.read_traces()
+    traces, held_out = load_traces(records, script.eval_fraction, args.data_seed or args.seed)
     args.remove_unused_columns = False
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.max_length = None
     run = RunDirectory(args.output_dir)
+    data = {"traces": records_named("traces", records)}
     checkpoint = start_run(
-        run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args
+        run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args, data=data
     )
     trainer = ColdStartTrainer(
         model.network,

@@ -154,6 +154,4 @@ def test_traces_are_written_of_right_episodes_alone_and_the_others_counted(
                environment_factory=factory, limits=Limits())  # fmt: skip
     dropped = write_fit_traces([*played, *wrong, *bad], tmp_path)
     assert dropped == {"ended by turn_limit": 1, "wrong answer": 1, "fault empty_box": 1}
-    assert [record["messages"][-1]["content"][-20:] for record in read_traces(tmp_path)] == [
-        "\n<answer>7</answer>"[-20:]
-    ] * 2
+    assert [record["messages"][-1]["content"][-18:] for record in read_traces(tmp_path)] == ["<answer>7</answer>"] * 2

@@ -1,0 +1,62 @@
+"""What a question is, in a few characters: by which a run that goes on notices that its data are others now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fovea.images import encoded, image_hash
+from fovea.tasks import Task
+
+_EDGE = 4096
+"""Bytes at either end of an image's file that are read to tell it from another of the same size."""
+
+
+def fingerprint(task: Task) -> str:
+    """A hash of a task's question, choices, reference and images; not of where the images lie."""
+    parts = [task.question, task.kind.value, list(task.choices), task.answer, *map(_mark, task.images)]
+    return digest(parts)
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits of what a value is as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def data_named(name: str, hashes: Sequence[str]) -> str:
+    """A number of things and their hash, as a run's settings keep it.
+
+    >>> data_named("tasks", ["a", "b"])
+    '2 tasks, fb8e20fc2e4c3f24'
+    """
+    joined = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    return f"{len(hashes)} {name}, {joined}"
+
+
+def records_named(name: str, records: Iterable[dict[str, Any]]) -> str:
+    """The same of traces: their messages and images."""
+    return data_named(name, [digest([row["messages"], *map(_mark, row["images"])]) for row in records])
+
+
+def _mark(source: Any) -> str:
+    """Length and ends of an image's file, or its pixels; of a file that cannot be read, that."""
+    if isinstance(source, dict):
+        source = source.get("bytes") or source.get("path") or b""
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        if not path.is_file():
+            return "missing"
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(_EDGE)
+            file.seek(max(0, size - _EDGE))
+            return f"{size} {hashlib.sha256(head + file.read()).hexdigest()}"
+    content = encoded(source)
+    if isinstance(content, Image.Image):
+        return image_hash(content)
+    return f"{len(content)} {hashlib.sha256(content[:_EDGE] + content[-_EDGE:]).hexdigest()}"
