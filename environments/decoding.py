@@ -165,13 +165,13 @@ class Decoder:
         hidden, positions = self._forward(turn, chunks, images, [c.cache.next_position for c in conversations])
         written: list[list[int]] = [[] for _ in conversations]
         rows = list(range(len(conversations)))
-        end = self.renderer.tokenizer.eos_token_id
+        ends = self.renderer.end_ids
         while True:
             tokens = choose(self.base.get_output_embeddings()(hidden))
             unfinished = []
             for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
                 written[row].append(token)
-                if token == end or len(written[row]) == max_tokens[row]:
+                if token in ends or len(written[row]) == max_tokens[row]:
                     self._save(conversations[row], turn, place, int(positions[place]))
                 else:
                     unfinished.append(place)

@@ -21,7 +21,7 @@ from fovea.answers import written
 from fovea.boxes import Box, Frame, Framing, View
 from fovea.doctor import Note, colored
 from fovea.episodes import Episode, ModelFault
-from fovea.images import MAX_IMAGE_PIXELS
+from fovea.images import MAX_IMAGE_PIXELS, PixelLimits
 from fovea.models import Model
 from fovea.preflight import evenly
 from fovea.tasks import Task
@@ -46,6 +46,12 @@ class Subject:
     limits: Limits
     frame: Frame
     padding: float = 1.0
+
+    @property
+    def crop_limits(self) -> PixelLimits | None:
+        """Between how many pixels crops reach the model; None in an environment of another kind."""
+        environment = self.make_environment()
+        return environment._settings.crop if isinstance(environment, ZoomEnvironment) else None
 
     @classmethod
     def of(cls, loaded: tuple[Model, bool], tasks: Sequence[Task], episodes: EpisodeArguments) -> Subject:

@@ -32,9 +32,13 @@ class EndpointPolicy:
             return list(pool.map(self._reply, conversations, max_tokens))
 
     def _reply(self, conversation: Conversation, limit: int) -> Reply:
-        options: dict[str, Any] = {"temperature": self.sampling.temperature, "max_tokens": limit}
-        if self.sampling.top_p < 1:
-            options["top_p"] = self.sampling.top_p
+        options: dict[str, Any] = {
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "top_k": self.sampling.top_k or -1,  # what is not said servers fill in from the released generation_config
+            "repetition_penalty": 1.0,
+            "max_tokens": limit,
+        }
         found = self.endpoint.chat(messages_of(conversation), **options)
         is_cut = found["finish_reason"] == "length"
         return Reply(found["text"], is_truncated=is_cut, num_written=found["num_tokens"])

@@ -47,7 +47,8 @@ def narrow(
     All views are tried at once, one forced answer of at most `max_tokens` each. Tasks that open without images stay as
     they are.
     """
-    least = pixel_limits(renderer.processor).factor ** 2
+    limits = pixel_limits(renderer.processor)
+    least = max(limits.min_pixels, limits.factor**2)
     tries = [[] if not task.images else _views(task, environment_factory(), least) for task in tasks]
     episodes = play(
         ForcedPolicy(policy, renderer, OPENINGS["answer"]),
@@ -71,7 +72,7 @@ def narrow(
 
 
 def _views(task: Task, environment: Any, least: int) -> list[Task]:
-    """The task at each size of view, down to `least` pixels, those of one visual token; none if no image is shown."""
+    """The task at each size of view, down to `least` pixels, the fewest that are shown; none if no image is shown."""
     content = environment.reset(**task.row())
     shown = [] if not isinstance(content, list) else [block["image"] for block in content if block["type"] == "image"]
     most = max((image.width * image.height for image in shown), default=0)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from transformers import (
+    GenerationConfig,
     LogitsProcessorList,
     MinPLogitsWarper,
     SuppressTokensLogitsProcessor,
@@ -24,7 +26,7 @@ from environments.play import Conversation, Reply, Sampling
 from environments.rendering import Renderer
 from fovea.answers import written
 from fovea.boxes import Box, Frame, Framing, View
-from fovea.shared_prefix import allow_layouts
+from fovea.shared_prefix import allow_layouts, without_adapters
 from fovea.tasks import Target
 
 
@@ -66,14 +68,13 @@ class TransformersPolicy:
         sampling: dict[str, Any] = {"do_sample": False}
         if self.sampling.temperature > 0:
             sampling = {"do_sample": True, **asdict(self.sampling)}
-        output = self.network.generate(
-            **batch,
-            **sampling,
-            max_new_tokens=max(max_tokens),
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            suppress_tokens=self.renderer.placeholder_ids,
-        )
+        base = without_adapters(self.network)
+        ends = list(self.renderer.end_ids)
+        plain = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+        with patch.object(base, "generation_config", plain):  # a released one would add penalties of its own
+            output = self.network.generate(
+                **batch, **sampling, max_new_tokens=max(max_tokens), suppress_tokens=self.renderer.placeholder_ids
+            )
         rows = output[:, batch["input_ids"].shape[1] :].tolist()
         return [self._cut(row, limit) for row, limit in zip(rows, max_tokens, strict=True)]
 
@@ -95,10 +96,10 @@ class TransformersPolicy:
 
     def _cut(self, ids: list[int], limit: int) -> Reply:
         """The row up to its end token, or cut at its own limit."""
-        end = self.renderer.tokenizer.eos_token_id
-        length = ids.index(end) + 1 if end in ids else len(ids)
+        ends = self.renderer.end_ids
+        length = next((place for place, token in enumerate(ids, start=1) if token in ends), len(ids))
         kept = tuple(ids[: min(length, limit)])
-        return Reply(self.renderer.written_text(kept), kept, is_truncated=kept[-1] != end)
+        return Reply(self.renderer.written_text(kept), kept, is_truncated=kept[-1] not in ends)
 
 
 @contextmanager

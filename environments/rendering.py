@@ -53,9 +53,11 @@ class _Remembering:
 class Renderer:
     """Renders with a processor's chat template; holds the inputs of recent images, up to `max_bytes`."""
 
-    def __init__(self, processor: Any, *, max_bytes: int = 2**30) -> None:
+    def __init__(self, processor: Any, *, max_bytes: int = 2**30, end_ids: Sequence[int] = ()) -> None:
+        """`end_ids` end a turn beside the tokenizer's own end token: those of the model's generation_config."""
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        self.end_ids = tuple(dict.fromkeys((self.tokenizer.eos_token_id, *end_ids)))
         self._image_processor = processor.image_processor
         self.image_token = processor.image_token
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
@@ -128,8 +130,8 @@ class Renderer:
 
     def written_text(self, token_ids: Sequence[int]) -> str:
         """The text of one assistant turn, without its end token."""
-        text = self.tokenizer.decode(token_ids, skip_special_tokens=False)
-        return text.removesuffix(self.tokenizer.eos_token)
+        kept = token_ids[:-1] if token_ids and token_ids[-1] in self.end_ids else token_ids
+        return self.tokenizer.decode(kept, skip_special_tokens=False)
 
     def model_inputs(self, sequences: Sequence[Sequence[int]], images: Sequence[Sequence[Image.Image]]) -> dict:
         """Left-padded model inputs of token sequences and their images, in order.

@@ -111,7 +111,7 @@ class EpisodeArguments:
         """
         if model.processor is None:
             raise ValueError(f"the tokens of {model.name} are not known: it is behind an endpoint")
-        return Renderer(model.processor, max_bytes=self._half_cache)
+        return Renderer(model.processor, max_bytes=self._half_cache, end_ids=model.end_ids)
 
     @property
     def _half_cache(self) -> int:

@@ -137,7 +137,8 @@ class VllmServerPolicy:
 def _options(sampling: Sampling, renderer: Renderer) -> dict[str, Any]:
     """The settings that every turn shares, in vLLM's names."""
     never = {token: _NEVER for token in renderer.placeholder_ids}
-    return {**asdict(sampling), "logprobs": 0, "logit_bias": never}
+    plain = {"repetition_penalty": 1.0, "stop_token_ids": list(renderer.end_ids)}
+    return {**asdict(sampling), **plain, "logprobs": 0, "logit_bias": never}
 
 
 def _folded(conversation: Conversation, renderer: Renderer) -> list[int]:
@@ -157,5 +158,5 @@ def _check(conversation: Conversation, seen: Sequence[int] | None) -> None:
 
 
 def _reply(token_ids: Sequence[int], logprobs: Sequence[float], renderer: Renderer) -> Reply:
-    end = renderer.tokenizer.eos_token_id
-    return Reply(renderer.written_text(token_ids), tuple(token_ids), token_ids[-1] != end, tuple(logprobs))
+    is_cut = token_ids[-1] not in renderer.end_ids
+    return Reply(renderer.written_text(token_ids), tuple(token_ids), is_cut, tuple(logprobs))

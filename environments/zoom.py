@@ -92,12 +92,9 @@ class ZoomEnvironment:
         """The content of the first user message: every image's first view, then the question."""
         self._sources, self._seen, self._task = list(images), [], task
         limits = self._settings.first_view
-        if first_view_max_pixels is not None:
-            limits = PixelLimits(
-                min(limits.min_pixels, first_view_max_pixels),
-                min(limits.max_pixels, first_view_max_pixels),
-                limits.factor,
-            )
+        if first_view_max_pixels is not None:  # a smaller one than its least the processor would enlarge again
+            most = max(limits.min_pixels, min(limits.max_pixels, first_view_max_pixels))
+            limits = PixelLimits(limits.min_pixels, most, limits.factor)
         shown_images: list[dict[str, Any]] = []
         for root, source in enumerate(images):
             original, shown = self._store.open(source), self._store.fitted(source, limits)

@@ -23,6 +23,7 @@ class TaskArguments:
         metadata={"help": "Tasks: JSONL or Parquet file, dataset folder, hub id, or a function as package.module:name"},
     )
     dataset_split: str | None = field(default=None, metadata={"help": "Split of a hub dataset (default: train)."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset with several."})
     columns: list[str] | None = field(
         default=None,
         metadata={"help": "Column names of your data, e.g. question=problem answer=reward_model.ground_truth"},
@@ -45,6 +46,7 @@ class TaskArguments:
         return tasks_from(
             name,
             split=self.dataset_split,
+            config=self.dataset_config,
             columns=parse_columns(self.columns),
             json_columns=known_columns(self.json_columns),
             skip_bad_rows=self.skip_bad_rows,

@@ -76,6 +76,10 @@ class Server:
         return f": {self.hints[status]}" if status in self.hints else ""
 
 
+OPTIONAL = ("temperature", "top_p", "top_k", "repetition_penalty")
+"""Settings of sampling that endpoints other than vLLM's may not know."""
+
+
 @dataclass
 class ChatEndpoint:
     """A model behind the OpenAI protocol (`/chat/completions` below `base_url`, `/v1` included).
@@ -134,7 +138,7 @@ class ChatEndpoint:
         return answer
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The endpoint's answer; what newer models refuse (`max_tokens`, a temperature) is left out from then on."""
+        """The endpoint's answer; what it refuses (`max_tokens`, settings of sampling) is left out from then on."""
         while True:
             sent = {self._renamed.get(name, name): value for name, value in request.items()}
             sent.pop("", None)
@@ -144,10 +148,11 @@ class ChatEndpoint:
                 said = str(error)
                 if "max_completion_tokens" in said and "max_tokens" in sent:
                     self._renamed["max_tokens"] = "max_completion_tokens"
-                elif "temperature" in said and "temperature" in sent:
-                    self._renamed["temperature"] = ""
-                else:
+                    continue
+                refused = [name for name in OPTIONAL if name in sent and name in said]
+                if not refused:
                     raise
+                self._renamed |= dict.fromkeys(refused, "")
 
 
 def data_url(image: Image.Image) -> str:

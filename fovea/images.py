@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from fovea.boxes import Box, Frame, Size, View
@@ -61,6 +64,29 @@ def cut(image: Image.Image, box: Box) -> Image.Image:
     view = View(original=image.size, input=image.size)
     x1, y1, x2, y2 = box.to(Frame.ORIGINAL, view).clipped(view).rounded().coordinates
     return image.crop((int(x1), int(y1), max(int(x2), int(x1) + 1), max(int(y2), int(y1) + 1)))
+
+
+_DATA_URI = re.compile(r"data:[\w/+.-]*;base64,(.*)", re.DOTALL)
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
+
+
+def decoded_text(text: str) -> bytes | None:
+    """The bytes of an image written as a data URI or in base64; None for a text that is neither, as a path.
+
+    Raises:
+        ImageError: for a data URI that cannot be read.
+    """
+    match = _DATA_URI.fullmatch(text)
+    if match is None and text.startswith("data:"):
+        raise ImageError(f"image {text[:40]!r}… is a data URI without base64")
+    if match is None and not _BASE64.fullmatch(text):
+        return None
+    try:
+        return base64.b64decode(match[1] if match else text, validate=False)
+    except ValueError as error:
+        if match is None:
+            return None
+        raise ImageError(f"image {text[:40]!r}… is no base64: {error}") from error
 
 
 def content_hash(data: bytes) -> str:
@@ -154,14 +180,34 @@ def _decode_lazily(content: bytes) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB, transparency over white, 16-bit levels scaled to 8."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return image.point(lambda level: level / 256).convert("L").convert("RGB")
+    """RGB, transparency over white, levels of any depth scaled to 8 bits."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _to_8_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
         ground = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(ground, layer).convert("RGB")
     return image.convert("RGB")
+
+
+DEPTHS = (8, 10, 12, 14, 16, 24, 32)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Levels of more than 8 bits, or fractions, as RGB.
+
+    Their depth is what a TIFF says (BitsPerSample), else the smallest usual one that holds the brightest level.
+    Fractions from 0 to 1 are taken as such; what is below 0 is black.
+    """
+    levels = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(min=0)
+    brightest = float(levels.max(initial=0))
+    if image.mode == "F" and brightest <= 1:
+        scaled = levels * 255
+    else:
+        said = getattr(image, "tag_v2", {}).get(258)
+        bits = said[0] if said and said[0] < 16 else next(depth for depth in DEPTHS if brightest < 2**depth)
+        scaled = levels * (255 / (2**bits - 1))
+    return Image.fromarray(scaled.clip(max=255).round().astype(np.uint8)).convert("RGB")
 
 
 class ImageStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ class Model:
     def limits(self) -> PixelLimits:
         """The limits within which its processor leaves images as they are."""
         return pixel_limits(self.processor)
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens that end what the model writes, by its generation_config."""
+        ids = getattr(self.network, "generation_config", None)
+        ids = None if ids is None else ids.eos_token_id
+        return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
 
 
 @dataclass(frozen=True)
@@ -206,13 +214,15 @@ def load_outline(name: str, *, min_pixels: int | None = None, max_pixels: int | 
         ValueError: for an adapter, which engines do not take: merge it first.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, GenerationConfig
 
     path = resolve_path(name)
     if base_of(name) != path:
         raise ValueError(f"{name} is an adapter, and vLLM takes whole models: `fovea merge {name} --output_dir DIR`")
     with init_empty_weights():
         network = AutoModelForImageTextToText.from_config(checked_config(path))
+    with suppress(OSError):  # a model need not have one
+        network.generation_config = GenerationConfig.from_pretrained(path)
     return Model(network, load_processor(path, min_pixels=min_pixels, max_pixels=max_pixels), name)
 
 

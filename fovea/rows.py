@@ -42,7 +42,7 @@ class StoredImage:
         return base64.b64decode(found) if isinstance(found, str) else found
 
 
-def read_rows(source: str | Path, *, split: str | None = None) -> tuple[Path, Iterator[Row]]:
+def read_rows(source: str | Path, *, split: str | None = None, config: str | None = None) -> tuple[Path, Iterator[Row]]:
     """The folder that relative image paths start from, and the rows of a file, a folder or a hub id.
 
     Raises:
@@ -59,7 +59,12 @@ def read_rows(source: str | Path, *, split: str | None = None) -> tuple[Path, It
         data = datasets.load_from_disk(str(path))
         data = data[split or next(iter(data))] if isinstance(data, datasets.DatasetDict) else data
         return path, _arrow(data)
-    return path, _arrow(datasets.load_dataset(str(source), split=split or "train"))
+    try:
+        return path, _arrow(datasets.load_dataset(str(source), config, split=split or "train"))
+    except ValueError as error:
+        if "Config name is missing" in str(error):
+            raise ValueError(f"{error} Name it with --dataset_config.") from error
+        raise
 
 
 def read_file(path: Path) -> Iterator[Row]:

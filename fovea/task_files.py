@@ -11,7 +11,7 @@ from typing import Any
 
 from fovea.answers import boxes_in, checked_reference, is_four_numbers, verify_reference
 from fovea.boxes import Box, Frame, View
-from fovea.images import encoded, image_size
+from fovea.images import ImageError, decoded_text, encoded, image_size
 from fovea.placeholders import MARK, PLACEHOLDER, escaped, marked, refuse_placeholders
 from fovea.rows import BROKEN, Row, read_rows
 from fovea.tasks import AnswerKind, Target, Task
@@ -35,6 +35,7 @@ def load_tasks(
     source: str | Path,
     *,
     split: str | None = None,
+    config: str | None = None,
     columns: Mapping[str, str] | None = None,
     json_columns: Sequence[str] = (),
     skip_bad_rows: bool = False,
@@ -50,7 +51,7 @@ def load_tasks(
         TaskError: on the first bad row, with its number and reason, unless `skip_bad_rows`.
         FileNotFoundError: if nothing is at `source`.
     """
-    folder, rows = read_rows(source, split=split)
+    folder, rows = read_rows(source, split=split, config=config)
     return to_tasks(
         rows,
         source=str(source),
@@ -290,6 +291,14 @@ def _image(image: Any, folder: Path) -> Any:
     """An image source, with a relative path made absolute and checked to exist."""
     if isinstance(image, Mapping):
         image = image.get("bytes") or image.get("path")
+    if isinstance(image, str) and not image.strip():
+        raise TaskError("an image is an empty text: it must be a path, a data URI, base64, bytes or a PIL image")
+    if isinstance(image, str) and (content := decoded_text(image)) is not None:
+        try:
+            image_size(content)
+        except ImageError as error:
+            raise TaskError(f"image {image[:40]!r}… is neither a path nor an image in base64 ({error})") from error
+        return content
     if isinstance(image, str):
         path = folder / image
         try:
@@ -298,6 +307,8 @@ def _image(image: Any, folder: Path) -> Any:
             raise TaskError(f"image {image[:80]!r}… is no path: {error.strerror}") from error
         if not is_there:
             raise TaskError(f"image {path} does not exist: paths are relative to {folder}")
+        if path.is_dir():
+            raise TaskError(f"image {path} is a folder: name a file in it")
         return str(path)
     if image is None:
         raise TaskError("an image is empty: it must be a path, bytes or a PIL image")

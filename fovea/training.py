@@ -58,7 +58,10 @@ def load_for_training(
     if arguments.use_peft and not arguments.lora_target_modules:
         arguments.lora_target_modules = LANGUAGE_LINEARS
     new_adapter = get_peft_config(arguments)
-    _, adapters = adapter_chain(arguments.model_name_or_path)
+    try:
+        _, adapters = adapter_chain(arguments.model_name_or_path)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(str(error)) from error
     goes_on = bool(adapters) and new_adapter is not None and _is_like(adapters[-1], new_adapter)
     model = load_model(
         arguments.model_name_or_path,

@@ -28,6 +28,16 @@ def check_groups(args: GRPOArguments) -> None:
         )
 
 
+def check_tasks(num_tasks: int, args: GRPOArguments, num_processes: int) -> None:
+    """Raises ValueError if one generation asks for more tasks than there are: the training would take no step."""
+    wanted = args.per_device_train_batch_size * args.steps_per_generation * num_processes // args.num_generations
+    if num_tasks < wanted:
+        raise ValueError(
+            f"{num_tasks} tasks are fewer than the {wanted} that one generation plays: give more, or make "
+            "per_device_train_batch_size or steps_per_generation smaller"
+        )
+
+
 def check_weights(names: Sequence[str], weights: Sequence[float] | None) -> None:
     """Raises ConfigError unless there is a weight for each reward."""
     if weights is not None and len(weights) != len(names):

@@ -234,7 +234,7 @@ def _plain_logits(network: Any, renderer: Any, row: Row) -> torch.Tensor:
     if row.images:
         inputs |= {"pixel_values": torch.cat([pixels for pixels, _ in row.images])}
         inputs |= {"image_grid_thw": torch.stack([grid for _, grid in row.images])}
-    return network(**inputs).logits[0, len(row.prompt_ids) - 1 : -1].float()
+    return network(**inputs, logits_to_keep=len(row.completion_ids) + 1).logits[0, :-1].float()
 
 
 def _loss_logps(network: Any, renderer: Any, row: Row) -> torch.Tensor:

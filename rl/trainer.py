@@ -18,6 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -43,7 +44,7 @@ from rewards.accuracy import accuracy
 from rewards.registry import Reward, RewardKind
 from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments
-from rl.checks import check_family, check_groups
+from rl.checks import check_family, check_groups, check_tasks
 from rl.engine import Engine
 from rl.episodes import completion_numbers, completion_of, environment_reward, numbers
 from rl.honoured import check_options, refuse_arguments
@@ -109,6 +110,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
         if kwargs["processing_class"].tokenizer.padding_side != "left":
             raise ValueError("the processor pads on the right, which shifts image tokens: set padding_side='left'")
         check_family(kwargs["processing_class"])
+        check_tasks(len(train_tasks), args, PartialState().num_processes)
         base = None if isinstance(model, str) else without_adapters(model)
         if (
             args.cast_lm_head_to_fp32

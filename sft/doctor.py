@@ -51,6 +51,7 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
         examination.check("traces", _traces, records, args)
         longest = examination.check("loss mask", _loss_mask, subject, records, args.max_length)
         examination.check("boxes in traces", _boxes, subject, records)
+        examination.check("crops in traces", _crops, subject, records)
         sharding = examination.check("launch", doctor.sharding) or Sharding()
         if longest:
             limit = doctor.gpu_memory_gib or memory.device_gib()
@@ -139,6 +140,23 @@ def _boxes(note: Note, subject: Subject, records: Sequence[dict]) -> None:
         )
         return
     note.ok(f"{len(apart[frame])} boxes read in {frame.value} give the crops behind them")
+
+
+def _crops(note: Note, subject: Subject, records: Sequence[dict]) -> None:
+    """Whether crops have the sizes at which this training's environment shows them."""
+    limits = subject.crop_limits
+    zooms = [crop for record in evenly(records, NUM_LOOKED_AT) for _, _, crop in _zooms(to_trace(record))]
+    if limits is None or not zooms:
+        return
+    off = [crop.size for crop in zooms if limits.fit_size(crop.size) != crop.size]
+    if len(off) > len(zooms) / 10:
+        note.fail(
+            f"{len(off)} of {len(zooms)} crops are not as rollouts show them ({limits.min_pixels} to "
+            f"{limits.max_pixels} pixels), the first has {off[0][0]}x{off[0][1]}",
+            "write the traces with the crop_min_pixels and crop_max_pixels of this training, or train with theirs",
+        )
+        return
+    note.ok(f"{len(zooms)} crops have sizes at which rollouts show them")
 
 
 def _zooms(trace: Trace) -> Iterator[tuple[Image.Image, list[float], Image.Image]]:

@@ -6,9 +6,14 @@ It plays the real environment on your tasks, zooms into each of their `boxes` in
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from environments.play import Limits, play
 from environments.policies import OraclePolicy
@@ -16,7 +21,7 @@ from environments.settings import EpisodeArguments
 from environments.traces import write_fit_traces
 from fovea.arguments import TaskArguments
 from fovea.boxes import Frame
-from fovea.config import parse
+from fovea.config import CONFIGS, parse
 from fovea.models import load_outline
 from fovea.tasks import Task
 from synthesis.shapes import make_tasks
@@ -107,8 +112,29 @@ def write_default_traces() -> Path:
 CONFIG = "tiny_traces.yaml"
 
 
+def recipe_of(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """The default config for these words, and defaults in place of one: those of the model's own cold start.
+
+    That is the shipped SFT recipe that starts from the model. A model without one has its processor's limits.
+    """
+    named = next((words[place + 1] for place, word in enumerate(words[:-1]) if word == "--model_name_or_path"), "tiny")
+    if named == "tiny" or "--config" in words:
+        return CONFIG, {}
+    known = {field.name for field in fields(EpisodeArguments)} | {"min_pixels", "max_pixels"}
+    for path in sorted(CONFIGS.glob("*_sft.yaml")):
+        recipe = yaml.safe_load(path.read_text())
+        if recipe.get("model_name_or_path") == named:
+            print(f"crops and views as in {path.name}; name another file with --config")
+            return None, {name: value for name, value in recipe.items() if name in known}
+    print(
+        f"crops and views as the processor of {named} has them: give those of your SFT config, with --config or alone"
+    )
+    return None, {}
+
+
 def main() -> None:
-    arguments, episodes = parse((TraceArguments, EpisodeArguments), default_config=CONFIG)
+    config, defaults = recipe_of(sys.argv[1:])
+    arguments, episodes = parse((TraceArguments, EpisodeArguments), default_config=config, defaults=defaults)
     try:
         folder = write_oracle_traces(arguments, episodes)
     except (FileNotFoundError, ValueError) as error:

@@ -78,7 +78,7 @@ def test_every_sft_recipe_parses(path):
     from trl import ModelConfig, SFTConfig
 
     from environments.settings import EpisodeArguments
-    from sft.train_sft import ScriptArguments
+    from sft.arguments import ScriptArguments
 
     kinds = [ScriptArguments, EpisodeArguments, ModelConfig, SFTConfig]
     _, _, model, _ = parse(kinds, arguments=["--config", str(path), "--bf16", "false"])

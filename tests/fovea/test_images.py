@@ -91,3 +91,23 @@ def test_a_fitted_view_is_resized_once_for_each_size(picture):
     assert view is store.fitted(picture, small) and view.size == fit(picture, small).size
     assert store.fitted(picture, large).size != view.size
     assert store.num_opened == 1 and store.open(picture).size == picture.size
+
+
+@pytest.mark.parametrize(
+    ("levels", "mode"),
+    [
+        (np.linspace(0, 1023, 256).reshape(16, 16), np.uint16),
+        (np.linspace(0, 4095, 256).reshape(16, 16), np.uint16),
+        (np.linspace(0, 65535, 256).reshape(16, 16), np.uint16),
+        (np.linspace(0, 65535, 256).reshape(16, 16), np.int32),
+        (np.linspace(0, 1, 256).reshape(16, 16), np.float32),
+        (np.linspace(0, 255, 256).reshape(16, 16), np.float32),
+        (np.linspace(0, 4095, 256).reshape(16, 16), np.float32),
+    ],
+)
+def test_levels_of_every_depth_become_8_bits(levels, mode):
+    opened = np.asarray(
+        open_image(Image.fromarray(levels.round().astype(mode) if levels.max() > 1 else levels.astype(mode)))
+    )
+    assert opened[0, 0, 0] == 0 and opened[-1, -1, 0] == 255
+    assert abs(int(opened[8, 0, 0]) - 128) <= 1

@@ -1,3 +1,4 @@
+import base64
 import io
 import json
 
@@ -174,3 +175,70 @@ def test_a_missing_file_says_what_can_be_given(tmp_path, name):
         load_tasks(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="give a JSONL file of traces"):
         next(read_traces(tmp_path / name))
+
+
+def test_images_as_text_are_read_from_every_column_and_kind_of_file(folder, picture):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    text = base64.b64encode(file.getvalue()).decode()
+    for written in (text, f"data:image/png;base64,{text}"):
+        row = {"shown": written, "question": "q", "answer": "x"}
+        data = datasets.Dataset.from_list([row])
+        data.to_parquet(str(folder / "d.parquet"))
+        for place in (write(folder, row), folder / "d.parquet"):
+            [image] = load_tasks(place, columns={"images": "shown"})[0].images
+            assert open_image(image).size == picture.size
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ("", "an empty text"),
+        (".", "is a folder"),
+        ("data:image/png,raw", "data URI without base64"),
+        ("data:image/png;base64,AAAA", "neither a path nor an image"),
+    ],
+)
+def test_what_is_no_image_is_refused_on_loading(folder, image, reason):
+    with pytest.raises(TaskError, match=f"row 0 of .*{reason}"):
+        load_tasks(write(folder, {"images": [image], "question": "q", "answer": "x"}))
+
+
+def test_an_id_that_two_rows_share_is_refused(folder):
+    rows = [{"id": "a", "question": "q", "answer": "x"}, {"id": "a", "question": "r", "answer": "y"}]
+    with pytest.raises(TaskError, match=r"row 1 .*id 'a' is that of row 0 already"):
+        load_tasks(write(folder, *rows))
+
+
+@pytest.mark.parametrize(
+    ("question", "kept"),
+    [
+        ("<image><image>Which?", "Which?"),
+        ("Which? ", "Which?"),
+        ("First: <image> second: <image>", "First: \ufffc second: \ufffc"),
+        ("First: <image 1> second: <image_2>", "First: \ufffc second: \ufffc"),
+        (r"What is \<image>?", "What is <image>?"),
+    ],
+)
+def test_placeholders_keep_their_place(folder, question, kept, tiny, episode_arguments):
+    task = load_tasks(write(folder, {"images": ["a.png", "a.png"], "question": question, "answer": "x"}))[0]
+    assert task.question == kept
+    environment = episode_arguments.environment_factory(tiny)()
+    kinds = [block["type"] for block in environment.reset(**task.row())]
+    assert kinds == (["text", "image"] * 2 if "\ufffc" in kept else ["image", "image", "text"])
+    save_tasks([task], folder / "out")
+    assert load_tasks(folder / "out")[0].question == kept
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"question": "<image> or <image>?"}, "2 <image> placeholders for 1 images"),
+        ({"question": "See <image 2>"}, r"placeholders of images \[2\], and the row has 1"),
+        ({"choices": ["<image>", "b"], "answer": "b"}, "choice '<image>' holds a placeholder"),
+        ({"answer": "<image 1>"}, "answer '<image 1>' holds a placeholder"),
+    ],
+)
+def test_placeholders_without_an_image_are_refused_with_the_escape(folder, fields, reason):
+    with pytest.raises(TaskError, match=reason):
+        load_tasks(write(folder, {"images": ["a.png"], "question": "q", "answer": "x", **fields}))
