@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import GenerationConfig
 
 from environments.play import Conversation, Sampling
 from environments.policies import TransformersPolicy
@@ -113,3 +114,32 @@ def test_sampling_follows_temperature_top_k_and_top_p(model):
     assert set(chosen.tolist()) == set(likely.tolist())
     narrow = TransformersPolicy(model.network, renderer, Sampling(temperature=1.0, top_p=1e-6))._chooser()(logits)
     assert len(set(narrow.tolist())) == 1
+
+
+def test_every_end_token_of_the_model_ends_a_turn_in_both_ways(model):
+    """Qwen's released generation_config names two; a turn that ends in the second is no truncated one."""
+    second = model.processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    renderer = Renderer(model.processor, end_ids=[second])
+    image = picture(0, width=280, height=280)
+    messages = [{"role": "user", "content": image_blocks(image, "What?")}]
+    for keep_caches in (True, False):
+        policy = TransformersPolicy(model.network, renderer, Sampling(0.0), keep_caches=keep_caches)
+        head = model.network.get_output_embeddings()
+        handle = head.register_forward_hook(
+            lambda module, args, logits: logits.index_fill(-1, torch.tensor([second]), 99.0)
+        )
+        conversation = Conversation(None, messages, renderer.prompt_ids(messages, []), [image])
+        [reply] = policy.reply([conversation], max_tokens=[5])
+        handle.remove()
+        assert (reply.token_ids, reply.text, reply.is_truncated) == ((second,), "", False)
+
+
+def test_a_released_generation_config_does_not_change_what_is_sampled(model):
+    """Neither way to sample takes penalties or defaults that nobody asked for."""
+    plain, _ = play_two_turns(model, keep_caches=False)
+    released = GenerationConfig(repetition_penalty=1.9, temperature=0.1, top_k=1, top_p=0.001, do_sample=True)
+    kept, model.network.generation_config = model.network.generation_config, released
+    try:
+        assert play_two_turns(model, keep_caches=False)[0] == plain == play_two_turns(model, keep_caches=True)[0]
+    finally:
+        model.network.generation_config = kept

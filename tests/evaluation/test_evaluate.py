@@ -1,6 +1,8 @@
 import json
+from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from evaluation.arguments import EvaluationArguments
 from evaluation.evaluate import evaluate, summarize, sweep
@@ -74,3 +76,20 @@ def test_view_sizes_beyond_the_models_limit_are_refused(tiny, tasks, episode_arg
     arguments.view_sizes_px = [64, 9999]
     with pytest.raises(ConfigError, match="raise --max_pixels"):
         sweep(tiny, tasks, arguments, episode_arguments)
+
+
+@pytest.mark.parametrize("change", ["question", "reference", "image", "choices"])
+def test_an_evaluation_of_questions_that_have_changed_since_is_refused(
+    tiny, episode_arguments, make_task, picture, tmp_path, change
+):
+    path = tmp_path / "a.png"
+    picture.save(path)
+    asked = replace(make_task("B", AnswerKind.CHOICE, choices=("red", "blue")), images=(str(path),))
+    arguments = EvaluationArguments(output_dir=str(tmp_path / "out"))
+    evaluate(tiny, [asked], arguments, episode_arguments)
+    evaluate(tiny, [asked], arguments, episode_arguments)
+    if change == "image":
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    other = {"question": {"question": "Which?"}, "reference": {"answer": "A"}, "choices": {"choices": ("red", "green")}}
+    with pytest.raises(ConfigError, match=r"task t is not what .* was played on"):
+        evaluate(tiny, [replace(asked, **other.get(change, {}))], arguments, episode_arguments)

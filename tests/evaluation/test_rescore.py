@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.rescore import advantages, main, own_rewards, rescore
+from evaluation.rescore import _batch_spreads, advantages, main, own_rewards, rescore
 from evaluation.stored import StoredRun
 from fovea.boxes import Box, Frame
 from fovea.runs import RunDirectory
@@ -59,6 +59,13 @@ def test_a_reward_that_prefers_others_is_seen_to(run, tmp_path):
 def test_advantages_are_those_of_trl():
     assert advantages(np.array([1.0, 0, 0, 1])) == pytest.approx([0.8659, -0.8659, -0.8659, 0.8659], abs=1e-4)
     assert advantages(np.array([3.0])).tolist() == [0]
+
+
+def test_advantages_are_scaled_as_the_run_had_them_and_unscorable_rollouts_count_for_nothing():
+    rewards = np.array([1.0, 0.0, np.nan, 0.0])
+    assert advantages(rewards, scales=False).tolist() == pytest.approx([2 / 3, -1 / 3, 0, -1 / 3])
+    assert advantages(rewards, spread=0.5).tolist() == pytest.approx([1.3331, -0.6665, 0, -0.6665], abs=1e-4)
+    assert _batch_spreads([[0, 1], [2, 3], [5, 5]], [1, 1, 2]) == pytest.approx([1.2910, 1.2910, 0], abs=1e-4)
 
 
 def test_the_command_prints_and_writes(run, tmp_path, monkeypatch, capsys):

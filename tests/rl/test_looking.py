@@ -1,6 +1,7 @@
 """What a training does about looking: the information gap, probes at evaluation, pictures for trackers."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -106,3 +107,22 @@ def test_trajectories_reach_trackio_as_images(build, tmp_path, monkeypatch):
     trainer.train()
     [row] = [row for row in sent if "trajectories/0" in row]
     assert isinstance(row["trajectories/1"], trackio.Image) and row["train/global_step"] == 1
+
+
+def test_trajectories_are_sent_at_the_steps_that_were_promised(monkeypatch):
+    """At the first log, then at the first log after each so many steps, whatever logging_steps is."""
+    sent = []
+    monkeypatch.setattr("rl.trackers.SENDERS", {"tensorboard": lambda trainer, pictures, step: sent.append(step)})
+    monkeypatch.setattr("rl.trackers.draw", lambda episode, title: None)
+    for every_log, every, expected in (
+        (1, 20, [1, 20, 40]),
+        (10, 20, [10, 20, 40]),
+        (7, 20, [7, 21, 42]),
+        (1, 1, [1, 2]),
+    ):
+        callback = TrajectoryCallback(SimpleNamespace(last_played=[(None, {})]), number=1, every=every)
+        for step in range(every_log, 3 if every == 1 else 50, every_log):
+            state = SimpleNamespace(is_world_process_zero=True, global_step=step)
+            callback.on_log(SimpleNamespace(report_to=["tensorboard"]), state, None)
+        assert sent == expected
+        sent.clear()

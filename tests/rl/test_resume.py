@@ -1,5 +1,6 @@
 """A training that was cut off goes on to the very weights of one that was not."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from fovea.checkpoints import is_finished, last_whole_checkpoint
 from fovea.config import ConfigError
 from fovea.episodes import Episode
+from fovea.identity import data_named, fingerprint
 from fovea.runs import RunDirectory, changes, read_jsonl
 from fovea.training import FREE_SETTINGS, start_run, train
 from rewards.registry import Reward, RewardKind
@@ -125,3 +127,14 @@ def test_a_continuation_with_other_settings_is_told_what_changed():
     before = {"training": {"learning_rate": 1e-4, "max_steps": 10}, "script": {"reward_funcs": ["accuracy"]}}
     now = {"training": {"learning_rate": 2e-4, "max_steps": 20}, "script": {"reward_funcs": ["accuracy"]}}
     assert list(changes(before, now, free=FREE_SETTINGS)) == ["learning_rate was 0.0001, is 0.0002"]
+
+
+def test_a_continuation_on_other_data_is_refused_by_name(tmp_path):
+    tasks = make_tasks(num_tasks=3, seed=31)
+    run = RunDirectory(tmp_path)
+    run.write_start(data={"tasks": data_named("tasks", list(map(fingerprint, tasks)))})
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "whole").touch()
+    others = [*tasks[:2], replace(tasks[2], answer="another")]
+    with pytest.raises(ConfigError, match=r"tasks was .3 tasks, .*, is .3 tasks, "):
+        start_run(run, None, data={"tasks": data_named("tasks", list(map(fingerprint, others)))})

@@ -302,3 +302,8 @@ def test_text_only_tasks_train_as_in_trl(tiny, tmp_path):
     trainer = ZoomGRPOTrainer(tiny.network, rewards, args, train_dataset=rows, processing_class=tiny.processor)
     trainer.train()
     assert trainer.state.global_step == 1
+
+
+def test_fewer_tasks_than_one_generation_plays_are_refused(build):
+    with pytest.raises(ValueError, match="1 tasks are fewer than the 2 that one generation plays"):
+        build(num_tasks=1)
