@@ -86,18 +86,20 @@ def random_model(
     *,
     stock: bool = False,
     num_layers: int | None = None,
+    tokenizer: Any = None,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     **settings: Any,
 ) -> Model:
     """The model of a name in `SHAPES`, with the released patch, merge and pixel settings; the same weights each time.
 
-    A `stock` one is not `quickened`; `num_layers` cuts the language tower. `settings` go to the configuration.
+    A `stock` one is not `quickened`; `num_layers` cuts the language tower. Without a `tokenizer` it has the
+    tiny one's. `settings` go to the configuration.
     """
     shape = SHAPES[name]
     if num_layers is not None:
         shape = replace(shape, num_layers=num_layers)
-    tokenizer = load_processor("tiny").tokenizer
+    tokenizer = tokenizer or load_processor("tiny").tokenizer
     ids = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>") for kind in ("image", "video")}
     settings = {"tie_word_embeddings": shape.is_tied, **settings}
     ids |= {f"vision_{end}_token_id": tokenizer.convert_tokens_to_ids(f"<|vision_{end}|>") for end in ("start", "end")}
