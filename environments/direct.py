@@ -1,4 +1,4 @@
-"""The bare question: first views and words, no system prompt, no tool; the whole reply is the answer.
+"""The bare question: first views and words, no protocol, no tool; the whole reply is the answer.
 
 A baseline: what a model answers without the protocol.
 """
@@ -22,14 +22,16 @@ def play_directly(
     environment_factory: Callable[[], Any],
     renderer: Renderer | None,
     max_tokens: int = 32,
+    system: str | None = None,
 ) -> list[Episode]:
-    """One single-turn episode per task, in order."""
+    """One single-turn episode per task, in order. `system` is the prompt that the model was released with, if any."""
     conversations, framings = [], []
     for task in tasks:
         environment = environment_factory()
         content = environment.reset(**task.row())
         framings.append(framing_of(environment))
-        messages = [{"role": "user", "content": content}]
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": content})
         images = [block["image"] for block in content if block["type"] == "image"]
         ids = [] if renderer is None else renderer.prompt_ids(messages, ())
         conversations.append(Conversation(task, messages, ids, images))

@@ -144,7 +144,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
         policy = ForcedPolicy(policy, renderer, OPENINGS[arguments.force])
     if episodes.crops == "other":
         tasks = with_others(tasks)
-    player: Callable[..., list[Episode]] = partial(play_directly, policy)
+    player: Callable[..., list[Episode]] = partial(play_directly, policy, system=model.default_system)
     if arguments.prompt == "protocol":
         player = partial(play, policy, limits=episodes.limits(), batch_size=arguments.batch_size)
     with (

@@ -25,6 +25,8 @@ FRAMES = {
 }
 """The model families that are known, and the frame in which each was taught to write boxes (LLaVA-OneVision was taught
 none: its cold start teaches per-mille)."""
+DEFAULT_SYSTEM = dict.fromkeys(("qwen2_5_vl", "qwen2_vl"), "You are a helpful assistant.")
+"""The system prompt that a family's released template puts before a bare question, where it has one."""
 FEATURE_BYTES = 2**30
 """Memory for the image features of a frozen vision tower."""
 
@@ -41,6 +43,11 @@ class Model:
     def frame(self) -> Frame:
         """The family's box frame."""
         return FRAMES[self.network.config.model_type]
+
+    @property
+    def default_system(self) -> str | None:
+        """The system prompt that the model was released with; None where there is none, or it is not known."""
+        return None if self.network is None else DEFAULT_SYSTEM.get(self.network.config.model_type)
 
     @property
     def limits(self) -> PixelLimits:

@@ -4,10 +4,12 @@ from environments.direct import play_directly
 from environments.play import Limits, Reply, Sampling, play, tools_of
 from environments.policies import OraclePolicy, TransformersPolicy
 from environments.rendering import Renderer
+from environments.settings import EpisodeArguments
 from environments.traces import read_traces, to_trace, write_traces
 from environments.vllm_policies import VllmServerPolicy
 from fovea.boxes import Box, Frame, coverage
 from fovea.episodes import Call, FaultKind, StopReason
+from fovea.random_models import random_model
 from fovea.tasks import Target
 
 CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 500, 500]}}</tool_call>'
@@ -177,3 +179,22 @@ def test_the_bare_question_is_asked_without_protocol(make_task, factory, tiny):
     policy = TransformersPolicy(tiny.network, renderer, Sampling(temperature=0.0))
     (episode,) = play_directly(policy, [make_task()], environment_factory=factory, renderer=renderer, max_tokens=4)
     assert episode.answer == episode.turns[0].text.strip()
+
+
+@pytest.mark.parametrize(("family", "has_system"), [("qwen2_5_vl", True), ("qwen3_vl", False)])
+def test_a_bare_question_is_asked_in_the_form_that_the_model_was_released_with(make_task, family, has_system):
+    model = random_model(f"{family}-narrow")
+    seen = []
+
+    class Listening:
+        def reply(self, conversations, *, max_tokens):
+            seen.extend(conversations)
+            return [Reply("7")]
+
+    play_directly(
+        Listening(), [make_task()], environment_factory=EpisodeArguments().environment_factory(model),
+        renderer=Renderer(model.processor), system=model.default_system,
+    )  # fmt: skip
+    text = model.processor.tokenizer.decode(seen[0].token_ids)
+    assert text.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>") is has_system
+    assert ("<|im_start|>system" in text) is has_system
