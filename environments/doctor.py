@@ -92,7 +92,7 @@ class _Script:
         if conversation.images and len(conversation.messages) == 2:
             size = conversation.images[0].size
             box = Framing(self.frame, (View(size, size),)).write(Box(0.3, 0.3, 0.7, 0.7, Frame.UNIT))
-            call = {"name": ZOOM, "arguments": {"bbox_2d": box, "img_idx": 0}}
+            call = {"name": ZOOM, "arguments": {"bbox_2d": box, "label": "it", "img_idx": 0}}
             text = f"<think>I zoom in.</think>\n<tool_call>\n{json.dumps(call)}\n</tool_call>"
         tokenizer = self.renderer.tokenizer
         ids = (*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id)

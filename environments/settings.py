@@ -13,7 +13,7 @@ from environments.play import Limits, Policy, Sampling
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
 from environments.vllm_policies import VllmPolicy, VllmServerPolicy, start_engine
-from environments.zoom import CROP_MODES, VIEW_MODES, ZoomEnvironment, ZoomSettings
+from environments.zoom import CROP_MODES, ENVIRONMENTS, VIEW_MODES, ZoomSettings
 from fovea.arguments import PlayerArguments
 from fovea.boxes import Frame
 from fovea.endpoint import ChatEndpoint
@@ -30,8 +30,9 @@ class EpisodeArguments:
     environment: str = field(
         default="zoom",
         metadata={
-            "help": "'zoom', an environment of your own as package.module:Class or ./file.py:Class, or 'none' for "
-            "GRPO on the column 'prompt' of a dataset, as TRL does it"
+            "help": "'zoom', 'qwen3_zoom' (the tool that Qwen3-VL was taught), an environment of your own as "
+            "package.module:Class or ./file.py:Class, or 'none' for GRPO on the column 'prompt' of a dataset, as TRL "
+            "does it"
         },
     )
     max_turns: int = field(default=4, metadata={"help": "Assistant turns in an episode, the answer included."})
@@ -80,7 +81,7 @@ class EpisodeArguments:
             ValueError: if the model's processor would resize crops once more, or an environment of the user's own is to
                 show other crops or views than its own.
         """
-        if self.environment != "zoom":
+        if not self.cuts_crops:
             if (self.crops, self.views) != ("true", "true"):
                 raise ValueError(
                     f"crops and views are replaced in the zoom environment alone, not in {self.environment}"
@@ -101,7 +102,12 @@ class EpisodeArguments:
         frame = Frame(self.box_frame) if self.box_frame else model.frame
         settings = ZoomSettings(frame, first_view, crop, padding=self.crop_padding, crops=self.crops, views=self.views,
                                 names_frame=isinstance(model, RemoteModel))  # fmt: skip
-        return partial(ZoomEnvironment, settings, ImageStore(max_bytes=self._half_cache))
+        return partial(ENVIRONMENTS[self.environment], settings, ImageStore(max_bytes=self._half_cache))
+
+    @property
+    def cuts_crops(self) -> bool:
+        """Whether the environment is one of ours, whose crops and views can be replaced."""
+        return self.environment in ENVIRONMENTS
 
     def renderer(self, model: Model) -> Renderer:
         """The renderer of a model's processor, within the same memory.

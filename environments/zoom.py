@@ -135,6 +135,15 @@ class ZoomEnvironment:
         Returns:
             The enlarged region.
         """
+        crop = self._zoom(bbox_2d, img_idx)
+        return [crop, {"type": "text", "text": f"This is image {len(self._seen) - 1}."}]
+
+    def _zoom(self, bbox_2d: Any, img_idx: Any) -> dict[str, Any]:
+        """The image block of a new crop.
+
+        Raises:
+            ModelFault: for a box or an image that the model cannot have meant.
+        """
         seen = self._image(img_idx)
         written = self._box(bbox_2d, seen)
         padded = written.enlarged(self._settings.padding).clipped(seen.view)
@@ -148,14 +157,8 @@ class ZoomEnvironment:
         pixels = region.to(Frame.ORIGINAL, View(original.size, original.size))
         size = (max(1, round(pixels.width)), max(1, round(pixels.height)))
         self._seen.append(_Seen(seen.root, region, View(size, crop.size)))
-        return [
-            {
-                "type": "image",
-                "image": self._shown(crop, original, region, seen.root),
-                "crop": Crop(index, seen.root, region, crop.size),
-            },
-            {"type": "text", "text": f"This is image {index}."},
-        ]
+        shown = self._shown(crop, original, region, seen.root)
+        return {"type": "image", "image": shown, "crop": Crop(index, seen.root, region, crop.size)}
 
     def _image(self, img_idx: Any) -> _Seen:
         """The image that the model means by `img_idx`."""
@@ -209,6 +212,28 @@ class ZoomEnvironment:
         return min(targets, key=lambda box: math.dist(_centre(box), _centre(region)), default=None)
 
 
+class Qwen3ZoomEnvironment(ZoomEnvironment):
+    """The zoom tool as Qwen3-VL was taught it: all three arguments are required, and the answer is the image alone.
+
+    Its crops have at least 262,144 pixels (`crop_min_pixels`).
+    """
+
+    def image_zoom_in_tool(self, bbox_2d: list[float], label: str, img_idx: int) -> list[dict[str, Any]]:  # type: ignore[override]
+        """Zoom into a region of an image, given by its box, to see it larger.
+
+        Args:
+            bbox_2d: The region as [x1, y1, x2, y2], top left corner and bottom right corner.
+            label: The name of the object in the region.
+            img_idx: The index of the image, from 0.
+
+        Returns:
+            The enlarged region.
+        """
+        return [self._zoom(bbox_2d, img_idx)]
+
+
+ENVIRONMENTS = {"zoom": ZoomEnvironment, "qwen3_zoom": Qwen3ZoomEnvironment}
+"""Those that cut crops, by name."""
 _GREY = (127, 127, 127)
 
 

@@ -123,7 +123,7 @@ def for_episodes(
         processing_class=model.processor,
         peft_config=trainee.new_adapter,
         probes={name: replace(episodes, crops=name).environment_factory(model) for name in args.probes or ()},
-        callbacks=[CollapseCallback(args.collapse_action, can_zoom=episodes.environment == "zoom")],
+        callbacks=[CollapseCallback(args.collapse_action, can_zoom=episodes.cuts_crops)],
     )
     return lambda: trainee.named(make())
 

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.utils import get_json_schema
 
 from environments.check import EnvironmentCheckError, check_environment
 from environments.probes import with_others
-from environments.zoom import ZoomEnvironment, ZoomSettings
+from environments.zoom import Qwen3ZoomEnvironment, ZoomEnvironment, ZoomSettings
 from fovea.boxes import Box, Frame
 from fovea.episodes import FaultKind, ModelFault
 from fovea.images import ImageStore, PixelLimits
@@ -197,3 +198,20 @@ def test_the_check_finds_what_is_wrong_with_an_environment(kind, problem):
     calls = [("count", {"step": 1}), ("count", {"step": 1})]
     with pytest.raises(EnvironmentCheckError, match=problem):
         check_environment(kind, calls=calls)
+
+
+def test_the_tool_that_qwen3_vl_was_taught_requires_all_arguments_and_answers_with_the_image_alone(make_task):
+    settings = ZoomSettings(Frame.PER_MILLE, PixelLimits(1024, 65536, 16), PixelLimits(4096, 65536, 16))
+    ours, theirs = ZoomEnvironment(settings), Qwen3ZoomEnvironment(settings)
+    for environment in (ours, theirs):
+        environment.reset(**make_task().row())
+    schema = get_json_schema(theirs.image_zoom_in_tool)["function"]
+    assert schema["name"] == "image_zoom_in_tool" and schema["parameters"]["required"] == [
+        "bbox_2d",
+        "label",
+        "img_idx",
+    ]
+    crop, said = ours.image_zoom_in_tool([0, 0, 500, 500])
+    [alone] = theirs.image_zoom_in_tool([0, 0, 500, 500], "it", 0)
+    assert said["type"] == "text" and alone["crop"] == crop["crop"]
+    assert alone["image"].tobytes() == crop["image"].tobytes()
