@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from PIL import Image
 from transformers.utils import get_json_schema
 
-from environments.play import tools_of
+from environments.play import awaited, tools_of
 from fovea.episodes import ModelFault
 from fovea.images import image_hash
 from fovea.plugins import load_object
@@ -47,6 +47,8 @@ def check_environment(
                 f"tool {name} has no usable schema ({error}): annotate its arguments and describe each under Args:"
             ) from error
     passed.append(f"documents its tools: {', '.join(tools) or 'none'}")
+    if others := _no_tools(environment, tools):
+        passed.append(f"has public callables that are no tools by TRL's rule: {', '.join(others)}")
     first = _content(environment.reset(**task.row()), "reset")
     again = _content(environment.reset(**task.row()), "reset")
     _require(first == again, "reset gives something else the second time: it must not keep anything from before")
@@ -66,6 +68,17 @@ def check_environment(
         fault = _outcome(next(iter(tools.values())), {}, next(iter(tools)), allow_type_error=True)
         passed.append(f"bears a call without arguments ({fault[0]})")
     return passed
+
+
+def _no_tools(environment: Any, tools: Collection[str]) -> list[str]:
+    """Public callables that a model is not offered: class methods, and attributes that happen to be callable."""
+    known = {"reset", "get_reward", *tools}
+    names = {**vars(type(environment)), **vars(environment)}
+    return [
+        name
+        for name, value in names.items()
+        if not name.startswith("_") and name not in known and (isinstance(value, classmethod) or callable(value))
+    ]
 
 
 def _require(condition: bool, problem: str) -> None:
@@ -92,7 +105,7 @@ def _content(value: Any, where: str) -> list[tuple[str, str]]:
 
 def _outcome(tool: Callable, arguments: dict, name: str, *, allow_type_error: bool = False) -> list:
     try:
-        return _content(tool(**copy.deepcopy(arguments)), name)
+        return _content(awaited(tool(**copy.deepcopy(arguments))), name)
     except ModelFault as fault:
         return [("fault", str(fault))]
     except TypeError as error:

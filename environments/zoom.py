@@ -97,7 +97,8 @@ class ZoomEnvironment:
             limits = PixelLimits(limits.min_pixels, most, limits.factor)
         shown_images: list[dict[str, Any]] = []
         for root, source in enumerate(images):
-            original, shown = self._store.open(source), self._store.fitted(source, limits)
+            original = self._store.open(source)
+            shown = self._store.fitted(source, limits, self._settings.first_view)
             self._seen.append(_Seen(root, Box(0, 0, 1, 1, Frame.UNIT), View(original.size, shown.size)))
             shown_images.append({"type": "image", "image": _view(shown, self._settings.views)})
         if task is not None:
@@ -152,7 +153,7 @@ class ZoomEnvironment:
         native = cut(original, region)
         if max(native.size) > MAX_ASPECT_RATIO * min(native.size):
             raise ModelFault(FaultKind.TINY_BOX, "The box is too narrow: draw it larger around the detail.")
-        crop = fit(native, self._settings.crop)
+        crop = fit(native, self._settings.crop, self._settings.first_view)
         index = len(self._seen)
         pixels = region.to(Frame.ORIGINAL, View(original.size, original.size))
         size = (max(1, round(pixels.width)), max(1, round(pixels.height)))
@@ -203,7 +204,7 @@ class ZoomEnvironment:
         elif mode == "other":
             original = self._store.open(_other_image(self._task))
         elif (target := self._nearest_target(region, root)) is not None:
-            return fit(cut(original, target), self._settings.crop)
+            return fit(cut(original, target), self._settings.crop, self._settings.first_view)
         return cut(original, region).resize(size, Image.Resampling.BICUBIC)
 
     def _nearest_target(self, region: Box, root: int) -> Box | None:

@@ -53,9 +53,16 @@ class PixelLimits:
         return width, height
 
 
-def fit(image: Image.Image, limits: PixelLimits) -> Image.Image:
+def fitted_size(size: Size, *limits: PixelLimits) -> Size:
+    """The size after each of `limits` in turn: what is shown smaller has to stay within what a processor leaves."""
+    for one in limits:
+        size = one.fit_size(size)
+    return size
+
+
+def fit(image: Image.Image, *limits: PixelLimits) -> Image.Image:
     """The image resized (bicubic, antialiased) to the size at which the model receives it."""
-    size = limits.fit_size(image.size)
+    size = fitted_size(image.size, *limits)
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
@@ -226,12 +233,12 @@ class ImageStore:
         content = encoded(source)
         return self._opened(content, _key(content))
 
-    def fitted(self, source: Source, limits: PixelLimits) -> Image.Image:
+    def fitted(self, source: Source, *limits: PixelLimits) -> Image.Image:
         """The image as it reaches the model within `limits`, resized once however many episodes show it."""
         content = encoded(source)
         key = _key(content)
         original = self._opened(content, key)
-        return self._images.get(f"{key} {limits.fit_size(original.size)}", lambda: fit(original, limits))
+        return self._images.get(f"{key} {fitted_size(original.size, *limits)}", lambda: fit(original, *limits))
 
     def _opened(self, content: bytes | Image.Image, key: str) -> Image.Image:
         def make() -> Image.Image:

@@ -257,3 +257,37 @@ def test_a_family_that_grpo_does_not_train():
 
     with pytest.raises(ValueError, match="do SFT and evaluation"):
         check_family(SimpleNamespace(model_input_names=["pixel_values"]))
+
+
+def test_crops_of_traces_in_another_size_than_rollouts_show_them(found, tiny, tmp_path, picture):
+    """Traces written with the tiny model's crops, for a training that shows larger ones."""
+    from environments.traces import read_traces
+
+    view, crop = picture.resize((128, 96)), picture.crop((0, 0, 320, 240)).resize((64, 64))
+    for name, image in (("a", view), ("b", crop)):
+        image.save(tmp_path / f"{name}.png")
+    line = json.dumps(trace_record([0, 0, 500, 500], (tmp_path / "a.png", tmp_path / "b.png")))
+    (tmp_path / "traces.jsonl").write_text(line)
+    records = list(read_traces(tmp_path))
+    same = Subject.of((tiny, True), [], EpisodeArguments(crop_min_pixels=4096, crop_max_pixels=5120))
+    other = Subject.of((tiny, True), [], EpisodeArguments(crop_min_pixels=8192, crop_max_pixels=12288))
+    assert found(sft._crops, same, records) == ""
+    assert "1 of 1 crops are not as rollouts show them (8192 to 12288 pixels), the first has 64x64" in found(
+        sft._crops, other, records
+    )
+
+
+def test_options_that_would_have_no_effect(found, tiny):
+    args = GRPOArguments(output_dir="out", bf16=False, use_cpu=True, repetition_penalty=1.1)
+    assert "repetition_penalty 1.1 has no effect on episodes" in found(grpo._options, args, EpisodeArguments())
+
+
+def test_a_reward_that_fails_on_real_tasks_alone(found, subject):
+    """On the sample task it works."""
+    from rewards.registry import Reward, RewardKind
+
+    def difficulty(prompts, completions, difficulty, **columns):
+        return [float(value) for value in difficulty]
+
+    said = found(grpo._rewards_on_tasks, subject, [Reward("difficulty", RewardKind.TRL, difficulty)])
+    assert "reward difficulty raised TypeError on tasks" in said

@@ -215,3 +215,13 @@ def test_the_tool_that_qwen3_vl_was_taught_requires_all_arguments_and_answers_wi
     [alone] = theirs.image_zoom_in_tool([0, 0, 500, 500], "it", 0)
     assert said["type"] == "text" and alone["crop"] == crop["crop"]
     assert alone["image"].tobytes() == crop["image"].tobytes()
+
+
+def test_no_view_is_smaller_than_the_processor_leaves_it(make_task):
+    """Below its least the processor would enlarge the view again, and boxes in input pixels would be off."""
+    settings = ZoomSettings(Frame.INPUT, PixelLimits(65536, 4194304, 32), PixelLimits(65536, 4194304, 32))
+    environment = ZoomEnvironment(settings)
+    content = environment.reset(**make_task(first_view_max_pixels=640 * 480 // 16).row())
+    shown = content[0]["image"]
+    assert 65536 <= shown.width * shown.height < 1.2 * 65536
+    assert settings.first_view.fit_size(shown.size) == shown.size == environment.framing.views[0].input

@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 from trl import GRPOConfig
 
+from environments.check import check_environment
 from environments.play import Limits, Sampling, tools_of
 from environments.policies import TransformersPolicy
 from environments.rendering import Renderer
@@ -200,6 +201,9 @@ def test_tools_are_told_by_trl_s_rule_awaited_and_the_environment_s_own_reward_i
 ):
     settings = episode_arguments.environment_factory(tiny).args[0]
     assert tools_of(Paying(settings)).keys() == {"image_zoom_in_tool", "double", "wait"}
+    assert "has public callables that are no tools by TRL's rule: limit, made" in check_environment(
+        lambda: Paying(settings), calls=[("double", {"number": 2}), ("wait", {"seconds": 1})]
+    )
     lines = [f'<tool_call>{{"name": "{name}", "arguments": {{"{key}": 2}}}}</tool_call>' for name, key in
              (("double", "number"), ("wait", "seconds"))]  # fmt: skip
     trainer = build(limits=Limits(4, 200, 600), make_environment=lambda: Paying(settings), reward_weights=[1.0])

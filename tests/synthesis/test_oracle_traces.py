@@ -7,7 +7,7 @@ from PIL import Image
 
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces
-from synthesis.oracle_traces import TraceArguments, write_oracle_traces
+from synthesis.oracle_traces import TraceArguments, recipe_of, write_oracle_traces
 
 CROPS = EpisodeArguments(crop_min_pixels=64 * 64, crop_max_pixels=80 * 64)
 
@@ -31,3 +31,13 @@ def test_tasks_without_boxes_are_refused_with_the_cure(tmp_path):
     arguments = TraceArguments(output_dir=str(tmp_path / "out"), dataset_name=write_tasks(tmp_path))
     with pytest.raises(ValueError, match="--columns boxes="):
         write_oracle_traces(arguments, CROPS)
+
+
+def test_settings_of_traces_come_from_the_recipe_of_their_model(capsys):
+    """The tiny model's crops of 56 pixels are no crops for another."""
+    assert recipe_of(["--output_dir", "out"]) == ("tiny_traces.yaml", {})
+    config, defaults = recipe_of(["--model_name_or_path", "Qwen/Qwen2.5-VL-7B-Instruct"])
+    assert config is None and defaults["crop_max_pixels"] == 4014080 and defaults["crop_padding"] == 1.5
+    assert "as in qwen2_5_vl_7b_sft.yaml" in capsys.readouterr().out
+    assert recipe_of(["--model_name_or_path", "some/model"]) == (None, {})
+    assert "as the processor of some/model has them" in capsys.readouterr().out
