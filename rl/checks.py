@@ -5,9 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate import PartialState
+from transformers.integrations import is_deepspeed_zero3_enabled
+
 from fovea.config import ConfigError
+from fovea.shared_prefix import without_adapters
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
+
+
+def check_training(model: Any, processor: Any, args: GRPOArguments, *, num_tasks: int) -> None:
+    """Raises ValueError for what a training on episodes cannot do right: each of the checks below, and three more."""
+    check_groups(args)
+    if processor.tokenizer.padding_side != "left":
+        raise ValueError("the processor pads on the right, which shifts image tokens: set padding_side='left'")
+    check_family(processor)
+    check_tasks(num_tasks, args, PartialState().num_processes)
+    base = None if isinstance(model, str) else without_adapters(model)
+    is_tied = base is not None and base.get_output_embeddings().weight is base.get_input_embeddings().weight
+    if args.cast_lm_head_to_fp32 and is_tied:
+        raise ValueError(
+            "cast_lm_head_to_fp32: the head is tied to its embeddings, which TRL cannot part in a model with images: "
+            "leave it out"
+        )
+    if is_deepspeed_zero3_enabled() and not args.use_vllm and not args.ds3_gather_for_generation:
+        raise ValueError(
+            "ds3_gather_for_generation is false: under ZeRO-3 a process whose episodes have ended would leave the "
+            "others waiting for its share of the weights. Leave it true, or let vLLM write (use_vllm)"
+        )
 
 
 def check_groups(args: GRPOArguments) -> None:

@@ -18,10 +18,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.extras.profiling import profiling_context
 from trl.models.utils import unwrap_model_for_generation
@@ -44,7 +42,7 @@ from rewards.accuracy import accuracy
 from rewards.registry import Reward, RewardKind
 from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments
-from rl.checks import check_family, check_groups, check_tasks
+from rl.checks import check_training
 from rl.engine import Engine
 from rl.episodes import completion_numbers, completion_of, environment_reward, numbers
 from rl.honoured import check_options, refuse_arguments
@@ -101,42 +99,22 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
             )
             return
         refuse_arguments(kwargs)
-        check_options(args, max_episode_tokens=self.limits.max_completion_tokens)
-        check_groups(args)
         args, rewards = copy.copy(args), list(rewards)  # the caller's stay as they are
         if kwargs.get("processing_class") is None:
             name = model if isinstance(model, str) else without_adapters(model).name_or_path
             kwargs["processing_class"] = load_processor(name)
-        if kwargs["processing_class"].tokenizer.padding_side != "left":
-            raise ValueError("the processor pads on the right, which shifts image tokens: set padding_side='left'")
-        check_family(kwargs["processing_class"])
-        check_tasks(len(train_tasks), args, PartialState().num_processes)
-        base = None if isinstance(model, str) else without_adapters(model)
-        if (
-            args.cast_lm_head_to_fp32
-            and base
-            and base.get_output_embeddings().weight is base.get_input_embeddings().weight
-        ):
-            raise ValueError(
-                "cast_lm_head_to_fp32: the head is tied to its embeddings, which TRL cannot part in a model with "
-                "images: leave it out"
-            )
+        check_options(args, max_episode_tokens=self.limits.max_completion_tokens)
+        check_training(model, kwargs["processing_class"], args, num_tasks=len(train_tasks))
         environment = self.make_environment()
         if hasattr(environment, "get_reward"):
             rewards.append(Reward(type(environment).__name__, RewardKind.EPISODE, environment_reward))
             args.reward_weights = args.reward_weights and [*args.reward_weights, 1.0]
-        if is_deepspeed_zero3_enabled() and not args.use_vllm and not args.ds3_gather_for_generation:
-            raise ValueError(
-                "ds3_gather_for_generation is false: under ZeRO-3 a process whose episodes have ended would leave the "
-                "others waiting for its share of the weights. Leave it true, or let vLLM write (use_vllm)"
-            )
         # Truncated episodes leave the loss by their own mask: TRL's switch would also hide them from attention.
         self.masked = {StopReason.TURN_TOKENS, StopReason.EPISODE_TOKENS} if args.mask_truncated_completions else set()
         self.masked |= {StopReason.TURN_LIMIT} if args.mask_turn_limit else set()
         args.mask_truncated_completions = False
         args.max_completion_length = self.limits.max_completion_tokens
-        numbers = range(len(self.tasks))
-        rows = Dataset.from_list([{"prompt": _PROMPT, "task_index": number} for number in numbers])
+        rows = Dataset.from_list([{"prompt": _PROMPT, "task_index": index} for index in range(len(self.tasks))])
         # TRL makes its engine while it is made itself, and has no argument for another class.
         with patch.object(grpo_trainer, "VLLMGeneration", partial(Engine, engine_kwargs=args.vllm_engine_kwargs)):
             super().__init__(
@@ -147,7 +125,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
                 eval_dataset=rows.select(range(len(train_tasks), len(rows))) if eval_tasks else None,
                 **kwargs,
             )
-        self.renderer = renderer or Renderer(self.processing_class)
+        self.renderer = renderer or Renderer(self.processing_class, end_ids=self.eos_token_ids)
         self.share_prefix()
         self.tools = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False

@@ -64,7 +64,7 @@ def test_every_hardware_and_reward_file_fits_every_large_recipe(overlay):
 
     from environments.settings import EpisodeArguments
     from rl.arguments import GRPOArguments, ScriptArguments
-    from rl.trainer import check_groups
+    from rl.checks import check_groups
 
     kinds = [ScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments]
     for recipe in ("qwen2_5_vl_7b_grpo.yaml", "qwen3_vl_8b_grpo.yaml"):

@@ -14,7 +14,8 @@ from environments.rendering import Renderer
 from fovea.episodes import StopReason
 from rewards.registry import Reward, RewardError, RewardKind, load_reward
 from rl.arguments import GRPOArguments
-from rl.trainer import ZoomGRPOTrainer, check_groups
+from rl.checks import check_groups
+from rl.trainer import ZoomGRPOTrainer
 from tests.training import ON_CPU
 
 ZOOM = '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 300, 300]}}'
