@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -127,17 +127,9 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
             f"{run.path} holds an evaluation with other settings ({'; '.join(changed)}): use another --output_dir, or "
             "delete it"
         )
-    run.write_start(evaluation=arguments, episodes=episodes)
-    cut_torn_line(path)
     hashes = {task.id: fingerprint(task) for task in tasks}
-    rows = read_jsonl(path)
-    for row in rows:
-        if row["id"] in hashes and row.get("task_hash", hashes[row["id"]]) != hashes[row["id"]]:
-            raise ConfigError(
-                f"task {row['id']} is not what {path} was played on (question, reference or images have changed): use "
-                "another --output_dir, or delete it"
-            )
-    done = {(row["id"], row["sample"]) for row in rows}
+    done = _played(path, hashes)
+    run.write_start(evaluation=arguments, episodes=episodes)
     renderer = None if arguments.openai_base_url else episodes.renderer(model)
     policy = make_policy(arguments, model, renderer)
     if renderer is not None and arguments.force != "nothing":
@@ -171,6 +163,23 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
         lines = [json.dumps({name: row[name] for name in shown}, default=str) + "\n" for row in differing]
         (run.path / "disagreements.jsonl").write_text("".join(lines))
     return summary
+
+
+def _played(path: Path, hashes: Mapping[str, str]) -> set[tuple[str, int]]:
+    """The ids and numbers of the samples that are in a file already.
+
+    Raises:
+        ConfigError: if one of them was played on another question, reference or image than the task of its id is now.
+    """
+    cut_torn_line(path)
+    rows = read_jsonl(path)
+    for row in rows:
+        if row["id"] in hashes and row.get("task_hash", hashes[row["id"]]) != hashes[row["id"]]:
+            raise ConfigError(
+                f"task {row['id']} is not what {path} was played on (question, reference or images have changed): use "
+                "another --output_dir, or delete it"
+            )
+    return {(row["id"], row["sample"]) for row in rows}
 
 
 FREE_SETTINGS = re.compile(
