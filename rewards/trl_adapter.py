@@ -116,12 +116,19 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
+TAKEN = frozenset(
+    ("prompt", "prompts", "completion", "completions", "completion_ids", "episode", "task", "environment",
+     "environments", "tools", "trainer_state", "log_extra", "log_metric")
+)  # fmt: skip
+"""Names under which a reward function receives something of the trainer's, whatever columns a row has."""
+
+
 def columns(tasks: Sequence[Task]) -> list[dict[str, Any]]:
     """What TRL's own kind of reward function receives about tasks, beside the completions: every column of their rows.
 
     All rows have the same columns, None where a task has none.
     """
-    names = dict.fromkeys(name for task in tasks for name in task.columns)
+    names = dict.fromkeys(name for task in tasks for name in task.columns if name not in TAKEN)
     return [
         {name: task.columns.get(name) for name in names}
         | {

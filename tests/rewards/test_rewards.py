@@ -168,7 +168,8 @@ def test_a_reward_in_the_trl_form_that_fails_names_itself_and_the_task(make_epis
 
 
 def test_a_reward_in_the_trl_form_gets_every_column_of_the_rows_and_none_where_one_has_none(make_task, make_episode):
-    tasks = [make_task(columns={"difficulty": 3, "answer": "raw"}), make_task(columns={"hint": "left"})]
+    row = {"difficulty": 3, "answer": "raw", "completions": ["theirs"], "episode": 4, "task": "counting"}
+    tasks = [make_task(columns=row), make_task(columns={"hint": "left"})]
     seen = {}
 
     def mine(prompts, completions, **columns):
