@@ -91,11 +91,16 @@ def read_traces(path: str | Path) -> Iterator[dict]:
         raise FileNotFoundError(f"no traces at {path}: give a JSONL file of traces or a folder with traces.jsonl in it")
     if path.suffix not in (".jsonl", ".json"):
         raise TraceError(f"{path}: traces are read from .jsonl and .json files")
-    for number, row in enumerate(READERS[path.suffix](path), start=1):
-        try:
+    rows = enumerate(READERS[path.suffix](path), start=1)
+    number = 0
+    try:
+        while (found := next(rows, None)) is not None:
+            number, row = found
             yield _checked(row, path.parent)
-        except TraceError as error:
-            raise TraceError(f"{path} line {number}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{path} behind line {number}: it is not UTF-8 ({error.reason})") from None
+    except TraceError as error:
+        raise TraceError(f"{path} line {number}: {error}") from None
 
 
 def _checked(row: Any, folder: Path) -> dict:
@@ -113,6 +118,12 @@ def _checked(row: Any, folder: Path) -> dict:
     messages = [_message(message, number) for number, message in enumerate(row["messages"])]
     _check_order([message["role"] for message in messages])
     counts = [len(parts_of(message["content"])) - 1 for message in messages]
+    for number, (message, count) in enumerate(zip(messages, counts, strict=True)):
+        if count and message["role"] == "assistant":
+            raise TraceError(
+                f"messages[{number}].content holds {PLACEHOLDER}, and the assistant shows no images: where the text "
+                f"itself is meant write \\{PLACEHOLDER}"
+            )
     if sum(counts) != len(images):
         raise TraceError(f"messages hold {sum(counts)} {PLACEHOLDER} placeholders for {len(images)} images")
     last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
@@ -125,6 +136,9 @@ def _paths(images: Any, folder: Path) -> list[str]:
     images = [images] if isinstance(images, str) else images
     if not isinstance(images, (list, tuple)) or not all(isinstance(image, str) and image for image in images):
         raise TraceError(f"images is {images!r}: it must be a list of paths")
+    for image in images:
+        if not (folder / image).is_file():
+            raise TraceError(f"image {folder / image} is not there: paths are relative to {folder}")
     return [str(folder / image) for image in images]
 
 

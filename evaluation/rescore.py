@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from evaluation.stored import StoredRun
 from fovea.episodes import Episode
-from rewards.registry import Reward, RewardError, load_rewards
+from rewards.registry import Reward, RewardError, RewardKind, load_rewards
 from rewards.trl_adapter import score
 
 
@@ -73,14 +74,20 @@ def rescore(
         "num_episodes": len(old),
         "num_groups": len(rows),
         "scale_rewards": scale_rewards,
-        "mean_before": float(np.nanmean(np.concatenate([row["before"] for row in rows]))),
-        "mean_after": float(np.nanmean(np.concatenate([row["after"] for row in rows]))),
-        "silent_before": float(np.mean([np.ptp(row["before"]) == 0 for row in rows])),
-        "silent_after": float(np.mean([np.ptp(row["after"]) == 0 for row in rows])),
+        "mean_before": _mean(np.concatenate([row["before"] for row in rows])),
+        "mean_after": _mean(np.concatenate([row["after"] for row in rows])),
+        "silent_before": float(np.mean([not any(row["advantages_before"]) for row in rows])),
+        "silent_after": float(np.mean([not any(row["advantages_after"]) for row in rows])),
         "turned": float(np.mean(np.sign(old) * np.sign(new) < 0)),
         "reranked": float(np.mean([_reranked(np.array(row["before"]), np.array(row["after"])) for row in rows])),
         "groups": rows,
     }
+
+
+def _mean(rewards: np.ndarray) -> float:
+    """Of the rollouts that were scored; 0 if none was."""
+    known = rewards[~np.isnan(rewards)]
+    return float(known.mean()) if len(known) else 0.0
 
 
 def _batch_spreads(rewards: Sequence[Sequence[float]], steps: Sequence[Any] | None) -> list[float]:
@@ -123,6 +130,9 @@ def main() -> None:
     groups = run.groups()
     try:
         before, after = _loaded(*own_rewards(run)), _loaded(args.reward_funcs, args.reward_weights)
+        if any("environment_reward" in row for row in run.rows):  # what the environment itself paid, as in training
+            own = Reward("environment", RewardKind.EPISODE, lambda task, episode: episode.environment_reward)
+            before = [*before[0], own], [*before[1], 1.0]
         scale = str(run.settings.get("training", {}).get("scale_rewards", "group"))
         scale = {"true": "group", "false": "none"}.get(scale.lower(), scale)
         result = rescore(groups, before, after, scale_rewards=scale, steps=run.steps())
@@ -130,6 +140,8 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     print(table(result))
     if args.json:
+        for row in result["groups"]:
+            row |= {when: [None if isnan(value) else value for value in row[when]] for when in ("before", "after")}
         args.json.write_text(json.dumps(result, indent=2) + "\n")
 
 

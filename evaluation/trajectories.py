@@ -54,7 +54,9 @@ class Trajectories:
             if "sample" not in found:
                 key = row.get("step"), row.get("mode"), row["task_id"]
                 found["sample"] = places[key] = places.get(key, -1) + 1
-            if "score" not in found and "accuracy" not in found.get("rewards", {}) and task.source != LOST:
+            is_scored = "score" in found or "accuracy" in found.get("rewards", {})
+            has_frame = task.kind is not AnswerKind.BOX or row.get("framing")  # runs of before it was kept have none
+            if not is_scored and has_frame and task.source != LOST:
                 found["score"] = accuracy(task, Episode.from_dict(dict(row), task))
             self.episodes.append(found)
 

@@ -11,6 +11,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any
@@ -25,7 +26,10 @@ _WORDS = (
     "eighteen nineteen twenty"
 )
 NUMBER_WORDS = {word: number for number, word in enumerate(_WORDS.split())}
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
+_NUMBER = re.compile(
+    r"(?:(?<![\w.])[-+])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|(?<![\d.])\.\d+(?:[eE][-+]?\d+)?)"
+)
+"""Digits with what belongs to them; a sign only where no letter or digit stands before it."""
 _CHOICE = (
     re.compile(r"^\W*([A-Z])\W*$", re.IGNORECASE),
     re.compile(r"^\W*([A-Z])[.):\]*]"),
@@ -124,7 +128,9 @@ def _is_plain(value: Any) -> bool:
 
 # --- numbers --------------------------------------------------------------------------------------------------------
 
-_MINUS = dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\u2014\uff0d\ufe63"), "-")
+_MINUS = dict.fromkeys(map(ord, "\u2212\uff0d\ufe63"), "-")
+_DASH = re.compile("(?<!\\w)[\u2010-\u2014](?=[\\d.])")
+"""A dash that is written for a minus: before digits, and behind no word."""
 _RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
 
 
@@ -136,19 +142,20 @@ def to_number(text: str) -> float | None:
     >>> to_number("about 1,200 px"), to_number("three"), to_number("3 or 4"), to_number("\u22125 m\u00b2")
     (1200.0, 3.0, None, -5.0)
     """
-    text = text.translate(_MINUS)
+    text = _DASH.sub("-", text.translate(_MINUS))
     text = re.sub(rf"(?<=[^\W\d_]){_RAISED.pattern}", "", text)
-    plain = normalized(_RAISED.sub(lambda raised: f" {raised[0]} ", text))
-    if plain in NUMBER_WORDS:
-        return float(NUMBER_WORDS[plain])
-    found = _NUMBER.findall(plain)
+    plain = _RAISED.sub(lambda raised: f" {raised[0]} ", text)
+    plain = unicodedata.normalize("NFKC", plain).strip().lower()
+    if (word := normalized(plain)) in NUMBER_WORDS:
+        return float(NUMBER_WORDS[word])
     others = NUMBER_WORDS.keys() & set(re.findall(r"[a-z]+", plain)) - {"one"}  # "the red one says 7"
+    found = _NUMBER.findall(plain)
     if len(found) != 1 or others:
         return None
     value = float(found[0].replace(",", ""))
-    if plain.startswith("-" + found[0]):
-        value = -value
-    return value * 0.01 if plain.endswith("%") else value
+    if not math.isfinite(value):
+        return None
+    return value * 0.01 if plain.rstrip(_OUTER).endswith("%") else value
 
 
 def _number(task: Task, answer: str) -> float:
@@ -192,7 +199,20 @@ def _choice(task: Task, answer: str) -> float:
     if len(texts) == 1:
         return float(letters[texts[0]] == right)
     named = {letter.upper() for form in _CHOICE for letter in form.findall(answer.strip())}
-    return float(named == {right})
+    # Letters that stand alone name options too; "A" and "I" also are words, which a small letter beside them shows.
+    alone = {letter for pair in _ALONE_LETTER.findall(answer) for letter in pair if letter and letter in letters}
+    spelled = {letters[i] for i, choice in enumerate(task.choices) if _holds(answer, choice)}
+    others = (alone | spelled) - {right}
+    return float(named == {right} and not others)
+
+
+_ALONE_LETTER = re.compile(r"(?<![\w'])([B-HJ-Z])(?![\w'])|(?<![\w'])([AI])(?![\w'])(?! [a-z])")
+
+
+def _holds(answer: str, choice: str) -> bool:
+    """Whether a text of at least three characters stands in an answer as words of its own."""
+    name = normalized(choice)
+    return len(name) >= 3 and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", normalized(answer)) is not None
 
 
 def _letters(task: Task) -> str:
@@ -238,13 +258,14 @@ def _check_choice(task: Task, answer: Any) -> Any:
 # --- lists ----------------------------------------------------------------------------------------------------------
 
 _SEPARATOR = re.compile(r"[,;\n]")
+_BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 
 
 def _list(task: Task, answer: str) -> float:
     """F1 over the distinct items of a list, separated by commas, semicolons, lines, or "and"."""
     expected = {normalized(str(item)) for item in as_list(task.answer)}
     given: set[str] = set()
-    for part in map(normalized, _SEPARATOR.split(answer)):
+    for part in (normalized(_BULLET.sub("", part)) for part in _SEPARATOR.split(answer)):
         given |= {part} if part in expected else set(map(normalized, re.split(r"\band\b", part)))
     given.discard("")
     shared = len(expected & given)
@@ -284,13 +305,14 @@ def boxes_in(text: str) -> list[tuple[tuple[float, ...], int | None]]:
     >>> boxes_in('[{"bbox_2d": [1, 2, 3, 4], "label": "cup 2"}]'), boxes_in("bbox_2d of 3 cups")
     ([((1.0, 2.0, 3.0, 4.0), None)], [])
     """
-    if found := [box for data in _json_values(text) for box in _boxes_of(data)]:
-        return found
+    with suppress(RecursionError):
+        if found := [box for data in _json_values(text) for box in _boxes_of(data)]:
+            return found
     for form in (_IN_BRACKETS, _IN_PAIRS):
-        if matches := form.findall(text):
-            return [(tuple(map(float, numbers)), None) for numbers in matches]
-    alone = _ALONE.findall(text)
-    return [(tuple(map(float, alone)), None)] if len(alone) == 4 else []
+        if matches := [numbers for numbers in (tuple(map(float, m)) for m in form.findall(text))]:
+            return [(numbers, None) for numbers in matches if is_four_numbers(numbers)]
+    alone = tuple(map(float, _ALONE.findall(text)))
+    return [(alone, None)] if is_four_numbers(alone) else []
 
 
 def _json_values(text: str) -> Iterator[Any]:
@@ -324,11 +346,17 @@ def _boxes_of(data: Any, image: int | None = None) -> Iterator[tuple[tuple[float
 
 def is_four_numbers(value: Any) -> bool:
     """Whether a value is a list of four finite numbers."""
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == 4
-        and all(isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) for n in value)
-    )
+    return isinstance(value, (list, tuple)) and len(value) == 4 and all(map(_is_finite, value))
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 def reference_boxes(task: Task) -> list[Target]:
@@ -368,8 +396,8 @@ def answer_boxes(task: Task, answer: str, framing: Framing | None) -> list[Targe
         return []
     if framing is None:
         raise ValueError(
-            f"task {task.id} asks for a box, and in which frame the model writes one is not known: give the "
-            "environment a property `framing` (docs/my_environment.md)"
+            f"task {task.id} asks for a box, and in which frame the model wrote one is not known: give the environment "
+            "a property `framing` (docs/my_environment.md); a run of before version 0.2 has to be played again"
         )
     roots = {target.img_idx for target in reference_boxes(task)}
     default = roots.pop() if len(roots) == 1 else 0

@@ -147,7 +147,8 @@ def open_image(source: Source, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.I
             raise ImageError(f"image {name} has {image.width}x{image.height} pixels, the bound is {max_pixels}")
         if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             raise ImageError(f"image {name} is {image.width}x{image.height}: sides differ by over {MAX_ASPECT_RATIO}x")
-        return _to_rgb(ImageOps.exif_transpose(image))
+        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE)
+        return _to_rgb(ImageOps.exif_transpose(image), bits[0] if bits else None)
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -186,10 +187,10 @@ def _decode_lazily(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, bits: int | None) -> Image.Image:
     """RGB, transparency over white, levels of any depth scaled to 8 bits."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _to_8_bits(image)
+        return _to_8_bits(image, bits)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
         ground = Image.new("RGBA", layer.size, "white")
@@ -198,23 +199,28 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)
+_BITS_PER_SAMPLE = 258
+"""The TIFF tag."""
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def _to_8_bits(image: Image.Image, bits: int | None) -> Image.Image:
     """Levels of more than 8 bits, or fractions, as RGB.
 
-    Their depth is what a TIFF says (BitsPerSample), else the smallest usual one that holds the brightest level.
-    Fractions from 0 to 1 are taken as such; what is below 0 is black.
+    Their depth is `bits`, which a TIFF says, else the smallest usual one that holds the brightest level, or that level
+    itself. Fractions from 0 to 1 are taken as such, with a little more where they were resampled. What is below 0 or
+    no number is black, what is infinite white.
     """
-    levels = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(min=0)
-    brightest = float(levels.max(initial=0))
-    if image.mode == "F" and brightest <= 1:
-        scaled = levels * 255
+    levels = np.asarray(image, dtype=np.float64)
+    known = levels[np.isfinite(levels)].clip(min=0)
+    brightest = float(known.max(initial=0))
+    if image.mode == "F" and brightest <= 1.1:
+        white = 1.0
+    elif bits is not None and 8 < bits < 16:
+        white = 2.0**bits - 1
     else:
-        said = getattr(image, "tag_v2", {}).get(258)
-        bits = said[0] if said and said[0] < 16 else next(depth for depth in DEPTHS if brightest < 2**depth)
-        scaled = levels * (255 / (2**bits - 1))
-    return Image.fromarray(scaled.clip(max=255).round().astype(np.uint8)).convert("RGB")
+        white = next((2.0**depth - 1 for depth in DEPTHS if brightest < 2**depth), brightest)
+    scaled = np.nan_to_num(levels, nan=0.0, posinf=white, neginf=0.0) * (255 / white)
+    return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8)).convert("RGB")
 
 
 class ImageStore:

@@ -91,8 +91,9 @@ def resolve_path(name: str) -> str:
     path = Path(name)
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or _starts_in_a_folder(path)):
         raise FileNotFoundError(f"the model folder {name} does not exist: train it first, or give a hub id")
-    if path.is_dir() and not any((path / file).exists() for file in ("config.json", ADAPTER_CONFIG)):
-        checkpoints = sorted(path.glob("checkpoint-*"), key=lambda folder: int(folder.name.partition("-")[2] or 0))
+    if path.is_dir() and not _holds_model(path):
+        numbered = [folder for folder in path.glob("checkpoint-*") if folder.name.partition("-")[2].isdigit()]
+        checkpoints = sorted(numbered, key=lambda folder: int(folder.name.partition("-")[2]))
         hint = f"; did you mean {checkpoints[-1]}?" if checkpoints else ""
         raise FileNotFoundError(f"{name} holds neither config.json nor adapter_config.json{hint}")
     return str(path.resolve()) if path.is_dir() else name
@@ -103,16 +104,17 @@ def _starts_in_a_folder(path: Path) -> bool:
     return len(path.parts) > 2 or (len(path.parts) == 2 and Path(path.parts[0]).is_dir())
 
 
-def adapter_chain(name: str) -> tuple[str, list[str]]:
+def adapter_chain(name: str, *, revision: str | None = None) -> tuple[str, list[str]]:
     """The whole model that `name` stands on, and the adapters on it, the first applied first; none of a whole model.
 
-    A base that an adapter names by a relative path is looked for below each folder above the adapter, then here.
+    A base that an adapter names by a relative path is looked for below each folder above the adapter, then here. The
+    hub is asked whether a model there is an adapter, which is then downloaded.
 
     Raises:
         FileNotFoundError: if an adapter's base is not there.
         ValueError: if an adapter names no base, or adapters stand on each other in a circle.
     """
-    path = resolve_path(name)
+    path = _downloaded_adapter(name, revision) or resolve_path(name)
     adapters: list[str] = []
     while (config := Path(path) / ADAPTER_CONFIG).exists():
         if path in adapters:
@@ -121,9 +123,10 @@ def adapter_chain(name: str) -> tuple[str, list[str]]:
         base = json.loads(config.read_text()).get("base_model_name_or_path")
         if not base:
             raise ValueError(f"{config} names no base_model_name_or_path: write the model there that it was trained on")
-        around = [folder / base for folder in Path(path).resolve().parents]
+        around = [str(folder / base) for folder in Path(path).resolve().parents]
+        found = [place for place in around if _holds_model(place) and place not in adapters]
         try:
-            path = resolve_path(next((str(place) for place in around if place.exists()), base))
+            path = _downloaded_adapter([*found, base][0], None) or resolve_path([*found, base][0])
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"the adapter {path} stands on {base}, which is not there ({error}): bring it back, or write its place "
@@ -133,6 +136,10 @@ def adapter_chain(name: str) -> tuple[str, list[str]]:
 
 
 ADAPTER_CONFIG = "adapter_config.json"
+
+
+def _holds_model(folder: str | Path) -> bool:
+    return any((Path(folder) / file).exists() for file in ("config.json", ADAPTER_CONFIG))
 
 
 def base_of(name: str) -> str:
@@ -176,8 +183,8 @@ def load_model(
     """
     from transformers import AutoModelForImageTextToText
 
-    base, adapters = adapter_chain(_downloaded_adapter(name, revision) or name)
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    base, adapters = adapter_chain(name, revision=revision)
+    options = {"revision": None if adapters else revision, "trust_remote_code": trust_remote_code}
     checked_config(base, **options)
     network = AutoModelForImageTextToText.from_pretrained(
         base, dtype=dtype, attn_implementation=attn_implementation, **options, **kwargs

@@ -8,7 +8,8 @@ PLACEHOLDER = "<image>"
 MARK = "\ufffc"
 """Stands for an image in a question once it is loaded (Unicode's object replacement character)."""
 _REAL = re.compile(r"(?<!\\)<image>")
-_NUMBERED = re.compile(r"<image[ _]?(\d+)>")
+_NUMBERED = re.compile(r"(?<!\\)<image[ _]?(\d+)>")
+_ANY = re.compile(r"<image(?:[ _]?\d+)?>")
 
 
 def escaped(text: str) -> str:
@@ -17,7 +18,16 @@ def escaped(text: str) -> str:
     >>> escaped("see <image>")
     'see \\<image>'
     """
-    return text.replace(PLACEHOLDER, f"\\{PLACEHOLDER}")
+    return _ANY.sub(lambda found: f"\\{found[0]}", text)
+
+
+def unescaped(text: str) -> str:
+    r"""A text without the escapes.
+
+    >>> unescaped(r"see \<image> and \<image 1>")
+    'see <image> and <image 1>'
+    """
+    return re.sub(rf"\\({_ANY.pattern})", r"\1", text)
 
 
 def parts_of(text: str) -> list[str]:
@@ -26,7 +36,7 @@ def parts_of(text: str) -> list[str]:
     >>> parts_of(r"<image> is not \<image>")
     ['', ' is not <image>']
     """
-    return [part.replace(f"\\{PLACEHOLDER}", PLACEHOLDER) for part in _REAL.split(text)]
+    return [unescaped(part) for part in _REAL.split(text)]
 
 
 def marked(question: str, num_images: int) -> str:
@@ -40,6 +50,10 @@ def marked(question: str, num_images: int) -> str:
     Raises:
         ValueError: for placeholders that are not one for each image.
     """
+    if MARK in question:
+        raise ValueError(
+            f"question holds the character U+FFFC, which stands for an image here: take it out, or write {PLACEHOLDER}"
+        )
     numbers = [int(number) for number in _NUMBERED.findall(question)]
     if numbers:
         if numbers != list(range(1, num_images + 1)):

@@ -43,7 +43,7 @@ def model(note: Note, name: str, script: Any, *, load_weights: bool | None, **op
     if made_by is not None:
         recipe, name = made_by
         note.warn(f"{recipe} has not made this model yet; examined on its base, {name}", "run that training first")
-    base = base_of(name)
+    base = name if name in RELEASED and not Path(name).exists() else base_of(name)
     if base in RELEASED and not Path(base).exists():
         found = random_model(RELEASED[base], device="meta", dtype=torch.bfloat16)
         note.warn(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from fovea.answers import boxes_in, checked_reference, is_four_numbers, verify_reference
 from fovea.boxes import Box, Frame, View
 from fovea.images import ImageError, decoded_text, encoded, image_size
-from fovea.placeholders import MARK, PLACEHOLDER, escaped, marked, refuse_placeholders
+from fovea.placeholders import MARK, PLACEHOLDER, escaped, marked, refuse_placeholders, unescaped
 from fovea.rows import BROKEN, Row, read_rows
 from fovea.tasks import AnswerKind, Target, Task
 
@@ -109,9 +111,9 @@ def save_tasks(tasks: list[Task], folder: Path) -> None:
                 "id": task.id,
                 "images": paths,
                 "question": escaped(task.question).replace(MARK, PLACEHOLDER),
-                "answer": task.answer,
+                "answer": _with_escapes(task.answer),
                 "kind": task.kind.value,
-                "choices": list(task.choices),
+                "choices": list(map(escaped, task.choices)),
                 "boxes": [target.to_dict() for target in task.boxes],
                 "first_view_max_pixels": task.first_view_max_pixels,
                 "metadata": dict(task.metadata),
@@ -119,7 +121,14 @@ def save_tasks(tasks: list[Task], folder: Path) -> None:
             file.write(json.dumps(record) + "\n")
 
 
+def _with_escapes(answer: Any) -> Any:
+    if isinstance(answer, (list, tuple)):
+        return [_with_escapes(item) for item in answer]
+    return escaped(answer) if isinstance(answer, str) else answer
+
+
 def _image_path(image: Any, folder: Path, name: str) -> str:
+    name = re.sub(r"[^\w.-]", "_", name)
     if isinstance(image, (str, Path)):
         path = Path(image)
         return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
@@ -165,6 +174,7 @@ def _task(
     choices = tuple(str(choice) for choice in fields["choices"] or ())
     for where, text in (*(("choice", choice) for choice in choices), ("answer", str(fields["answer"]))):
         refuse_placeholders(text, where)
+    choices, fields["answer"] = tuple(map(unescaped, choices)), _without_escapes(fields["answer"])
     task = Task(
         id=str(fields["id"] if fields["id"] is not None else number),
         images=tuple(_image(image, folder) for image in images),
@@ -179,6 +189,12 @@ def _task(
         columns=_without_images(row, columns),
     )
     return checked(task)
+
+
+def _without_escapes(answer: Any) -> Any:
+    if isinstance(answer, (list, tuple)):
+        return [_without_escapes(item) for item in answer]
+    return unescaped(answer) if isinstance(answer, str) else answer
 
 
 def _without_images(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -243,6 +259,8 @@ def checked(task: Task) -> Task:
 def _box_list(answer: Any) -> list[Any]:
     """The boxes of an answer of kind box: one box, or a list of such; texts are JSON or hold numbers in brackets."""
     if isinstance(answer, str):
+        with suppress(ValueError, RecursionError):
+            return _box_list(json.loads(answer))
         found = boxes_in(answer)
         if not found:
             raise TaskError(f"answer {answer!r} holds no box: write [x1, y1, x2, y2]")
@@ -284,7 +302,10 @@ def _in_unit(target: Target, task: Task) -> Target:
     if min(unit.coordinates) < -OUTSIDE or max(unit.coordinates) > 1 + OUTSIDE:
         where = f"of {size[0]}x{size[1]} pixels" if box.frame is Frame.ORIGINAL else f"in frame {box.frame.value}"
         raise TaskError(f"box {list(box.coordinates)} lies outside image {index} {where}: is it [x1, y1, x2, y2]?")
-    return Target(unit.clipped(view), index)
+    clipped = unit.clipped(View((1, 1), (1, 1)))
+    if clipped.is_empty:
+        raise TaskError(f"box {list(box.coordinates)} lies outside image {index}: nothing of it is left inside")
+    return Target(clipped, index)
 
 
 def _image(image: Any, folder: Path) -> Any:
@@ -293,7 +314,7 @@ def _image(image: Any, folder: Path) -> Any:
         image = image.get("bytes") or image.get("path")
     if isinstance(image, str) and not image.strip():
         raise TaskError("an image is an empty text: it must be a path, a data URI, base64, bytes or a PIL image")
-    if isinstance(image, str) and (content := decoded_text(image)) is not None:
+    if isinstance(image, str) and not _is_file(folder, image) and (content := decoded_text(image)) is not None:
         try:
             image_size(content)
         except ImageError as error:
@@ -313,6 +334,12 @@ def _image(image: Any, folder: Path) -> Any:
     if image is None:
         raise TaskError("an image is empty: it must be a path, bytes or a PIL image")
     return image
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    with suppress(OSError, ValueError):
+        return (folder / name).is_file()
+    return False
 
 
 def _kind(kind: str | None, answer: Any, choices: tuple[str, ...], *, has_image: bool) -> AnswerKind:

@@ -59,7 +59,7 @@ def load_for_training(
         arguments.lora_target_modules = LANGUAGE_LINEARS
     new_adapter = get_peft_config(arguments)
     try:
-        _, adapters = adapter_chain(arguments.model_name_or_path)
+        _, adapters = adapter_chain(arguments.model_name_or_path, revision=arguments.model_revision)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from error
     goes_on = bool(adapters) and new_adapter is not None and _is_like(adapters[-1], new_adapter)

@@ -7,7 +7,6 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 from fovea.episodes import Episode
@@ -23,7 +22,11 @@ def to_trl(reward: Reward) -> Callable | str:
     if reward.kind is RewardKind.MODEL:
         return reward.function
     if reward.kind is RewardKind.TRL:
-        return _named_async(reward) if inspect.iscoroutinefunction(reward.function) else _named(reward)
+        from trl.trainer.utils import is_async_callable
+
+        paid = _named_async(reward) if is_async_callable(reward.function) else _named(reward)
+        paid.__name__ = reward.name
+        return paid
 
     def scored(prompts: list, completions: list, *, episode: list, **columns: Any) -> list[float | None]:
         return score_episodes(reward, episode)
@@ -33,7 +36,6 @@ def to_trl(reward: Reward) -> Callable | str:
 
 
 def _named(reward: Reward) -> Callable:
-    @wraps(reward.function)
     def paid(**given: Any) -> list[float | None]:
         with _naming(reward, given):
             return _checked(reward, reward.function(**given), given)
@@ -42,7 +44,6 @@ def _named(reward: Reward) -> Callable:
 
 
 def _named_async(reward: Reward) -> Callable:
-    @wraps(reward.function)
     async def paid(**given: Any) -> list[float | None]:
         with _naming(reward, given):
             return _checked(reward, await reward.function(**given), given)

@@ -58,7 +58,7 @@ def for_prompts(
         ConfigError: for an adapter: TRL takes whole models by name, and would lose what the adapter has learned.
     """
     check_prompt_rewards(rewards)
-    if adapter_chain(model_args.model_name_or_path)[1]:
+    if adapter_chain(model_args.model_name_or_path, revision=model_args.model_revision)[1]:
         raise ConfigError(
             f"{model_args.model_name_or_path} is an adapter, and --environment none takes whole models: merge it first "
             "(fovea merge, or merge_and_unload of PEFT)"

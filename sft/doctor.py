@@ -148,7 +148,8 @@ def _crops(note: Note, subject: Subject, records: Sequence[dict]) -> None:
     zooms = [crop for record in evenly(records, NUM_LOOKED_AT) for _, _, crop in _zooms(to_trace(record))]
     if limits is None or not zooms:
         return
-    off = [crop.size for crop in zooms if limits.fit_size(crop.size) != crop.size]
+    least, most = 0.75 * limits.min_pixels, 1.25 * limits.max_pixels  # sizes are rounded to whole patches
+    off = [crop.size for crop in zooms if not least <= crop.width * crop.height <= most]
     if len(off) > len(zooms) / 10:
         note.fail(
             f"{len(off)} of {len(zooms)} crops are not as rollouts show them ({limits.min_pixels} to "

@@ -132,6 +132,9 @@ def test_a_written_thought_with_a_placeholder_reads_back(tiny, episode_arguments
         ({"messages": [USER, ANSWER | {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
           "images": ["a.png"]}, "are no JSON"),
         ([1], "it is a list"),
+        ({"messages": [USER, ANSWER], "images": ["gone.png"]}, "gone.png is not there"),
+        ({"messages": [USER | {"content": "q"}, ANSWER | {"content": "<image>"}], "images": ["a.png"]},
+         "shows no images"),
     ],
 )  # fmt: skip
 def test_what_is_no_trace_is_refused_by_line_and_field(read, row, reason):

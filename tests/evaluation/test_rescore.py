@@ -10,7 +10,7 @@ from evaluation.stored import StoredRun
 from fovea.boxes import Box, Frame
 from fovea.runs import RunDirectory
 from fovea.task_files import save_tasks
-from rewards.registry import load_reward
+from rewards.registry import Reward, RewardKind, load_reward
 from synthesis.shapes import make_tasks
 
 HERE = Box(0.1, 0.1, 0.4, 0.4, Frame.UNIT)
@@ -66,6 +66,12 @@ def test_advantages_are_scaled_as_the_run_had_them_and_unscorable_rollouts_count
     assert advantages(rewards, scales=False).tolist() == pytest.approx([2 / 3, -1 / 3, 0, -1 / 3])
     assert advantages(rewards, spread=0.5).tolist() == pytest.approx([1.3331, -0.6665, 0, -0.6665], abs=1e-4)
     assert _batch_spreads([[0, 1], [2, 3], [5, 5]], [1, 1, 2]) == pytest.approx([1.2910, 1.2910, 0], abs=1e-4)
+
+
+def test_groups_that_no_reward_scores_are_without_a_signal(run):
+    nothing = Reward("nothing", RewardKind.EPISODE, lambda task, episode: None)
+    result = rescore(StoredRun(run).groups(), ([nothing], [1.0]), ([nothing], [1.0]))
+    assert (result["silent_after"], result["mean_after"]) == (1.0, 0.0)
 
 
 def test_the_command_prints_and_writes(run, tmp_path, monkeypatch, capsys):

@@ -187,3 +187,49 @@ def test_mixed_types_read_the_same_from_every_kind_of_file(tmp_path, picture):
     declared = load_tasks(tmp_path / "tasks.parquet", json_columns=["answer", "boxes"])
     assert [(t.kind, t.answer, t.boxes) for t in declared] == expected
     assert [kind.value for kind, *_ in expected] == ["number", "text", "list", "box", "yes_no"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["A. red\nB. dark blue\nC. green", "[A] and [B]", "**A** or **B**", "A) or B)", "answer is A or B", "Answer: A, B",
+     "(A) or B", "Option A is wrong, B is right", "A. dark blue", "A, B, C"],
+)  # fmt: skip
+def test_an_answer_that_names_two_options_is_wrong(answer):
+    assert score(checked(task("A", "choice", COLOURS)), answer) == 0
+
+
+@pytest.mark.parametrize("answer", ["A", "(A)", "a", "The answer is A", "A. red", "red", "**A**", "Answer: (A) red"])
+def test_an_answer_that_names_one_option_is_read(answer):
+    assert score(checked(task("A", "choice", COLOURS)), answer) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [(".5", 0.5), ("-.5 m", -0.5), ("Total\u20147", 7.0), ("bus-12", 12.0), ("\u20133", -3.0), ("9" * 400, None),
+     ("1e999", None),     ("50%.", 0.5), ("3.5.", 3.5), ("There are 7.", 7.0)],
+)  # fmt: skip
+def test_signs_points_and_sizes_of_numbers(text, number):
+    assert to_number(text) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"[{'1' * 400}, 2, 3, 4]", f"({'1' * 400}, 2, 3, 4)", f"({'1' * 400},2),(3,4)", f"{'1' * 400} 2 3 4",
+     '{"bbox_2d": [NaN, 1, 2, 3]}'],
+)  # fmt: skip
+def test_numbers_that_no_box_can_have_are_no_box_and_stop_nothing(text, picture):
+    asked = checked(task([0, 0, 320, 240], "box", images=(picture,)))
+    assert score(asked, text, Framing(Frame.PER_MILLE)) == 0
+    assert score(asked, "[" * 2000 + "1, 2, 3, 4" + "]" * 2000, Framing(Frame.PER_MILLE)) < 0.01
+
+
+@pytest.mark.parametrize("written_as", [json.dumps, list])
+def test_a_box_reference_keeps_its_frame_also_as_text(written_as, picture):
+    boxes = [{"bbox_2d": [100, 200, 300, 400], "frame": "per_mille"}]
+    [found] = checked(task(written_as(boxes), "box", images=(picture,))).answer
+    assert found["coordinates"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_lists_with_bullets_are_lists():
+    for answer in ("- cup\n- hat", "1. cup\n2. hat", "* cup\n* hat"):
+        assert score(checked(task(["cup", "hat"], "list")), answer) == 1

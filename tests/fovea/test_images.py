@@ -111,3 +111,12 @@ def test_levels_of_every_depth_become_8_bits(levels, mode):
     )
     assert opened[0, 0, 0] == 0 and opened[-1, -1, 0] == 255
     assert abs(int(opened[8, 0, 0]) - 128) <= 1
+
+
+def test_odd_levels_are_no_reason_to_fail():
+    """Missing data in a float picture, a little more than 1 from resampling, the depth that a TIFF names."""
+    levels = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    levels[0, 0], levels[0, 1], levels[-1, -1] = np.nan, np.inf, 1.0001
+    opened = np.asarray(open_image(Image.fromarray(levels)))
+    assert opened[0, 0, 0] == 0 and opened[0, 1, 0] == 255 and abs(int(opened[8, 0, 0]) - 128) <= 1
+    assert open_image(Image.fromarray(np.full((4, 4), 3.4e38, dtype=np.float32))).size == (4, 4)

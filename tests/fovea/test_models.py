@@ -126,3 +126,25 @@ def test_adapters_in_a_circle_are_refused(tmp_path):
     adapter(tmp_path / "two", one)
     with pytest.raises(ValueError, match="stands on itself"):
         adapter_chain(one)
+
+
+def test_a_folder_that_bears_the_name_of_the_base_is_not_taken_for_it(tmp_path, monkeypatch):
+    """As where checkpoints are kept under the hub's name of their model."""
+    monkeypatch.setattr("fovea.models._downloaded_adapter", lambda name, revision: None)
+    folder = adapter(tmp_path / "out" / "Qwen" / "Qwen3-VL-4B-Instruct" / "lora", None)
+    config = tmp_path / "out" / "Qwen" / "Qwen3-VL-4B-Instruct" / "lora" / "adapter_config.json"
+    config.write_text('{"base_model_name_or_path": "Qwen/Qwen3-VL-4B-Instruct"}')
+    assert adapter_chain(folder) == ("Qwen/Qwen3-VL-4B-Instruct", [folder])
+
+
+def test_an_adapter_of_the_hub_is_part_of_the_chain(tmp_path, monkeypatch):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    downloaded = adapter(tmp_path / "cache" / "snapshot", base)
+    found = {"owner/adapter": downloaded}
+    monkeypatch.setattr("fovea.models._downloaded_adapter", lambda name, revision: found.get(name))
+    assert adapter_chain("owner/adapter") == (str(base), [downloaded])
+    mine = adapter(tmp_path / "mine", None)
+    (tmp_path / "mine" / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/adapter"}')
+    assert adapter_chain(mine) == (str(base), [downloaded, mine])

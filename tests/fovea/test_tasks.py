@@ -218,6 +218,7 @@ def test_an_id_that_two_rows_share_is_refused(folder):
         ("First: <image> second: <image>", "First: \ufffc second: \ufffc"),
         ("First: <image 1> second: <image_2>", "First: \ufffc second: \ufffc"),
         (r"What is \<image>?", "What is <image>?"),
+        (r"What is \<image 1>?", "What is <image 1>?"),
     ],
 )
 def test_placeholders_keep_their_place(folder, question, kept, tiny, episode_arguments):
@@ -242,3 +243,26 @@ def test_placeholders_keep_their_place(folder, question, kept, tiny, episode_arg
 def test_placeholders_without_an_image_are_refused_with_the_escape(folder, fields, reason):
     with pytest.raises(TaskError, match=reason):
         load_tasks(write(folder, {"images": ["a.png"], "question": "q", "answer": "x", **fields}))
+
+
+def test_escapes_are_taken_off_choices_and_answers_and_written_back(folder):
+    row = {
+        "images": ["a.png"],
+        "question": "q",
+        "answer": r"\<image>",
+        "choices": [r"\<image>", r"\<image 2>"],
+        "id": "a/b",
+    }
+    task = load_tasks(write(folder, row))[0]
+    assert (task.answer, task.choices) == ("<image>", ("<image>", "<image 2>"))
+    save_tasks([task], folder / "out")
+    again = load_tasks(folder / "out")[0]
+    assert (again.answer, again.choices, again.id) == (task.answer, task.choices, "a/b")
+
+
+def test_a_file_whose_name_could_be_base64_is_a_file(folder, picture):
+    name = "a" * 64
+    picture.save(folder / name, "PNG")
+    assert load_tasks(write(folder, {"images": [name], "question": "q", "answer": "x"}))[0].images == (
+        str(folder / name),
+    )

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 
 from fovea.answers import score as score_answer
@@ -178,6 +180,16 @@ def test_a_reward_in_the_trl_form_gets_every_column_of_the_rows_and_none_where_o
 
     assert score(Reward("mine", RewardKind.TRL, mine), [make_episode("7", task=task) for task in tasks]) == [None, 0.5]
     assert (seen["difficulty"], seen["hint"], seen["answer"]) == ([3, None], [None, "left"], ["7", "7"])
+
+
+def test_rewards_in_the_trl_form_keep_their_names_whatever_they_are(make_episode):
+    class Asking:
+        async def __call__(self, prompts, completions, **columns):
+            return [0.5] * len(completions)
+
+    for function in (partial(trl_style), Asking()):
+        reward = Reward("mine", RewardKind.TRL, function)
+        assert to_trl(reward).__name__ == "mine" and score(reward, [make_episode("7")]) == [0.5]
 
 
 def test_two_rewards_of_one_name_are_refused(tmp_path):
