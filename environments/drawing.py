@@ -6,7 +6,7 @@ import textwrap
 
 from PIL import Image, ImageDraw
 
-from fovea.answers import answer_boxes
+from fovea.answers.boxes import answer_boxes
 from fovea.boxes import Frame, View
 from fovea.episodes import Episode
 from fovea.tasks import AnswerKind

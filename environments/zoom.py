@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from fovea.answers.boxes import is_finite
 from fovea.boxes import Box, Frame, Framing, View
 from fovea.episodes import Crop, FaultKind, ModelFault
 from fovea.images import MAX_ASPECT_RATIO, ImageStore, PixelLimits, cut, fit
@@ -175,7 +176,7 @@ class ZoomEnvironment:
         width, height = seen.view.extent(frame)
         form = f"bbox_2d must be [x1, y1, x2, y2] with numbers from 0 to {width:g} and 0 to {height:g}."
         is_list = isinstance(bbox_2d, (list, tuple)) and len(bbox_2d) == 4
-        if not is_list or not all(_is_number(value) for value in bbox_2d):
+        if not is_list or not all(map(is_finite, bbox_2d)):
             raise ModelFault(FaultKind.BAD_BOX, form)
         box = Box.of(bbox_2d, frame)
         if box.is_empty:
@@ -256,13 +257,3 @@ def _other_image(task: Task | None) -> Any:
 
 def _centre(box: Box) -> tuple[float, float]:
     return (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number that a float can hold."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False

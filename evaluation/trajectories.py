@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evaluation.stored import StoredRun
-from fovea.answers import answer_boxes, reference_boxes
+from fovea.answers.boxes import answer_boxes, reference_boxes
 from fovea.boxes import Framing
 from fovea.episodes import Episode, FaultKind
 from fovea.images import ImageError, open_image, source_hash

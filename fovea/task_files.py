@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fovea.answers import boxes_in, checked_reference, is_four_numbers, verify_reference
+from fovea.answers import checked_reference, verify_reference
+from fovea.answers.boxes import boxes_in, is_four_numbers
 from fovea.boxes import Box, Frame, View
 from fovea.images import ImageError, decoded_text, encoded, image_size
 from fovea.placeholders import MARK, PLACEHOLDER, escaped, marked, refuse_placeholders, unescaped

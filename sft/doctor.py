@@ -15,7 +15,7 @@ from environments.doctor import Subject
 from environments.protocol import parse_actions
 from environments.traces import Trace, blocks_of, to_trace
 from fovea import memory, preflight
-from fovea.answers import is_four_numbers
+from fovea.answers.boxes import is_four_numbers
 from fovea.boxes import Box, Frame, View
 from fovea.doctor import Examination, Note, settings
 from fovea.episodes import Call

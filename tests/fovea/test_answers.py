@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from fovea.answers import boxes_in, score, to_number, written
+from fovea.answers import score, written
+from fovea.answers.boxes import boxes_in
+from fovea.answers.numbers import to_number
 from fovea.boxes import Box, Frame, Framing, View
 from fovea.task_files import TaskError, checked, load_tasks
 from fovea.tasks import AnswerKind, Target, Task

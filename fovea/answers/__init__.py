@@ -1,0 +1,98 @@
+"""Answers by kind: what may stand as a reference, how an answer is read, and when it is right. Rules only.
+
+Three functions hold for every kind. `checked_reference` cures or refuses a reference where it enters, `written` writes
+it as an answer, and `score` compares. Their invariant: a reference that was let in scores 1 as written.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from fovea.answers.boxes import box_score, reference_boxes, written_boxes
+from fovea.answers.choices import check_choice, choice_score
+from fovea.answers.numbers import PLAIN_NUMBER, check_number, number_score
+from fovea.answers.text import as_list, check_list, check_text, check_yes_no, list_score, text_score, yes_no_score
+from fovea.boxes import Frame, Framing
+from fovea.tasks import AnswerKind, Task
+
+_TAGGED = re.compile(r"\s*(?:<think>.*</think>)?\s*<answer>(.*)</answer>\s*", re.DOTALL)
+
+
+def score(task: Task, answer: str, framing: Framing | None = None) -> float:
+    """How right `answer` is for `task`, 0 to 1; `framing` says in which frame the boxes of an answer are written."""
+    if task.kind is AnswerKind.BOX:
+        return box_score(task, answer, framing)
+    return _SCORERS[task.kind](task, answer)
+
+
+def written(task: Task, framing: Framing | None = None) -> str:
+    """The reference as an answer that scores 1: of texts that are all accepted the first; boxes in `framing`."""
+    if task.kind is AnswerKind.BOX:
+        return written_boxes(reference_boxes(task), framing or Framing(Frame.UNIT, ()))
+    if task.kind is AnswerKind.LIST:
+        return ", ".join(map(str, as_list(task.answer)))
+    return str(as_list(task.answer)[0])
+
+
+def checked_reference(task: Task) -> Any:
+    """The task's reference, cured where it can only mean one thing.
+
+    Raises:
+        ValueError: for a reference that its own rule could never call right, or by which two answers would be.
+    """
+    answer = _untagged(task.answer)
+    check = _CHECKS.get(task.kind)
+    return check(task, answer) if check else answer
+
+
+def verify_reference(task: Task) -> None:
+    """Raises ValueError unless the task's reference scores 1 under its own rule.
+
+    Mathematical references are taken as they are where math-verify is not installed; plain numbers are not asked
+    about, since it takes milliseconds a row.
+    """
+    if task.kind is AnswerKind.MATH and PLAIN_NUMBER.fullmatch(str(task.answer)):
+        return
+    try:
+        found = score(task, written(task), Framing(Frame.UNIT, ()))
+    except ImportError:
+        return
+    if not math.isclose(found, 1):
+        raise ValueError(
+            f"answer {task.answer!r} scores {found:g} under its own rule ({task.kind.value}): name another kind"
+        )
+
+
+def _untagged(answer: Any) -> Any:
+    """The answer without `<answer>` tags around it."""
+    if isinstance(answer, (list, tuple)):
+        return [_untagged(item) for item in answer]
+    match = _TAGGED.fullmatch(answer) if isinstance(answer, str) else None
+    return match[1].strip() if match else answer
+
+
+def math_score(task: Task, answer: str) -> float:
+    """Mathematical equality, by math-verify."""
+    from math_verify import parse, verify
+
+    return float(verify(parse(f"${task.answer}$"), parse(f"${answer}$" if "$" not in answer else answer)))
+
+
+_SCORERS: dict[AnswerKind, Callable[[Task, str], float]] = {
+    AnswerKind.CHOICE: choice_score,
+    AnswerKind.YES_NO: yes_no_score,
+    AnswerKind.NUMBER: number_score,
+    AnswerKind.TEXT: text_score,
+    AnswerKind.LIST: list_score,
+    AnswerKind.MATH: math_score,
+}
+_CHECKS: dict[AnswerKind, Callable[[Task, Any], Any]] = {
+    AnswerKind.CHOICE: check_choice,
+    AnswerKind.YES_NO: check_yes_no,
+    AnswerKind.NUMBER: check_number,
+    AnswerKind.TEXT: check_text,
+    AnswerKind.LIST: check_list,
+}

@@ -1,0 +1,85 @@
+"""Answers that name one of several options, by letter or by text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from string import ascii_uppercase
+from typing import Any
+
+from fovea.answers.text import normalized
+from fovea.tasks import Task
+
+MAX_CHOICES = len(ascii_uppercase)
+_CHOICE = (
+    re.compile(r"^\W*([A-Z])\W*$", re.IGNORECASE),
+    re.compile(r"^\W*([A-Z])[.):\]*]"),
+    re.compile(r"\(([A-Z])\)"),
+    re.compile(r"(?i:answer|choice|option)(?i:\s+is)?[\s:*\"'`(]+([A-Z])(?![\w'])"),
+    re.compile(r"(?:answer|choice|option)(?:\s+is)?[\s:*\"'`(]+([A-Z])\W*$", re.IGNORECASE),
+)
+"""A letter that is all of the answer, stands in front of an option, in brackets, or after "answer is"."""
+
+
+def choice_score(task: Task, answer: str) -> float:
+    """By letter, or by the text of the option; an answer that names several options is wrong."""
+    right = choice_letter(task)
+    letters = _letters(task)
+    texts = [i for i, choice in enumerate(task.choices) if normalized(choice) == normalized(answer)]
+    if len(texts) == 1:
+        return float(letters[texts[0]] == right)
+    named = {letter.upper() for form in _CHOICE for letter in form.findall(answer.strip())}
+    # Letters that stand alone name options too; "A" and "I" also are words, which a small letter beside them shows.
+    alone = {letter for pair in _ALONE_LETTER.findall(answer) for letter in pair if letter and letter in letters}
+    spelled = {letters[i] for i, choice in enumerate(task.choices) if _holds(answer, choice)}
+    others = (alone | spelled) - {right}
+    return float(named == {right} and not others)
+
+
+_ALONE_LETTER = re.compile(r"(?<![\w'])([B-HJ-Z])(?![\w'])|(?<![\w'])([AI])(?![\w'])(?! [a-z])")
+
+
+def _holds(answer: str, choice: str) -> bool:
+    """Whether a text of at least three characters stands in an answer as words of its own."""
+    name = normalized(choice)
+    return len(name) >= 3 and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", normalized(answer)) is not None
+
+
+def _letters(task: Task) -> str:
+    """The letters of a task's options; all of them where their texts stand in the question."""
+    return ascii_uppercase[: len(task.choices)] if task.choices else ascii_uppercase
+
+
+def choice_letter(task: Task) -> str:
+    """The letter of the right option.
+
+    Raises:
+        ValueError: if the reference is neither the letter nor the text of just one option.
+    """
+    texts = [i for i, choice in enumerate(task.choices) if normalized(choice) == normalized(str(task.answer))]
+    if len(texts) == 1:
+        return ascii_uppercase[texts[0]]
+    letter = str(task.answer).strip(" ().").upper()
+    if len(letter) == 1 and letter in _letters(task):
+        return letter
+    among = f"none of the choices {list(task.choices)}, nor the letter of one" if task.choices else "no letter"
+    raise ValueError(f"answer {task.answer!r} is {among}")
+
+
+def check_choice(task: Task, answer: Any) -> Any:
+    choices = task.choices
+    if len(choices) > MAX_CHOICES:
+        raise ValueError(f"{len(choices)} choices are more than there are letters ({MAX_CHOICES})")
+    if len(choices) == 1:
+        raise ValueError(f"one choice alone, {choices[0]!r}, leaves nothing to choose")
+    known: dict[str, str] = {}
+    for letter, choice in zip(ascii_uppercase, choices, strict=False):
+        if (name := normalized(choice)) in known:
+            raise ValueError(f"choices {known[name]} and {letter} are the same, {choice!r}")
+        known[name] = letter
+        if len(name) == 1 and name.upper() in _letters(task) and name.upper() != letter:
+            raise ValueError(f"choice {letter} reads {choice!r}, the letter of another: give the choices other texts")
+    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
+        raise ValueError(f"answer {answer!r} is no choice: write its letter or its text")
+    choice_letter(replace(task, answer=answer))
+    return answer

@@ -1,0 +1,88 @@
+"""Answers that are words: texts, lists of them, yes and no."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from typing import Any
+
+from fovea.tasks import Task
+
+OUTER = " .,;:!?\"'`()[]{}*"
+
+
+def as_list(value: Any) -> list[Any]:
+    """The items of a list or tuple, or the value alone."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def normalized(text: str) -> str:
+    """Lower case, one space between words, no outer punctuation, no leading article; punctuation alone stays.
+
+    >>> normalized(" The  Red car. "), normalized("?!")
+    ('red car', '?!')
+    """
+    text = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).strip().lower())
+    text = text.strip(OUTER) or text
+    return re.sub(r"^(?:the|an?) (?=.)", "", text)
+
+
+def text_score(task: Task, answer: str) -> float:
+    return float(normalized(answer) in {normalized(str(reference)) for reference in as_list(task.answer)})
+
+
+def check_text(task: Task, answer: Any) -> Any:
+    accepted = as_list(answer)
+    if not accepted or any(not is_plain(text) or not str(text).strip() for text in accepted):
+        raise ValueError(f"answer {answer!r} is no text, nor a list of texts that are all accepted")
+    return answer
+
+
+def is_plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool)) and not (isinstance(value, float) and not math.isfinite(value))
+
+
+_YES_NO = {"yes": "yes", "no": "no", "true": "yes", "false": "no"}
+
+
+def yes_no_score(task: Task, answer: str) -> float:
+    words = re.findall(r"[a-z]+", answer.lower())
+    return float({word for word in words if word in ("yes", "no")} == {normalized(str(task.answer))})
+
+
+def check_yes_no(task: Task, answer: Any) -> str:
+    said = _YES_NO.get(normalized(str(answer)))
+    if said is None:
+        raise ValueError(f"answer {answer!r} is neither yes nor no (true and false are read so): use kind text")
+    return said
+
+
+_SEPARATOR = re.compile(r"[,;\n]")
+_BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
+
+
+def list_score(task: Task, answer: str) -> float:
+    """F1 over the distinct items of a list, separated by commas, semicolons, lines, or "and"."""
+    expected = {normalized(str(item)) for item in as_list(task.answer)}
+    given: set[str] = set()
+    for part in (normalized(_BULLET.sub("", part)) for part in _SEPARATOR.split(answer)):
+        given |= {part} if part in expected else set(map(normalized, re.split(r"\band\b", part)))
+    given.discard("")
+    shared = len(expected & given)
+    return 2 * shared / (len(expected) + len(given)) if expected or given else 1.0
+
+
+def check_list(task: Task, answer: Any) -> list[Any]:
+    items = as_list(answer)
+    if isinstance(answer, str) and len(items := [part.strip() for part in _SEPARATOR.split(answer)]) < 2:
+        items = [answer]
+    names = [normalized(str(item)) for item in items]
+    if not items or not all(map(is_plain, items)) or not all(names):
+        raise ValueError(f"answer {answer!r} is no list of texts: give its items, at least one, none of them empty")
+    for item in items:
+        if _SEPARATOR.search(str(item)):
+            raise ValueError(f"item {item!r} of the answer holds a separator: split it, or use kind text")
+    if len(set(names)) < len(names):
+        raise ValueError(f"items of the answer {answer!r} are the same")
+    return items
