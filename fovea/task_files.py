@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -112,7 +113,7 @@ def save_tasks(tasks: list[Task], folder: Path) -> None:
                 "id": task.id,
                 "images": paths,
                 "question": escaped(task.question).replace(MARK, PLACEHOLDER),
-                "answer": _with_escapes(task.answer),
+                "answer": _each_text(escaped, task.answer),
                 "kind": task.kind.value,
                 "choices": list(map(escaped, task.choices)),
                 "boxes": [target.to_dict() for target in task.boxes],
@@ -122,19 +123,22 @@ def save_tasks(tasks: list[Task], folder: Path) -> None:
             file.write(json.dumps(record) + "\n")
 
 
-def _with_escapes(answer: Any) -> Any:
+def _each_text(change: Callable[[str], str], answer: Any) -> Any:
+    """The answer with every text in it changed, in lists of lists too."""
     if isinstance(answer, (list, tuple)):
-        return [_with_escapes(item) for item in answer]
-    return escaped(answer) if isinstance(answer, str) else answer
+        return [_each_text(change, item) for item in answer]
+    return change(answer) if isinstance(answer, str) else answer
 
 
 def _image_path(image: Any, folder: Path, name: str) -> str:
-    name = re.sub(r"[^\w.-]", "_", name)
     if isinstance(image, (str, Path)):
         path = Path(image)
         return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+    safe = re.sub(r"[^\w.-]", "_", name)
+    if safe != name:  # "a/b" and "a_b" are two tasks, so their images are two files
+        safe += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     content = encoded(image)
-    path = folder / "images" / f"{name}.{'img' if isinstance(content, bytes) else 'png'}"
+    path = folder / "images" / f"{safe}.{'img' if isinstance(content, bytes) else 'png'}"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
@@ -175,7 +179,7 @@ def _task(
     choices = tuple(str(choice) for choice in fields["choices"] or ())
     for where, text in (*(("choice", choice) for choice in choices), ("answer", str(fields["answer"]))):
         refuse_placeholders(text, where)
-    choices, fields["answer"] = tuple(map(unescaped, choices)), _without_escapes(fields["answer"])
+    choices, fields["answer"] = tuple(map(unescaped, choices)), _each_text(unescaped, fields["answer"])
     task = Task(
         id=str(fields["id"] if fields["id"] is not None else number),
         images=tuple(_image(image, folder) for image in images),
@@ -190,12 +194,6 @@ def _task(
         columns=_without_images(row, columns),
     )
     return checked(task)
-
-
-def _without_escapes(answer: Any) -> Any:
-    if isinstance(answer, (list, tuple)):
-        return [_without_escapes(item) for item in answer]
-    return unescaped(answer) if isinstance(answer, str) else answer
 
 
 def _without_images(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def choice_score(task: Task, answer: str) -> float:
     named = {letter.upper() for form in _CHOICE for letter in form.findall(answer.strip())}
     # Letters that stand alone name options too; "A" and "I" also are words, which a small letter beside them shows.
     alone = {letter for pair in _ALONE_LETTER.findall(answer) for letter in pair if letter and letter in letters}
-    spelled = {letters[i] for i, choice in enumerate(task.choices) if _holds(answer, choice)}
+    spelled = {letters[i] for i in _spelled(answer, task.choices)}
     others = (alone | spelled) - {right}
     return float(named == {right} and not others)
 
@@ -39,10 +39,14 @@ def choice_score(task: Task, answer: str) -> float:
 _ALONE_LETTER = re.compile(r"(?<![\w'])([B-HJ-Z])(?![\w'])|(?<![\w'])([AI])(?![\w'])(?! [a-z])")
 
 
-def _holds(answer: str, choice: str) -> bool:
-    """Whether a text of at least three characters stands in an answer as words of its own."""
-    name = normalized(choice)
-    return len(name) >= 3 and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", normalized(answer)) is not None
+def _spelled(answer: str, choices: tuple[str, ...]) -> set[int]:
+    """The options whose text, of at least three characters, stands in the answer as words of its own.
+
+    The longest is read first: "dark red" does not spell "red" as well.
+    """
+    names = {name: i for i, choice in enumerate(choices) if len(name := normalized(choice)) >= 3}
+    either = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    return {names[name] for name in re.findall(rf"(?<!\w)({either})(?!\w)", normalized(answer)) if name}
 
 
 def _letters(task: Task) -> str:

@@ -206,6 +206,15 @@ def test_an_answer_that_names_one_option_is_read(answer):
 
 
 @pytest.mark.parametrize(
+    ("answer", "right"),
+    [("B. dark red", 1), ("(B) dark red", 1), ("dark red", 1), ("B. dark red, not red", 0), ("B. red", 0),
+     ("A. dark red", 0), ("B. red wine", 0)],
+)  # fmt: skip
+def test_an_option_that_another_contains_is_not_named_by_it(answer, right):
+    assert score(checked(task("B", "choice", ("red", "dark red", "red wine"))), answer) == right
+
+
+@pytest.mark.parametrize(
     ("text", "number"),
     [(".5", 0.5), ("-.5 m", -0.5), ("Total\u20147", 7.0), ("bus-12", 12.0), ("\u20133", -3.0), ("9" * 400, None),
      ("1e999", None),     ("50%.", 0.5), ("3.5.", 3.5), ("There are 7.", 7.0)],

@@ -1,10 +1,11 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import datasets
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageColor
 
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
@@ -147,6 +148,13 @@ def test_saved_tasks_read_back_the_same(folder, make_task):
     save_tasks([task], folder / "out")
     back = load_tasks(folder / "out")[0]
     assert (back.id, back.answer, back.kind, back.boxes, back.family) == ("t", "7", task.kind, task.boxes, "read")
+
+
+def test_ids_that_differ_in_signs_alone_keep_images_of_their_own(folder, make_task):
+    names = {"a/b": "red", "a_b": "blue", "a:b": "green"}
+    save_tasks([replace(make_task(), id=n, images=(Image.new("RGB", (32, 32), c),)) for n, c in names.items()], folder)
+    colours = {task.id: open_image(task.images[0]).getpixel((0, 0)) for task in load_tasks(folder)}
+    assert colours == {name: ImageColor.getrgb(colour) for name, colour in names.items()}
 
 
 def test_unknown_column_names_are_refused():
