@@ -1,9 +1,9 @@
 """How much faster than stock TRL? `python -m benchmarks.grpo --json PATH --prompt_tokens 1000 --completion_tokens 250`.
 
-TRL's own `GRPOTrainer` and Fovea's train the same random model (`--size`, see fovea/random_models.py) in the same
-environment on the same scripted rollouts, by turns. Three things are timed: the loss of recorded rollouts (log-probs
-and backward), the rollouts, and whole steps. Ratios are stock over Fovea. Beside them: exact counts of what was
-preprocessed, encoded and forwarded, the bytes that autograd saves, and how far log-probabilities and gradients differ.
+TRL's own `GRPOTrainer` and Fovea's train the same random model (`--size`, a name in fovea/models/random_models.py) in
+the same environment on the same scripted rollouts, by turns. Three things are timed: the loss of recorded rollouts
+(log-probs and backward), the rollouts, and whole steps. Ratios are stock over Fovea. Beside them: exact counts of
+inputs preprocessed, encoded and forwarded, the bytes that autograd saves, and how far log-probabilities and gradients differ.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from benchmarks.sides import Setup, Side, make_side, matmul_rate, recorded
 from benchmarks.workload import Workload
-from fovea.random_models import SHAPES, random_model
+from fovea.models.random_models import SHAPES, random_model
 
 STAGES = ("loss", "rollout", "step")
 

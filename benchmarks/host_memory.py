@@ -23,11 +23,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from environments.play import play
-from environments.policies import OraclePolicy
+from environments.policies.oracle import OraclePolicy
 from environments.settings import EpisodeArguments
 from fovea.boxes import Frame
-from fovea.models import load_outline
-from fovea.task_files import load_tasks
+from fovea.data.task_files import load_tasks
+from fovea.models.loading import load_outline
 
 SIZE = (3840, 2160)
 TASKS_A_STEP = 8

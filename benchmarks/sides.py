@@ -22,8 +22,8 @@ from benchmarks.workload import Scripted, Workload, forced, make_workload
 from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import flattened
 from environments.zoom import ZoomEnvironment
-from fovea.models import LANGUAGE_LINEARS, Model, freeze_vision
-from fovea.shared_prefix import without_adapters
+from fovea.kernels.layouts import without_adapters
+from fovea.models.loading import LANGUAGE_LINEARS, Model, freeze_vision
 from fovea.tasks import Task
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments

@@ -19,9 +19,9 @@ from evaluation.arguments import EvaluationArguments
 from evaluation.evaluate import sample
 from evaluation.report import report
 from fovea.boxes import Box, Frame
+from fovea.data.task_files import save_tasks
 from fovea.episodes import Answer, Call, Crop, Episode, Observation, StopReason, Turn
-from fovea.runs import RunDirectory
-from fovea.task_files import save_tasks
+from fovea.runs.directory import RunDirectory
 from fovea.tasks import Task
 from synthesis.shapes import make_tasks
 

@@ -21,13 +21,13 @@ from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from environments.play import Conversation, Limits, Reply
-from environments.policies import TransformersPolicy
+from environments.policies.transformers import TransformersPolicy
 from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from environments.zoom import ZoomEnvironment
 from fovea.boxes import Frame
-from fovea.models import Model, pixel_limits
+from fovea.models.loading import Model, pixel_limits
 from fovea.tasks import Task
 
 FILLER = "!"

@@ -22,7 +22,7 @@ from fovea.boxes import Box, Frame, Framing, View
 from fovea.doctor import Note, colored
 from fovea.episodes import Episode, ModelFault
 from fovea.images import MAX_IMAGE_PIXELS, PixelLimits
-from fovea.models import Model
+from fovea.models.loading import Model
 from fovea.preflight import evenly
 from fovea.tasks import Task
 

@@ -14,10 +14,10 @@ from PIL import Image
 from transformers.utils import get_json_schema
 
 from environments.protocol import escape_control_tokens
+from fovea.bounded_cache import BoundedCache
 from fovea.images import image_hash
+from fovea.kernels.packing import Row
 from fovea.ledger import count, phase
-from fovea.packing import Row
-from fovea.recent import Recent
 
 _PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 _CALL = {"type": "function", "function": {"name": "t", "arguments": "{}"}}
@@ -62,7 +62,9 @@ class Renderer:
         self.image_token = processor.image_token
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
         self.merge_size = getattr(processor.image_processor, "merge_size", 1)
-        self._inputs: Recent[ImageInputs] = Recent(max_bytes, size=lambda inputs: inputs.pixel_values.nbytes)
+        self._inputs: BoundedCache[ImageInputs] = BoundedCache(
+            max_bytes, size=lambda inputs: inputs.pixel_values.nbytes
+        )
         self._suffix_prefix: str | None = None
         self.num_preprocessed = 0
 

@@ -8,19 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from environments.endpoint_policy import EndpointPolicy
 from environments.play import Limits, Policy, Sampling
-from environments.policies import TransformersPolicy
+from environments.policies.endpoint import EndpointPolicy
+from environments.policies.transformers import TransformersPolicy
+from environments.policies.vllm import VllmPolicy, VllmServerPolicy, start_engine
 from environments.rendering import Renderer
-from environments.vllm_policies import VllmPolicy, VllmServerPolicy, start_engine
 from environments.zoom import CROP_MODES, ENVIRONMENTS, VIEW_MODES, ZoomSettings
 from fovea.arguments import PlayerArguments
 from fovea.boxes import Frame
 from fovea.endpoint import ChatEndpoint
 from fovea.images import ImageStore, PixelLimits
-from fovea.models import Model, RemoteModel, resolve_path
+from fovea.models.loading import Model, RemoteModel, resolve_path
 from fovea.plugins import load_object
-from fovea.runs import settings_of
+from fovea.runs.directory import settings_of
 
 
 @dataclass

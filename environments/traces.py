@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from fovea.answers import score
+from fovea.data.sources import BROKEN, READERS
 from fovea.episodes import Episode, StopReason
 from fovea.images import open_image
 from fovea.placeholders import PLACEHOLDER, escaped, parts_of
-from fovea.rows import BROKEN, READERS
 
 ROLES = ("system", "user", "assistant", "tool")
 

@@ -250,7 +250,8 @@ def _other_image(task: Task | None) -> Any:
     other = None if task is None else task.metadata.get("other_image")
     if other is None:
         raise ValueError(
-            "crops of another image need it in each task's metadata: environments.probes.with_others puts it there"
+            "crops of another image need it in each task's metadata: environments.probes.other_images.with_others puts "
+            "it there"
         )
     return other
 

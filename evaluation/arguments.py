@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from environments.forcing import OPENINGS
+from environments.policies.forced import OPENINGS
 from evaluation.benchmarks import BENCHMARKS, load_benchmark
 from fovea.arguments import PlayerArguments
 from fovea.tasks import Task

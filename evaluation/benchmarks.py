@@ -16,8 +16,8 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from fovea.rows import BROKEN, READERS, Row, read_file
-from fovea.task_files import BAD_ROW, to_tasks
+from fovea.data.sources import BROKEN, READERS, Row, read_file
+from fovea.data.task_files import BAD_ROW, to_tasks
 from fovea.tasks import Task
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])(?:\)|[.:])\s*(.*)$", re.DOTALL)

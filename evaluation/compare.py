@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from fovea.runs import read_jsonl, settings_of
+from fovea.runs.directory import read_jsonl, settings_of
 from fovea.statistics import (
     crossed_interval,
     holm,

@@ -22,22 +22,22 @@ from typing import Any
 from tqdm import tqdm
 from transformers import set_seed
 
-from environments.direct import play_directly
-from environments.forcing import OPENINGS, ForcedPolicy
 from environments.play import play
-from environments.probes import with_others
+from environments.policies.forced import OPENINGS, ForcedPolicy
+from environments.probes.direct import play_directly
+from environments.probes.other_images import with_others
 from environments.settings import EpisodeArguments, make_policy, taught_settings
 from evaluation.arguments import EvaluationArguments
 from evaluation.benchmarks import BENCHMARKS
 from evaluation.scoring import verdicts
 from fovea.config import ConfigError, parse
+from fovea.data.identity import fingerprint
+from fovea.data.task_files import TaskError
 from fovea.episodes import Episode
-from fovea.identity import fingerprint
 from fovea.ledger import LEDGER
-from fovea.models import Model
-from fovea.runs import RunDirectory, changes, cut_torn_line, read_jsonl
+from fovea.models.loading import Model
+from fovea.runs.directory import RunDirectory, changes, cut_torn_line, read_jsonl
 from fovea.statistics import best_constant, wilson_interval
-from fovea.task_files import TaskError
 from fovea.tasks import Task
 from rewards.accuracy import accuracy
 

@@ -29,7 +29,7 @@ from evaluation.evaluate import summarize
 from evaluation.stored import StoredRun
 from evaluation.trajectories import Trajectories
 from fovea.images import ImageError
-from fovea.runs import read_jsonl, settings_of
+from fovea.runs.directory import read_jsonl, settings_of
 from fovea.statistics import holm
 
 VIEWER = Path(__file__).parent / "viewer"

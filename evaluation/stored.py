@@ -12,7 +12,7 @@ from typing import Any
 from evaluation.arguments import EvaluationArguments
 from fovea.arguments import TaskArguments
 from fovea.episodes import Episode
-from fovea.runs import read_jsonl, settings_of
+from fovea.runs.directory import read_jsonl, settings_of
 from fovea.tasks import Task
 
 

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from evaluation.compare import compare, table, write
 from fovea import cli
-from fovea.checkpoints import is_finished
+from fovea.runs.checkpoints import is_finished
 
 FOLDER = Path("runs/tiny")
 LAUNCH = ("accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",

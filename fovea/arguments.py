@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from fovea.data.task_files import known_columns, parse_columns, tasks_from
 from fovea.images import PixelLimits
-from fovea.models import Model, RemoteModel, load_model, load_outline
-from fovea.task_files import known_columns, parse_columns, tasks_from
+from fovea.models.loading import Model, RemoteModel, load_model, load_outline
 from fovea.tasks import Task
 
 

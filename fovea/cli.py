@@ -14,9 +14,9 @@ COMMANDS = {
     "doctor": ("fovea.doctor:main", "check a training before it starts"),
     "rescore": ("evaluation.rescore:main", "what other rewards would have paid the episodes of a run"),
     "rewards": ("rewards.check:main", "run a reward over episodes made to be told apart"),
-    "merge": ("fovea.merge:main", "merge an adapter into its base"),
+    "merge": ("fovea.models.merge:main", "merge an adapter into its base"),
     "traces": ("synthesis.oracle_traces:main", "write cold-start traces of tasks with boxes, or of procedural scenes"),
-    "tasks": ("synthesis.shapes:main", "write tasks on procedural scenes"),
+    "tasks": ("synthesis.shapes.tasks:main", "write tasks on procedural scenes"),
     "gate": ("synthesis.tiny.gate:main", "measure what the tiny base can find and read"),
     "check-env": ("environments.check:main", "check an environment of your own"),
 }

@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from fovea.bounded_cache import BoundedCache
 from fovea.boxes import Box, Frame, Size, View
 from fovea.ledger import phase
-from fovea.recent import Recent
 
 MAX_IMAGE_PIXELS = 100_000_000
 """Images above this many pixels are refused before they are decoded (decompression bombs)."""
@@ -228,7 +228,9 @@ class ImageStore:
 
     def __init__(self, *, max_bytes: int = 2**30) -> None:
         self.num_opened = 0
-        self._images: Recent[Image.Image] = Recent(max_bytes, size=lambda image: image.width * image.height * 3)
+        self._images: BoundedCache[Image.Image] = BoundedCache(
+            max_bytes, size=lambda image: image.width * image.height * 3
+        )
 
     def open(self, source: Source) -> Image.Image:
         """The RGB image of a source.

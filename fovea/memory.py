@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 from trl import ModelConfig, get_peft_config
 from trl.trainer.utils import add_fused_lm_head
 
-from fovea.models import LANGUAGE_LINEARS, VISION_PARTS, freeze_vision
-from fovea.packing import Packed, Row, pack
-from fovea.shared_prefix import allow_layouts, without_adapters
+from fovea.kernels.layouts import allow_layouts, without_adapters
+from fovea.kernels.packing import Packed, Row, pack
+from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, freeze_vision
 
 GIB = 2**30
 OVERHEAD = 1.05, 3 * GIB // 4

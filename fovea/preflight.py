@@ -15,10 +15,10 @@ from fovea.boxes import Frame, Size, View
 from fovea.config import CONFIGS
 from fovea.doctor import Note
 from fovea.images import ImageError, open_image
+from fovea.kernels.layouts import FAMILIES
 from fovea.memory import GIB, OVERHEAD
-from fovea.models import Model, base_of, limited, load_model, load_outline
-from fovea.random_models import RELEASED, random_model
-from fovea.shared_prefix import FAMILIES
+from fovea.models.loading import Model, base_of, limited, load_model, load_outline
+from fovea.models.random_models import RELEASED, random_model
 from fovea.statistics import best_constant
 from fovea.tasks import AnswerKind, Target, Task
 

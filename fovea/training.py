@@ -14,12 +14,12 @@ from peft import PeftConfig
 from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from fovea.checkpoints import discount_checkpoints, last_whole_checkpoint, step_of
 from fovea.config import ConfigError
+from fovea.kernels.layouts import without_adapters
 from fovea.ledger import LEDGER, count, phase
-from fovea.models import LANGUAGE_LINEARS, VISION_PARTS, Model, adapter_chain, freeze_vision, load_model
-from fovea.runs import RunDirectory, changes
-from fovea.shared_prefix import without_adapters
+from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, Model, adapter_chain, freeze_vision, load_model
+from fovea.runs.checkpoints import discount_checkpoints, last_whole_checkpoint, step_of
+from fovea.runs.directory import RunDirectory, changes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from fovea.config import ConfigError
-from fovea.shared_prefix import without_adapters
+from fovea.kernels.layouts import without_adapters
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 

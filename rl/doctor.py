@@ -11,17 +11,17 @@ from trl.trainer.utils import add_fused_lm_head
 from environments import doctor as shared
 from environments.doctor import Subject
 from environments.play import Limits, Sampling, play
-from environments.policies import TransformersPolicy
+from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
 from environments.settings import untaught
 from fovea import memory, preflight
 from fovea.doctor import Examination, Note, settings
 from fovea.episodes import Episode
+from fovea.kernels.layouts import allow_layouts
+from fovea.kernels.packing import Row, pack, split_rows, unpad
 from fovea.memory import GIB, Sharding
-from fovea.models import FEATURE_BYTES
-from fovea.packing import Row, pack, split_rows, unpad
+from fovea.models.loading import FEATURE_BYTES
 from fovea.preflight import evenly
-from fovea.shared_prefix import allow_layouts
 from fovea.tasks import Task
 from rewards.check import remarks, sample_episodes, sample_task
 from rewards.registry import Reward, RewardError, RewardKind, load_rewards

@@ -11,8 +11,8 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
 from environments.play import Policy, Sampling
+from environments.policies.vllm import VllmPolicy, VllmServerPolicy, cpu_engine_kwargs
 from environments.rendering import Renderer
-from environments.vllm_policies import VllmPolicy, VllmServerPolicy, cpu_engine_kwargs
 
 
 class Engine(VLLMGeneration):

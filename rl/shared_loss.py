@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from environments.rendering import Renderer
-from fovea.features import share_image_features
-from fovea.packing import Packed, Row, pack, split_further, split_rows, unpad
-from fovea.shared_prefix import allow_layouts
+from fovea.kernels.image_features import share_image_features
+from fovea.kernels.layouts import allow_layouts
+from fovea.kernels.packing import Packed, Row, pack, split_further, split_rows, unpad
 from rl.arguments import GRPOArguments
 
 

@@ -21,18 +21,18 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from environments.probes import with_others
+from environments.probes.other_images import with_others
 from environments.settings import EpisodeArguments, untaught
-from fovea.checkpoints import is_finished
 from fovea.config import ConfigError, find_config, parse
-from fovea.identity import data_named, fingerprint
-from fovea.models import adapter_chain, resolve_path
-from fovea.runs import RunDirectory
+from fovea.data.identity import data_named, fingerprint
+from fovea.models.loading import adapter_chain, resolve_path
+from fovea.runs.checkpoints import is_finished
+from fovea.runs.directory import RunDirectory
 from fovea.training import load_for_training, start_run, train
 from rewards.registry import Reward, load_rewards
 from rl.arguments import ARGUMENTS, GRPOArguments, ScriptArguments
-from rl.callbacks import CollapseCallback
 from rl.checks import check_prompt_rewards, check_weights
+from rl.collapse import CollapseCallback
 from rl.trackers import SENDERS, TrajectoryCallback
 from rl.trainer import ZoomGRPOTrainer
 

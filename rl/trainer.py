@@ -26,17 +26,17 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import RepeatSampler
 
-from environments.gap import narrow
 from environments.play import Limits, Policy, Sampling, play
-from environments.policies import TransformersPolicy
-from environments.probes import with_others
+from environments.policies.transformers import TransformersPolicy
+from environments.probes.gap import narrow
+from environments.probes.other_images import with_others
 from environments.rendering import Renderer
 from fovea.answers import score
-from fovea.checkpoints import WholeCheckpoints
 from fovea.episodes import Episode, StopReason
-from fovea.models import load_processor
-from fovea.runs import RunDirectory
-from fovea.shared_prefix import without_adapters
+from fovea.kernels.layouts import without_adapters
+from fovea.models.loading import load_processor
+from fovea.runs.checkpoints import WholeCheckpoints
+from fovea.runs.directory import RunDirectory
 from fovea.tasks import Task
 from rewards.accuracy import accuracy
 from rewards.registry import Reward, RewardKind
@@ -44,8 +44,8 @@ from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments
 from rl.checks import check_training
 from rl.engine import Engine
-from rl.episodes import completion_numbers, completion_of, environment_reward, numbers
 from rl.honoured import check_options, refuse_arguments
+from rl.metrics import completion_numbers, completion_of, environment_reward, numbers
 from rl.shared_loss import SharedPrefixLoss
 
 _PROMPT = [{"role": "user", "content": ""}]

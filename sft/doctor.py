@@ -20,9 +20,9 @@ from fovea.boxes import Box, Frame, View
 from fovea.doctor import Examination, Note, settings
 from fovea.episodes import Call
 from fovea.images import cut, fit
+from fovea.kernels.packing import Row
 from fovea.memory import Sharding
-from fovea.models import pixel_limits
-from fovea.packing import Row
+from fovea.models.loading import pixel_limits
 from fovea.preflight import evenly
 from sft.arguments import ARGUMENTS, check_options
 from sft.collator import TraceCollator

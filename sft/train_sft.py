@@ -15,9 +15,9 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from fovea.config import ConfigError, parse
-from fovea.identity import records_named
-from fovea.models import pixel_limits
-from fovea.runs import RunDirectory
+from fovea.data.identity import records_named
+from fovea.models.loading import pixel_limits
+from fovea.runs.directory import RunDirectory
 from fovea.training import load_for_training, start_run, train
 from sft.arguments import ARGUMENTS, check_options
 from sft.collator import TraceCollator

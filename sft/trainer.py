@@ -14,9 +14,9 @@ import torch
 from trl import SFTTrainer
 
 from environments.rendering import Renderer
-from fovea.checkpoints import WholeCheckpoints
-from fovea.packing import Row, num_common, pack, unpad
-from fovea.shared_prefix import allow_layouts
+from fovea.kernels.layouts import allow_layouts
+from fovea.kernels.packing import Row, num_common, pack, unpad
+from fovea.runs.checkpoints import WholeCheckpoints
 
 
 class ColdStartTrainer(WholeCheckpoints, SFTTrainer):

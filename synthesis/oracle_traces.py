@@ -16,13 +16,13 @@ from typing import Any
 import yaml
 
 from environments.play import Limits, play
-from environments.policies import OraclePolicy
+from environments.policies.oracle import OraclePolicy
 from environments.settings import EpisodeArguments
 from environments.traces import write_fit_traces
 from fovea.arguments import TaskArguments
 from fovea.boxes import Frame
 from fovea.config import CONFIGS, parse
-from fovea.models import load_outline
+from fovea.models.loading import load_outline
 from fovea.tasks import Task
 from synthesis.shapes import make_tasks
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from environments.settings import EpisodeArguments
 from fovea.episodes import Answer, Crop, Episode, Observation, StopReason, Turn
-from fovea.models import Model, load_model
+from fovea.models.loading import Model, load_model
 from fovea.tasks import AnswerKind, Task
 
 TINY_CROPS = {"crop_min_pixels": 64 * 64, "crop_max_pixels": 80 * 64}

@@ -15,12 +15,12 @@ import atheris
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 with atheris.instrument_imports(
-    include=["environments.protocol", "environments.zoom", "fovea.boxes", "fovea.task_files", "fovea.rows"]
+    include=["environments.protocol", "environments.zoom", "fovea.boxes", "fovea.data.task_files", "fovea.data.sources"]
 ):
     from environments.protocol import escape_control_tokens, is_well_formed, parse_actions
     from environments.zoom import ZoomEnvironment, ZoomSettings
-    from fovea import task_files
     from fovea.boxes import Frame
+    from fovea.data import task_files
 
 from PIL import Image
 

@@ -18,10 +18,10 @@ from fovea import doctor, memory
 from fovea.boxes import Box, Frame
 from fovea.doctor import training_of
 from fovea.images import PixelLimits, cut, fit
+from fovea.kernels.packing import Row, pack
 from fovea.memory import Sharding
-from fovea.models import freeze_vision
-from fovea.packing import Row, pack
-from fovea.random_models import random_model
+from fovea.models.loading import freeze_vision
+from fovea.models.random_models import random_model
 from rl.doctor import _rewards
 from tests.training import trace_record
 

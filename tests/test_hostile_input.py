@@ -12,10 +12,10 @@ from PIL import Image
 
 from environments.play import Limits, Reply, play
 from environments.rendering import Renderer
+from fovea.data.task_files import TaskError, load_tasks
 from fovea.doctor import colored
 from fovea.episodes import Answer, Fault, NoAction, StopReason
 from fovea.images import ImageError, open_image
-from fovea.task_files import TaskError, load_tasks
 from rewards.accuracy import accuracy
 
 

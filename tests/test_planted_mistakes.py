@@ -17,12 +17,12 @@ from environments.settings import EpisodeArguments
 from environments.zoom import ZoomEnvironment
 from fovea import preflight
 from fovea.boxes import Box, Frame, View
+from fovea.data.task_files import load_tasks
 from fovea.doctor import Examination, Verdict
 from fovea.images import PixelLimits, cut, fit
 from fovea.memory import Sharding
-from fovea.models import Model
-from fovea.random_models import random_model
-from fovea.task_files import load_tasks
+from fovea.models.loading import Model
+from fovea.models.random_models import random_model
 from fovea.tasks import Task
 from rl import doctor as grpo
 from rl.arguments import GRPOArguments

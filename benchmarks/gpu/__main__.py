@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.gpu import exactness, kernels, loss, rollouts, story
 from benchmarks.gpu.cases import Case
 from benchmarks.gpu.runner import Results, run
-from fovea.runs import commit, versions
+from fovea.runs.directory import commit, versions
 
 STARTED = time.monotonic()
 SLICES = ("kernels", "exact", "greedy", "loss", "rollouts", "story", "long")

@@ -13,8 +13,8 @@ from transformers import AutoModelForImageTextToText
 
 from benchmarks.gpu.cases import Case, device
 from benchmarks.sides import Setup, make_side, recorded
-from fovea.models import TINY, Model, load_processor, quickened
-from fovea.random_models import random_model
+from fovea.models.loading import TINY, Model, load_processor, quickened
+from fovea.models.random_models import random_model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

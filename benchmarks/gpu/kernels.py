@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.gpu.cases import Case, device
-from fovea.shared_prefix import PackedGroups
+from fovea.kernels.layouts import PackedGroups
 
 COMMON, PREFIXES, BRANCHES = 37, [200, 1, 513], [[64, 1, 130, 255], [17], [256] * 4]
 SMALL = 5, [20, 1, 33], [[6, 1, 13], [7], [16] * 3]

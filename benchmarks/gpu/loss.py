@@ -14,10 +14,10 @@ from trl import ModelConfig
 from benchmarks.gpu.cases import Case, device, gib, peak_bytes, place, restart_peak, synchronized
 from benchmarks.sides import Setup, Side, make_side, matmul_rate, recorded
 from fovea import memory
+from fovea.kernels.layouts import without_adapters
+from fovea.kernels.packing import Row
 from fovea.memory import Sharding
-from fovea.packing import Row
-from fovea.random_models import random_model
-from fovea.shared_prefix import without_adapters
+from fovea.models.random_models import random_model
 
 SIZES = ("qwen2_5_vl-7b", "qwen3_vl-8b", "qwen2_5_vl-3b")
 LENGTHS = {"4K": (4096, 800), "1K": (1024, 256), "16K": (16384, 1000)}

@@ -12,12 +12,12 @@ from PIL import Image
 from benchmarks.gpu.cases import Case, device, gib, peak_bytes, place, restart_peak, synchronized
 from benchmarks.workload import forced, make_workload
 from environments.play import Conversation, Sampling, play
-from environments.policies import TransformersPolicy
+from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
 from fovea import memory
 from fovea.ledger import LEDGER
-from fovea.models import load_model
-from fovea.random_models import random_model
+from fovea.models.loading import load_model
+from fovea.models.random_models import random_model
 
 TOKENS = 48
 """Of a turn."""

@@ -98,7 +98,7 @@ def reference_boxes(task: Task) -> list[Target]:
         ) from None
     if any(target.box.frame is not Frame.UNIT for target in targets):
         raise ValueError(
-            f"reference {task.answer!r} of task {task.id} is not in frame unit: fovea.task_files makes it so"
+            f"reference {task.answer!r} of task {task.id} is not in frame unit: fovea.data.task_files makes it so"
         )
     return targets
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from fovea.boxes import Box, Frame, View, coverage
 from fovea.images import PixelLimits, cut, fit
-from synthesis import questions
-from synthesis.scenes import COLORS, FORMS, LEGIBLE_PX, Panel, Scene, Shape, glyph_box, render, sample_scene
+from synthesis.shapes import questions
+from synthesis.shapes.scenes import COLORS, FORMS, LEGIBLE_PX, Panel, Scene, Shape, glyph_box, render, sample_scene
 from synthesis.tiny.architecture import TOKEN_PX
 
 VIEW_SIZES_PX = (128, 128, 128, 128, 96)

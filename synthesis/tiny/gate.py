@@ -16,15 +16,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from environments.policies import evaluation_mode
+from environments.policies.transformers import evaluation_mode
 from environments.rendering import Renderer
 from fovea.boxes import Box, Frame, View, coverage
 from fovea.images import PixelLimits, cut, fit, open_image
-from fovea.models import Model, load_model
+from fovea.models.loading import Model, load_model
 from fovea.statistics import best_constant, wilson_interval
 from fovea.tasks import Task
-from synthesis import questions
-from synthesis.shapes import ZOOM_FAMILIES, make_tasks
+from synthesis.shapes import ZOOM_FAMILIES, make_tasks, questions
 from synthesis.tiny.architecture import FIRST_VIEW_PIXELS, TOKEN_PX
 from synthesis.tiny.conversations import CROP_LIMITS
 

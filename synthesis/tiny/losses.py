@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from synthesis.scenes import COLORS, FORMS
+from synthesis.shapes.scenes import COLORS, FORMS
 
 NUM_BINS = 50
 """Bins into which a box coordinate is sorted, over the side of its image."""

@@ -28,12 +28,12 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from trl.chat_template_utils import qwen3_vl_chat_template
 
 from environments.play import Limits, play
-from environments.policies import OraclePolicy
+from environments.policies.oracle import OraclePolicy
 from environments.zoom import ZoomEnvironment, ZoomSettings
-from fovea.attention import batch_vision_attention
 from fovea.boxes import Frame
 from fovea.images import PixelLimits
-from fovea.models import freeze_vision
+from fovea.kernels.vision_attention import batch_vision_attention
+from fovea.models.loading import freeze_vision
 from synthesis.shapes import make_tasks
 from synthesis.tiny.architecture import (
     FIRST_VIEW_PIXELS,

@@ -13,9 +13,9 @@ from evaluation.evaluate import sample
 from evaluation.report import report
 from evaluation.view import make_server
 from fovea.boxes import Box, Frame
+from fovea.data.task_files import load_tasks, save_tasks
 from fovea.episodes import Answer, Call, Crop, Episode, Fault, FaultKind, Observation, StopReason, Turn
-from fovea.runs import RunDirectory
-from fovea.task_files import load_tasks, save_tasks
+from fovea.runs.directory import RunDirectory
 from synthesis.shapes import make_tasks
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ import torch
 
 from environments.play import Limits, Reply
 from environments.settings import EpisodeArguments
-from fovea.models import load_model
+from fovea.models.loading import load_model
 from fovea.tasks import AnswerKind, Task
 from fovea.training import save_together
 from rewards.registry import Reward, RewardKind

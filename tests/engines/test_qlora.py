@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from fovea.models import adapter_chain, load_model
+from fovea.models.loading import adapter_chain, load_model
 from tests.smoke.test_commands import run
 
 pytest.importorskip("bitsandbytes")

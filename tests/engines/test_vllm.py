@@ -20,11 +20,12 @@ from PIL import Image
 pytest.importorskip("vllm")
 
 from environments.play import Conversation, Limits, Reply, Sampling, play
-from environments.policies import OraclePolicy, TransformersPolicy
+from environments.policies.oracle import OraclePolicy
+from environments.policies.transformers import TransformersPolicy
+from environments.policies.vllm import VllmPolicy, VllmServerPolicy, start_engine
 from environments.rendering import Renderer
-from environments.vllm_policies import VllmPolicy, VllmServerPolicy, start_engine
-from fovea.models import Model, load_model, resolve_path
-from fovea.runs import read_jsonl
+from fovea.models.loading import Model, load_model, resolve_path
+from fovea.runs.directory import read_jsonl
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer

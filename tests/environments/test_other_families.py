@@ -21,13 +21,13 @@ from trl import SFTConfig
 
 from environments.doctor import Subject, coordinates
 from environments.play import Limits, Sampling, play
-from environments.policies import TransformersPolicy
+from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from fovea.boxes import Frame
 from fovea.doctor import Examination
 from fovea.images import PixelLimits
-from fovea.models import freeze_vision, load_model, load_processor
+from fovea.models.loading import freeze_vision, load_model, load_processor
 from rl.trainer import ZoomGRPOTrainer
 from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer

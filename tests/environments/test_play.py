@@ -1,15 +1,16 @@
 import pytest
 
-from environments.direct import play_directly
 from environments.play import Limits, Reply, Sampling, play, tools_of
-from environments.policies import OraclePolicy, TransformersPolicy
+from environments.policies.oracle import OraclePolicy
+from environments.policies.transformers import TransformersPolicy
+from environments.policies.vllm import VllmServerPolicy
+from environments.probes.direct import play_directly
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces, to_trace, write_traces
-from environments.vllm_policies import VllmServerPolicy
 from fovea.boxes import Box, Frame, coverage
 from fovea.episodes import Call, FaultKind, StopReason
-from fovea.random_models import random_model
+from fovea.models.random_models import random_model
 from fovea.tasks import Target
 
 CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 500, 500]}}</tool_call>'

@@ -2,7 +2,7 @@
 
 from environments.settings import EpisodeArguments, taught_settings, untaught
 from fovea.arguments import PlayerArguments
-from fovea.runs import RunDirectory
+from fovea.runs.directory import RunDirectory
 
 
 def test_a_checkpoint_tells_what_it_was_trained_with(tmp_path):

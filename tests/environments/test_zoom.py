@@ -4,7 +4,7 @@ from PIL import Image
 from transformers.utils import get_json_schema
 
 from environments.check import EnvironmentCheckError, check_environment
-from environments.probes import with_others
+from environments.probes.other_images import with_others
 from environments.zoom import Qwen3ZoomEnvironment, ZoomEnvironment, ZoomSettings
 from fovea.boxes import Box, Frame
 from fovea.episodes import FaultKind, ModelFault

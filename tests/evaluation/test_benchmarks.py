@@ -12,8 +12,8 @@ from PIL import Image
 from evaluation.arguments import EvaluationArguments
 from evaluation.benchmarks import BENCHMARKS, load_benchmark
 from evaluation.evaluate import evaluate
+from fovea.data.task_files import TaskError
 from fovea.images import open_image
-from fovea.task_files import TaskError
 
 CHOICES = ["red", "blue", "NA", "None"]
 

@@ -9,8 +9,8 @@ from evaluation.arguments import EvaluationArguments
 from evaluation.evaluate import evaluate
 from evaluation.report import as_script, find_runs, main, thinned
 from evaluation.rescore import main as rescore_main
-from fovea.runs import RunDirectory
-from fovea.task_files import load_tasks, save_tasks
+from fovea.data.task_files import load_tasks, save_tasks
+from fovea.runs.directory import RunDirectory
 from synthesis.shapes import make_tasks
 
 

@@ -8,8 +8,8 @@ import pytest
 from evaluation.rescore import _batch_spreads, advantages, main, own_rewards, rescore
 from evaluation.stored import StoredRun
 from fovea.boxes import Box, Frame
-from fovea.runs import RunDirectory
-from fovea.task_files import save_tasks
+from fovea.data.task_files import save_tasks
+from fovea.runs.directory import RunDirectory
 from rewards.registry import Reward, RewardKind, load_reward
 from synthesis.shapes import make_tasks
 

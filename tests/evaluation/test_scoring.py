@@ -8,7 +8,7 @@ from PIL import Image
 
 from evaluation.benchmarks import BENCHMARKS
 from evaluation.scoring import verdicts
-from fovea.task_files import to_tasks
+from fovea.data.task_files import to_tasks
 
 RECORD = json.loads(Path(__file__).with_name("lmms_eval_verdicts.json").read_text())
 

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from fovea.runs import RunDirectory, read_jsonl
+from fovea.runs.directory import RunDirectory, read_jsonl
 from fovea.training import MetricsCallback, TimeLimitCallback
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rl.callbacks import LAST_GOOD, CollapseCallback
+from rl.collapse import LAST_GOOD, CollapseCallback
 
 
 def logged(callback, rows, folder, *, save_at=()):

@@ -9,12 +9,12 @@ from trl import GRPOConfig
 
 from environments.check import check_environment
 from environments.play import Limits, Sampling, tools_of
-from environments.policies import TransformersPolicy
+from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from environments.zoom import ZoomEnvironment
-from fovea.models import freeze_vision
-from fovea.random_models import random_model
+from fovea.models.loading import freeze_vision
+from fovea.models.random_models import random_model
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.honoured import HONOURED, REFUSED, REFUSED_WITH_SHARED_PREFIX, check_options

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from environments.drawing import draw
-from environments.gap import Gap
-from fovea.runs import RunDirectory, read_jsonl
+from environments.probes.gap import Gap
+from fovea.runs.directory import RunDirectory, read_jsonl
 from rewards.registry import load_reward
 from rl.arguments import GRPOArguments
 from rl.trackers import TrajectoryCallback

@@ -7,10 +7,10 @@ from PIL import Image
 
 from environments.play import Limits, Reply
 from environments.settings import EpisodeArguments
-from fovea.features import content_key
-from fovea.models import freeze_vision, limited
-from fovea.packing import Row, group_rows, num_common, split_further, split_rows, unpad
-from fovea.random_models import random_model
+from fovea.kernels.image_features import content_key
+from fovea.kernels.packing import Row, group_rows, num_common, split_further, split_rows, unpad
+from fovea.models.loading import freeze_vision, limited
+from fovea.models.random_models import random_model
 from fovea.tasks import Task
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments

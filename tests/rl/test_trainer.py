@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from environments.decoding import Decoder
 from environments.play import Limits, Reply, Sampling, play
-from environments.policies import TransformersPolicy
+from environments.policies.decoding import Decoder
+from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
 from fovea.episodes import StopReason
 from rewards.registry import Reward, RewardError, RewardKind, load_reward
@@ -157,7 +157,7 @@ def test_rollouts_run_without_dropout(build, monkeypatch):
     """Fault B11: TRL leaves adapters in training mode while they generate."""
     from peft import LoraConfig
 
-    from fovea.models import LANGUAGE_LINEARS
+    from fovea.models.loading import LANGUAGE_LINEARS
 
     config = LoraConfig(r=2, lora_dropout=0.5, target_modules=LANGUAGE_LINEARS)
     trainer = build(peft_config=config)

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from environments.play import Limits, play
-from environments.policies import OraclePolicy
+from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
 from environments.traces import read_traces, to_trace, write_traces
 from fovea.boxes import Frame
-from fovea.models import pixel_limits
+from fovea.models.loading import pixel_limits
 from sft.collator import TraceCollator
 from synthesis.shapes import make_tasks
 

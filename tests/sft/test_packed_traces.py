@@ -6,12 +6,12 @@ from datasets import Dataset
 from trl import SFTConfig
 
 from environments.play import Limits, play
-from environments.policies import OraclePolicy
+from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces, write_traces
-from fovea.models import freeze_vision, limited, pixel_limits
-from fovea.random_models import random_model
+from fovea.models.loading import freeze_vision, limited, pixel_limits
+from fovea.models.random_models import random_model
 from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer
 from synthesis.shapes import make_tasks

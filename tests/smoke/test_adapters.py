@@ -11,7 +11,7 @@ from PIL import Image
 
 import fovea.training
 from environments.rendering import Renderer
-from fovea.models import Model, adapter_chain, load_model
+from fovea.models.loading import Model, adapter_chain, load_model
 from rl import train_grpo
 from sft import train_sft
 
@@ -94,7 +94,7 @@ def test_an_adapter_like_its_start_goes_on_and_another_one_names_it_as_its_base(
     assert moved(models[1], tiny) > 0.01
     assert moved(models[4], models[1]) > 0
 
-    from fovea import merge
+    from fovea.models import merge
 
     monkeypatch.setattr(sys, "argv", ["fovea merge", str(fourth), "--output_dir", str(tmp_path / "whole")])
     merge.main()

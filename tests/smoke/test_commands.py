@@ -78,7 +78,7 @@ def test_sft_then_grpo_then_evaluation_then_comparison(tmp_path):
 COUNT_GROUPS = """
 import json, os, pathlib, sys
 import rl.shared_loss, rl.train_grpo
-from fovea.packing import group_rows
+from fovea.kernels.packing import group_rows
 
 rows, pack = [], rl.shared_loss.pack
 

@@ -13,8 +13,8 @@ from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
-from fovea.models import Model, freeze_vision, pixel_limits
-from fovea.random_models import random_model
+from fovea.models.loading import Model, freeze_vision, pixel_limits
+from fovea.models.random_models import random_model
 from fovea.tasks import Target, Task
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
@@ -43,7 +43,7 @@ def task() -> Task:
 
 def test_one_sft_step_on_a_4k_image(model, task, tmp_path):
     from environments.play import play
-    from environments.policies import OraclePolicy
+    from environments.policies.oracle import OraclePolicy
     from environments.traces import write_traces
 
     factory = EpisodeArguments().environment_factory(model)

@@ -20,8 +20,8 @@ from environments.play import Limits, Reply, play
 from environments.rendering import Renderer
 from environments.settings import EpisodeArguments
 from environments.traces import read_traces, to_trace, write_traces
-from fovea.models import Model, pixel_limits
-from fovea.random_models import random_model
+from fovea.models.loading import Model, pixel_limits
+from fovea.models.random_models import random_model
 from fovea.tasks import Task
 from sft.collator import TraceCollator
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from environments.play import Limits, play
-from environments.policies import OraclePolicy
+from environments.policies.oracle import OraclePolicy
 from fovea.boxes import Box, Frame, coverage, intersection
 from fovea.images import open_image
-from synthesis.scenes import COLORS, render, sample_scene
 from synthesis.shapes import make_tasks
+from synthesis.shapes.scenes import COLORS, render, sample_scene
 from synthesis.tiny.conversations import (
     TOO_SMALL,
     dense_targets,

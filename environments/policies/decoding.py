@@ -1,0 +1,269 @@
+"""Rollouts that keep what they have computed: what prompts share is prefilled once, turns go on from their caches.
+
+Greedy tokens are those of `generate`; what differs is that nothing is computed twice. A conversation's cache lives in
+`Conversation.cache` and dies with it, so weights that have changed since are never mixed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.nn.functional import scaled_dot_product_attention
+
+from environments.play import Conversation
+from environments.rendering import Renderer, batched
+from fovea.images import image_hash
+from fovea.kernels.layouts import no_mask, rope_positions, without_adapters
+from fovea.kernels.packing import num_common
+from fovea.ledger import phase
+
+ROOM = 256
+"""Places for new tokens that a turn begins with; they double when they are full."""
+
+
+@dataclass
+class _Prefix:
+    """Keys and values of a prompt that several conversations share: of each layer both, each [key heads, N, D]."""
+
+    layers: list[torch.Tensor]
+    num_tokens: int
+
+
+@dataclass
+class Cache:
+    """What is kept of a conversation: its prompt's prefix, and keys and values of what came behind it."""
+
+    prefix: _Prefix
+    layers: list[torch.Tensor]
+    num_seen: int
+    num_images: int
+    next_position: int
+
+    @property
+    def num_behind(self) -> int:
+        return self.num_seen - self.prefix.num_tokens
+
+
+class TurnCache:
+    """Keys and values of the rows that are being continued, and the `Layout` by which they attend.
+
+    Rows of one prompt share its prefix, which is stored once; behind it each row has places of its own, at first `room`
+    more than its cache fills.
+    """
+
+    def __init__(self, caches: Sequence[Cache], room: int) -> None:
+        prefixes = list({id(cache.prefix): cache.prefix for cache in caches}.values())
+        order = {id(prefix): number for number, prefix in enumerate(prefixes)}
+        device = prefixes[0].layers[0].device
+        self.group = torch.tensor([order[id(cache.prefix)] for cache in caches], device=device)
+        self.prefix = [_stack([p.layers[layer] for p in prefixes]) for layer in range(len(prefixes[0].layers))]
+        width = self.prefix[0].shape[2]
+        lengths = torch.tensor([prefix.num_tokens for prefix in prefixes], device=device)
+        self.in_prefix = torch.arange(width, device=device) < lengths[:, None]
+        self.own = [_stack([cache.layers[layer] for cache in caches], room) for layer in range(len(self.prefix))]
+        self.length = torch.tensor([cache.num_behind for cache in caches], device=device)
+        self._regroup()
+
+    def _regroup(self) -> None:
+        """Row numbers by prefix [prefixes, most rows], and where each row stands in them."""
+        rows_of = [(self.group == number).nonzero().flatten() for number in range(len(self.in_prefix))]
+        self.rows = torch.nn.utils.rnn.pad_sequence(rows_of, batch_first=True)
+        self.place = torch.empty_like(self.group)
+        for number, rows in enumerate(rows_of):
+            self.place[rows] = torch.arange(len(rows), device=rows.device) + number * self.rows.shape[1]
+
+    def expect(self, counts: torch.Tensor, width: int) -> None:
+        """Announces the next forward: row r brings `counts[r]` new tokens, padded on the right to `width`."""
+        steps = torch.arange(width, device=self.length.device)
+        self.at = self.length[:, None] + steps
+        self.length = self.length + counts
+        self.reach = int(self.length.max())
+        capacity = self.own[0].shape[2]
+        if self.reach > capacity:
+            more = max(self.reach, 2 * capacity) - capacity
+            self.own = [torch.nn.functional.pad(layer, (0, 0, 0, more)) for layer in self.own]
+        self.at = self.at.clamp(max=self.own[0].shape[2] - 1)
+        self.own_mask = torch.arange(self.reach, device=self.length.device) <= self.at[:, :, None]
+        if width > 1:
+            before = self.in_prefix[self.group][:, None, :].expand(-1, width, -1)
+            self.chunk_mask = torch.cat([before, self.own_mask], dim=2)[:, None]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Drops all rows but these."""
+        self.group, self.length = self.group[rows], self.length[rows]
+        self.own = [layer[rows] for layer in self.own]
+        self._regroup()
+
+    def layers_of(self, row: int) -> list[torch.Tensor]:
+        """A copy of a row's own keys and values."""
+        return [layer[row, :, : int(self.length[row])].clone() for layer in self.own]
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
+        both = slice(2 * layer, 2 * layer + 2)
+        index = self.at[:, None, :, None].expand_as(k)
+        for kept, new in zip(self.own[both], (k, v), strict=True):
+            kept.scatter_(2, index, new)
+        own, prefix = [kept[:, :, : self.reach] for kept in self.own[both]], self.prefix[both]
+        if q.shape[2] > 1:
+            keys, values = (torch.cat([p[self.group], o], dim=2) for p, o in zip(prefix, own, strict=True))
+            gqa = q.shape[1] != k.shape[1]
+            return scaled_dot_product_attention(q, keys, values, self.chunk_mask, scale=scaling, enable_gqa=gqa)
+        return self._attend_one(q, own, prefix, scaling)
+
+    def _attend_one(
+        self, q: torch.Tensor, own: Sequence[torch.Tensor], prefix: Sequence[torch.Tensor], scaling: float
+    ) -> torch.Tensor:
+        """One new token a row: each prefix is read once for all its rows, not once a row."""
+        num_rows, heads, _, width = q.shape
+        q = (q * scaling).view(num_rows, own[0].shape[1], -1, width)
+        repeats = q.shape[2]
+        grouped = q[self.rows].transpose(1, 2).flatten(2, 3)
+        scores = (grouped @ prefix[0].transpose(2, 3)).masked_fill(~self.in_prefix[:, None, None], float("-inf"))
+        to_prefix = scores.unflatten(2, (-1, repeats)).transpose(1, 2).flatten(0, 1)[self.place]
+        to_own = (q @ own[0].transpose(2, 3)).masked_fill(~self.own_mask[:, :, None], float("-inf"))
+        weights = torch.cat([to_prefix, to_own], dim=3).float().softmax(-1).to(q.dtype)
+        on_prefix, on_own = weights.split([prefix[0].shape[2], self.reach], dim=3)
+        grouped = on_prefix[self.rows].transpose(1, 2).flatten(2, 3) @ prefix[1]
+        output = grouped.unflatten(2, (-1, repeats)).transpose(1, 2).flatten(0, 1)[self.place] + on_own @ own[1]
+        return output.reshape(num_rows, heads, 1, width)
+
+
+def _stack(layers: Sequence[torch.Tensor], room: int = 0) -> torch.Tensor:
+    """[rows, key heads, longest + room, D] of tensors [key heads, N, D], zero where nothing stands yet."""
+    heads, _, width = layers[0].shape
+    stacked = layers[0].new_zeros(len(layers), heads, max(layer.shape[1] for layer in layers) + room, width)
+    for row, layer in enumerate(layers):
+        stacked[row, :, : layer.shape[1]] = layer
+    return stacked
+
+
+class Decoder:
+    """Continues conversations with a network that takes layouts (`fovea.kernels.layouts.allow_layouts`)."""
+
+    def __init__(self, network: Any, renderer: Renderer) -> None:
+        self.base, self.renderer = without_adapters(network), renderer
+        self.num_prefilled = 0
+
+    def continue_turns(
+        self,
+        conversations: Sequence[Conversation],
+        max_tokens: Sequence[int],
+        choose: Callable[[torch.Tensor], torch.Tensor],
+    ) -> list[list[int]]:
+        """The next turn's token ids of each conversation, the end token included if it was written.
+
+        `choose` picks a token id [rows] from logits [rows, vocabulary].
+        """
+        self._prefill([c for c in conversations if c.cache is None])
+        chunks = [c.token_ids[c.cache.num_seen :] for c in conversations]
+        images = [c.images[c.cache.num_images :] for c in conversations]
+        turn = TurnCache([c.cache for c in conversations], max(map(len, chunks)) + min(ROOM, max(max_tokens)))
+        hidden, positions = self._forward(turn, chunks, images, [c.cache.next_position for c in conversations])
+        written: list[list[int]] = [[] for _ in conversations]
+        rows = list(range(len(conversations)))
+        ends = self.renderer.end_ids
+        while True:
+            tokens = choose(self.base.get_output_embeddings()(hidden))
+            unfinished = []
+            for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
+                written[row].append(token)
+                if token in ends or len(written[row]) == max_tokens[row]:
+                    self._save(conversations[row], turn, place, int(positions[place]))
+                else:
+                    unfinished.append(place)
+            if not unfinished:
+                return written
+            if len(unfinished) < len(rows):
+                kept = torch.tensor(unfinished, device=tokens.device)
+                turn.keep(kept)
+                tokens, positions = tokens[kept], positions[kept]
+                rows = [rows[place] for place in unfinished]
+            turn.expect(torch.ones_like(positions), 1)
+            hidden = self._backbone(turn, tokens[:, None], positions.expand(3, 1, -1).transpose(1, 2))[:, -1]
+            positions = positions + 1
+
+    def _prefill(self, conversations: Sequence[Conversation]) -> None:
+        """Gives fresh conversations their caches: all but the last token of each distinct prompt, computed once.
+
+        So is the text that all of them begin with.
+        """
+        groups: dict[Any, list[Conversation]] = {}
+        for conversation in conversations:
+            key = (tuple(conversation.token_ids), tuple(map(image_hash, conversation.images)))
+            groups.setdefault(key, []).append(conversation)
+        if not groups:
+            return
+        firsts = [group[0] for group in groups.values()]
+        prompts = [conversation.token_ids[:-1] for conversation in firsts]
+        text = self.base.config.get_text_config()
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        nothing = self.base.get_input_embeddings().weight.new_zeros(text.num_key_value_heads, 0, width)
+        nothing_own = [nothing] * (2 * text.num_hidden_layers)
+        common = _Prefix(nothing_own, 0)
+        length = num_common(prompts, self.renderer.image_token_id) if len(prompts) > 1 else 0
+        if length:
+            turn = TurnCache([Cache(common, nothing_own, 0, 0, 0)], length)
+            self._forward(turn, [prompts[0][:length]], [()], [0])
+            common = _Prefix(turn.layers_of(0), length)
+        chunks = [prompt[length:] for prompt in prompts]
+        turn = TurnCache([Cache(common, nothing_own, length, 0, length)] * len(firsts), max(map(len, chunks)))
+        _, positions = self._forward(turn, chunks, [c.images for c in firsts], [length] * len(firsts))
+        for row, (first, group) in enumerate(zip(firsts, groups.values(), strict=True)):
+            layers = [torch.cat(parts, dim=1) for parts in zip(common.layers, turn.layers_of(row), strict=True)]
+            prefix = _Prefix(layers, len(prompts[row]))
+            for conversation in group:
+                position = int(positions[row])
+                conversation.cache = Cache(prefix, nothing_own, len(prompts[row]), len(first.images), position)
+        self.num_prefilled += length + sum(map(len, chunks))
+
+    @phase("prefill")
+    def _forward(
+        self,
+        turn: TurnCache,
+        chunks: Sequence[Sequence[int]],
+        images: Sequence[Sequence[Image.Image]],
+        starts: Sequence[int],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states [rows, width] at the end of each chunk, and the position that comes next in each row."""
+        inputs = [[self.renderer.image_inputs(image) for image in row] for row in images]
+        width = max(map(len, chunks))
+        ids = torch.full((len(chunks), width), self.renderer.tokenizer.pad_token_id)
+        positions = torch.zeros(3, len(chunks), width, dtype=torch.long)
+        following = []
+        for row, (chunk, found, start) in enumerate(zip(chunks, inputs, starts, strict=True)):
+            self.renderer.check(chunk, found, name=f"turn of row {row}")
+            ids[row, : len(chunk)] = torch.tensor(chunk)
+            grids = [image.extent for image in found]
+            places = rope_positions(self.base, chunk, self.renderer.image_token_id, grids) + start
+            positions[:, row, : len(chunk)] = places
+            following.append(int(places.max()) + 1)
+        device = self.base.device
+        counts = torch.tensor([len(chunk) for chunk in chunks], device=device)
+        turn.expect(counts, width)
+        pixels = batched([image for row in inputs for image in row])
+        pixels = {name: tensor.to(device) for name, tensor in pixels.items()}
+        hidden = self._backbone(turn, ids.to(device), positions.to(device), **pixels)
+        last = hidden[torch.arange(len(chunks), device=device), counts - 1]
+        return last, torch.tensor(following, device=device)
+
+    def _backbone(self, turn: TurnCache, ids: torch.Tensor, positions: torch.Tensor, **pixels: Any) -> torch.Tensor:
+        output = self.base.base_model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=no_mask(self.base),
+            use_cache=False,
+            layout=turn,
+            **pixels,
+        )
+        return output.last_hidden_state
+
+    def _save(self, conversation: Conversation, turn: TurnCache, place: int, next_position: int) -> None:
+        """Keeps what the row has computed. Its last token has not been fed yet: it opens the next turn's chunk."""
+        kept: Cache = conversation.cache
+        layers = turn.layers_of(place)
+        num_seen = kept.prefix.num_tokens + layers[0].shape[1]
+        conversation.cache = Cache(kept.prefix, layers, num_seen, len(conversation.images), next_position)

@@ -1,0 +1,78 @@
+"""The policy that knows where to look: it plays from a task's own boxes and answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from environments.play import Conversation, Reply
+from fovea.answers import written
+from fovea.boxes import Box, Frame, Framing, View
+from fovea.tasks import Target
+
+
+@dataclass
+class OraclePolicy:
+    """Plays from a task's own boxes and answer; `noise` and `looseness` make it as sloppy as a human annotator.
+
+    It zooms into each of `task.boxes` in turn (inside the previous crop when `metadata["nested"]`), unless
+    `metadata["needs_zoom"]` is False, and then writes the answer. `noise` is the standard deviation of a box's shift
+    in fractions of its own size, `looseness` the range of factors by which it is enlarged.
+    `metadata["labels"]` names the boxes, `metadata["readings"]` says what stands in each.
+    """
+
+    frame: Frame
+    noise: float = 0.0
+    looseness: tuple[float, float] = (1.0, 1.0)
+    box_step: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._rng = np.random.default_rng(self.seed)
+
+    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        return [Reply(self._write(conversation)) for conversation in conversations]
+
+    def _write(self, conversation: Conversation) -> str:
+        task = conversation.task
+        done = sum(message["role"] == "tool" for message in conversation.messages)
+        targets = task.boxes if task.metadata.get("needs_zoom", True) else ()
+        labels = list(task.metadata.get("labels", [""] * len(targets)))
+        readings = list(task.metadata.get("readings", []))[:done]
+        said = [f"I read {reading}." for reading in readings if reading]
+        if done == len(targets):
+            answer = written(task, conversation.framing)
+            return f"<think>{' '.join(said) or 'I can see it.'}</think>\n<answer>{answer}</answer>"
+        thought = " ".join([*said, "I zoom in."])
+        nested = bool(task.metadata.get("nested")) and done > 0
+        img_idx = len(conversation.images) - 1 if nested else task.boxes[done].img_idx
+        box = self._box(conversation, task.boxes[done], is_in_crop=nested, img_idx=img_idx)
+        arguments = {"bbox_2d": box, "label": labels[done], "img_idx": img_idx}
+        call = json.dumps({"name": "image_zoom_in_tool", "arguments": arguments})
+        return f"<think>{thought}</think>\n<tool_call>\n{call}\n</tool_call>"
+
+    def _box(self, conversation: Conversation, target: Target, *, is_in_crop: bool, img_idx: int) -> list[float]:
+        """The target as the annotator draws it on image `img_idx`: whole units of the model's frame, or thousandths."""
+        framing = conversation.framing or Framing(self.frame)
+        unit, view = target.box, framing.view(target.img_idx)
+        if is_in_crop:
+            crop = conversation.messages[-1]["content"][0]["crop"].region
+            unit = Box(
+                (unit.x1 - crop.x1) / crop.width,
+                (unit.y1 - crop.y1) / crop.height,
+                (unit.x2 - crop.x1) / crop.width,
+                (unit.y2 - crop.y1) / crop.height,
+                Frame.UNIT,
+            )
+            original = crop.to(Frame.ORIGINAL, view)
+            size = max(1, round(original.width)), max(1, round(original.height))
+            view = View(size, conversation.images[img_idx].size)
+        dx, dy = self._rng.normal(0, self.noise, size=2) * (unit.width, unit.height)
+        loose = Box(unit.x1 + dx, unit.y1 + dy, unit.x2 + dx, unit.y2 + dy, Frame.UNIT)
+        drawn = loose.enlarged(self._rng.uniform(*self.looseness)).clipped(view).to(self.frame, view)
+        if self.frame is Frame.UNIT:
+            return [round(value, 3) for value in drawn.coordinates]
+        return [round(value / self.box_step) * self.box_step for value in drawn.coordinates]

@@ -1,0 +1,108 @@
+"""The policy that is a Transformers model in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from environments.play import Conversation, Reply, Sampling
+from environments.policies.decoding import Decoder
+from environments.rendering import Renderer
+from fovea.kernels.layouts import allow_layouts, without_adapters
+
+
+@dataclass
+class TransformersPolicy:
+    """Samples turns from a Transformers vision-language model.
+
+    Rows run `batch_size` at a time. The model is in evaluation mode meanwhile, so that
+    adapter dropout is not part of the policy. With `keep_caches` a prompt is computed once for all its rollouts and
+    a turn goes on from the last one's cache; without, or for a family that cannot, each turn is a fresh `generate`.
+    """
+
+    network: Any
+    renderer: Renderer
+    sampling: Sampling
+    batch_size: int = 64
+    keep_caches: bool = True
+
+    def __post_init__(self) -> None:
+        self.decoder = None
+        if self.keep_caches and allow_layouts(self.network):
+            self.decoder = Decoder(self.network, self.renderer)
+
+    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        replies: list[Reply] = []
+        with evaluation_mode(self.network), torch.no_grad():
+            for start in range(0, len(conversations), self.batch_size):
+                chunk = slice(start, start + self.batch_size)
+                replies += self._reply(conversations[chunk], max_tokens[chunk])
+        return replies
+
+    def _reply(self, conversations: Sequence[Conversation], max_tokens: Sequence[int]) -> list[Reply]:
+        if self.decoder is not None:
+            rows = self.decoder.continue_turns(conversations, max_tokens, self._chooser())
+            return [self._cut(row, limit) for row, limit in zip(rows, max_tokens, strict=True)]
+        tokenizer = self.renderer.tokenizer
+        batch = self.renderer.model_inputs([c.token_ids for c in conversations], [c.images for c in conversations])
+        batch = {name: value.to(self.network.device) for name, value in batch.items()}
+        sampling: dict[str, Any] = {"do_sample": False}
+        if self.sampling.temperature > 0:
+            sampling = {"do_sample": True, **asdict(self.sampling)}
+        base = without_adapters(self.network)
+        ends = list(self.renderer.end_ids)
+        plain = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+        with patch.object(base, "generation_config", plain):  # a released one would add penalties of its own
+            output = self.network.generate(
+                **batch, **sampling, max_new_tokens=max(max_tokens), suppress_tokens=self.renderer.placeholder_ids
+            )
+        rows = output[:, batch["input_ids"].shape[1] :].tolist()
+        return [self._cut(row, limit) for row, limit in zip(rows, max_tokens, strict=True)]
+
+    def _chooser(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Picks token ids [rows] from logits [rows, vocabulary], as `generate` would with the same settings."""
+        warpers = LogitsProcessorList(
+            [SuppressTokensLogitsProcessor(self.renderer.placeholder_ids, self.network.device)]
+        )
+        if self.sampling.temperature == 0:
+            return lambda logits: warpers(None, logits.float()).argmax(-1)
+        warpers.append(TemperatureLogitsWarper(float(self.sampling.temperature)))
+        if self.sampling.top_k:
+            warpers.append(TopKLogitsWarper(self.sampling.top_k))
+        if self.sampling.top_p < 1:
+            warpers.append(TopPLogitsWarper(self.sampling.top_p))
+        if self.sampling.min_p:
+            warpers.append(MinPLogitsWarper(self.sampling.min_p))
+        return lambda logits: torch.multinomial(warpers(None, logits.float()).softmax(-1), 1).squeeze(1)
+
+    def _cut(self, ids: list[int], limit: int) -> Reply:
+        """The row up to its end token, or cut at its own limit."""
+        ends = self.renderer.end_ids
+        length = next((place for place, token in enumerate(ids, start=1) if token in ends), len(ids))
+        kept = tuple(ids[: min(length, limit)])
+        return Reply(self.renderer.written_text(kept), kept, is_truncated=kept[-1] not in ends)
+
+
+@contextmanager
+def evaluation_mode(network: Any):
+    """The model in eval mode inside the block, in its former mode after it."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

@@ -1,0 +1,162 @@
+"""Policies that vLLM runs: an engine in this process, or a server.
+
+What the engine reads is what the loss will read: conversations are sent as token ids, and the prompt that comes back
+must have just the tokens that the renderer counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+from uuid import uuid4
+
+import torch
+from PIL import Image
+
+from environments.play import Conversation, Reply, Sampling
+from environments.rendering import Renderer
+from fovea.bounded_cache import BoundedCache
+from fovea.config import ConfigError
+from fovea.endpoint import Server, data_url
+from fovea.images import image_hash
+
+_NEVER = -100.0
+"""The bias that keeps a token from being sampled."""
+
+
+def start_engine(path: str, **kwargs: Any) -> Any:
+    """A `vllm.LLM` of a checkpoint folder or hub id; `kwargs` are its own."""
+    try:
+        from vllm import LLM
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"vLLM is not installed ({error}): pip install 'fovea[vllm]'") from None
+    ours = {} if torch.cuda.is_available() else cpu_engine_kwargs()
+    return LLM(path, logprobs_mode="processed_logprobs", **(ours | kwargs))
+
+
+def cpu_engine_kwargs() -> dict[str, Any]:
+    """What `vllm.LLM` needs on CPU: eager, fp32, one process. Sets the environment variables that the engine reads."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    return {"enforce_eager": True, "dtype": "float32"}
+
+
+@dataclass
+class VllmPolicy:
+    """Samples turns from a `vllm.LLM`, which batches as it likes and keeps turns in its prefix cache.
+
+    Each reply carries the log-probabilities of its tokens under the sampling distribution.
+    """
+
+    engine: Any
+    renderer: Renderer
+    sampling: Sampling
+
+    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        from vllm import SamplingParams
+
+        options = _options(self.sampling, self.renderer)
+        outputs = self.engine.generate(
+            [self._prompt(conversation) for conversation in conversations],
+            [SamplingParams(max_tokens=limit, **options) for limit in max_tokens],
+            use_tqdm=False,
+        )
+        replies = []
+        for conversation, output in zip(conversations, outputs, strict=True):
+            _check(conversation, output.prompt_token_ids)
+            written = output.outputs[0]
+            logprobs = [step[token].logprob for step, token in zip(written.logprobs, written.token_ids, strict=True)]
+            replies.append(_reply(written.token_ids, logprobs, self.renderer))
+        return replies
+
+    def _prompt(self, conversation: Conversation) -> dict[str, Any]:
+        prompt: dict[str, Any] = {"prompt_token_ids": _folded(conversation, self.renderer)}
+        if conversation.images:
+            prompt["multi_modal_data"] = {"image": list(conversation.images)}
+            prompt["mm_processor_kwargs"] = {"size": dict(self.renderer.processor.image_processor.size)}
+        return prompt
+
+
+@dataclass
+class VllmServerPolicy:
+    """Samples turns from a server at `base_url` (`vllm serve CHECKPOINT --enable-scale-out`, from vLLM 0.30).
+
+    Each process sends its own conversations, so that ranks need not agree on their number. Images travel as PNG under
+    their content hash, by which the server remembers them; up to `max_bytes` of PNGs are kept here for later turns.
+    """
+
+    base_url: str
+    renderer: Renderer
+    sampling: Sampling
+    num_connections: int = 64
+    timeout_s: float = 600.0
+    num_retries: int = 5
+    max_bytes: int = 2**28
+
+    def __post_init__(self) -> None:
+        self._urls: BoundedCache[str] = BoundedCache(self.max_bytes, size=len)
+        hints = {0: "is `vllm serve` running there?", 404: "start `vllm serve` with --enable-scale-out"}
+        self._server = Server(self.base_url, hints, self.num_connections, self.timeout_s, self.num_retries)
+        self._model = self._server.ask("GET", "/v1/models")["data"][0]["id"]
+
+    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        parts = [[self._part(image) for image in conversation.images] for conversation in conversations]
+        with ThreadPoolExecutor(self.num_connections) as pool:
+            return list(pool.map(self._continue, conversations, parts, max_tokens))
+
+    def _continue(self, conversation: Conversation, parts: list[dict[str, str]], limit: int) -> Reply:
+        request = {
+            "request_id": f"fovea-{uuid4().hex}",
+            "model": self._model,
+            "token_ids": _folded(conversation, self.renderer),
+            "content_parts": parts or None,
+            "sampling_params": {"max_tokens": limit, **_options(self.sampling, self.renderer)},
+            "return_token_ids": True,
+        }
+        answer = self._server.ask("POST", "/inference/v1/generate", json=request)
+        try:
+            seen, choice = answer["prompt_token_ids"], answer["choices"][0]
+            written, logprobs = choice["token_ids"], [step["logprob"] for step in choice["logprobs"]["content"]]
+        except (KeyError, IndexError, TypeError):
+            raise RuntimeError(
+                f"{self._server.base_url} answered without tokens or log-probabilities: {answer}"
+            ) from None
+        _check(conversation, seen)
+        return _reply(written, logprobs, self.renderer)
+
+    def _part(self, image: Image.Image) -> dict[str, str]:
+        key = image_hash(image)
+        return {"type": "image_url", "uuid": key, "url": self._urls.get(key, lambda: data_url(image))}
+
+
+def _options(sampling: Sampling, renderer: Renderer) -> dict[str, Any]:
+    """The settings that every turn shares, in vLLM's names."""
+    never = {token: _NEVER for token in renderer.placeholder_ids}
+    plain = {"repetition_penalty": 1.0, "stop_token_ids": list(renderer.end_ids)}
+    return {**asdict(sampling), **plain, "logprobs": 0, "logit_bias": never}
+
+
+def _folded(conversation: Conversation, renderer: Renderer) -> list[int]:
+    """The conversation's tokens with each image's run of placeholders as one, which vLLM expands again."""
+    image = renderer.image_token_id
+    return [token for value, run in groupby(conversation.token_ids) for token in ([image] if value == image else run)]
+
+
+def _check(conversation: Conversation, seen: Sequence[int] | None) -> None:
+    """Raises ValueError unless vLLM read the very tokens that the loss will read."""
+    if list(seen or ()) != list(conversation.token_ids):
+        raise ValueError(
+            f"vLLM reads task {conversation.task.id} as {len(seen or ())} tokens where the loss will read "
+            f"{len(conversation.token_ids)}: it resizes images in another way, so let it run the checkpoint with the "
+            "processor that training uses"
+        )
+
+
+def _reply(token_ids: Sequence[int], logprobs: Sequence[float], renderer: Renderer) -> Reply:
+    is_cut = token_ids[-1] not in renderer.end_ids
+    return Reply(renderer.written_text(token_ids), tuple(token_ids), is_cut, tuple(logprobs))

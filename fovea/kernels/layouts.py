@@ -1,0 +1,167 @@
+"""Attention that computes what sequences share once.
+
+Transformers calls one attention function with the queries, keys and values of a batch. Given a `layout` among the
+keyword arguments of the model's forward, the function installed here lets that layout say who attends to whom:
+`PackedGroups` in training, where one row holds what all share, each group's prompt once and then the branches, and
+`TurnCache` (environments/policies/decoding.py) in rollouts. Without a layout nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from fovea.kernels.varlen_attention import Lengths, attend, gradients
+
+FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+"""Model families whose forward passes `layout` on to every attention layer, held by tests."""
+_MARK = "layout_"
+
+
+class Layout(Protocol):
+    """Who attends to whom. Queries [B, heads, T, D]; keys and values [B, key heads, T, D]; result like the queries."""
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor: ...
+
+
+def allow_layouts(network: Any) -> bool:
+    """Lets the language tower of `network` take a `layout`; False for one that a layout would not compute exactly.
+
+    Those are other families, eager attention, sliding windows, dropout on attention weights, and adapters that add
+    tokens of their own (prompt tuning).
+    """
+    base = without_adapters(network)
+    text = base.config.get_text_config()
+    if any(config.is_prompt_learning for config in getattr(network, "peft_config", {}).values()):
+        return False
+    slides = "sliding_attention" in (getattr(text, "layer_types", None) or ())
+    stock = text._attn_implementation or "sdpa"
+    has_own = stock.startswith(_MARK) or stock in ALL_ATTENTION_FUNCTIONS  # "eager" lives in each model's file
+    if base.config.model_type not in FAMILIES or slides or not has_own or text.to_dict().get("attention_dropout"):
+        return False
+    if stock.startswith(_MARK):
+        return True
+    name = f"{_MARK}{stock}"
+
+    def attention(module: Any, q: Any, k: Any, v: Any, mask: Any, layout: Layout | None = None, **kwargs: Any) -> tuple:
+        if layout is None:
+            return ALL_ATTENTION_FUNCTIONS[stock](module, q, k, v, mask, **kwargs)
+        return layout.attend(module.layer_idx, q, k, v, kwargs["scaling"]).transpose(1, 2), None
+
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[stock])
+    base.set_attn_implementation({"text_config": name})
+    return True
+
+
+def without_adapters(network: Any) -> Any:
+    """The Transformers model itself, which a PEFT model wraps."""
+    return network.get_base_model() if hasattr(network, "get_base_model") else network
+
+
+def no_mask(network: Any) -> Any:
+    """What a forward with a layout passes as its attention mask: something the model takes for a finished one.
+
+    Raises:
+        ValueError: for a network without `allow_layouts`, which would pass over its layout in silence.
+    """
+    if not network.config.get_text_config()._attn_implementation.startswith(_MARK):
+        raise ValueError("this network does not take layouts: call allow_layouts on it first")
+    mask = torch.zeros(1, 1, 1, 1, device=network.device)
+    return mask if network.config.model_type == "qwen3_vl" else {"full_attention": mask, "sliding_attention": mask}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Tokens `at` attend to tokens `to`, each sequence of queries to the sequence of keys of the same number."""
+
+    at: slice
+    to: slice
+    queries: Lengths
+    keys: Lengths
+    causal: bool
+
+
+class PackedGroups:
+    """One row of tokens: `common` tokens that all share, the prefix of each group, then all branches, nothing padded.
+
+    `prefixes[g]` is the length of group g's prefix, `branches[g]` the lengths of its branches. A token attends
+    causally to its own branch, and to the whole prefix of its group and the common tokens before it.
+    """
+
+    def __init__(
+        self, common: int, prefixes: Sequence[int], branches: Sequence[Sequence[int]], device: torch.device
+    ) -> None:
+        end = common + sum(prefixes)
+        all_shared, shared, own = slice(0, common), slice(common, end), slice(end, None)
+        one_each = Lengths(prefixes, device)
+        of_groups = Lengths([sum(lengths) for lengths in branches], device)
+        single = Lengths([length for lengths in branches for length in lengths], device)
+        self.own = [_Call(shared, shared, one_each, one_each, True), _Call(own, own, single, single, True)]
+        """Every token and what precedes it in its own part."""
+        self.before = [_Call(own, shared, of_groups, one_each, False)]
+        """Tokens and a part before theirs."""
+        if common:
+            first = Lengths([common], device)
+            rest = Lengths([sum(prefixes) + sum(map(sum, branches))], device)
+            self.own.append(_Call(all_shared, all_shared, first, first, True))
+            self.before.append(_Call(slice(common, None), all_shared, rest, first, False))
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
+        rows = (tensor[0].transpose(0, 1).to(v.dtype) for tensor in (q, k, v))  # autocast leaves only v in its type
+        return _GroupAttention.apply(*rows, self, scaling).transpose(0, 1)[None]
+
+
+class _GroupAttention(torch.autograd.Function):
+    """Attention of `PackedGroups`; q [N, heads, D], k and v [N, key heads, D]. What it keeps grows with N alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: PackedGroups, scaling: float
+    ) -> torch.Tensor:
+        def found(call: _Call) -> tuple[torch.Tensor, torch.Tensor]:
+            given = q[call.at], k[call.to], v[call.to], call.queries, call.keys
+            return attend(*given, causal=call.causal, scaling=scaling)
+
+        output, lse = torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
+        for call in layout.own:
+            output[call.at], lse[:, call.at] = found(call)
+        for call in layout.before:
+            more, its = found(call)
+            both = torch.logaddexp(lse[:, call.at], its)
+            weight = (its - both).exp().T[:, :, None]
+            output[call.at] = torch.lerp(output[call.at].float(), more.float(), weight).to(q.dtype)
+            lse[:, call.at] = both
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.layout, ctx.scaling = layout, scaling
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:  # type: ignore[override]
+        q, k, v, output, lse = ctx.saved_tensors
+        results = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for call in (*ctx.layout.own, *ctx.layout.before):
+            at, to = call.at, call.to
+            given = grad[at], q[at], k[to], v[to], output[at], lse[:, at], call.queries, call.keys
+            parts = gradients(*given, causal=call.causal, scaling=ctx.scaling)
+            for result, place, part in zip(results, (at, to, to), parts, strict=True):
+                result[place] += part
+        return *results, None, None
+
+
+def rope_positions(
+    network: Any, ids: Sequence[int], image_token_id: int, grids: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """M-RoPE positions [3, N] of one sequence whose first position is 0; `grids` are its images' [t, h, w] in order."""
+    input_ids = torch.tensor([list(ids)])
+    grid = torch.stack([g.cpu() for g in grids]) if grids else None
+    kinds = (input_ids == image_token_id).long()
+    return without_adapters(network).base_model.get_rope_index(input_ids, mm_token_type_ids=kinds, image_grid_thw=grid)[
+        0
+    ][:, 0]

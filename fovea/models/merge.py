@@ -1,0 +1,25 @@
+"""`fovea merge ADAPTER --output_dir DIR`: an adapter and its base as one ordinary model folder."""
+
+from __future__ import annotations
+
+import argparse
+
+from fovea.models.loading import load_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("adapter", help="folder or hub id of a PEFT adapter; it names its base itself")
+    parser.add_argument("--output_dir", required=True, help="where the merged model and its processor go")
+    parser.add_argument("--dtype", default="auto", help="weights' type: auto (the base's), bfloat16, float32")
+    parser.add_argument("--push_to_hub", metavar="REPO_ID", help="also upload it there")
+    args = parser.parse_args()
+    model = load_model(args.adapter, dtype=args.dtype)
+    upload = {"push_to_hub": True, "repo_id": args.push_to_hub} if args.push_to_hub else {}
+    model.network.save_pretrained(args.output_dir, **upload)
+    model.processor.save_pretrained(args.output_dir, **upload)
+    print(f"merged into {args.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

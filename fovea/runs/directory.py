@@ -1,0 +1,161 @@
+"""Run directories: what was run, with which versions, and what came of it, written as it happens."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fovea.episodes import Episode
+
+PACKAGES = ("fovea", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "vllm", "numpy")
+
+
+class RunDirectory:
+    """A folder with run.json, metrics.jsonl and episodes.jsonl."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def write_start(self, **settings: Any) -> None:
+        """Writes run.json: command, resolved settings, versions, commit and whether the tree was dirty."""
+        record = {
+            "command": without_secrets(sys.argv),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "settings": {name: plain(value) for name, value in settings.items()},
+            "versions": versions(),
+            **commit(),
+        }
+        (self.path / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run that is in this folder, {} if there is none."""
+        return settings_of(self.path)
+
+    def rewind(self, step: int) -> None:
+        """Leaves in the logs what had happened when the checkpoint after `step` was taken; at 0 nothing."""
+        for name in ("metrics.jsonl", "episodes.jsonl"):
+            path = self.path / name
+            if not path.exists():
+                continue
+            rows = [row for row in read_jsonl(path) if _happened_by(step, row)]
+            aside = path.with_suffix(".tmp")
+            aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            os.replace(aside, path)
+
+    def add_metrics(self, metrics: dict[str, Any]) -> None:
+        self._append("metrics.jsonl", metrics)
+
+    def add_episode(self, episode: Episode, **details: Any) -> None:
+        """One line for an episode, as soon as it is finished."""
+        self._append("episodes.jsonl", {**details, **episode.to_dict()})
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        with (self.path / name).open("a") as file:
+            file.write(json.dumps(record, default=str) + "\n")
+
+
+def settings_of(folder: str | Path) -> dict[str, Any]:
+    """The settings of the run in a folder, {} if there is none."""
+    path = Path(folder) / "run.json"
+    return json.loads(path.read_text())["settings"] if path.exists() else {}
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], *, free: re.Pattern[str]) -> Iterator[str]:
+    """What differs between a run's stored settings and those of now, `free` names and those new since then apart."""
+    for part, settings in now.items():
+        old, new = before.get(part, {}), plain(settings)
+        for name in sorted(old.keys() & new.keys()):
+            was, is_now = (json.dumps(known[name], default=str) for known in (old, new))
+            if was != is_now and not free.fullmatch(name):
+                yield f"{name} was {was}, is {is_now}"
+
+
+def cut_torn_line(path: Path) -> None:
+    """Takes off what a killed process wrote of its last line, so that the next line begins on its own."""
+    if path.exists():
+        with path.open("rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """A command's words with tokens, keys and passwords in addresses left out."""
+    shown: list[str] = []
+    for word in words:
+        name, sign, _ = word.partition("=")
+        if shown and _SECRET.fullmatch(shown[-1]):
+            word = "…"
+        elif sign and _SECRET.fullmatch(name):
+            word = f"{name}=…"
+        shown.append(re.sub(r"://[^/@\s]+@", "://…@", word))
+    return shown
+
+
+_SECRET = re.compile(r"--\S*(?:token|api_key|password|secret)", re.IGNORECASE)
+
+
+def _happened_by(step: int, row: dict[str, Any]) -> bool:
+    """Whether a row had been logged after `step`. Episodes that are trained on are logged under the step before."""
+    return step > 0 and (row["step"] < step if row.get("mode") == "train" else row["step"] <= step)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSONL file; a last line cut off by a killed process is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    records = []
+    for index, line in enumerate(lines):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if index < len(lines) - 1:
+                raise
+    return records
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> dict[str, Any]:
+    """The commit of the source tree and whether it had uncommitted changes; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        name = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        state = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": name.stdout.strip(), "dirty": bool(state.stdout.strip())}
+
+
+def plain(value: Any) -> Any:
+    """A JSON-ready form of settings; secrets such as hub tokens are left out."""
+    if hasattr(value, "to_dict") and not isinstance(value, type):
+        value = value.to_dict()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items() if "token" not in str(key) or "tokens" in str(key)}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value

@@ -1,0 +1,145 @@
+"""Kept caches change no token: greedy turns equal those of `generate`, and prompts are computed once."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import GenerationConfig
+
+from environments.play import Conversation, Sampling
+from environments.policies.transformers import TransformersPolicy
+from environments.rendering import Renderer
+from fovea.kernels.packing import num_common
+from fovea.models.loading import Model, freeze_vision
+from fovea.models.random_models import random_model
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def model(request) -> Model:
+    built = random_model(f"{request.param}-narrow")
+    freeze_vision(built.network)
+    return built
+
+
+def picture(seed: int, *, width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, size=(height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def image_blocks(image: Image.Image, text: str) -> list[dict]:
+    return [{"type": "image", "image": image}, {"type": "text", "text": text}]
+
+
+def play_two_turns(model: Model, *, keep_caches: bool) -> tuple[list, TransformersPolicy]:
+    """Two prompts, three rollouts each; after the first turn some rows get a crop, some a text, one has ended."""
+    renderer = Renderer(model.processor)
+    policy = TransformersPolicy(model.network, renderer, Sampling(temperature=0.0), keep_caches=keep_caches)
+    conversations = []
+    for seed, question in enumerate(["What?", "Where is the small thing, please?"]):
+        image = picture(seed, width=280 + 64 * seed, height=280)
+        messages = [{"role": "user", "content": image_blocks(image, question)}]
+        ids = renderer.prompt_ids(messages, [])
+        conversations += [Conversation(None, messages, list(ids), [image]) for _ in range(3)]
+    turns = [policy.reply(conversations, max_tokens=[9, 4, 7, 5, 9, 1])]
+    for row, (conversation, reply) in enumerate(zip(conversations, turns[0], strict=True)):
+        crop = picture(10 + row, width=280, height=280 + 56 * (row % 2))
+        blocks = image_blocks(crop, "closer") if row % 3 else [{"type": "text", "text": "no such tool, try again"}]
+        conversation.token_ids += [*reply.token_ids, *renderer.observation_ids(blocks)]
+        conversation.images += [crop] if row % 3 else []
+    active = conversations[:2] + conversations[3:]
+    for _ in range(2):
+        turns.append(policy.reply(active, max_tokens=[6, 6, 3, 6, 2]))
+        for conversation, reply in zip(active, turns[-1], strict=True):
+            blocks = [{"type": "text", "text": "go on"}]
+            conversation.token_ids += [*reply.token_ids, *renderer.observation_ids(blocks)]
+    return [[reply.token_ids for reply in replies] for replies in turns], policy
+
+
+@pytest.mark.parametrize("room", [256, 2])
+def test_greedy_turns_equal_those_of_generate(model, room, monkeypatch):
+    """Also when a turn outgrows the room it began with."""
+    monkeypatch.setattr("environments.policies.decoding.ROOM", room)
+    stock, _ = play_two_turns(model, keep_caches=False)
+    ours, _ = play_two_turns(model, keep_caches=True)
+    assert ours == stock
+
+
+def test_each_distinct_prompt_is_prefilled_once(model):
+    _, policy = play_two_turns(model, keep_caches=True)
+    renderer = policy.renderer
+    prompts = []
+    for seed, question in enumerate(["What?", "Where is the small thing, please?"]):
+        image = picture(seed, width=280 + 64 * seed, height=280)
+        prompts.append(renderer.prompt_ids([{"role": "user", "content": image_blocks(image, question)}], []))
+    common = num_common(prompts, renderer.image_token_id)
+    assert common > 2
+    assert policy.decoder.num_prefilled == sum(len(prompt) - 1 for prompt in prompts) - common
+
+
+def test_a_frozen_tower_encodes_each_image_once(model):
+    calls = []
+    visual = model.network.base_model.visual
+    handle = visual.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(kwargs["grid_thw"]), with_kwargs=True
+    )
+    model.network.base_model.image_features.features.clear()
+    try:
+        play_two_turns(model, keep_caches=True)
+        encoded = sum(len(grids) for grids in calls)
+        play_two_turns(model, keep_caches=False)
+    finally:
+        handle.remove()
+    assert encoded == sum(len(grids) for grids in calls) == 2 + 3
+
+
+def test_a_trainable_tower_is_never_remembered(model):
+    network = model.network
+    processed = model.processor.image_processor(images=[picture(0, width=280, height=280)], return_tensors="pt")
+    pixels = (processed["pixel_values"], processed["image_grid_thw"])
+    weight = next(network.base_model.visual.parameters())
+    weight.requires_grad_(True)
+    try:
+        features = network.base_model.get_image_features(*pixels).pooler_output[0]
+    finally:
+        weight.requires_grad_(False)
+    assert features.requires_grad
+
+
+def test_sampling_follows_temperature_top_k_and_top_p(model):
+    renderer = Renderer(model.processor)
+    logits = torch.randn(1, model.network.config.text_config.vocab_size).repeat(200, 1)
+    logits[:, renderer.placeholder_ids] = 100.0
+    chosen = TransformersPolicy(model.network, renderer, Sampling(temperature=2.0, top_k=3))._chooser()(logits)
+    likely = logits[0].masked_fill(logits[0] == 100, -100).topk(3).indices
+    assert set(chosen.tolist()) == set(likely.tolist())
+    narrow = TransformersPolicy(model.network, renderer, Sampling(temperature=1.0, top_p=1e-6))._chooser()(logits)
+    assert len(set(narrow.tolist())) == 1
+
+
+def test_every_end_token_of_the_model_ends_a_turn_in_both_ways(model):
+    """Qwen's released generation_config names two; a turn that ends in the second is no truncated one."""
+    second = model.processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    renderer = Renderer(model.processor, end_ids=[second])
+    image = picture(0, width=280, height=280)
+    messages = [{"role": "user", "content": image_blocks(image, "What?")}]
+    for keep_caches in (True, False):
+        policy = TransformersPolicy(model.network, renderer, Sampling(0.0), keep_caches=keep_caches)
+        head = model.network.get_output_embeddings()
+        handle = head.register_forward_hook(
+            lambda module, args, logits: logits.index_fill(-1, torch.tensor([second]), 99.0)
+        )
+        conversation = Conversation(None, messages, renderer.prompt_ids(messages, []), [image])
+        [reply] = policy.reply([conversation], max_tokens=[5])
+        handle.remove()
+        assert (reply.token_ids, reply.text, reply.is_truncated) == ((second,), "", False)
+
+
+def test_a_released_generation_config_does_not_change_what_is_sampled(model):
+    """Neither way to sample takes penalties or defaults that nobody asked for."""
+    plain, _ = play_two_turns(model, keep_caches=False)
+    released = GenerationConfig(repetition_penalty=1.9, temperature=0.1, top_k=1, top_p=0.001, do_sample=True)
+    kept, model.network.generation_config = model.network.generation_config, released
+    try:
+        assert play_two_turns(model, keep_caches=False)[0] == plain == play_two_turns(model, keep_caches=True)[0]
+    finally:
+        model.network.generation_config = kept

@@ -1,0 +1,63 @@
+"""The information gap shows each task at the largest view at which a forced answer is wrong."""
+
+from dataclasses import dataclass, field
+
+from environments.play import Reply
+from environments.probes.gap import SHARES, narrow
+from environments.rendering import Renderer
+from synthesis.shapes import make_tasks
+
+
+@dataclass
+class Sees:
+    """A policy that answers rightly as long as the first view has more than `needs[id]` pixels."""
+
+    renderer: Renderer
+    needs: dict[str, float]
+    sizes: list = field(default_factory=list)
+
+    def reply(self, conversations, *, max_tokens):
+        return [self.answered(conversation) for conversation in conversations]
+
+    def answered(self, conversation):
+        view, task = conversation.images[0], conversation.task
+        self.sizes.append(view.size)
+        answer = task.answer if view.width * view.height > self.needs[task.id] else "?"
+        ids = self.renderer.tokenizer(f"{answer}</answer>", add_special_tokens=False).input_ids
+        return Reply(f"{answer}</answer>", tuple(ids))
+
+
+def test_each_task_gets_the_largest_view_that_is_not_enough(tiny, episode_arguments):
+    renderer = Renderer(tiny.processor)
+    tasks = make_tasks(num_tasks=4, seed=12, families={"direct": 1.0})
+    full = [task.first_view_max_pixels for task in tasks]
+    needs = dict(zip([task.id for task in tasks], [1e9, full[1] * 0.4, full[2] * 0.99, -1], strict=True))
+    policy = Sees(renderer, needs)
+    gaps = narrow(
+        policy,
+        tasks,
+        environment_factory=episode_arguments.environment_factory(tiny),
+        renderer=renderer,
+        is_right=lambda task, answer: answer == task.answer,
+        max_tokens=20,
+        batch_size=8,
+    )
+    assert [gap.share for gap in gaps] == [1.0, 0.25, 0.5, SHARES[-1]]
+    assert [gap.is_known for gap in gaps] == [False, True, True, True]
+    assert gaps[0].task is tasks[0] and gaps[1].task.first_view_max_pixels <= full[1] // 4
+    assert gaps[1].task.images == tasks[1].images and gaps[1].task.boxes == tasks[1].boxes
+
+
+def test_a_task_without_images_stays_as_it_is(tiny, episode_arguments, make_task):
+    task = make_task()
+    blind = type(task)("words", (), "What is 1 + 1?", "2")
+    [gap] = narrow(
+        Sees(Renderer(tiny.processor), {}),
+        [blind],
+        environment_factory=episode_arguments.environment_factory(tiny),
+        renderer=Renderer(tiny.processor),
+        is_right=lambda task, answer: True,
+        max_tokens=20,
+        batch_size=8,
+    )
+    assert gap.task is blind and gap.share == 1.0

@@ -1,0 +1,276 @@
+import base64
+import io
+import json
+from dataclasses import replace
+
+import datasets
+import pytest
+from PIL import ExifTags, Image, ImageColor
+
+from environments.traces import read_traces
+from fovea.boxes import Box, Frame
+from fovea.data.sources import StoredImage
+from fovea.data.task_files import TaskError, load_tasks, parse_columns, save_tasks
+from fovea.images import open_image
+from fovea.tasks import AnswerKind, Target
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    picture.save(tmp_path / "a.png")
+    return tmp_path
+
+
+def write(folder, *rows):
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+def test_jsonl_with_our_columns(folder):
+    task = load_tasks(write(folder, {"images": ["a.png"], "question": "q?", "answer": "yes"}))[0]
+    assert (task.question, task.answer, task.kind) == ("q?", "yes", AnswerKind.YES_NO)
+
+
+def test_columns_of_other_names_and_nested_ones(folder):
+    row = {"image": "a.png", "problem": "<image>q?", "reward_model": {"ground_truth": "12"}}
+    columns = parse_columns(["question=problem", "answer=reward_model.ground_truth", "images=image"])
+    task = load_tasks(write(folder, row), columns=columns)[0]
+    assert (task.question, task.answer, task.kind) == ("q?", "12", AnswerKind.NUMBER)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [64, 96, 320, 240],
+        {"bbox_2d": [64, 96, 320, 240], "label": "cup"},
+        {"coordinates": [100, 200, 500, 500], "frame": "per_mille", "img_idx": None},
+        {"coordinates": [0.1, 0.2, 0.5, 0.5], "frame": "unit", "img_idx": 0},
+    ],
+)
+def test_boxes_are_shares_of_their_image_from_loading_on(folder, box):
+    """The picture has 640x480 pixels."""
+    row = {"images": ["a.png"], "question": "q", "answer": "x", "boxes": [box]}
+    assert load_tasks(write(folder, row))[0].boxes == (Target(Box(0.1, 0.2, 0.5, 0.5, Frame.UNIT), 0),)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_pixels_are_those_of_the_upright_image_in_every_kind_of_file(tmp_path, picture, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    width, height = open_image(tmp_path / "a.jpg").size
+    box = [0.25 * width, 0.25 * height, 0.5 * width, 0.5 * height]
+    columns = {"question": ["q"], "answer": ["x"], "boxes": [[box]]}
+    data = datasets.Dataset.from_dict(
+        {"images": [[{"bytes": (tmp_path / "a.jpg").read_bytes(), "path": None}]], **columns}
+    )
+    data = data.cast_column("images", [datasets.Image()])
+    data.to_parquet(str(tmp_path / "d.parquet"))
+    data.save_to_disk(str(tmp_path / "saved"))
+    path = write(tmp_path, {"images": ["a.jpg"], "question": "q", "answer": "x", "boxes": [box]})
+    for place in (path, tmp_path / "d.parquet", tmp_path / "saved"):
+        [target] = load_tasks(place)[0].boxes
+        assert target.box.coordinates == pytest.approx((0.25, 0.25, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ({"bbox": [1, 2, 3, 4]}, "no known form: write .* on image 0, or"),
+        ({"bbox_2d": [1, 2, 3, 4], "image": 1}, "no known form"),
+        ({"bbox_2d": [1, 2, 3, 4], "img_idx": 1}, "img_idx 1 .* the row has 1 images"),
+        ({"bbox_2d": [1, 2, 3, 4], "img_idx": "0"}, "img_idx .* must be a whole number"),
+        ({"bbox_2d": [1, 2, 3, 4], "frame": "input"}, "whose size no file knows"),
+        ({"bbox_2d": [1, 2, 3, 4], "frame": "pixels"}, "frame 'pixels' .* is unknown"),
+        ([1, 2, 3, "4"], "not four finite numbers"),
+        ([600, 400, 700, 470], "lies outside image 0 of 640x480 pixels"),
+    ],
+)
+def test_a_box_that_cannot_be_meant_is_refused_with_the_form_that_can(folder, box, reason):
+    with pytest.raises(TaskError, match=f"row 0 of .*{reason}"):
+        load_tasks(write(folder, {"images": ["a.png"], "question": "q", "answer": "x", "boxes": [box]}))
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"images": ["missing.png"], "question": "q", "answer": "x"}, "does not exist"),
+        ({"images": ["a.png"], "question": " ", "answer": "x"}, "question"),
+        ({"images": ["a.png"], "question": "q"}, "answer is missing"),
+        ({"images": ["a.png"], "question": "q", "answer": "x", "kind": "essay"}, "essay"),
+        ({"images": ["a.png"], "question": "q", "answer": "x", "boxes": [[1, 2, 3]]}, "3 entries, not four"),
+        ("{broken", "not JSON"),
+    ],
+)
+def test_a_bad_row_is_named_with_number_and_reason(folder, row, reason, capsys):
+    good = {"images": ["a.png"], "question": "q", "answer": "x"}
+    path = write(folder, good, row)
+    with pytest.raises(TaskError, match=f"row 1 of .*{reason}"):
+        load_tasks(path)
+    assert len(load_tasks(path, skip_bad_rows=True)) == 1
+    assert "1 bad rows skipped" in capsys.readouterr().out
+
+
+def test_a_column_that_is_not_there_is_named(folder):
+    path = write(folder, {"images": ["a.png"], "question": "q", "answer": "x"})
+    with pytest.raises(TaskError, match="problem"):
+        load_tasks(path, columns={"question": "problem"})
+
+
+def test_parquet_and_saved_datasets_with_embedded_images(folder, picture):
+    data = datasets.Dataset.from_dict({"images": [[picture]], "question": ["q"], "answer": ["3"]})
+    data.to_parquet(str(folder / "d.parquet"))
+    data.save_to_disk(str(folder / "saved"))
+    for place in (folder / "d.parquet", folder / "saved"):
+        task = load_tasks(place)[0]
+        assert task.kind is AnswerKind.NUMBER
+        assert open_image(task.images[0]).tobytes() == picture.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("content", ["nested", "bytes"])
+def test_images_stay_in_their_table_until_they_are_opened(folder, picture, content):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    rows = {"nested": [{"pictures": [picture]}, {"pictures": []}], "bytes": [file.getvalue(), None]}[content]
+    data = datasets.Dataset.from_dict({"shown": rows, "question": ["q", "q"], "answer": ["3", "4"]})
+    data.save_to_disk(str(folder / "saved"))
+    column = {"nested": "shown.pictures", "bytes": "shown"}[content]
+    first, second = load_tasks(folder / "saved", columns={"images": column})
+    assert isinstance(first.images[0], StoredImage) and not second.images
+    assert open_image(first.images[0]).size == picture.size
+    save_tasks([first], folder / "out")
+    assert open_image(load_tasks(folder / "out")[0].images[0]).size == picture.size
+
+
+def test_saved_tasks_read_back_the_same(folder, make_task):
+    task = make_task(boxes=(Target(Box(0, 0, 0.5, 0.5, Frame.UNIT)),), metadata={"family": "read"})
+    save_tasks([task], folder / "out")
+    back = load_tasks(folder / "out")[0]
+    assert (back.id, back.answer, back.kind, back.boxes, back.family) == ("t", "7", task.kind, task.boxes, "read")
+
+
+def test_ids_that_differ_in_signs_alone_keep_images_of_their_own(folder, make_task):
+    names = {"a/b": "red", "a_b": "blue", "a:b": "green"}
+    save_tasks([replace(make_task(), id=n, images=(Image.new("RGB", (32, 32), c),)) for n, c in names.items()], folder)
+    colours = {task.id: open_image(task.images[0]).getpixel((0, 0)) for task in load_tasks(folder)}
+    assert colours == {name: ImageColor.getrgb(colour) for name, colour in names.items()}
+
+
+def test_unknown_column_names_are_refused():
+    with pytest.raises(ValueError, match="ours are"):
+        parse_columns(["problem=question"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"choices": ["red", "blue"], "answer": "violet"}, "'violet' is none of the choices"),
+        ({"boxes": [[10, 20, 5, 8]]}, "is empty: it needs x1 below x2"),
+        ({"boxes": [10, 20, 30, 40]}, "no known form: write"),
+    ],
+)
+def test_what_can_never_be_scored_or_shown_is_a_bad_row(tmp_path, fields, reason):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(json.dumps({"question": "q", "answer": "red", **fields}) + "\n")
+    with pytest.raises(TaskError, match=reason):
+        load_tasks(path)
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "none.parquet"])
+def test_a_missing_file_says_what_can_be_given(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=f"{name}: give a file"):
+        load_tasks(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="give a JSONL file of traces"):
+        next(read_traces(tmp_path / name))
+
+
+def test_images_as_text_are_read_from_every_column_and_kind_of_file(folder, picture):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    text = base64.b64encode(file.getvalue()).decode()
+    for written in (text, f"data:image/png;base64,{text}"):
+        row = {"shown": written, "question": "q", "answer": "x"}
+        data = datasets.Dataset.from_list([row])
+        data.to_parquet(str(folder / "d.parquet"))
+        for place in (write(folder, row), folder / "d.parquet"):
+            [image] = load_tasks(place, columns={"images": "shown"})[0].images
+            assert open_image(image).size == picture.size
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ("", "an empty text"),
+        (".", "is a folder"),
+        ("data:image/png,raw", "data URI without base64"),
+        ("data:image/png;base64,AAAA", "neither a path nor an image"),
+    ],
+)
+def test_what_is_no_image_is_refused_on_loading(folder, image, reason):
+    with pytest.raises(TaskError, match=f"row 0 of .*{reason}"):
+        load_tasks(write(folder, {"images": [image], "question": "q", "answer": "x"}))
+
+
+def test_an_id_that_two_rows_share_is_refused(folder):
+    rows = [{"id": "a", "question": "q", "answer": "x"}, {"id": "a", "question": "r", "answer": "y"}]
+    with pytest.raises(TaskError, match=r"row 1 .*id 'a' is that of row 0 already"):
+        load_tasks(write(folder, *rows))
+
+
+@pytest.mark.parametrize(
+    ("question", "kept"),
+    [
+        ("<image><image>Which?", "Which?"),
+        ("Which? ", "Which?"),
+        ("First: <image> second: <image>", "First: \ufffc second: \ufffc"),
+        ("First: <image 1> second: <image_2>", "First: \ufffc second: \ufffc"),
+        (r"What is \<image>?", "What is <image>?"),
+        (r"What is \<image 1>?", "What is <image 1>?"),
+    ],
+)
+def test_placeholders_keep_their_place(folder, question, kept, tiny, episode_arguments):
+    task = load_tasks(write(folder, {"images": ["a.png", "a.png"], "question": question, "answer": "x"}))[0]
+    assert task.question == kept
+    environment = episode_arguments.environment_factory(tiny)()
+    kinds = [block["type"] for block in environment.reset(**task.row())]
+    assert kinds == (["text", "image"] * 2 if "\ufffc" in kept else ["image", "image", "text"])
+    save_tasks([task], folder / "out")
+    assert load_tasks(folder / "out")[0].question == kept
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"question": "<image> or <image>?"}, "2 <image> placeholders for 1 images"),
+        ({"question": "See <image 2>"}, r"placeholders of images \[2\], and the row has 1"),
+        ({"choices": ["<image>", "b"], "answer": "b"}, "choice '<image>' holds a placeholder"),
+        ({"answer": "<image 1>"}, "answer '<image 1>' holds a placeholder"),
+    ],
+)
+def test_placeholders_without_an_image_are_refused_with_the_escape(folder, fields, reason):
+    with pytest.raises(TaskError, match=reason):
+        load_tasks(write(folder, {"images": ["a.png"], "question": "q", "answer": "x", **fields}))
+
+
+def test_escapes_are_taken_off_choices_and_answers_and_written_back(folder):
+    row = {
+        "images": ["a.png"],
+        "question": "q",
+        "answer": r"\<image>",
+        "choices": [r"\<image>", r"\<image 2>"],
+        "id": "a/b",
+    }
+    task = load_tasks(write(folder, row))[0]
+    assert (task.answer, task.choices) == ("<image>", ("<image>", "<image 2>"))
+    save_tasks([task], folder / "out")
+    again = load_tasks(folder / "out")[0]
+    assert (again.answer, again.choices, again.id) == (task.answer, task.choices, "a/b")
+
+
+def test_a_file_whose_name_could_be_base64_is_a_file(folder, picture):
+    name = "a" * 64
+    picture.save(folder / name, "PNG")
+    assert load_tasks(write(folder, {"images": [name], "question": "q", "answer": "x"}))[0].images == (
+        str(folder / name),
+    )

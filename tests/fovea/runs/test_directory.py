@@ -1,0 +1,49 @@
+import json
+
+from fovea.episodes import Episode
+from fovea.plugins import load_object
+from fovea.runs.directory import RunDirectory, read_jsonl, without_secrets
+
+
+def test_a_run_knows_its_versions_and_commit_but_no_secret(tmp_path):
+    RunDirectory(tmp_path).write_start(training={"learning_rate": 1.0, "hub_token": "hf_secret", "max_tokens": 3})
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["versions"]["torch"] and "commit" in record
+    assert record["settings"]["training"] == {"learning_rate": 1.0, "max_tokens": 3}
+
+
+def test_an_episode_reads_back_as_it_was_written(tmp_path, make_episode, make_task):
+    from fovea.boxes import Box, Frame
+
+    episode = make_episode("7", regions=[Box(0.1, 0.2, 0.3, 0.4, Frame.UNIT)])
+    RunDirectory(tmp_path).add_episode(episode, step=3)
+    row = read_jsonl(tmp_path / "episodes.jsonl")[0]
+    assert row["step"] == 3
+    assert Episode.from_dict(row, episode.task) == episode
+
+
+def test_a_last_line_cut_off_by_a_kill_is_left_out(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    assert len(read_jsonl(tmp_path / "a.jsonl")) == 2
+
+
+def test_plugins_load_by_file_and_by_dotted_path(tmp_path):
+    (tmp_path / "mine.py").write_text("def f():\n    return 42\n")
+    assert load_object(f"{tmp_path}/mine.py:f")() == 42
+    assert load_object("fovea.runs.directory:read_jsonl") is read_jsonl
+    assert load_object("fovea.runs.directory.read_jsonl") is read_jsonl
+
+
+def test_secrets_on_the_command_line_are_not_written_down():
+    words = [
+        "train.py",
+        "--hub_token",
+        "hf_abc",
+        "--wandb_api_key=xyz",
+        "--url",
+        "https://me:pass@host/v1",
+        "--max_tokens",
+        "5",
+    ]
+    shown = without_secrets(words)
+    assert not any(secret in " ".join(shown) for secret in ("hf_abc", "xyz", "pass")) and shown[-2:] == words[-2:]
