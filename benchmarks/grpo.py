@@ -3,7 +3,8 @@
 TRL's own `GRPOTrainer` and Fovea's train the same random model (`--size`, a name in fovea/models/random_models.py) in
 the same environment on the same scripted rollouts, by turns. Three things are timed: the loss of recorded rollouts
 (log-probs and backward), the rollouts, and whole steps. Ratios are stock over Fovea. Beside them: exact counts of
-inputs preprocessed, encoded and forwarded, the bytes that autograd saves, and how far log-probabilities and gradients differ.
+inputs preprocessed, encoded and forwarded, the bytes that autograd saves, and how far log-probabilities and gradients
+differ.
 """
 
 from __future__ import annotations

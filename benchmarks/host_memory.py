@@ -22,9 +22,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory, make_renderer
 from environments.play import play
 from environments.policies.oracle import OraclePolicy
-from environments.settings import EpisodeArguments
 from fovea.boxes import Frame
 from fovea.data.task_files import load_tasks
 from fovea.models.loading import load_outline
@@ -68,7 +69,7 @@ def play_all(folder: Path, num_images: int, gib: float, max_pixels: int, num_gen
     arguments = EpisodeArguments(
         crop_min_pixels=max_pixels // 4, crop_max_pixels=max_pixels, max_episode_tokens=2**15, image_cache_gib=gib
     )
-    factory, renderer = arguments.environment_factory(model), arguments.renderer(model)
+    factory, renderer = environment_factory(arguments, model), make_renderer(arguments, model)
     policy = OraclePolicy(model.frame)
     tasks = load_tasks(folder, limit=num_images)
     started, before, used = time.monotonic(), anonymous_mib(), []

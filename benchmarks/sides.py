@@ -19,6 +19,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from benchmarks.workload import Scripted, Workload, forced, make_workload
+from environments.factories import environment_factory
 from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import flattened
 from environments.zoom import ZoomEnvironment
@@ -228,7 +229,7 @@ def make_side(model: Model, setup: Setup, folder: str, *, stock: bool) -> tuple[
         num_tasks=setup.num_tasks,
         num_zooms=setup.num_zooms,
     )
-    factory: Any = work.episodes.environment_factory(model)
+    factory: Any = environment_factory(work.episodes, model)
     adapter = LoraConfig(r=setup.lora_r, target_modules=LANGUAGE_LINEARS) if setup.lora_r else None
     common: dict[str, Any] = {"processing_class": model.processor, "peft_config": adapter}
     if not stock:

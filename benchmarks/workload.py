@@ -20,11 +20,12 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
 from environments.play import Conversation, Limits, Reply
 from environments.policies.transformers import TransformersPolicy
 from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import Renderer
-from environments.settings import EpisodeArguments
 from environments.zoom import ZoomEnvironment
 from fovea.boxes import Frame
 from fovea.models.loading import Model, pixel_limits
@@ -70,7 +71,7 @@ def make_workload(
     renderer = Renderer(model.processor)
     side = math.isqrt(completion_tokens // 6) * factor
     episodes = EpisodeArguments(crop_min_pixels=side**2, crop_max_pixels=side**2)
-    environment = episodes.environment_factory(model)()
+    environment = environment_factory(episodes, model)()
     words = sum(token != renderer.image_token_id for token in _prompt(renderer, environment, _task(0, 2 * factor, 0)))
     across = math.isqrt(max(0, prompt_tokens - words))
     if across < 2:

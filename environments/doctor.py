@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory, make_renderer
 from environments.play import Conversation, Limits, Reply, opening, play, tools_of
 from environments.rendering import Renderer
-from environments.settings import EpisodeArguments
 from environments.zoom import ZoomEnvironment
 from fovea.answers import written
 from fovea.boxes import Box, Frame, Framing, View
@@ -57,7 +58,7 @@ class Subject:
     def of(cls, loaded: tuple[Model, bool], tasks: Sequence[Task], episodes: EpisodeArguments) -> Subject:
         model, has_weights = loaded
         frame = Frame(episodes.box_frame) if episodes.box_frame else model.frame
-        factory, renderer = episodes.environment_factory(model), episodes.renderer(model)
+        factory, renderer = environment_factory(episodes, model), make_renderer(episodes, model)
         return cls(model, has_weights, tasks, factory, renderer, episodes.limits(), frame, episodes.crop_padding)
 
     def play(self, tasks: Sequence[Task]) -> list[Episode]:

@@ -22,11 +22,14 @@ from typing import Any
 from tqdm import tqdm
 from transformers import set_seed
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory, make_renderer
 from environments.play import play
+from environments.policies.choice import make_policy
 from environments.policies.forced import OPENINGS, ForcedPolicy
 from environments.probes.direct import play_directly
 from environments.probes.other_images import with_others
-from environments.settings import EpisodeArguments, make_policy, taught_settings
+from environments.taught import taught_settings
 from evaluation.arguments import EvaluationArguments
 from evaluation.benchmarks import BENCHMARKS
 from evaluation.scoring import verdicts
@@ -130,7 +133,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     hashes = {task.id: fingerprint(task) for task in tasks}
     done = _played(path, hashes)
     run.write_start(evaluation=arguments, episodes=episodes)
-    renderer = None if arguments.openai_base_url else episodes.renderer(model)
+    renderer = None if arguments.openai_base_url else make_renderer(episodes, model)
     policy = make_policy(arguments, model, renderer)
     if renderer is not None and arguments.force != "nothing":
         policy = ForcedPolicy(policy, renderer, OPENINGS[arguments.force])
@@ -148,7 +151,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
             for start in range(0, len(todo), arguments.batch_size):
                 chunk = todo[start : start + arguments.batch_size]
                 set_seed(arguments.seed + 1000 * index + start)
-                played = player(chunk, environment_factory=episodes.environment_factory(model), renderer=renderer)
+                played = player(chunk, environment_factory=environment_factory(episodes, model), renderer=renderer)
                 rows = [sample(episode, index) | {"task_hash": hashes[episode.task.id]} for episode in played]
                 file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
                 file.flush()

@@ -55,14 +55,63 @@ class TaskArguments:
 
 
 @dataclass(kw_only=True)
-class PlayerArguments(TaskArguments):
+class PixelArguments:
+    """How large images reach the model."""
+
+    min_pixels: int | None = field(
+        default=None,
+        metadata={"help": "Fewest pixels of a first view; in SFT, of any image."},
+    )
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "Most pixels of a first view; in SFT, of any image."}
+    )
+
+
+@dataclass(kw_only=True)
+class TimeArguments:
+    """How long a command may take."""
+
+    max_minutes: float | None = field(
+        default=None, metadata={"help": "Stop after so many minutes, and keep what has been made by then."}
+    )
+
+
+@dataclass(kw_only=True)
+class SharingArguments:
+    """Whether what sequences share is computed once."""
+
+    shared_prefix: bool = field(
+        default=True,
+        metadata={
+            "help": "Compute what sequences share once (GRPO: a group's prompt, in rollouts and in the loss; SFT: the "
+            "text that a batch begins with), without padding. false: as stock TRL does."
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class EngineArguments:
+    """What vLLM is told beyond what is set here."""
+
+    vllm_engine_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "More arguments of vllm.LLM as JSON, for an engine in this process; they win over ours."},
+    )
+
+    @property
+    def engine_kwargs(self) -> dict[str, Any]:
+        """`vllm_engine_kwargs` as a dictionary."""
+        given = self.vllm_engine_kwargs or {}
+        return json.loads(given) if isinstance(given, str) else given
+
+
+@dataclass(kw_only=True)
+class PlayerArguments(TaskArguments, PixelArguments, EngineArguments):
     """Which model plays which tasks, and how it samples."""
 
     model_name_or_path: str = field(default="tiny", metadata={"help": "Checkpoint: folder, hub id, adapter or tiny."})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy; above it, episodes are sampled."})
     batch_size: int = field(default=64, metadata={"help": "Episodes that run side by side."})
-    min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of a first view."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of a first view."})
     dtype: str = field(default="auto", metadata={"help": "Weights' type: auto, bfloat16, float32."})
     device: str | None = field(default=None, metadata={"help": "Default: cuda if present."})
     seed: int = field(default=0, metadata={"help": "Seed of sampling."})
@@ -77,15 +126,6 @@ class PlayerArguments(TaskArguments):
             "knows, OPENAI_API_KEY its key. Boxes are per-mille unless --box_frame says otherwise."
         },
     )
-    vllm_engine_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "More arguments of vllm.LLM, as JSON."}
-    )
-
-    @property
-    def engine_kwargs(self) -> dict[str, Any]:
-        """`vllm_engine_kwargs` as a dictionary."""
-        given = self.vllm_engine_kwargs or {}
-        return json.loads(given) if isinstance(given, str) else given
 
     def load_model(self) -> Model:
         """The model, frozen, on its device; without weights if vLLM holds them."""

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset
 from trl import GRPOConfig, ModelConfig
 
-from environments.settings import EpisodeArguments
-from fovea.arguments import TaskArguments
+from environments.arguments import EpisodeArguments
+from fovea.arguments import EngineArguments, PixelArguments, SharingArguments, TaskArguments, TimeArguments
+from fovea.data.sources import read_dataset
 
 
 @dataclass
-class GRPOArguments(GRPOConfig):
+class GRPOArguments(SharingArguments, EngineArguments, GRPOConfig):
     """TRL's GRPOConfig with a few arguments more. Gradients of all rollouts of a step come from one generation."""
 
     _VALID_DICT_FIELDS: ClassVar = [*GRPOConfig._VALID_DICT_FIELDS, "vllm_engine_kwargs"]
 
-    vllm_engine_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={"help": "More arguments of vllm.LLM for a colocated engine, as JSON: they win over TRL's."},
-    )
     eval_temperature: float = field(default=0.0, metadata={"help": "Sampling temperature in evaluation; 0 is greedy."})
-    shared_prefix: bool = field(
-        default=True,
-        metadata={"help": "Compute what a group shares once, in rollouts and in the loss; false: as stock TRL does."},
-    )
     max_packed_tokens: int | None = field(
         default=None,
         metadata={
@@ -72,7 +64,7 @@ class GRPOArguments(GRPOConfig):
 
 
 @dataclass(kw_only=True)
-class ScriptArguments(TaskArguments):
+class GRPOScriptArguments(TaskArguments, PixelArguments, TimeArguments):
     """Where tasks come from, and what is rewarded."""
 
     eval_dataset_name: str | None = field(default=None, metadata={"help": "Held-out tasks, in the same forms."})
@@ -86,9 +78,6 @@ class ScriptArguments(TaskArguments):
             "help": "If model_name_or_path is the folder this SFT config writes and does not exist yet, make it first."
         },
     )
-    max_minutes: float | None = field(default=None, metadata={"help": "End training after so many minutes."})
-    min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of a first view."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of a first view."})
 
     def load_prompts(self) -> Dataset:
         """`dataset_name` as TRL's own trainer takes it, with a column `prompt`: a file, a saved dataset or a hub id.
@@ -99,18 +88,13 @@ class ScriptArguments(TaskArguments):
         unused = [name for name in ("eval_dataset_name", "columns", "cold_start_config") if getattr(self, name)]
         if unused:
             raise ValueError(f"--environment none trains on prompts alone: leave out {', '.join(unused)}")
-        name, form = self.dataset_name, Path(self.dataset_name).suffix.lstrip(".")
-        if form in ("json", "jsonl", "parquet"):
-            data = load_dataset("json" if form == "jsonl" else form, data_files=name, split="train")
-        elif Path(name).is_dir():
-            data = load_from_disk(name)
-            data = data[self.dataset_split or "train"] if isinstance(data, DatasetDict) else data
-        else:
-            data = load_dataset(name, split=self.dataset_split or "train")
+        data = read_dataset(self.dataset_name, split=self.dataset_split, config=self.dataset_config)
         if "prompt" not in data.column_names:
-            raise ValueError(f"{name} has no column 'prompt' but {data.column_names}: --environment none takes prompts")
+            raise ValueError(
+                f"{self.dataset_name} has no column 'prompt' but {data.column_names}: --environment none takes prompts"
+            )
         return data.select(range(min(len(data), self.max_tasks or len(data))))
 
 
-ARGUMENTS = (ScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments)
+ARGUMENTS = (GRPOScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments)
 """All that `train_grpo.py` takes."""

@@ -13,7 +13,7 @@ from environments.doctor import Subject
 from environments.play import Limits, Sampling, play
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
-from environments.settings import untaught
+from environments.taught import untaught
 from fovea import memory, preflight
 from fovea.doctor import Examination, Note, settings
 from fovea.episodes import Episode

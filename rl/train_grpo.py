@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from environments.factories import environment_factory, make_renderer
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
@@ -21,8 +23,9 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from environments.arguments import EpisodeArguments
 from environments.probes.other_images import with_others
-from environments.settings import EpisodeArguments, untaught
+from environments.taught import untaught
 from fovea.config import ConfigError, find_config, parse
 from fovea.data.identity import data_named, fingerprint
 from fovea.models.loading import adapter_chain, resolve_path
@@ -30,7 +33,7 @@ from fovea.runs.checkpoints import is_finished
 from fovea.runs.directory import RunDirectory
 from fovea.training import load_for_training, start_run, train
 from rewards.registry import Reward, load_rewards
-from rl.arguments import ARGUMENTS, GRPOArguments, ScriptArguments
+from rl.arguments import ARGUMENTS, GRPOArguments, GRPOScriptArguments
 from rl.checks import check_prompt_rewards, check_weights
 from rl.collapse import CollapseCallback
 from rl.trackers import SENDERS, TrajectoryCallback
@@ -50,7 +53,7 @@ def make_cold_start(config: str, model_name: str) -> None:
 
 
 def for_prompts(
-    script: ScriptArguments, model_args: ModelConfig, args: GRPOArguments, rewards: list[Reward]
+    script: GRPOScriptArguments, model_args: ModelConfig, args: GRPOArguments, rewards: list[Reward]
 ) -> Callable[[], ZoomGRPOTrainer]:
     """Makes the trainer of `--environment none`: TRL's own training on prompts, without tasks, images or tools.
 
@@ -82,7 +85,7 @@ def for_prompts(
 
 
 def for_episodes(
-    script: ScriptArguments,
+    script: GRPOScriptArguments,
     episodes: EpisodeArguments,
     model_args: ModelConfig,
     args: GRPOArguments,
@@ -116,13 +119,13 @@ def for_episodes(
         args,
         train_tasks=tasks,
         eval_tasks=held_out,
-        environment_factory=episodes.environment_factory(model),
+        environment_factory=environment_factory(episodes, model),
         limits=episodes.limits(),
-        renderer=episodes.renderer(model),
+        renderer=make_renderer(episodes, model),
         run=run,
         processing_class=model.processor,
         peft_config=trainee.new_adapter,
-        probes={name: replace(episodes, crops=name).environment_factory(model) for name in args.probes or ()},
+        probes={name: environment_factory(replace(episodes, crops=name), model) for name in args.probes or ()},
         callbacks=[CollapseCallback(args.collapse_action, can_zoom=episodes.cuts_crops)],
     )
     return lambda: trainee.named(make())

@@ -116,7 +116,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
         args.max_completion_length = self.limits.max_completion_tokens
         rows = Dataset.from_list([{"prompt": _PROMPT, "task_index": index} for index in range(len(self.tasks))])
         # TRL makes its engine while it is made itself, and has no argument for another class.
-        with patch.object(grpo_trainer, "VLLMGeneration", partial(Engine, engine_kwargs=args.vllm_engine_kwargs)):
+        with patch.object(grpo_trainer, "VLLMGeneration", partial(Engine, engine_kwargs=args.engine_kwargs)):
             super().__init__(
                 model,
                 [to_trl(reward) for reward in rewards],

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from trl import ModelConfig, SFTConfig
 
-from environments.settings import EpisodeArguments
+from environments.arguments import EpisodeArguments
 from environments.traces import read_traces
+from fovea.arguments import PixelArguments, SharingArguments, TimeArguments
 from fovea.config import ConfigError, changed_fields
 from fovea.plugins import load_object
 
 
-@dataclass
-class ScriptArguments:
+@dataclass(kw_only=True)
+class SFTScriptArguments(PixelArguments, TimeArguments, SharingArguments):
     """Which traces to learn from."""
 
     dataset_name: str = field(
@@ -24,13 +25,6 @@ class ScriptArguments:
     eval_fraction: float = field(default=0.1, metadata={"help": "Share of traces held out for the loss curve."})
     max_traces: int | None = field(default=None, metadata={"help": "Use only so many traces."})
     train_vision: bool = field(default=False, metadata={"help": "Also train the vision tower."})
-    shared_prefix: bool = field(
-        default=True,
-        metadata={"help": "Forward a batch as one row without padding, the text that its traces share once."},
-    )
-    max_minutes: float | None = field(default=None, metadata={"help": "End training after so many minutes."})
-    min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of an image."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of an image."})
 
     def read_traces(self) -> list[dict]:
         """The records of the traces that these arguments name."""
@@ -39,7 +33,7 @@ class ScriptArguments:
         return list(read_traces(path))[: self.max_traces]
 
 
-ARGUMENTS = (ScriptArguments, EpisodeArguments, ModelConfig, SFTConfig)
+ARGUMENTS = (SFTScriptArguments, EpisodeArguments, ModelConfig, SFTConfig)
 """All that `train_sft.py` takes."""
 
 REFUSED = {

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from environments.factories import environment_factory, make_renderer
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from accelerate import PartialState
@@ -47,8 +49,8 @@ def main() -> None:
         trust_remote_code=args.trust_remote_code,
     )
     model = trainee.model
-    environment = episodes.environment_factory(model)()
-    renderer = episodes.renderer(model)
+    environment = environment_factory(episodes, model)()
+    renderer = make_renderer(episodes, model)
     collator = TraceCollator(renderer, environment, pixel_limits(model.processor), max_length=args.max_length)
     with PartialState().main_process_first():
         records = script.read_traces()

@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
 from environments.play import Limits, play
 from environments.policies.oracle import OraclePolicy
-from environments.settings import EpisodeArguments
 from environments.traces import write_fit_traces
-from fovea.arguments import TaskArguments
+from fovea.arguments import PixelArguments, TaskArguments
 from fovea.boxes import Frame
 from fovea.config import CONFIGS, parse
 from fovea.models.loading import load_outline
@@ -30,7 +31,7 @@ DEFAULT_FOLDER = Path("runs/tiny/traces")
 
 
 @dataclass(kw_only=True)
-class TraceArguments(TaskArguments):
+class TraceArguments(TaskArguments, PixelArguments):
     """Which tasks are played, for which model, and how well."""
 
     output_dir: str = field(metadata={"help": "Folder for traces.jsonl and the images as the model sees them."})
@@ -40,8 +41,6 @@ class TraceArguments(TaskArguments):
     model_name_or_path: str = field(
         default="tiny", metadata={"help": "The model to be trained: its processor and frame make the traces."}
     )
-    min_pixels: int | None = field(default=None, metadata={"help": "Fewest pixels of a first view."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Most pixels of a first view."})
     num_traces: int = field(default=500, metadata={"help": "Scenes to draw where no tasks are named."})
     seed: int = field(default=11, metadata={"help": "Seed of the scenes and of the oracle's hand."})
     noise: float = field(default=0.12, metadata={"help": "Standard deviation of a box's shift, in its own size."})
@@ -80,7 +79,7 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
         seed=arguments.seed,
     )
     limits = Limits(max_turns=episodes.max_turns)
-    played = play(oracle, tasks, environment_factory=episodes.environment_factory(outline), limits=limits)
+    played = play(oracle, tasks, environment_factory=environment_factory(episodes, outline), limits=limits)
     folder = Path(arguments.output_dir)
     say_dropped(write_fit_traces(played, folder), len(played))
     return folder
@@ -120,7 +119,7 @@ def recipe_of(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
     named = next((words[place + 1] for place, word in enumerate(words[:-1]) if word == "--model_name_or_path"), "tiny")
     if named == "tiny" or "--config" in words:
         return CONFIG, {}
-    known = {field.name for field in fields(EpisodeArguments)} | {"min_pixels", "max_pixels"}
+    known = {field.name for kind in (EpisodeArguments, PixelArguments) for field in fields(kind)}
     for path in sorted(CONFIGS.glob("*_sft.yaml")):
         recipe = yaml.safe_load(path.read_text())
         if recipe.get("model_name_or_path") == named:

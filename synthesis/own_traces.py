@@ -12,22 +12,23 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import set_seed
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory, make_renderer
 from environments.play import play
-from environments.settings import EpisodeArguments, make_policy
+from environments.policies.choice import make_policy
 from environments.traces import unfit, write_traces
-from fovea.arguments import PlayerArguments
+from fovea.arguments import PlayerArguments, TimeArguments
 from fovea.config import parse
 from fovea.episodes import Episode
 
 
 @dataclass(kw_only=True)
-class OwnTracesArguments(PlayerArguments):
+class OwnTracesArguments(PlayerArguments, TimeArguments):
     """Which model plays which tasks, how often, and where its successes go."""
 
     output_dir: str = field(metadata={"help": "Folder for traces.jsonl and images."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
     num_samples: int = field(default=8, metadata={"help": "Episodes of each task."})
-    max_minutes: float | None = field(default=None, metadata={"help": "Stop playing after so many minutes."})
 
 
 def successes(episodes: list[Episode]) -> list[Episode]:
@@ -39,9 +40,9 @@ def main() -> None:
     arguments, episodes = parse((OwnTracesArguments, EpisodeArguments))
     set_seed(arguments.seed)
     model = arguments.load_model()
-    renderer = episodes.renderer(model)
+    renderer = make_renderer(episodes, model)
     policy = make_policy(arguments, model, renderer)
-    factory = episodes.environment_factory(model)
+    factory = environment_factory(episodes, model)
     tasks = [task for task in arguments.load_tasks() for _ in range(arguments.num_samples)]
     started, kept, played = time.monotonic(), [], 0
     with tqdm(total=len(tasks), desc="episodes") as bar:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from environments.settings import EpisodeArguments
+from environments.arguments import EpisodeArguments
 from fovea.episodes import Answer, Crop, Episode, Observation, StopReason, Turn
 from fovea.models.loading import Model, load_model
 from fovea.tasks import AnswerKind, Task

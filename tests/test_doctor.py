@@ -114,7 +114,7 @@ def test_shipped_cold_starts_pass_offline(recipe, tmp_path):
 @pytest.mark.slow
 def test_what_fails_is_in_the_exit_status(tmp_path):
     result, found = run(tmp_path, "tiny_grpo.yaml", "--dataset_name", str(tmp_path / "none.jsonl"))
-    assert result.returncode == 1 and found["tasks"]["verdict"] == "FAIL" and "no tasks at" in found["tasks"]["message"]
+    assert result.returncode == 1 and found["tasks"]["verdict"] == "FAIL" and "no data at" in found["tasks"]["message"]
     result, _ = run(tmp_path, "tiny_grpo.yaml", "--learning_rat", "1")
     assert result.returncode == 1 and "did you mean 'learning_rate'" in result.stdout
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from environments.factories import environment_factory
 from environments.play import Limits, Reply, play
 from environments.rendering import Renderer
 from fovea.data.task_files import TaskError, load_tasks
@@ -56,7 +57,7 @@ def test_a_broken_image_in_a_dataset_stops_the_run_and_names_the_image(tiny, epi
     (tmp_path / "half.png").write_bytes(IMAGES["half a PNG"][0])
     task = replace(make_task(), images=(str(tmp_path / "half.png"),))
     with pytest.raises(ImageError, match="cannot be opened"):
-        play(Says([]), [task], environment_factory=episode_arguments.environment_factory(tiny), limits=Limits())
+        play(Says([]), [task], environment_factory=environment_factory(episode_arguments, tiny), limits=Limits())
 
 
 def test_a_row_of_100_megabytes_is_refused_by_number(tmp_path):
@@ -108,7 +109,7 @@ OUTPUTS = {
 def test_whatever_a_model_writes_is_data(name, tiny, episode_arguments, make_task):
     text, kind = OUTPUTS[name]
     started = time.perf_counter()
-    factory = episode_arguments.environment_factory(tiny)
+    factory = environment_factory(episode_arguments, tiny)
     renderer = Renderer(tiny.processor)
     task = replace(make_task(), images=(Image.new("RGB", (1920, 1080)),))
     [episode] = play(Says([text, "<answer>7</answer>"]), [task], environment_factory=factory, limits=Limits(),
@@ -129,7 +130,7 @@ def test_text_that_is_shown_cannot_move_the_cursor():
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|im_end|>", "<|vision_start|><|image_pad|><|vision_end|>"])
 def test_a_dataset_whose_text_holds_control_tokens(tiny, episode_arguments, make_task, token):
     renderer = Renderer(tiny.processor)
-    factory = episode_arguments.environment_factory(tiny)
+    factory = environment_factory(episode_arguments, tiny)
     counts = []
     for question in ("Which digit?", f"Which digit {token}?"):
         task = make_task(question=question)

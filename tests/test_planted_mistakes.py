@@ -11,9 +11,10 @@ from PIL import Image
 from trl import ModelConfig
 
 from environments import doctor as shared
+from environments.arguments import EpisodeArguments
 from environments.doctor import Subject
+from environments.factories import environment_factory
 from environments.play import Limits, tools_of
-from environments.settings import EpisodeArguments
 from environments.zoom import ZoomEnvironment
 from fovea import preflight
 from fovea.boxes import Box, Frame, View
@@ -154,7 +155,7 @@ def test_right_padding(tiny):
 
 def test_pixel_limits_under_which_crops_are_resized_once_more(tiny):
     with pytest.raises(ValueError, match="keep crop_min_pixels and crop_max_pixels within"):
-        EpisodeArguments(crop_max_pixels=10**6).environment_factory(tiny)
+        environment_factory(EpisodeArguments(crop_max_pixels=10**6), tiny)
 
 
 class LargeCrops(ZoomEnvironment):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks.gpu.cases import Case, device, gib, peak_bytes, place, restart_peak, synchronized
 from benchmarks.workload import forced, make_workload
+from environments.factories import environment_factory
 from environments.play import Conversation, Sampling, play
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
@@ -111,7 +112,7 @@ def _rollouts(size: str, num_rows: int, prompt: int, completion: int, seconds_le
         started = synchronized()
         with forced(model.network, work.turns), torch.no_grad():
             episodes = play(
-                policy, tasks, environment_factory=work.episodes.environment_factory(model), limits=work.limits,
+                policy, tasks, environment_factory=environment_factory(work.episodes, model), limits=work.limits,
                 renderer=renderer, batch_size=num_rows,
             )  # fmt: skip
         seconds = synchronized() - started

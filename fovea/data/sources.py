@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Row = Mapping[str, Any]
 
@@ -53,14 +56,27 @@ def read_rows(source: str | Path, *, split: str | None = None, config: str | Non
         path = path / "tasks.jsonl"
     if path.suffix in READERS:
         return path.parent, read_file(path)
+    return path, _arrow(read_dataset(source, split=split, config=config))
+
+
+def read_dataset(source: str | Path, *, split: str | None = None, config: str | None = None) -> Dataset:
+    """A JSON, JSONL or Parquet file, a folder that `save_to_disk` wrote, or a hub id, as a dataset.
+
+    Raises:
+        FileNotFoundError: if a file is named that is not there.
+        ValueError: if a hub dataset has several configurations and none is named.
+    """
     import datasets
 
+    path = Path(source)
+    builder = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}.get(path.suffix)
+    if builder is not None:
+        return datasets.load_dataset(builder, data_files=str(existing(path)), split="train")
     if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         data = datasets.load_from_disk(str(path))
-        data = data[split or next(iter(data))] if isinstance(data, datasets.DatasetDict) else data
-        return path, _arrow(data)
+        return data[split or next(iter(data))] if isinstance(data, datasets.DatasetDict) else data
     try:
-        return path, _arrow(datasets.load_dataset(str(source), config, split=split or "train"))
+        return datasets.load_dataset(str(source), config, split=split or "train")
     except ValueError as error:
         if "Config name is missing" in str(error):
             raise ValueError(f"{error} Name it with --dataset_config.") from error
@@ -73,11 +89,20 @@ def read_file(path: Path) -> Iterator[Row]:
     Raises:
         FileNotFoundError: if it is not there.
     """
+    return READERS[path.suffix](existing(path))
+
+
+def existing(path: Path) -> Path:
+    """The path itself.
+
+    Raises:
+        FileNotFoundError: if nothing is there.
+    """
     if not path.exists():
         raise FileNotFoundError(
-            f"no tasks at {path}: give a file ({', '.join(READERS)}), a folder of tasks, or a hub id"
+            f"no data at {path}: give a file ({', '.join(READERS)}), a folder of tasks, or a hub id"
         )
-    return READERS[path.suffix](path)
+    return path
 
 
 def _parquet(path: Path) -> Iterator[Row]:

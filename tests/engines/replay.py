@@ -13,8 +13,9 @@ from unittest.mock import patch
 
 import torch
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
 from environments.play import Limits, Reply
-from environments.settings import EpisodeArguments
 from fovea.models.loading import load_model
 from fovea.tasks import AnswerKind, Task
 from fovea.training import save_together
@@ -79,7 +80,7 @@ def main() -> None:
             [Reward("place", RewardKind.GROUP, by_place)],
             GRPOArguments(**settings),
             train_tasks=tasks,
-            environment_factory=episodes.environment_factory(model),
+            environment_factory=environment_factory(episodes, model),
             limits=Limits(4, 64, 300),
             processing_class=model.processor,
         )

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from environments.settings import EpisodeArguments
+from environments.arguments import EpisodeArguments
 from fovea.models.loading import load_model, resolve_path
 from fovea.runs.directory import read_jsonl
 from synthesis.oracle_traces import TraceArguments, write_oracle_traces

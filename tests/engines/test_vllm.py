@@ -17,6 +17,8 @@ import requests
 import torch
 from PIL import Image
 
+from environments.factories import environment_factory
+
 pytest.importorskip("vllm")
 
 from environments.play import Conversation, Limits, Reply, Sampling, play
@@ -80,7 +82,7 @@ def episodes_of(model, episode_arguments):
         return play(
             OpenedByOracle(policy, oracle, renderer.tokenizer),
             tasks,
-            environment_factory=episode_arguments.environment_factory(model),
+            environment_factory=environment_factory(episode_arguments, model),
             limits=episode_arguments.limits(),
             renderer=renderer,
         )
@@ -176,7 +178,7 @@ def test_training_keeps_the_engine_on_the_weights_of_now(model, episode_argument
             vllm_engine_kwargs={"max_model_len": 1024},
         ),
         train_tasks=make_tasks(num_tasks=2, seed=31),
-        environment_factory=episode_arguments.environment_factory(model),
+        environment_factory=environment_factory(episode_arguments, model),
         limits=Limits(3, 24, 220),
         processing_class=model.processor,
     )
@@ -187,7 +189,7 @@ def test_training_keeps_the_engine_on_the_weights_of_now(model, episode_argument
     sampled = play(
         VllmPolicy(trainer.vllm_generation.llm, trainer.renderer, Sampling()),
         make_tasks(num_tasks=8, seed=5),
-        environment_factory=episode_arguments.environment_factory(model),
+        environment_factory=environment_factory(episode_arguments, model),
         limits=Limits(1, 24, 220),
         renderer=trainer.renderer,
     )

@@ -19,11 +19,12 @@ from transformers import (
 )
 from trl import SFTConfig
 
+from environments.arguments import EpisodeArguments
 from environments.doctor import Subject, coordinates
+from environments.factories import environment_factory
 from environments.play import Limits, Sampling, play
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
-from environments.settings import EpisodeArguments
 from fovea.boxes import Frame
 from fovea.doctor import Examination
 from fovea.images import PixelLimits
@@ -96,7 +97,7 @@ def record(picture, tmp_path):
 def test_they_play_episodes(model, make_task):
     renderer = Renderer(model.processor)
     policy = TransformersPolicy(model.network, renderer, Sampling(0.0))
-    factory = EpisodeArguments().environment_factory(model)
+    factory = environment_factory(EpisodeArguments(), model)
     tasks = [make_task(id="a"), make_task(id="b", question="Which <image> <|image_pad|> digit?")]
     episodes = play(policy, tasks, environment_factory=factory, limits=Limits(2, 12, 4096), renderer=renderer)
     assert all(episode.record.completion_ids for episode in episodes)
@@ -112,7 +113,7 @@ def test_a_zoom_gives_them_a_crop_of_the_original(model):
 def test_they_learn_from_traces(model, record, tmp_path):
     freeze_vision(model.network)
     renderer = Renderer(model.processor)
-    environment = EpisodeArguments().environment_factory(model)()
+    environment = environment_factory(EpisodeArguments(), model)()
     limits = PixelLimits(56 * 56, 168 * 168, 28)
     collator = TraceCollator(renderer, environment, limits)
     batch = collator([record, record])

@@ -1,12 +1,13 @@
 import pytest
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
 from environments.play import Limits, Reply, Sampling, play, tools_of
 from environments.policies.oracle import OraclePolicy
 from environments.policies.transformers import TransformersPolicy
 from environments.policies.vllm import VllmServerPolicy
 from environments.probes.direct import play_directly
 from environments.rendering import Renderer
-from environments.settings import EpisodeArguments
 from environments.traces import read_traces, to_trace, write_traces
 from fovea.boxes import Box, Frame, coverage
 from fovea.episodes import Call, FaultKind, StopReason
@@ -38,7 +39,7 @@ class Scripted:
 
 @pytest.fixture
 def factory(tiny, episode_arguments):
-    return episode_arguments.environment_factory(tiny)
+    return environment_factory(episode_arguments, tiny)
 
 
 def run(policy, task, factory, renderer=None, **limits):
@@ -193,7 +194,7 @@ def test_a_bare_question_is_asked_in_the_form_that_the_model_was_released_with(m
             return [Reply("7")]
 
     play_directly(
-        Listening(), [make_task()], environment_factory=EpisodeArguments().environment_factory(model),
+        Listening(), [make_task()], environment_factory=environment_factory(EpisodeArguments(), model),
         renderer=Renderer(model.processor), system=model.default_system,
     )  # fmt: skip
     text = model.processor.tokenizer.decode(seen[0].token_ids)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from environments.factories import environment_factory
 from environments.play import Limits, play
 from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
@@ -23,7 +24,7 @@ CROP = {"role": "tool", "content": "<image>"}
 @pytest.fixture
 def collator(tiny, episode_arguments):
     return TraceCollator(
-        Renderer(tiny.processor), episode_arguments.environment_factory(tiny)(), pixel_limits(tiny.processor)
+        Renderer(tiny.processor), environment_factory(episode_arguments, tiny)(), pixel_limits(tiny.processor)
     )
 
 
@@ -80,7 +81,7 @@ def test_user_turns_stay_user_turns_and_what_follows_the_last_answer_is_left_out
 def test_several_calls_in_a_turn_have_each_their_answer_as_in_rollouts(
     tiny, episode_arguments, make_task, tmp_path, collator
 ):
-    factory, renderer = episode_arguments.environment_factory(tiny), Renderer(tiny.processor)
+    factory, renderer = environment_factory(episode_arguments, tiny), Renderer(tiny.processor)
     lines = (f"<think>a</think>\n{CALL}\n{CALL}", "<think>b</think>\n<answer>7</answer>")
     limits = Limits(3, 400, 2000)
     policy = Scripted(*lines, renderer=renderer)
@@ -105,7 +106,7 @@ def test_what_the_assistant_spells_out_is_text(read, collator):
 
 
 def test_a_written_thought_with_a_placeholder_reads_back(tiny, episode_arguments, make_task, tmp_path):
-    factory = episode_arguments.environment_factory(tiny)
+    factory = environment_factory(episode_arguments, tiny)
     line = "<think>It says <image>.</think>\n<answer>7</answer>"
     episode = play(Scripted(line), [make_task()], environment_factory=factory, limits=Limits())[0]
     write_traces([episode], tmp_path)
@@ -146,7 +147,7 @@ def test_what_is_no_trace_is_refused_by_line_and_field(read, row, reason):
 def test_traces_are_written_of_right_episodes_alone_and_the_others_counted(
     tiny, episode_arguments, make_task, tmp_path
 ):
-    factory = episode_arguments.environment_factory(tiny)
+    factory = environment_factory(episode_arguments, tiny)
     boxes = tuple(Target(Box(0.1 * n, 0.1, 0.1 * n + 0.1, 0.2, Frame.UNIT)) for n in range(5))
     tasks = [make_task(boxes=boxes[:1]), make_task(boxes=boxes), make_task(["7", "8"], "text", boxes=boxes[:2])]
     played = play(OraclePolicy(Frame.PER_MILLE), tasks, environment_factory=factory, limits=Limits(max_turns=4))

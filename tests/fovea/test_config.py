@@ -45,10 +45,10 @@ def test_a_missing_config_lists_those_shipped():
 def test_every_grpo_recipe_parses(path):
     from trl import ModelConfig
 
-    from environments.settings import EpisodeArguments
-    from rl.arguments import GRPOArguments, ScriptArguments
+    from environments.arguments import EpisodeArguments
+    from rl.arguments import GRPOArguments, GRPOScriptArguments
 
-    kinds = [ScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments]
+    kinds = [GRPOScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments]
     script, *_ = parse(kinds, arguments=["--config", str(path), "--bf16", "false"])
     assert script.reward_funcs
 
@@ -62,11 +62,11 @@ OVERLAYS = [
 def test_every_hardware_and_reward_file_fits_every_large_recipe(overlay):
     from trl import ModelConfig
 
-    from environments.settings import EpisodeArguments
-    from rl.arguments import GRPOArguments, ScriptArguments
+    from environments.arguments import EpisodeArguments
+    from rl.arguments import GRPOArguments, GRPOScriptArguments
     from rl.checks import check_groups
 
-    kinds = [ScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments]
+    kinds = [GRPOScriptArguments, EpisodeArguments, ModelConfig, GRPOArguments]
     for recipe in ("qwen2_5_vl_7b_grpo.yaml", "qwen3_vl_8b_grpo.yaml"):
         script, *_, training = parse(kinds, arguments=["--config", recipe, overlay, "--bf16", "false"])
         check_groups(training)
@@ -77,9 +77,9 @@ def test_every_hardware_and_reward_file_fits_every_large_recipe(overlay):
 def test_every_sft_recipe_parses(path):
     from trl import ModelConfig, SFTConfig
 
-    from environments.settings import EpisodeArguments
-    from sft.arguments import ScriptArguments
+    from environments.arguments import EpisodeArguments
+    from sft.arguments import SFTScriptArguments
 
-    kinds = [ScriptArguments, EpisodeArguments, ModelConfig, SFTConfig]
+    kinds = [SFTScriptArguments, EpisodeArguments, ModelConfig, SFTConfig]
     _, _, model, _ = parse(kinds, arguments=["--config", str(path), "--bf16", "false"])
     assert model.model_name_or_path

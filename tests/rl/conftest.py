@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from environments.factories import environment_factory
 from environments.play import Limits
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
@@ -33,7 +34,7 @@ def build(tiny, episode_arguments, tmp_path):
             rewards or [Reward("place", RewardKind.GROUP, by_place)],
             GRPOArguments(**(settings | options)),
             train_tasks=make_tasks(num_tasks=num_tasks, seed=31),
-            environment_factory=make_environment or episode_arguments.environment_factory(tiny),
+            environment_factory=make_environment or environment_factory(episode_arguments, tiny),
             limits=limits or Limits(3, 24, 220),
             processing_class=processor or tiny.processor,
             peft_config=peft_config,

@@ -7,11 +7,12 @@ import torch
 from transformers import TrainingArguments
 from trl import GRPOConfig
 
+from environments.arguments import EpisodeArguments
 from environments.check import check_environment
+from environments.factories import environment_factory
 from environments.play import Limits, Sampling, tools_of
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
-from environments.settings import EpisodeArguments
 from environments.zoom import ZoomEnvironment
 from fovea.models.loading import freeze_vision
 from fovea.models.random_models import random_model
@@ -98,7 +99,7 @@ def test_options_that_depend_on_others_stop_the_run_with_the_cure(options, cure)
 
 @pytest.mark.parametrize("name", ["rollout_func", "tools", "train_dataset"])
 def test_arguments_that_episodes_leave_no_place_for_are_refused(tiny, episode_arguments, name):
-    factory = episode_arguments.environment_factory(tiny)
+    factory = environment_factory(episode_arguments, tiny)
     with pytest.raises(ValueError, match=f"{name} has no effect on episodes"):
         ZoomGRPOTrainer(
             tiny.network, [Reward("place", RewardKind.GROUP, by_place)], arguments(num_generations=2),
@@ -129,7 +130,7 @@ def test_a_head_in_fp32_on_a_model_in_bf16_trains(build, tiny):
     """Not on tied embeddings, where TRL looks for them in the wrong place."""
     model = random_model("qwen3_vl-narrow", dtype=torch.bfloat16)
     model.processor.image_processor.size = dict(tiny.processor.image_processor.size)
-    factory = EpisodeArguments().environment_factory(model)
+    factory = environment_factory(EpisodeArguments(), model)
     trainer = build(model=model.network, make_environment=factory, processor=model.processor,
                     cast_lm_head_to_fp32=True, bf16=True)  # fmt: skip
     trainer.train()
@@ -145,7 +146,7 @@ def test_the_caller_s_arguments_stay_as_they_are_and_a_processor_is_loaded(tiny,
         trainer = ZoomGRPOTrainer(
             tiny.network, [Reward("place", RewardKind.GROUP, by_place)], args, limits=Limits(3, 24, 220),
             train_tasks=make_tasks(num_tasks=4, seed=1),
-            environment_factory=episode_arguments.environment_factory(tiny),
+            environment_factory=environment_factory(episode_arguments, tiny),
         )  # fmt: skip
         assert args.to_dict() == before and trainer.masked
         assert trainer.processing_class.tokenizer.padding_side == "left"
@@ -199,7 +200,7 @@ class Paying(ZoomEnvironment):
 def test_tools_are_told_by_trl_s_rule_awaited_and_the_environment_s_own_reward_is_paid(
     build, episode_arguments, tiny, monkeypatch
 ):
-    settings = episode_arguments.environment_factory(tiny).args[0]
+    settings = environment_factory(episode_arguments, tiny).args[0]
     assert tools_of(Paying(settings)).keys() == {"image_zoom_in_tool", "double", "wait"}
     assert "has public callables that are no tools by TRL's rule: limit, made" in check_environment(
         lambda: Paying(settings), calls=[("double", {"number": 2}), ("wait", {"seconds": 1})]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from environments.drawing import draw
+from environments.factories import environment_factory
 from environments.probes.gap import Gap
 from fovea.runs.directory import RunDirectory, read_jsonl
 from rewards.registry import load_reward
@@ -32,7 +33,7 @@ def build(tiny, episode_arguments, tmp_path):
             GRPOArguments(**(settings | options)),
             train_tasks=make_tasks(num_tasks=2, seed=31, families={"direct": 1.0}),
             eval_tasks=eval_tasks,
-            environment_factory=episode_arguments.environment_factory(tiny),
+            environment_factory=environment_factory(episode_arguments, tiny),
             limits=episode_arguments.limits(),
             processing_class=tiny.processor,
             run=RunDirectory(tmp_path),
@@ -59,7 +60,7 @@ def test_a_training_with_the_gap_shows_smaller_views_of_what_it_knows(build, mon
 def test_evaluation_plays_the_tasks_again_with_other_crops(build, tiny, episode_arguments):
     episode_arguments.crops = "noise"
     tasks = make_tasks(num_tasks=4, seed=9)
-    trainer = build(eval_tasks=tasks, probes={"noise": episode_arguments.environment_factory(tiny)})
+    trainer = build(eval_tasks=tasks, probes={"noise": environment_factory(episode_arguments, tiny)})
     metrics = trainer.evaluate()
     assert metrics["eval_crop_dependence"] == metrics["eval_probe/true"] - metrics["eval_probe/noise"]
     assert trainer.state.log_history[-1]["eval_crop_dependence"] == metrics["eval_crop_dependence"]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from environments.factories import environment_factory
 from fovea.config import ConfigError
 from fovea.data.identity import data_named, fingerprint
 from fovea.episodes import Episode
@@ -38,7 +39,7 @@ def build(tiny, episode_arguments):
             [Reward("length", RewardKind.EPISODE, by_length)],
             GRPOArguments(**(settings | options)),
             train_tasks=make_tasks(num_tasks=4, seed=31),
-            environment_factory=episode_arguments.environment_factory(tiny),
+            environment_factory=environment_factory(episode_arguments, tiny),
             limits=episode_arguments.limits(),
             processing_class=tiny.processor,
         )

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
 from environments.play import Limits, Reply
-from environments.settings import EpisodeArguments
 from fovea.kernels.image_features import content_key
 from fovea.kernels.packing import Row, group_rows, num_common, split_further, split_rows, unpad
 from fovea.models.loading import freeze_vision, limited
@@ -59,8 +60,8 @@ def make_trainer(family: str, tmp_path, monkeypatch, *, lora: bool = False, **op
         GRPOArguments(**(settings | options)),
         # The second question has the first one's length, and its image the first one's size.
         train_tasks=[some_task(0, "What is it?"), some_task(1, "What is it?")],
-        environment_factory=EpisodeArguments(crop_min_pixels=56 * 56, crop_max_pixels=112 * 112).environment_factory(
-            model
+        environment_factory=environment_factory(
+            EpisodeArguments(crop_min_pixels=56 * 56, crop_max_pixels=112 * 112), model
         ),
         limits=Limits(4, 100, 2000),
         processing_class=model.processor,

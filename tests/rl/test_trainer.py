@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from environments.factories import environment_factory
 from environments.play import Limits, Reply, Sampling, play
 from environments.policies.decoding import Decoder
 from environments.policies.transformers import TransformersPolicy
@@ -255,7 +256,7 @@ def test_play_and_the_trainer_agree_token_for_token(build, tiny, episode_argumen
     theirs = play(
         TransformersPolicy(trainer.model, renderer, Sampling(temperature=0.0)),
         trainer.tasks,
-        environment_factory=episode_arguments.environment_factory(tiny),
+        environment_factory=environment_factory(episode_arguments, tiny),
         limits=trainer.limits,
         renderer=renderer,
     )

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from environments.factories import environment_factory
 from environments.play import Limits, play
 from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
@@ -14,7 +15,7 @@ from synthesis.shapes import make_tasks
 @pytest.fixture
 def played(tiny, episode_arguments, tmp_path):
     """Collator, records and the episodes they came from, with tokens as a rollout would have them."""
-    factory = episode_arguments.environment_factory(tiny)
+    factory = environment_factory(episode_arguments, tiny)
     tasks = make_tasks(num_tasks=6, seed=8)
     episodes = play(OraclePolicy(Frame.PER_MILLE), tasks, environment_factory=factory, limits=Limits())
     write_traces(episodes, tmp_path)
@@ -32,7 +33,7 @@ def test_loss_is_on_assistant_tokens_and_their_end_only(played):
 
 def test_a_trace_becomes_the_tokens_that_a_rollout_of_it_has(played, tiny, episode_arguments):
     collator, records, _ = played
-    factory = episode_arguments.environment_factory(tiny)
+    factory = environment_factory(episode_arguments, tiny)
     renderer = Renderer(tiny.processor)
     oracle = OraclePolicy(Frame.PER_MILLE)
 
@@ -73,7 +74,7 @@ def test_mm_cof_files_with_crops_in_user_turns_are_read(tiny, episode_arguments,
         {"role": "assistant", "content": "<think>b</think><answer>c</answer>"},
     ]
     (tmp_path / "traces.jsonl").write_text(json.dumps({"messages": messages, "images": ["a.png", "a.png"]}) + "\n")
-    renderer, environment = Renderer(tiny.processor), episode_arguments.environment_factory(tiny)()
+    renderer, environment = Renderer(tiny.processor), environment_factory(episode_arguments, tiny)()
     collator = TraceCollator(renderer, environment, pixel_limits(tiny.processor))
     ids, mask, images = collator.encode(to_trace(next(iter(read_traces(tmp_path)))))
     text = collator.renderer.tokenizer.decode(ids)

@@ -5,10 +5,11 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
 from environments.play import Limits, play
 from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
-from environments.settings import EpisodeArguments
 from environments.traces import read_traces, write_traces
 from fovea.models.loading import freeze_vision, limited, pixel_limits
 from fovea.models.random_models import random_model
@@ -24,7 +25,7 @@ def traced(request, tmp_path):
     model = random_model(f"{request.param}-narrow")
     limited(model.processor, 56 * 56, None)
     freeze_vision(model.network)
-    factory = EpisodeArguments(crop_min_pixels=56 * 56, crop_max_pixels=112 * 112).environment_factory(model)
+    factory = environment_factory(EpisodeArguments(crop_min_pixels=56 * 56, crop_max_pixels=112 * 112), model)
     played = play(
         OraclePolicy(model.frame), make_tasks(num_tasks=6, seed=8), environment_factory=factory, limits=Limits()
     )

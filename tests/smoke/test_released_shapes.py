@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
 from environments.play import Limits, Reply
 from environments.rendering import Renderer
-from environments.settings import EpisodeArguments
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
 from fovea.models.loading import Model, freeze_vision, pixel_limits
@@ -46,7 +47,7 @@ def test_one_sft_step_on_a_4k_image(model, task, tmp_path):
     from environments.policies.oracle import OraclePolicy
     from environments.traces import write_traces
 
-    factory = EpisodeArguments().environment_factory(model)
+    factory = environment_factory(EpisodeArguments(), model)
     oracle = OraclePolicy(model.frame)
     write_traces(play(oracle, [task], environment_factory=factory, limits=Limits()), tmp_path)
     batch = TraceCollator(Renderer(model.processor), factory(), pixel_limits(model.processor))(
@@ -70,7 +71,7 @@ def test_one_grpo_step_on_a_4k_image(model, task, tmp_path, monkeypatch):
         [Reward("tokens", RewardKind.EPISODE, lambda task, episode: float(episode.num_tokens))],
         args,
         train_tasks=[task],
-        environment_factory=EpisodeArguments(crop_max_pixels=512 * 512).environment_factory(model),
+        environment_factory=environment_factory(EpisodeArguments(crop_max_pixels=512 * 512), model),
         limits=Limits(2, 100, 2000),
         processing_class=model.processor,
     )

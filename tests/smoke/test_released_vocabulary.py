@@ -16,9 +16,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
 from environments.play import Limits, Reply, play
 from environments.rendering import Renderer
-from environments.settings import EpisodeArguments
 from environments.traces import read_traces, to_trace, write_traces
 from fovea.models.loading import Model, pixel_limits
 from fovea.models.random_models import random_model
@@ -115,7 +116,7 @@ class Script:
 
 def test_a_trace_becomes_the_tokens_of_the_rollout_that_it_was_written_from(model, tmp_path):
     renderer = Renderer(model.processor)
-    factory = EpisodeArguments().environment_factory(model)
+    factory = environment_factory(EpisodeArguments(), model)
     collator = TraceCollator(renderer, factory(), pixel_limits(model.processor))
     draw = random.Random(0)
     for case in range(NUM_CASES):
@@ -138,7 +139,7 @@ def test_a_trace_becomes_the_tokens_of_the_rollout_that_it_was_written_from(mode
 
 def test_no_text_of_a_turn_becomes_a_control_token(model):
     renderer = Renderer(model.processor)
-    collator = TraceCollator(renderer, EpisodeArguments().environment_factory(model)(), pixel_limits(model.processor))
+    collator = TraceCollator(renderer, environment_factory(EpisodeArguments(), model)(), pixel_limits(model.processor))
     special = set(renderer.tokenizer.convert_tokens_to_ids(SPECIAL))
 
     def controls(ids: list[int]) -> list[int]:

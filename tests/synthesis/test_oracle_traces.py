@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from environments.settings import EpisodeArguments
+from environments.arguments import EpisodeArguments
 from environments.traces import read_traces
 from synthesis.oracle_traces import TraceArguments, recipe_of, write_oracle_traces
 

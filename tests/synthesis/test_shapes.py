@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from environments.factories import environment_factory
 from environments.play import Limits, play
 from environments.policies.oracle import OraclePolicy
 from fovea.boxes import Box, Frame, coverage, intersection
@@ -51,7 +52,7 @@ def test_rendering_is_deterministic():
 
 
 def test_the_oracle_solves_every_task_with_the_zooms_its_family_needs(tasks, tiny, episode_arguments):
-    factory = episode_arguments.environment_factory(tiny)
+    factory = environment_factory(episode_arguments, tiny)
     episodes = play(OraclePolicy(Frame.PER_MILLE), tasks, environment_factory=factory, limits=Limits())
     zooms = {"read": 1, "compare": 2, "nested": 2, "direct": 0}
     for episode in episodes:
@@ -61,7 +62,7 @@ def test_the_oracle_solves_every_task_with_the_zooms_its_family_needs(tasks, tin
 
 
 def test_the_last_crop_of_the_oracle_holds_the_digit(tasks, tiny, episode_arguments):
-    factory = episode_arguments.environment_factory(tiny)
+    factory = environment_factory(episode_arguments, tiny)
     chosen = [task for task in tasks if task.family in ("read", "nested")]
     for episode in play(OraclePolicy(Frame.PER_MILLE), chosen, environment_factory=factory, limits=Limits()):
         digit = Box.of(episode.task.metadata["glyphs"][0], Frame.UNIT)

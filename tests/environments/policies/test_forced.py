@@ -2,6 +2,7 @@
 
 import pytest
 
+from environments.factories import environment_factory
 from environments.play import Limits, Sampling, play
 from environments.policies.forced import OPENINGS, ForcedPolicy
 from environments.policies.transformers import TransformersPolicy
@@ -18,7 +19,7 @@ def played(tiny, episode_arguments):
         return play(
             ForcedPolicy(policy, renderer, OPENINGS[what]),
             make_tasks(num_tasks=4, seed=5),
-            environment_factory=episode_arguments.environment_factory(tiny),
+            environment_factory=environment_factory(episode_arguments, tiny),
             limits=Limits(3, 40, 256),
             renderer=renderer,
         )

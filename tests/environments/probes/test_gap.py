@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from environments.factories import environment_factory
 from environments.play import Reply
 from environments.probes.gap import SHARES, narrow
 from environments.rendering import Renderer
@@ -36,7 +37,7 @@ def test_each_task_gets_the_largest_view_that_is_not_enough(tiny, episode_argume
     gaps = narrow(
         policy,
         tasks,
-        environment_factory=episode_arguments.environment_factory(tiny),
+        environment_factory=environment_factory(episode_arguments, tiny),
         renderer=renderer,
         is_right=lambda task, answer: answer == task.answer,
         max_tokens=20,
@@ -54,7 +55,7 @@ def test_a_task_without_images_stays_as_it_is(tiny, episode_arguments, make_task
     [gap] = narrow(
         Sees(Renderer(tiny.processor), {}),
         [blind],
-        environment_factory=episode_arguments.environment_factory(tiny),
+        environment_factory=environment_factory(episode_arguments, tiny),
         renderer=Renderer(tiny.processor),
         is_right=lambda task, answer: True,
         max_tokens=20,

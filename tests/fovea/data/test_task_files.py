@@ -7,6 +7,7 @@ import datasets
 import pytest
 from PIL import ExifTags, Image, ImageColor
 
+from environments.factories import environment_factory
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
 from fovea.data.sources import StoredImage
@@ -232,7 +233,7 @@ def test_an_id_that_two_rows_share_is_refused(folder):
 def test_placeholders_keep_their_place(folder, question, kept, tiny, episode_arguments):
     task = load_tasks(write(folder, {"images": ["a.png", "a.png"], "question": question, "answer": "x"}))[0]
     assert task.question == kept
-    environment = episode_arguments.environment_factory(tiny)()
+    environment = environment_factory(episode_arguments, tiny)()
     kinds = [block["type"] for block in environment.reset(**task.row())]
     assert kinds == (["text", "image"] * 2 if "\ufffc" in kept else ["image", "image", "text"])
     save_tasks([task], folder / "out")

@@ -1,6 +1,7 @@
 """What a training has taught a checkpoint is known from the folder it left."""
 
-from environments.settings import EpisodeArguments, taught_settings, untaught
+from environments.arguments import EpisodeArguments
+from environments.taught import taught_settings, untaught
 from fovea.arguments import PlayerArguments
 from fovea.runs.directory import RunDirectory
 

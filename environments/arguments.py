@@ -1,0 +1,70 @@
+"""What a user sets about episodes, under the same names in every command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from environments.play import Limits
+from environments.zoom import CROP_MODES, ENVIRONMENTS, VIEW_MODES
+
+
+@dataclass
+class EpisodeArguments:
+    """How an episode runs: its environment, its limits, and how images and crops reach the model."""
+
+    environment: str = field(
+        default="zoom",
+        metadata={
+            "help": "'zoom', 'qwen3_zoom' (the tool that Qwen3-VL was taught), an environment of your own as "
+            "package.module:Class or ./file.py:Class, or 'none' for GRPO on the column 'prompt' of a dataset, as TRL "
+            "does it"
+        },
+    )
+    max_turns: int = field(default=4, metadata={"help": "Assistant turns in an episode, the answer included."})
+    max_tokens_per_turn: int = field(default=512, metadata={"help": "Tokens an assistant turn may have."})
+    max_episode_tokens: int = field(
+        default=4096, metadata={"help": "Tokens after the prompt, observations and crops included."}
+    )
+    box_frame: str | None = field(
+        default=None,
+        metadata={
+            "help": "Frame the model writes boxes in: per_mille, input, unit or original. Default: by model family."
+        },
+    )
+    crop_min_pixels: int | None = field(default=None, metadata={"help": "Smaller crops are scaled up to this area."})
+    crop_max_pixels: int | None = field(default=None, metadata={"help": "Larger crops are scaled down to this area."})
+    crop_padding: float = field(
+        default=1.0, metadata={"help": "Each zoom box is enlarged by this factor (Chain-of-Focus: 1.5)."}
+    )
+    crops: str = field(
+        default="true",
+        metadata={
+            "help": "What a zoom returns: true, or to probe whether the model looks: noise, blank, a random place of "
+            "the image, the same place of another task's image, or the task's own target box.",
+            "choices": list(CROP_MODES),
+        },
+    )
+    views: str = field(
+        default="true",
+        metadata={
+            "help": "What the first view shows: true, or blurred, blank to probe what zooms alone are worth.",
+            "choices": list(VIEW_MODES),
+        },
+    )
+    image_cache_gib: float = field(
+        default=1.0,
+        metadata={"help": "Memory for images in GiB a process, half for pixels and half for what the processor made."},
+    )
+
+    def limits(self) -> Limits:
+        return Limits(self.max_turns, self.max_tokens_per_turn, self.max_episode_tokens)
+
+    @property
+    def cuts_crops(self) -> bool:
+        """Whether the environment is one of ours, whose crops and views can be replaced."""
+        return self.environment in ENVIRONMENTS
+
+    @property
+    def half_cache_bytes(self) -> int:
+        """Half of `image_cache_gib`, in bytes."""
+        return int(self.image_cache_gib * 2**29)

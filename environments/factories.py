@@ -1,0 +1,77 @@
+"""What the episode arguments make for a model: its environments, and the renderer of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from environments.arguments import EpisodeArguments
+from environments.rendering import Renderer
+from environments.zoom import ENVIRONMENTS, ZoomSettings
+from fovea.boxes import Frame
+from fovea.images import ImageStore, PixelLimits
+from fovea.models.loading import Model, RemoteModel
+from fovea.plugins import load_object
+
+
+def environment_factory(arguments: EpisodeArguments, model: Model) -> Callable[[], Any]:
+    """Makes fresh environments for a model. A class of the user's own is called without arguments.
+
+    Raises:
+        ValueError: if the model's processor would resize crops once more, or an environment of the user's own is asked
+            to show other crops or views than its own.
+    """
+    if not arguments.cuts_crops:
+        if (arguments.crops, arguments.views) != ("true", "true"):
+            raise ValueError(
+                f"crops and views are replaced in the zoom environment alone, not in {arguments.environment}: leave "
+                "--crops and --views out"
+            )
+        return load_object(arguments.environment)
+    settings = ZoomSettings(
+        box_frame(arguments, model),
+        model.limits,
+        crop_limits(arguments, model.limits),
+        padding=arguments.crop_padding,
+        crops=arguments.crops,
+        views=arguments.views,
+        names_frame=isinstance(model, RemoteModel),
+    )
+    return partial(ENVIRONMENTS[arguments.environment], settings, ImageStore(max_bytes=arguments.half_cache_bytes))
+
+
+def box_frame(arguments: EpisodeArguments, model: Model) -> Frame:
+    """The frame in which the model writes boxes: the one that was chosen, else its family's."""
+    return Frame(arguments.box_frame) if arguments.box_frame else model.frame
+
+
+def crop_limits(arguments: EpisodeArguments, first_view: PixelLimits) -> PixelLimits:
+    """Between how many pixels crops reach the model; those of first views where nothing else was chosen.
+
+    Raises:
+        ValueError: for limits beyond those of first views, within which alone the processor leaves images as they are.
+    """
+    crop = PixelLimits(
+        arguments.crop_min_pixels or first_view.min_pixels,
+        arguments.crop_max_pixels or first_view.max_pixels,
+        first_view.factor,
+    )
+    if crop.min_pixels < first_view.min_pixels or crop.max_pixels > first_view.max_pixels:
+        raise ValueError(
+            f"crops of {crop.min_pixels} to {crop.max_pixels} pixels would be resized once more by the processor, "
+            f"which leaves {first_view.min_pixels} to {first_view.max_pixels} as they are, and boxes in them would "
+            "be off: keep crop_min_pixels and crop_max_pixels within min_pixels and max_pixels"
+        )
+    return crop
+
+
+def make_renderer(arguments: EpisodeArguments, model: Model) -> Renderer:
+    """The renderer of a model's processor.
+
+    Raises:
+        ValueError: for a model behind an endpoint, whose tokens are not known.
+    """
+    if model.processor is None:
+        raise ValueError(f"the tokens of {model.name} are not known: it is behind an endpoint")
+    return Renderer(model.processor, max_bytes=arguments.half_cache_bytes, end_ids=model.end_ids)

@@ -1,0 +1,31 @@
+"""The settings that a checkpoint has learned from, as the folder of its run keeps them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fovea.runs.directory import settings_of
+
+TAUGHT = ("environment", "box_frame", "crop_min_pixels", "crop_max_pixels", "crop_padding", "min_pixels", "max_pixels")
+"""What a training teaches a model to expect."""
+
+
+def taught_settings(model: str) -> dict[str, Any]:
+    """The settings of `TAUGHT` with which a checkpoint was trained, where the folder of its run says so."""
+    folder = Path(model)
+    run = folder.parent if folder.name.startswith("checkpoint-") else folder
+    settings = settings_of(run)
+    chosen = {**settings.get("script", {}), **settings.get("episodes", {})}
+    return {name: chosen[name] for name in TAUGHT if chosen.get(name) is not None}
+
+
+def untaught(model: str, *settings: Any) -> str:
+    """How these settings differ from those with which a checkpoint was trained; empty if they do not."""
+    now = {name: value for part in settings for name, value in vars(part).items()}
+    differing = [
+        f"{name} was {value}, is {now.get(name)}"
+        for name, value in taught_settings(model).items()
+        if now.get(name) != value
+    ]
+    return f"{model} was trained with other settings: {'; '.join(differing)}" if differing else ""
