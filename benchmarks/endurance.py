@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from fovea.jsonl import read_jsonl
 from fovea.runs.checkpoints import is_finished
-from fovea.runs.directory import read_jsonl
 
 SFT = ("sft/train_sft.py", "--max_traces", "60", "--num_train_epochs", "1", "--eval_strategy", "no",
        "--load_best_model_at_end", "false", "--save_strategy", "steps", "--save_steps", "2", "--logging_steps", "1",

@@ -17,7 +17,7 @@ from typing import Any
 from evaluation.compare import compare_pair, load
 from evaluation.evaluate import summarize
 from evaluation.tiny_story import LAUNCH, evaluate, run, train
-from fovea.runs.directory import read_jsonl
+from fovea.jsonl import read_jsonl
 from synthesis.oracle_traces import write_default_traces
 from synthesis.shapes import ZOOM_FAMILIES
 

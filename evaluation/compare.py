@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from fovea.runs.directory import read_jsonl, settings_of
+from fovea.jsonl import read_jsonl
+from fovea.runs.directory import settings_of
 from fovea.statistics import (
     crossed_interval,
     holm,

@@ -37,9 +37,10 @@ from fovea.config import ConfigError, parse
 from fovea.data.identity import fingerprint
 from fovea.data.task_files import TaskError
 from fovea.episodes import Episode
+from fovea.jsonl import cut_torn_line, read_jsonl
 from fovea.ledger import LEDGER
 from fovea.models.loading import Model
-from fovea.runs.directory import RunDirectory, changes, cut_torn_line, read_jsonl
+from fovea.runs.directory import RunDirectory, changes
 from fovea.statistics import best_constant, wilson_interval
 from fovea.tasks import Task
 from rewards.accuracy import accuracy

@@ -29,7 +29,8 @@ from evaluation.evaluate import summarize
 from evaluation.stored import StoredRun
 from evaluation.trajectories import Trajectories
 from fovea.images import ImageError
-from fovea.runs.directory import read_jsonl, settings_of
+from fovea.jsonl import read_jsonl
+from fovea.runs.directory import settings_of
 from fovea.statistics import holm
 
 VIEWER = Path(__file__).parent / "viewer"

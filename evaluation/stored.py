@@ -12,7 +12,8 @@ from typing import Any
 from evaluation.arguments import EvaluationArguments
 from fovea.arguments import TaskArguments
 from fovea.episodes import Episode
-from fovea.runs.directory import read_jsonl, settings_of
+from fovea.jsonl import read_jsonl
+from fovea.runs.directory import settings_of
 from fovea.tasks import Task
 
 

@@ -11,7 +11,7 @@ COMMANDS = {
     "compare": ("evaluation.compare:main", "compare evaluations question by question"),
     "report": ("evaluation.report:main", "one page about runs: tables, plots, every trajectory"),
     "view": ("evaluation.view:main", "look at the trajectories of a run, also while it trains"),
-    "doctor": ("fovea.doctor:main", "check a training before it starts"),
+    "doctor": ("doctor.command:main", "check a training before it starts"),
     "rescore": ("evaluation.rescore:main", "what other rewards would have paid the episodes of a run"),
     "rewards": ("rewards.check:main", "run a reward over episodes made to be told apart"),
     "merge": ("fovea.models.merge:main", "merge an adapter into its base"),

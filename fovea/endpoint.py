@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from fovea.runs.directory import cut_torn_line, read_jsonl
+from fovea.jsonl import cut_torn_line, read_jsonl
 
 
 @dataclass

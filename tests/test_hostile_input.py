@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from doctor.findings import colored
 from environments.factories import environment_factory
 from environments.play import Limits, Reply, play
 from environments.rendering import Renderer
 from fovea.data.task_files import TaskError, load_tasks
-from fovea.doctor import colored
 from fovea.episodes import Answer, Fault, NoAction, StopReason
 from fovea.images import ImageError, open_image
 from rewards.accuracy import accuracy

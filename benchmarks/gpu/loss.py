@@ -13,10 +13,10 @@ from trl import ModelConfig
 
 from benchmarks.gpu.cases import Case, device, gib, peak_bytes, place, restart_peak, synchronized
 from benchmarks.sides import Setup, Side, make_side, matmul_rate, recorded
-from fovea import memory
+from doctor import memory
+from doctor.memory import Sharding
 from fovea.kernels.layouts import without_adapters
 from fovea.kernels.packing import Row
-from fovea.memory import Sharding
 from fovea.models.random_models import random_model
 
 SIZES = ("qwen2_5_vl-7b", "qwen3_vl-8b", "qwen2_5_vl-3b")

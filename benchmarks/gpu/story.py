@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.gpu.cases import Case, synchronized
-from fovea.runs.directory import read_jsonl
+from fovea.jsonl import read_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESERVE_SECONDS = 100

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fovea.episodes import Episode
+from fovea.jsonl import read_jsonl
 
 PACKAGES = ("fovea", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "vllm", "numpy")
 
@@ -82,14 +83,6 @@ def changes(before: dict[str, Any], now: dict[str, Any], *, free: re.Pattern[str
                 yield f"{name} was {was}, is {is_now}"
 
 
-def cut_torn_line(path: Path) -> None:
-    """Takes off what a killed process wrote of its last line, so that the next line begins on its own."""
-    if path.exists():
-        with path.open("rb+") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
-
-
 def without_secrets(words: Sequence[str]) -> list[str]:
     """A command's words with tokens, keys and passwords in addresses left out."""
     shown: list[str] = []
@@ -109,21 +102,6 @@ _SECRET = re.compile(r"--\S*(?:token|api_key|password|secret)", re.IGNORECASE)
 def _happened_by(step: int, row: dict[str, Any]) -> bool:
     """Whether a row had been logged after `step`. Episodes that are trained on are logged under the step before."""
     return step > 0 and (row["step"] < step if row.get("mode") == "train" else row["step"] <= step)
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file; a last line cut off by a killed process is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines()
-    records = []
-    for index, line in enumerate(lines):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if index < len(lines) - 1:
-                raise
-    return records
 
 
 def versions() -> dict[str, str]:

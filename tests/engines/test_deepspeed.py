@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from environments.arguments import EpisodeArguments
+from fovea.jsonl import read_jsonl
 from fovea.models.loading import load_model, resolve_path
-from fovea.runs.directory import read_jsonl
 from synthesis.oracle_traces import TraceArguments, write_oracle_traces
 
 ROOT = Path(__file__).parent.parent.parent

@@ -26,8 +26,8 @@ from environments.policies.oracle import OraclePolicy
 from environments.policies.transformers import TransformersPolicy
 from environments.policies.vllm import VllmPolicy, VllmServerPolicy, start_engine
 from environments.rendering import Renderer
+from fovea.jsonl import read_jsonl
 from fovea.models.loading import Model, load_model, resolve_path
-from fovea.runs.directory import read_jsonl
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer

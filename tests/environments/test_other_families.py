@@ -19,14 +19,14 @@ from transformers import (
 )
 from trl import SFTConfig
 
+from doctor.environment import Subject, misread_boxes
+from doctor.findings import Examination
 from environments.arguments import EpisodeArguments
-from environments.doctor import Subject, coordinates
 from environments.factories import environment_factory
 from environments.play import Limits, Sampling, play
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
 from fovea.boxes import Frame
-from fovea.doctor import Examination
 from fovea.images import PixelLimits
 from fovea.models.loading import freeze_vision, load_model, load_processor
 from rl.trainer import ZoomGRPOTrainer
@@ -106,7 +106,7 @@ def test_they_play_episodes(model, make_task):
 
 def test_a_zoom_gives_them_a_crop_of_the_original(model):
     examination = Examination()
-    examination.check("it", coordinates, Subject.of((model, True), [], EpisodeArguments()))
+    examination.check("it", misread_boxes, Subject.of((model, True), [], EpisodeArguments()))
     assert [finding.verdict.value for finding in examination.findings] == ["pass"]
 
 

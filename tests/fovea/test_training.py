@@ -2,7 +2,8 @@
 
 from types import SimpleNamespace
 
-from fovea.runs.directory import RunDirectory, read_jsonl
+from fovea.jsonl import read_jsonl
+from fovea.runs.directory import RunDirectory
 from fovea.training import MetricsCallback, TimeLimitCallback
 
 

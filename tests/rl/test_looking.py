@@ -10,7 +10,8 @@ import torch
 from environments.drawing import draw
 from environments.factories import environment_factory
 from environments.probes.gap import Gap
-from fovea.runs.directory import RunDirectory, read_jsonl
+from fovea.jsonl import read_jsonl
+from fovea.runs.directory import RunDirectory
 from rewards.registry import load_reward
 from rl.arguments import GRPOArguments
 from rl.trackers import TrajectoryCallback

@@ -10,8 +10,9 @@ from environments.factories import environment_factory
 from fovea.config import ConfigError
 from fovea.data.identity import data_named, fingerprint
 from fovea.episodes import Episode
+from fovea.jsonl import read_jsonl
 from fovea.runs.checkpoints import is_finished, last_whole_checkpoint
-from fovea.runs.directory import RunDirectory, changes, read_jsonl
+from fovea.runs.directory import RunDirectory, changes
 from fovea.training import FREE_SETTINGS, start_run, train
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageDraw
 
-from fovea.runs.directory import read_jsonl
+from fovea.jsonl import read_jsonl
 from tests.smoke.test_commands import run
 
 pytestmark = pytest.mark.slow

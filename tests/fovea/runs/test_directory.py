@@ -1,8 +1,9 @@
 import json
 
 from fovea.episodes import Episode
+from fovea.jsonl import read_jsonl
 from fovea.plugins import load_object
-from fovea.runs.directory import RunDirectory, read_jsonl, without_secrets
+from fovea.runs.directory import RunDirectory, without_secrets
 
 
 def test_a_run_knows_its_versions_and_commit_but_no_secret(tmp_path):

@@ -1,11 +1,10 @@
-"""What `fovea doctor` says about an environment: what it shows, cuts and lets the model see."""
+"""What the doctor says about an environment: how it reads boxes, and at which size its images reach the model."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,18 +12,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from doctor.findings import Note, evenly
 from environments.arguments import EpisodeArguments
-from environments.factories import environment_factory, make_renderer
+from environments.factories import box_frame, environment_factory, make_renderer
 from environments.play import Conversation, Limits, Reply, opening, play, tools_of
 from environments.rendering import Renderer
 from environments.zoom import ZoomEnvironment
 from fovea.answers import written
 from fovea.boxes import Box, Frame, Framing, View
-from fovea.doctor import Note, colored
 from fovea.episodes import Episode, ModelFault
 from fovea.images import MAX_IMAGE_PIXELS, PixelLimits
 from fovea.models.loading import Model
-from fovea.preflight import evenly
 from fovea.tasks import Task
 
 ZOOM = "image_zoom_in_tool"
@@ -57,9 +55,17 @@ class Subject:
     @classmethod
     def of(cls, loaded: tuple[Model, bool], tasks: Sequence[Task], episodes: EpisodeArguments) -> Subject:
         model, has_weights = loaded
-        frame = Frame(episodes.box_frame) if episodes.box_frame else model.frame
         factory, renderer = environment_factory(episodes, model), make_renderer(episodes, model)
-        return cls(model, has_weights, tasks, factory, renderer, episodes.limits(), frame, episodes.crop_padding)
+        return cls(
+            model,
+            has_weights,
+            tasks,
+            factory,
+            renderer,
+            episodes.limits(),
+            box_frame(episodes, model),
+            episodes.crop_padding,
+        )
 
     def play(self, tasks: Sequence[Task]) -> list[Episode]:
         """Episodes that zoom into the middle of the first image and then give the reference as their answer."""
@@ -109,8 +115,11 @@ def zoomed(environment: Any, image: Image.Image, first: Image.Image, region: Box
     return next(block["image"] for block in blocks if block["type"] == "image")
 
 
-def coordinates(note: Note, subject: Subject) -> None:
-    """Draws a marked region, zooms into it as the model writes boxes, and looks whether the crop shows it unblurred."""
+def misread_boxes(note: Note, subject: Subject) -> None:
+    """Boxes that the environment reads in another frame than the model writes, and crops of the resized image.
+
+    A marked region is drawn, a zoom into it written as the model writes boxes, and its crop looked at.
+    """
     environment = subject.make_environment()
     if ZOOM not in tools_of(environment):
         note.ok(f"the environment has no {ZOOM}: its coordinates are its own")
@@ -129,13 +138,13 @@ def coordinates(note: Note, subject: Subject) -> None:
     except Exception as error:
         _cannot_tell(note, environment, error)
         return
-    pixels = np.asarray(crop.convert("RGB")).astype(int)
-    share = float((pixels[..., 0] > 190).mean())
-    if share < 0.8 / subject.padding**2:
-        _frame_is_wrong(note, subject, f"comes back as a crop with {share:.0%} of what is in it")
+    levels = np.asarray(crop.convert("RGB")).astype(int)
+    red = levels[..., 0] > 190
+    if red.mean() < 0.8 / subject.padding**2:
+        _frame_is_wrong(note, subject, f"comes back as a crop with {red.mean():.0%} of what is in it")
         return
     could_show = first.width * 1.9 < image.width and crop.width >= 0.8 * subject.padding * region.width * width
-    if could_show and float(pixels[pixels[..., 0] > 190][:, 1].std()) < 40:
+    if could_show and float(levels[red][:, 1].std()) < 40:
         note.fail(
             "a crop is as blurred as the first view: it is cut from the resized image", "cut crops from the original"
         )
@@ -154,7 +163,10 @@ def _cannot_tell(note: Note, environment: Any, error: Exception) -> None:
     """An environment of the user's own may rightly refuse a drawn image; ours may not."""
     if isinstance(environment, ZoomEnvironment):
         raise error
-    note.warn(f"cannot be told: on a drawn image the environment raised {type(error).__name__}: {error}")
+    note.warn(
+        f"cannot be told: on a drawn image the environment raised {type(error).__name__}: {error}",
+        "look at a crop of your own image: fovea check-env",
+    )
 
 
 def _marked(width: int, height: int, *, side: int) -> tuple[Image.Image, Box]:
@@ -173,8 +185,8 @@ SIZES = ((3, 3), (4000, 40), (40, 4000), (9000, 8000))
 """Images that data sets hold now and then, (width, height)."""
 
 
-def sizes(note: Note, subject: Subject) -> None:
-    """Whether first views and crops, of odd images and of the tasks, reach the model at the size they are made in."""
+def resized_images(note: Note, subject: Subject) -> None:
+    """First views and crops, of odd images and of the tasks, that reach the model at another size than they have."""
     environment = subject.make_environment()
     patch = getattr(subject.model.processor.image_processor, "patch_size", None)
     most = 0
@@ -207,81 +219,3 @@ def _views(subject: Subject, environment: Any) -> Iterator[Image.Image]:
             yield zoomed(environment, image, shown[0], Box(0.25, 0.25, 0.75, 0.75, Frame.UNIT), subject.frame)
     for task in evenly(subject.tasks, NUM_SHOWN):
         yield from (block["image"] for block in opening(environment, task)[1]["content"] if block["type"] == "image")
-
-
-def prompt(note: Note, subject: Subject) -> None:
-    """Whether the chat template shows the tools, and text of the data cannot pose as control tokens."""
-    environment = subject.make_environment()
-    tools = tools_of(environment)
-    task = subject.tasks[0]
-    messages = opening(environment, task)
-    ids = subject.renderer.prompt_ids(messages, list(tools.values()))
-    if tools and ids == subject.renderer.prompt_ids(messages, []):
-        note.fail(f"the chat template leaves out the tools {list(tools)}", "use a template that shows tools")
-        return
-    if not subject.renderer.tokenizer.decode(ids).rstrip().endswith(("assistant", "<think>")):
-        note.warn("the prompt does not end where an assistant's turn begins", "look at the chat template")
-    marked = sum("<|" in task.question for task in subject.tasks)
-    also = f"; control tokens in {marked} questions are escaped" if marked else ""
-    note.ok(f"tools in the prompt: {', '.join(tools) or 'none'}{also}")
-
-
-def episode(note: Note, subject: Subject) -> None:
-    """Shows an episode with what carries loss, and checks that the environment let it be played."""
-    with_images = [task for task in subject.tasks if task.images] or list(subject.tasks)
-    played = subject.play(with_images[:1])[0]
-    record = played.record
-    show(subject.renderer, record.prompt_ids, [0] * len(record.prompt_ids))
-    show(subject.renderer, record.completion_ids, record.loss_mask)
-    if ZOOM in tools_of(subject.make_environment()) and with_images[0].images and not played.num_zooms:
-        note.fail(f"a zoom into the middle of the image is refused: {played.faults[0].message}", "see coordinates")
-        return
-    note.ok(f"{sum(record.loss_mask)} of {len(record.completion_ids)} completion tokens carry loss")
-
-
-def show(renderer: Renderer, ids: Sequence[int], mask: Sequence[int]) -> None:
-    """Prints token ids as text: what carries loss in colour, runs of image placeholders as one."""
-    parts: list[tuple[int, list[int]]] = []
-    for token, counts in zip(ids, mask, strict=True):
-        if not parts or parts[-1][0] != counts:
-            parts.append((counts, []))
-        parts[-1][1].append(token)
-    pad = re.escape(renderer.image_token)
-    for counts, tokens in parts:
-        text = re.sub(f"(?:{pad})+", lambda run: f"[{len(run[0]) // len(renderer.image_token)} image tokens]",
-                      renderer.tokenizer.decode(tokens))  # fmt: skip
-        lines = (f"      {'loss' if counts else '    '} | {line}" for line in text.strip("\n").split("\n"))
-        print(colored("\n".join(lines), "32" if counts else "2"))
-
-
-def lengths(note: Note, subject: Subject, most_allowed: int | None) -> int:
-    """Tokens of the longest prompt of some tasks; checks that an episode fits into the model and its own budget."""
-    environment = subject.make_environment()
-    tools, renderer = list(tools_of(environment).values()), subject.renderer
-    shown = evenly(subject.tasks, NUM_SHOWN)
-    longest, budget = 0, subject.limits.max_completion_tokens
-    crop = 0
-    for task in shown:
-        messages = opening(environment, task)
-        longest = max(longest, len(renderer.prompt_ids(messages, tools)))
-        views = [block["image"] for block in messages[1]["content"] if block["type"] == "image"]
-        if views and ZOOM in tools_of(environment):
-            whole = zoomed(environment, views[0], views[0], Box(0, 0, 1, 1, Frame.UNIT), subject.frame)
-            crop = max(crop, renderer.image_inputs(whole).num_tokens)
-    context = min(subject.model.network.config.get_text_config().max_position_embeddings, most_allowed or math.inf)
-    if longest + budget > context:
-        note.fail(
-            f"a prompt of {longest} tokens and max_episode_tokens {budget} do not fit into {context:.0f}",
-            f"lower max_episode_tokens to {max(0, int(context) - longest)}, or max_pixels",
-        )
-        return longest
-    turns = subject.limits.max_turns
-    wanted = turns * subject.limits.max_tokens_per_turn + (turns - 1) * crop
-    if wanted > budget:
-        note.warn(
-            f"{turns} full turns with crops of up to {crop} tokens take {wanted}, more than max_episode_tokens "
-            f"{budget}: the last zooms of such an episode end it",
-            "raise max_episode_tokens, or lower crop_max_pixels",
-        )
-    note.ok(f"prompts of up to {longest} tokens, episodes of up to {budget} behind them, context {context:.0f}")
-    return longest

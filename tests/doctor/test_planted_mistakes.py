@@ -10,24 +10,23 @@ import torch
 from PIL import Image
 from trl import ModelConfig
 
-from environments import doctor as shared
+from doctor import data, environment, episode, grpo, log_probabilities, rewards, traces
+from doctor.environment import Subject
+from doctor.findings import Examination, Verdict
+from doctor.fit import Launch, exceeded_grpo_memory
+from doctor.memory import Sharding
+from doctor.model import read_model
 from environments.arguments import EpisodeArguments
-from environments.doctor import Subject
 from environments.factories import environment_factory
 from environments.play import Limits, tools_of
 from environments.zoom import ZoomEnvironment
-from fovea import preflight
 from fovea.boxes import Box, Frame, View
 from fovea.data.task_files import load_tasks
-from fovea.doctor import Examination, Verdict
 from fovea.images import PixelLimits, cut, fit
-from fovea.memory import Sharding
 from fovea.models.loading import Model
 from fovea.models.random_models import random_model
 from fovea.tasks import Task
-from rl import doctor as grpo
 from rl.arguments import GRPOArguments
-from sft import doctor as sft
 from synthesis.shapes import make_tasks
 from tests.training import trace_record
 
@@ -55,10 +54,10 @@ def with_environment(subject, environment_class):
 
 
 def test_nothing_is_found_where_nothing_is_wrong(found, subject):
-    for check in (shared.coordinates, shared.sizes, shared.prompt, shared.episode):
+    for check in (environment.misread_boxes, environment.resized_images, episode.hidden_tools, episode.refused_zooms):
         assert found(check, subject) == ""
-    assert found(shared.lengths, subject, None) == found(preflight.tasks, subject.tasks) == ""
-    assert found(grpo.log_probabilities, subject) == ""
+    assert found(episode.overlong_episodes, subject, None) == found(data.unfit_tasks, subject.tasks) == ""
+    assert found(log_probabilities.differing_log_probabilities, subject) == ""
 
 
 class SwappedBoxes(ZoomEnvironment):
@@ -74,15 +73,15 @@ class SwappedBoxes(ZoomEnvironment):
 
 
 def test_an_environment_that_reads_boxes_in_another_frame(found, subject):
-    assert "comes back as a crop with" in found(shared.coordinates, with_environment(subject, SwappedBoxes))
+    assert "comes back as a crop with" in found(environment.misread_boxes, with_environment(subject, SwappedBoxes))
 
 
 @pytest.mark.parametrize("frame", ["input", "unit"])
 def test_a_frame_set_against_the_family(found, subject, tiny, episode_arguments, frame):
     episode_arguments.box_frame = frame
     wrong = Subject.of((tiny, True), subject.tasks, episode_arguments)
-    assert "leave --box_frame to the model's family" in found(shared.coordinates, wrong)
-    assert found(shared.sizes, wrong) == found(shared.episode, wrong) == ""
+    assert "leave --box_frame to the model's family" in found(environment.misread_boxes, wrong)
+    assert found(environment.resized_images, wrong) == found(episode.refused_zooms, wrong) == ""
 
 
 def trace_of(picture, box, frame, tmp_path):
@@ -101,7 +100,7 @@ ZOOM_LIMITS = PixelLimits(4096, 5120, 16)
 @pytest.mark.parametrize(("frame", "outcome"), [(Frame.PER_MILLE, ""), (Frame.ORIGINAL, "--box_frame original")])
 def test_traces_whose_boxes_are_in_another_frame(found, subject, picture, tmp_path, frame, outcome):
     record = trace_of(picture, Box(0.2, 0.5, 0.4, 0.7, Frame.UNIT), frame, tmp_path)
-    problem = found(sft._boxes, subject, [record])
+    problem = found(traces.boxes_in_another_frame, subject, [record])
     assert outcome in problem and bool(outcome) == bool(problem)
 
 
@@ -121,14 +120,14 @@ class CropsOfTheView(ZoomEnvironment):
 
 
 def test_crops_cut_from_the_resized_image(found, subject):
-    assert "cut from the resized image" in found(shared.coordinates, with_environment(subject, CropsOfTheView))
+    assert "cut from the resized image" in found(environment.misread_boxes, with_environment(subject, CropsOfTheView))
 
 
 def test_observations_inside_assistant_turns(found, subject, picture, tmp_path):
     record = trace_of(picture, Box(0.2, 0.5, 0.4, 0.7, Frame.UNIT), Frame.PER_MILLE, tmp_path)
     record["messages"][1]["content"] += "<tool_response>a crop</tool_response>"
     args = SimpleNamespace(per_device_train_batch_size=1, gradient_accumulation_steps=1)
-    assert "would carry loss" in found(sft._traces, [record], args)
+    assert "would carry loss" in found(traces.unfit_traces, [record], args)
 
 
 def test_a_template_without_tools(found, subject):
@@ -140,7 +139,7 @@ def test_a_template_without_tools(found, subject):
     )
     model = Model(subject.model.network, processor, "tiny")
     blind = Subject.of((model, True), subject.tasks, EpisodeArguments(crop_min_pixels=4096, crop_max_pixels=5120))
-    assert "leaves out the tools ['image_zoom_in_tool']" in found(shared.prompt, blind)
+    assert "leaves out the tools ['image_zoom_in_tool']" in found(episode.hidden_tools, blind)
 
 
 def test_right_padding(tiny):
@@ -164,7 +163,7 @@ class LargeCrops(ZoomEnvironment):
 
 
 def test_an_environment_whose_images_are_resized_once_more(found, subject):
-    assert "is resized once more" in found(shared.sizes, with_environment(subject, LargeCrops))
+    assert "is resized once more" in found(environment.resized_images, with_environment(subject, LargeCrops))
 
 
 def test_a_batch_that_would_split_groups(found):
@@ -172,19 +171,19 @@ def test_a_batch_that_would_split_groups(found):
         output_dir="unused", use_cpu=True, bf16=False, per_device_train_batch_size=12, num_generations=8,
         gradient_accumulation_steps=2,
     )  # fmt: skip
-    assert "make it a multiple" in found(grpo._groups, args, 100, Sharding())
+    assert "make it a multiple" in found(grpo.torn_groups, args, 100, Sharding())
 
 
 def test_an_answer_in_the_question(found, make_task):
     leaking = [make_task(id=str(n), question=f"Which digit? (It is {n}.)", answer=str(n)) for n in range(8)]
-    assert "contain their answer" in found(preflight.tasks, leaking)
+    assert "contain their answer" in found(data.unfit_tasks, leaking)
 
 
 def test_a_reward_that_sees_nothing(found, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("def flat(task, episode):\n    return 0.5\n")
-    assert "it pays every episode alike" in found(grpo._rewards, [f"{path}:flat"], None)
-    assert "pays all sample episodes 0.5" in found(grpo._rewards, ["accuracy", f"{path}:flat"], None)
+    assert "it pays every episode alike" in found(rewards.blind_rewards, [f"{path}:flat"], None)
+    assert "pays all sample episodes 0.5" in found(rewards.blind_rewards, ["accuracy", f"{path}:flat"], None)
 
 
 def test_an_image_that_is_missing(tmp_path):
@@ -196,7 +195,7 @@ def test_an_image_that_is_missing(tmp_path):
 def test_an_image_that_is_broken(found, make_task, tmp_path):
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     broken = Task("b", (str(tmp_path / "cut.png"),), "Which?", "1")
-    assert "images or boxes of 1 tasks cannot be used" in found(preflight.tasks, [broken])
+    assert "images of 1 tasks cannot be opened" in found(data.unfit_tasks, [broken])
 
 
 def test_weights_that_are_not_numbers(found, tiny, tmp_path):
@@ -205,7 +204,7 @@ def test_weights_that_are_not_numbers(found, tiny, tmp_path):
     tiny.network.save_pretrained(tmp_path)
     tiny.processor.save_pretrained(tmp_path)
     limits = SimpleNamespace(min_pixels=None, max_pixels=None)
-    problem = found(lambda note: preflight.model(note, str(tmp_path), limits, load_weights=True))
+    problem = found(lambda note: read_model(note, str(tmp_path), limits, load_weights=True))
     assert "hold NaN or infinity" in problem and "use another checkpoint" in problem
 
 
@@ -221,9 +220,8 @@ def test_a_model_too_large(found, use_peft, gib, cure):
     )  # fmt: skip
     limits = Limits(max_completion_tokens=4096)
     subject = Subject(model, False, [], tools_of, None, limits, Frame.PER_MILLE)
-    problem = found(
-        grpo._memory, subject, 2000, args, ModelConfig(use_peft=use_peft, dtype="bfloat16"), Sharding(), gib
-    )
+    launch = Launch(ModelConfig(use_peft=use_peft, dtype="bfloat16"), args, Sharding(), gib)
+    problem = found(exceeded_grpo_memory, subject, 2000, launch)
     assert cure in problem and bool(cure) == bool(problem)
 
 
@@ -244,13 +242,13 @@ class Pair:
 @pytest.mark.parametrize(("kind", "outcome"), [(Text, ""), (Pair, "raised IndexError")])
 def test_an_environment_of_another_kind_is_no_mistake(found, subject, kind, outcome):
     own = replace(subject, make_environment=kind, tasks=[])
-    assert found(shared.coordinates, own) == ""
-    assert outcome in found(shared.sizes, own)
+    assert found(environment.misread_boxes, own) == ""
+    assert outcome in found(environment.resized_images, own)
 
 
 def test_a_padded_crop_is_no_mistake(found, tiny, subject, episode_arguments):
     episode_arguments.crop_padding = 1.5
-    assert found(shared.coordinates, Subject.of((tiny, True), subject.tasks, episode_arguments)) == ""
+    assert found(environment.misread_boxes, Subject.of((tiny, True), subject.tasks, episode_arguments)) == ""
 
 
 def test_a_family_that_grpo_does_not_train():
@@ -272,15 +270,17 @@ def test_crops_of_traces_in_another_size_than_rollouts_show_them(found, tiny, tm
     records = list(read_traces(tmp_path))
     same = Subject.of((tiny, True), [], EpisodeArguments(crop_min_pixels=4096, crop_max_pixels=5120))
     other = Subject.of((tiny, True), [], EpisodeArguments(crop_min_pixels=8192, crop_max_pixels=12288))
-    assert found(sft._crops, same, records) == ""
+    assert found(traces.crops_of_another_size, same, records) == ""
     assert "1 of 1 crops are not as rollouts show them (8192 to 12288 pixels), the first has 64x64" in found(
-        sft._crops, other, records
+        traces.crops_of_another_size, other, records
     )
 
 
 def test_options_that_would_have_no_effect(found, tiny):
     args = GRPOArguments(output_dir="out", bf16=False, use_cpu=True, repetition_penalty=1.1)
-    assert "repetition_penalty 1.1 has no effect on episodes" in found(grpo._options, args, EpisodeArguments())
+    assert "repetition_penalty 1.1 has no effect on episodes" in found(
+        grpo.options_without_effect, args, EpisodeArguments()
+    )
 
 
 def test_a_reward_that_fails_on_real_tasks_alone(found, subject):
@@ -290,5 +290,5 @@ def test_a_reward_that_fails_on_real_tasks_alone(found, subject):
     def difficulty(prompts, completions, difficulty, **columns):
         return [float(value) for value in difficulty]
 
-    said = found(grpo._rewards_on_tasks, subject, [Reward("difficulty", RewardKind.TRL, difficulty)])
+    said = found(rewards.failing_rewards, subject, [Reward("difficulty", RewardKind.TRL, difficulty)])
     assert "reward difficulty raised TypeError on tasks" in said

@@ -1,0 +1,99 @@
+"""What the doctor says about an episode: its prompt, its tokens in the loss, its length."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from doctor.environment import NUM_SHOWN, ZOOM, Subject, zoomed
+from doctor.findings import Note, colored, evenly
+from environments.play import opening, tools_of
+from environments.rendering import Renderer
+from fovea.boxes import Box, Frame
+
+
+def hidden_tools(note: Note, subject: Subject) -> None:
+    """A chat template that leaves the tools out of the prompt."""
+    environment = subject.make_environment()
+    tools = tools_of(environment)
+    task = subject.tasks[0]
+    messages = opening(environment, task)
+    ids = subject.renderer.prompt_ids(messages, list(tools.values()))
+    if tools and ids == subject.renderer.prompt_ids(messages, []):
+        note.fail(f"the chat template leaves out the tools {list(tools)}", "use a template that shows tools")
+        return
+    if not subject.renderer.tokenizer.decode(ids).rstrip().endswith(("assistant", "<think>")):
+        note.warn("the prompt does not end where an assistant's turn begins", "look at the chat template")
+    marked = sum("<|" in task.question for task in subject.tasks)
+    also = f"; control tokens in {marked} questions are escaped" if marked else ""
+    note.ok(f"tools in the prompt: {', '.join(tools) or 'none'}{also}")
+
+
+def refused_zooms(note: Note, subject: Subject) -> None:
+    """A zoom that the environment refuses; shows the episode, with the tokens that carry loss."""
+    with_images = [task for task in subject.tasks if task.images] or list(subject.tasks)
+    played = subject.play(with_images[:1])[0]
+    record = played.record
+    show_tokens(subject.renderer, record.prompt_ids, [0] * len(record.prompt_ids))
+    show_tokens(subject.renderer, record.completion_ids, record.loss_mask)
+    if ZOOM in tools_of(subject.make_environment()) and with_images[0].images and not played.num_zooms:
+        note.fail(f"a zoom into the middle of the image is refused: {played.faults[0].message}", "see boxes above")
+        return
+    note.ok(f"{sum(record.loss_mask)} of {len(record.completion_ids)} completion tokens carry loss")
+
+
+def show_tokens(renderer: Renderer, ids: Sequence[int], mask: Sequence[int]) -> None:
+    """Prints token ids as text: what carries loss in colour, runs of image placeholders as one."""
+    parts: list[tuple[int, list[int]]] = []
+    for token, counts in zip(ids, mask, strict=True):
+        if not parts or parts[-1][0] != counts:
+            parts.append((counts, []))
+        parts[-1][1].append(token)
+    pad = re.escape(renderer.image_token)
+    for counts, tokens in parts:
+        text = re.sub(f"(?:{pad})+", lambda run: f"[{len(run[0]) // len(renderer.image_token)} image tokens]",
+                      renderer.tokenizer.decode(tokens))  # fmt: skip
+        lines = (f"      {'loss' if counts else '    '} | {line}" for line in text.strip("\n").split("\n"))
+        print(colored("\n".join(lines), "32" if counts else "2"))
+
+
+def overlong_episodes(note: Note, subject: Subject, engine_length: int | None) -> int:
+    """Episodes that fit neither the model nor their own budget; returns the tokens of the longest prompt of some tasks.
+
+    `engine_length` is the longest sequence that vLLM was told to take, if it plays.
+    """
+    prompt, crop = _longest(subject)
+    budget = subject.limits.max_completion_tokens
+    positions = subject.model.network.config.get_text_config().max_position_embeddings
+    context = min(positions, engine_length or positions)
+    if prompt + budget > context:
+        note.fail(
+            f"a prompt of {prompt} tokens and max_episode_tokens {budget} do not fit into {context}",
+            f"lower max_episode_tokens to {max(0, context - prompt)}, or max_pixels",
+        )
+        return prompt
+    turns = subject.limits.max_turns
+    full = turns * subject.limits.max_tokens_per_turn + (turns - 1) * crop
+    if full > budget:
+        note.warn(
+            f"{turns} full turns with crops of up to {crop} tokens take {full}, more than max_episode_tokens "
+            f"{budget}: the last zooms of such an episode end it",
+            "raise max_episode_tokens, or lower crop_max_pixels",
+        )
+    note.ok(f"prompts of up to {prompt} tokens, episodes of up to {budget} behind them, context {context}")
+    return prompt
+
+
+def _longest(subject: Subject) -> tuple[int, int]:
+    """Tokens of the longest prompt of some tasks, and of the largest crop of their first views."""
+    environment, renderer = subject.make_environment(), subject.renderer
+    tools = tools_of(environment)
+    prompt = crop = 0
+    for task in evenly(subject.tasks, NUM_SHOWN):
+        messages = opening(environment, task)
+        prompt = max(prompt, len(renderer.prompt_ids(messages, list(tools.values()))))
+        views = [block["image"] for block in messages[1]["content"] if block["type"] == "image"]
+        if views and ZOOM in tools:
+            whole = zoomed(environment, views[0], views[0], Box(0, 0, 1, 1, Frame.UNIT), subject.frame)
+            crop = max(crop, renderer.image_inputs(whole).num_tokens)
+    return prompt, crop

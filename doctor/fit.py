@@ -1,0 +1,174 @@
+"""Whether a training fits into the memory of a GPU, and what would make it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from trl import ModelConfig
+
+from doctor import memory
+from doctor.environment import Subject
+from doctor.findings import Note
+from doctor.memory import GIB, OVERHEAD, Sharding
+from fovea.kernels.layouts import FAMILIES
+from fovea.kernels.packing import Row, split_rows
+from fovea.models.loading import FEATURE_BYTES
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What comes on top of what is always held: so many bytes for a time, and the options that make them fewer."""
+
+    name: str
+    num_bytes: int
+    cures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is trained, and on what."""
+
+    model_args: ModelConfig
+    args: Any
+    """TRL's config of the training."""
+    sharding: Sharding
+    gpu_gib: float | None
+    """Memory of one GPU; None where none is known."""
+
+    def dtype(self, network: Any) -> torch.dtype:
+        """The type of the weights."""
+        return getattr(torch, self.model_args.dtype or "", None) or network.dtype
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.args.bf16 else None
+
+    def prepare(self, **options: Any) -> Callable[[Any], Any]:
+        """Makes a network what the trainers make of it."""
+        checkpointing = self.args.gradient_checkpointing
+        return partial(memory.as_trained, arguments=self.model_args, checkpointing=checkpointing, **options)
+
+
+def exceeded_grpo_memory(note: Note, subject: Subject, prompt_tokens: int, launch: Launch) -> None:
+    """A GRPO training whose rollouts or whose loss take more memory than there is."""
+    network, args = subject.model.network, launch.args
+    if not can_estimate(note, network):
+        return
+    prepare = launch.prepare(temperature=args.temperature, outputs=("log_probs", "entropy"))
+    shared, alone = _loss_bytes(subject, prompt_tokens, launch, prepare)
+    whole = prepare(memory.outline(network, launch.dtype(network)))
+    held = memory.held_bytes(whole, launch.model_args, args.optim, launch.sharding)
+    if args.beta and not launch.model_args.use_peft:
+        held["reference"] = held["weights"]
+    num_rollouts = args.per_device_train_batch_size * args.steps_per_generation
+    image_tokens = num_rollouts * subject.limits.max_turns * prompt_tokens
+    held["image features"] = min(FEATURE_BYTES, memory.feature_bytes(whole, image_tokens))
+    engine = _engine_bytes(launch)
+    rollouts = _engine_phase(engine) if args.use_vllm else _rollout_phase(whole, subject, prompt_tokens, launch)
+    awake = 0 if args.vllm_enable_sleep_mode else engine
+    cures = ["a smaller --max_packed_tokens or --max_episode_tokens"]
+    cures += ["--gradient_checkpointing true"] * (not args.gradient_checkpointing)
+    cures += ["--vllm_enable_sleep_mode true"] * bool(awake)
+    training = Phase("training", awake + (shared if args.shared_prefix else alone), tuple(cures))
+    remark = f"nothing shared, training would take {(sum(held.values()) + alone) / GIB:.1f}"
+    if args.use_vllm and launch.gpu_gib is None:
+        remark += "; without vLLM's share, which is one of the GPU's memory"
+    exceeded_memory(note, held, [rollouts, training], launch, remark)
+
+
+def _loss_bytes(subject: Subject, prompt_tokens: int, launch: Launch, prepare: Callable[[Any], Any]) -> tuple[int, int]:
+    """What the loss of a micro-batch keeps for backward: groups in shared rows, and every rollout alone."""
+    args, network = launch.args, subject.model.network
+    completion = [1] * subject.limits.max_completion_tokens
+    size, group = args.per_device_train_batch_size, args.num_generations
+    grouped = [Row([1 + number // group] * prompt_tokens, completion, [], 0) for number in range(size)]
+    alone = [Row([1 + number] * prompt_tokens, completion, [], 0) for number in range(size)]
+    parts = split_rows(grouped, args.max_packed_tokens or float("inf"))
+    largest = [grouped[number] for number in max(parts, key=len)]
+    shared_bytes, alone_bytes = (
+        memory.loss_bytes(prepare, network, launch.dtype(network), rows, autocast=launch.autocast)
+        for rows in (largest, alone)
+    )
+    return shared_bytes, alone_bytes
+
+
+def _engine_bytes(launch: Launch) -> int:
+    """What vLLM takes of this GPU."""
+    is_here = launch.args.use_vllm and launch.args.vllm_mode == "colocate"
+    return int(launch.args.vllm_gpu_memory_utilization * (launch.gpu_gib or 0) * GIB) * is_here
+
+
+def _engine_phase(num_bytes: int) -> Phase:
+    return Phase("rollouts", num_bytes, ("a lower --vllm_gpu_memory_utilization",))
+
+
+def _rollout_phase(whole: Any, subject: Subject, prompt_tokens: int, launch: Launch) -> Phase:
+    """Rollouts by the model itself, with caches that are kept."""
+    args = launch.args
+    together = min(args.rollout_batch_size, args.per_device_train_batch_size * args.steps_per_generation)
+    num_bytes = memory.rollout_bytes(
+        whole,
+        num_prompts=-(-together // args.num_generations) if args.shared_prefix else together,
+        num_rollouts=together,
+        prompt_tokens=prompt_tokens,
+        episode_tokens=subject.limits.max_completion_tokens,
+    )
+    if launch.sharding.zero_stage == 3:  # the whole model is gathered to write
+        num_bytes += memory.weight_bytes(whole, launch.model_args)
+    return Phase("rollouts", num_bytes, ("a smaller --rollout_batch_size",))
+
+
+def exceeded_sft_memory(note: Note, subject: Subject, trace_tokens: int, train_vision: bool, launch: Launch) -> None:
+    """A cold start whose loss takes more memory than there is."""
+    network, args = subject.model.network, launch.args
+    if not can_estimate(note, network):
+        return
+    prepare = launch.prepare(train_vision=train_vision)
+    rows = [Row([1] * 2, [1] * trace_tokens, [], 0) for _ in range(args.per_device_train_batch_size)]
+    loss = memory.loss_bytes(prepare, network, launch.dtype(network), rows, autocast=launch.autocast)
+    whole = prepare(memory.outline(network, launch.dtype(network)))
+    held = memory.held_bytes(whole, launch.model_args, args.optim, launch.sharding)
+    vision = memory.vision_bytes(whole, trace_tokens * len(rows))
+    cures = ["a smaller --per_device_train_batch_size, --max_length or --max_pixels"]
+    cures += ["--gradient_checkpointing true"] * (not args.gradient_checkpointing)
+    remark = "what a trained vision tower keeps for backward is not counted" if train_vision else ""
+    exceeded_memory(note, held, [Phase("training", loss + vision, tuple(cures))], launch, remark)
+
+
+def can_estimate(note: Note, network: Any) -> bool:
+    """Whether memory can be estimated for this family; if not, says so."""
+    family = network.config.model_type
+    if family not in FAMILIES:
+        note.warn(
+            f"is estimated for {' and '.join(FAMILIES)} only, and this is {family}",
+            "train one step with the longest tasks, and read the peak in ledger.json",
+        )
+    return family in FAMILIES
+
+
+def exceeded_memory(note: Note, held: dict[str, int], phases: list[Phase], launch: Launch, remark: str = "") -> None:
+    """A process that needs more than the GPU has: `held` all the time, and on top of it one phase after another."""
+    factor, context = OVERHEAD
+    base = sum(held.values())
+    parts = " + ".join(f"{name} {size / GIB:.2f}" for name, size in held.items())
+    peaks = ", ".join(f"{phase.name} {(base + phase.num_bytes) / GIB:.2f}" for phase in phases)
+    summary = f"{parts} GiB; at most: {peaks}" + (f" ({remark})" if remark else "")
+    if launch.gpu_gib is None:
+        note.ok(f"{summary}; give --gpu_memory_gib to compare it with a GPU")
+        return
+    need = (base + max(phase.num_bytes for phase in phases)) * factor + context
+    if need <= launch.gpu_gib * GIB:
+        note.ok(f"{summary}; {need / GIB:.1f} of {launch.gpu_gib:.0f} with overheads")
+        return
+    room = (launch.gpu_gib * GIB - context) / factor - base
+    cures = [cure for phase in phases if phase.num_bytes > max(room, 0) for cure in phase.cures]
+    if room < 0:
+        arguments = launch.model_args
+        is_quantized = arguments.load_in_4bit or arguments.load_in_8bit
+        smaller = ["--load_in_4bit true" if arguments.use_peft else "--use_peft true"] * (not is_quantized)
+        cures = [*smaller, "more processes under ZeRO-3 (--accelerate_config)", *cures]
+    note.fail(f"{summary}; {need / GIB:.1f} with overheads, and there are {launch.gpu_gib:.0f}", "; or ".join(cures))

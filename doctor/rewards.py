@@ -1,0 +1,67 @@
+"""What the doctor says about rewards: on episodes made to be told apart, and on those of the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from doctor.environment import Subject
+from doctor.findings import Note, evenly
+from fovea.episodes import Episode
+from rewards.check import remarks, sample_episodes, sample_task
+from rewards.registry import Reward, RewardError, RewardKind, load_rewards
+from rewards.trl_adapter import score
+
+
+def blind_rewards(note: Note, names: Sequence[str], weights: Sequence[float] | None) -> list[Reward]:
+    """Rewards that, alone or together, pay right, wrong, malformed and gaming episodes of a sample task alike."""
+    rewards = load_rewards(names)
+    if weights is not None and len(weights) != len(names):
+        note.fail(f"{len(weights)} reward_weights for {len(names)} reward_funcs {list(names)}", "give one for each")
+        return rewards
+    total = _weighted_total(note, dict(zip(names, rewards, strict=True)), weights or [1.0] * len(names))
+    if total is None:
+        return rewards
+    command = f"fovea rewards test {' '.join(names)}"
+    problems = remarks(total)
+    if len(set(total.values())) < 2:
+        note.fail(problems[0], command)
+        return rewards
+    for problem in problems:
+        note.warn(f"in all, {problem}", command)
+    right, wrong = total["right, zoomed to the target"], total["wrong, no zoom"]
+    note.ok(f"{', '.join(names)}: in all {right:.2f} for a right answer after a zoom, {wrong:.2f} for a wrong one")
+    return rewards
+
+
+def _weighted_total(note: Note, rewards: dict[str, Reward], weights: Sequence[float]) -> dict[str, float] | None:
+    """What all rewards together pay each sample episode; None if one of them cannot be tried on a sample task."""
+    episodes = sample_episodes(sample_task())
+    total = dict.fromkeys(episodes, 0.0)
+    is_whole = True
+    for (name, reward), weight in zip(rewards.items(), weights, strict=True):
+        try:
+            paid = score(reward, list(episodes.values()))
+        except (RewardError, ValueError) as error:
+            note.warn(f"cannot be tried on a sample task: {error}", f"fovea rewards test {name}")
+            is_whole = False
+            continue
+        if len(set(paid)) < 2:
+            note.warn(f"{name} pays all sample episodes {paid[0]}: does it see what it is given?",
+                      f"fovea rewards test {name}")  # fmt: skip
+        total = {kind: total[kind] + weight * (value or 0.0) for kind, value in zip(total, paid, strict=True)}
+    return total if is_whole else None
+
+
+def failing_rewards(note: Note, subject: Subject, rewards: Sequence[Reward]) -> None:
+    """Rewards that raise on episodes of real tasks: right ones, by the tasks' own references."""
+    episodes: list[Episode] = subject.play(evenly(subject.tasks, 4))
+    for reward in rewards:
+        if reward.kind is RewardKind.MODEL:
+            note.warn(
+                f"{reward.name} is a reward model, which only the training runs",
+                "train one step to see that it loads (--max_steps 1)",
+            )
+            continue
+        paid = score(reward, episodes)
+        amounts = ", ".join("not applicable" if value is None else f"{value:.2f}" for value in paid)
+        note.ok(f"{reward.name} pays {len(episodes)} right episodes of your tasks {amounts}")

@@ -1,0 +1,59 @@
+"""What the words on the command line mean to a training, and where it is to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import yaml
+
+from doctor.findings import Note
+from doctor.memory import Sharding
+from fovea.config import find_config, parse
+
+
+@dataclass(kw_only=True)
+class DoctorArguments:
+    """On what the training would run, and what the doctor writes."""
+
+    gpu_memory_gib: float | None = field(
+        default=None, metadata={"help": "Memory of one GPU in GiB, which the training has to fit. Default: this one's."}
+    )
+    accelerate_config: str | None = field(
+        default=None, metadata={"help": "The file that `accelerate launch --config_file` will get: processes, ZeRO."}
+    )
+    load_weights: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Load the weights and run them in float32; default: if they are here and take a quarter of the "
+            "free memory or less."
+        },
+    )
+    json: str | None = field(default=None, metadata={"help": "Write the findings to this file."})
+
+
+def read_settings(note: Note, types: tuple[type, ...], default_config: str, words: Sequence[str]) -> tuple[Any, ...]:
+    """One instance of each of `types` by the words on the command line, and `DoctorArguments` last."""
+    words = [*words, *([] if torch.cuda.is_available() else ["--use_cpu", "true"])]
+    parsed = parse((*types, DoctorArguments), default_config=default_config, arguments=words)
+    note.ok("all options are known and agree with each other")
+    return parsed
+
+
+def read_launch(note: Note, accelerate_config: str | None) -> Sharding:
+    """How the launch splits the training."""
+    if accelerate_config is None:
+        return Sharding()
+    launch = yaml.safe_load(find_config(accelerate_config).read_text())
+    settings = launch.get("deepspeed_config") or {}
+    uncounted = [name for name in settings if "offload" in name and settings[name] not in (None, "none")]
+    uncounted += [name for name in ("deepspeed_config_file",) if settings.get(name)]
+    uncounted += ["FSDP"] * (launch.get("distributed_type") == "FSDP")
+    if uncounted:
+        note.warn(
+            f"{', '.join(uncounted)} in {accelerate_config} are not taken into account for memory",
+            "read the memory below as that of ZeRO without them, and try one step before the long run",
+        )
+    return Sharding(int(launch.get("num_processes", 1)), int(settings.get("zero_stage", 0)))

@@ -1,0 +1,50 @@
+"""`fovea doctor` for the cold start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from doctor.environment import Subject, misread_boxes, resized_images
+from doctor.findings import Examination, Note
+from doctor.fit import Launch, exceeded_sft_memory
+from doctor.memory import Sharding, device_gib
+from doctor.model import read_model
+from doctor.settings import read_launch, read_settings
+from doctor.traces import boxes_in_another_frame, crops_of_another_size, misplaced_loss, unfit_traces
+from sft.arguments import ARGUMENTS, check_options
+
+
+def examine(examination: Examination, words: Sequence[str]) -> str | None:
+    """Examines what `train_sft.py` would do with these words; where the findings are to be written."""
+    check = examination.check
+    parsed = check("settings", read_settings, ARGUMENTS, "tiny_sft.yaml", words)
+    if parsed is None:
+        return None
+    script, episodes, model_args, args, doctor = parsed
+    check("options", options_without_effect, args, script.shared_prefix)
+    records = check("traces", lambda note: script.read_traces())
+    loaded = check("model", lambda note: read_model(
+        note, model_args.model_name_or_path, script, load_weights=doctor.load_weights,
+        trust_remote_code=args.trust_remote_code))  # fmt: skip
+    subject = loaded and check("environment", lambda note: Subject.of(loaded, [], episodes))
+    if subject is None:
+        return doctor.json
+    check("coordinates", misread_boxes, subject)
+    check("image sizes", resized_images, subject)
+    if records is not None:
+        check("traces", unfit_traces, records, args)
+        longest = check("loss mask", misplaced_loss, subject, records, args.max_length)
+        check("boxes in traces", boxes_in_another_frame, subject, records)
+        check("crops in traces", crops_of_another_size, subject, records)
+        sharding = check("launch", read_launch, doctor.accelerate_config) or Sharding()
+        if longest:
+            launch = Launch(model_args, args, sharding, doctor.gpu_memory_gib or device_gib())
+            check("memory", exceeded_sft_memory, subject, longest, script.train_vision, launch)
+    return doctor.json
+
+
+def options_without_effect(note: Note, args: Any, shared_prefix: bool) -> None:
+    """Options of TRL's that are set and would have no effect."""
+    check_options(args, shared_prefix=shared_prefix)
+    note.ok("every option that is set takes effect")

@@ -1,0 +1,157 @@
+"""What the doctor says about traces: what of them carries loss, whose frame their boxes are in, how large crops are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from doctor.environment import Subject
+from doctor.episode import show_tokens
+from doctor.findings import Note, evenly
+from environments.protocol import parse_actions
+from environments.traces import Trace, blocks_of, to_trace
+from fovea.answers.boxes import is_four_numbers
+from fovea.boxes import Box, Frame, View
+from fovea.episodes import Call
+from fovea.images import cut, fit
+from fovea.models.loading import pixel_limits
+from sft.collator import TraceCollator
+
+NUM_LOOKED_AT = 50
+"""Traces that are read closely."""
+
+
+def unfit_traces(note: Note, records: Sequence[dict], args: Any) -> None:
+    """Traces that do not open, and observations inside assistant turns."""
+    if not records:
+        note.fail("there are no traces", "look at --dataset_name and --max_traces")
+        return
+    looked_at = evenly(records, NUM_LOOKED_AT)
+    texts = [[turn["content"] for turn in record["messages"] if turn["role"] == "assistant"] for record in looked_at]
+    for record in looked_at:
+        to_trace(record)
+    spoken_for = sum(any("<tool_response>" in text or "<image>" in text for text in written) for written in texts)
+    if spoken_for:
+        note.fail(
+            f"{spoken_for} of {len(looked_at)} traces have observations inside assistant turns, which would carry loss",
+            "put what a tool returns into turns of its own (role tool, or user)",
+        )
+        return
+    zooms = sum("<tool_call>" in text for written in texts for text in written)
+    if not zooms:
+        note.warn(
+            "no trace calls a tool: nothing about zooming is learned from them",
+            'write calls as <tool_call>{"name": …, "arguments": {…}}</tool_call> (docs/my_data.md)',
+        )
+    steps = len(records) // (args.per_device_train_batch_size * args.gradient_accumulation_steps)
+    note.ok(f"{len(records)} traces, {zooms / len(looked_at):.1f} zooms each, about {steps} steps an epoch")
+
+
+def misplaced_loss(note: Note, subject: Subject, records: Sequence[dict], max_length: int | None) -> int:
+    """Loss on anything but the assistant's turns; shows one trace, and returns the tokens of the longest."""
+    limits = pixel_limits(subject.model.processor)
+    collator = TraceCollator(subject.renderer, subject.make_environment(), limits, max_length=max_length)
+    tokenizer = subject.renderer.tokenizer
+    longest = 0
+    for number, record in enumerate(evenly(records, NUM_LOOKED_AT)):
+        trace = to_trace(record)
+        ids, mask, _ = collator.encode(trace)
+        longest = max(longest, len(ids))
+        if number == 0:
+            show_tokens(subject.renderer, ids, mask)
+        carried = [token for token, counts in zip(ids, mask, strict=True) if counts]
+        written = [
+            token
+            for message in trace.messages
+            if message["role"] == "assistant"
+            for token in collator.written_ids(message["content"])
+        ]
+        if carried != written:
+            note.fail(
+                f"trace {number}: {tokenizer.decode(carried)[:80]!r} carries loss, where the assistant wrote "
+                f"{tokenizer.decode(written)[:80]!r}",
+                "take marks of turns out of the assistant's texts; if there are none, please report it",
+            )
+            return longest
+    looked_at = min(NUM_LOOKED_AT, len(records))
+    note.ok(
+        f"what the assistant wrote carries loss, nothing else; the {looked_at} looked at have up to {longest} tokens"
+    )
+    return longest
+
+
+def boxes_in_another_frame(note: Note, subject: Subject, records: Sequence[dict]) -> None:
+    """Boxes that give the crops behind them only if they are read in another frame."""
+    frame = subject.frame
+    apart: dict[Frame, list[float]] = {other: [] for other in Frame}
+    limits = pixel_limits(subject.model.processor)
+    for record in evenly(records, NUM_LOOKED_AT):
+        for source, numbers, crop in _zooms(to_trace(record)):
+            view = View(source.size, fit(source, limits).size)
+            for other, differences in apart.items():
+                differences.append(_difference(source, Box.of(numbers, other), view, crop, subject.padding))
+    if not apart[frame]:
+        note.warn(
+            "no zoom with a crop behind it was found",
+            "put each crop into the turn behind its call, as the tool's image",
+        )
+        return
+    typical = {other: median(differences) for other, differences in apart.items()}
+    best = min(typical, key=lambda other: typical[other])
+    if best is not frame and typical[best] < 0.7 * typical[frame]:
+        note.fail(
+            f"boxes give the crops behind them if they are read in {best.value}, but this model reads {frame.value}",
+            f"convert the boxes, or train with --box_frame {best.value}",
+        )
+        return
+    note.ok(f"{len(apart[frame])} boxes read in {frame.value} give the crops behind them")
+
+
+def crops_of_another_size(note: Note, subject: Subject, records: Sequence[dict]) -> None:
+    """Crops of other sizes than this training's environment shows them in."""
+    limits = subject.crop_limits
+    zooms = [crop for record in evenly(records, NUM_LOOKED_AT) for _, _, crop in _zooms(to_trace(record))]
+    if limits is None or not zooms:
+        return
+    least, most = 0.75 * limits.min_pixels, 1.25 * limits.max_pixels  # sizes are rounded to whole patches
+    off = [crop.size for crop in zooms if not least <= crop.width * crop.height <= most]
+    if len(off) > len(zooms) / 10:
+        note.fail(
+            f"{len(off)} of {len(zooms)} crops are not as rollouts show them ({limits.min_pixels} to "
+            f"{limits.max_pixels} pixels), the first has {off[0][0]}x{off[0][1]}",
+            "write the traces with the crop_min_pixels and crop_max_pixels of this training, or train with theirs",
+        )
+        return
+    note.ok(f"{len(zooms)} crops have sizes at which rollouts show them")
+
+
+def _zooms(trace: Trace) -> Iterator[tuple[Image.Image, list[float], Image.Image]]:
+    """The image that each zoom call means, the numbers of its box, and the crop behind it."""
+    shown: list[Image.Image] = []
+    asked: list[Call] = []
+    for message in trace.messages:
+        images = [block["image"] for block in blocks_of(message["content"]) if block["type"] == "image"]
+        if message["role"] == "assistant":
+            actions = parse_actions("".join(block["text"] for block in blocks_of(message["content"])))
+            asked = [action for action in actions if isinstance(action, Call)]
+        for crop in images if message["role"] == "tool" else ():
+            call = asked.pop(0) if asked else Call("", {})
+            numbers, index = call.arguments.get("bbox_2d"), call.arguments.get("img_idx", 0)
+            if is_four_numbers(numbers) and isinstance(index, int) and 0 <= index < len(shown):
+                yield shown[index], list(numbers or ()), crop
+        shown += images
+
+
+def _difference(source: Image.Image, box: Box, view: View, crop: Image.Image, padding: float) -> float:
+    """Mean difference of levels (0 to 255) between a crop and what is under the box; 255 if nothing is."""
+    inside = box.to(Frame.UNIT, view).enlarged(padding).clipped(view)
+    if inside.is_empty:
+        return 255.0
+    size = (32, 32)
+    small = cut(source, inside).resize(size, Image.Resampling.BOX), crop.resize(size, Image.Resampling.BOX)
+    first, second = (np.asarray(image, dtype=float) for image in small)
+    return float(np.abs(first - second).mean())
