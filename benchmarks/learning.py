@@ -11,13 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from evaluation.compare import compare_pair, load
-from evaluation.evaluate import summarize
+from evaluation.summary import summarize
 from evaluation.tiny_story import LAUNCH, evaluate, run, train
 from fovea.jsonl import read_jsonl
+from fovea.runs.records import read_samples
 from synthesis.oracle_traces import write_default_traces
 from synthesis.shapes import ZOOM_FAMILIES
 
@@ -69,8 +71,8 @@ def run_seed(folder: Path, seed: int) -> dict[str, Any]:
         f"{other.name}-rl": compare_pair(load(other / "evaluation"), load(rl / "evaluation"))
         for other in (sft, more, own)
     }
-    noise = [row for row in read_jsonl(rl / "evaluation_noise" / "samples.jsonl") if row["family"] in ZOOM_FAMILIES]
-    return {"seed": seed, "minutes": minutes, "pairs": found, "noise": summarize(noise)}
+    noise = [sample for sample in read_samples(rl / "evaluation_noise") if sample.family in ZOOM_FAMILIES]
+    return {"seed": seed, "minutes": minutes, "pairs": found, "noise": asdict(summarize(noise))}
 
 
 def main() -> None:

@@ -280,7 +280,7 @@ def recorded(side: Side, num_generations: int, *, without_model: bool = False) -
     trainer.model.train()
     if without_model:
         scripted = nullcontext(Scripted(trainer.renderer, side.turns))
-        with patch.object(trainer, "_policy", lambda mode: scripted):
+        with patch.object(trainer, "policy", lambda mode: scripted):
             return trainer._generate_and_score_completions(rows)
     with side.measured():
         return trainer._generate_and_score_completions(rows)

@@ -7,21 +7,20 @@ contentful paint was, when the list could be used, and how long filters, a searc
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from evaluation.arguments import EvaluationArguments
-from evaluation.evaluate import sample
 from evaluation.report import report
+from evaluation.samples import sample_of
 from fovea.boxes import Box, Frame
 from fovea.data.task_files import save_tasks
 from fovea.episodes import Answer, Call, Crop, Episode, Observation, StopReason, Turn
 from fovea.runs.directory import RunDirectory
+from fovea.runs.records import SAMPLES, Sample, append
 from fovea.tasks import Task
 from synthesis.shapes import make_tasks
 
@@ -44,7 +43,7 @@ STEP = """() => {
 }"""
 
 
-def rows(tasks: Iterable[Task], number: int) -> Iterable[dict[str, Any]]:
+def samples(tasks: Iterable[Task], number: int) -> Iterable[Sample]:
     """Samples of episodes with one zoom, right and wrong by turns."""
     region = Box(0.25, 0.25, 0.5, 0.5, Frame.UNIT)
     for index, task in enumerate(tasks):
@@ -56,7 +55,7 @@ def rows(tasks: Iterable[Task], number: int) -> Iterable[dict[str, Any]]:
             45,
         )
         answered = Turn(f"<answer>{answer}</answer>", Answer(answer), None, 15)
-        yield sample(Episode(task, (zoom, answered), StopReason.ANSWERED), number)
+        yield sample_of(Episode(task, (zoom, answered), StopReason.ANSWERED), number)
 
 
 def measure(path: Path) -> dict[str, float]:
@@ -92,8 +91,8 @@ def main() -> None:
         run = RunDirectory(folder / "evaluation")
         arguments = EvaluationArguments(output_dir=str(run.path), dataset_name=str(folder / "tasks"))
         run.write_start(evaluation=arguments, episodes={})
-        with (run.path / "samples.jsonl").open("w") as file:
-            file.writelines(json.dumps(row) + "\n" for number in range(2) for row in rows(tasks, number))
+        for number in range(2):
+            append(run.path / SAMPLES, samples(tasks, number))
         page = folder / "report.html"
         with page.open("w", encoding="utf-8") as file:
             file.writelines(report([run.path]))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from doctor.environment import Subject
 from doctor.findings import Note, evenly
 from fovea.episodes import Episode
 from rewards.check import remarks, sample_episodes, sample_task
 from rewards.registry import Reward, RewardError, RewardKind, load_rewards
+from rewards.totals import weighted_totals
 from rewards.trl_adapter import score
 
 
@@ -36,20 +39,21 @@ def blind_rewards(note: Note, names: Sequence[str], weights: Sequence[float] | N
 def _weighted_total(note: Note, rewards: dict[str, Reward], weights: Sequence[float]) -> dict[str, float] | None:
     """What all rewards together pay each sample episode; None if one of them cannot be tried on a sample task."""
     episodes = sample_episodes(sample_task())
-    total = dict.fromkeys(episodes, 0.0)
-    is_whole = True
-    for (name, reward), weight in zip(rewards.items(), weights, strict=True):
+    payments: list[list[float | None]] = []
+    for name, reward in rewards.items():
         try:
             paid = score(reward, list(episodes.values()))
         except (RewardError, ValueError) as error:
             note.warn(f"cannot be tried on a sample task: {error}", f"fovea rewards test {name}")
-            is_whole = False
             continue
         if len(set(paid)) < 2:
             note.warn(f"{name} pays all sample episodes {paid[0]}: does it see what it is given?",
                       f"fovea rewards test {name}")  # fmt: skip
-        total = {kind: total[kind] + weight * (value or 0.0) for kind, value in zip(total, paid, strict=True)}
-    return total if is_whole else None
+        payments.append(paid)
+    if len(payments) < len(rewards):
+        return None
+    totals = np.nan_to_num(weighted_totals(np.array(payments, dtype=float), weights))
+    return dict(zip(episodes, totals.tolist(), strict=True))
 
 
 def failing_rewards(note: Note, subject: Subject, rewards: Sequence[Reward]) -> None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from PIL import Image
@@ -18,6 +17,7 @@ from fovea.bounded_cache import BoundedCache
 from fovea.images import image_hash
 from fovea.kernels.packing import Row
 from fovea.ledger import count, phase
+from fovea.replacing import replaced
 
 _PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 _CALL = {"type": "function", "function": {"name": "t", "arguments": "{}"}}
@@ -87,7 +87,7 @@ class Renderer:
     @contextmanager
     def remembering(self) -> Iterator[None]:
         """In here the processor, too, takes images from memory: whoever calls it processes none a second time."""
-        with patch.object(self.processor, "image_processor", _Remembering(self, self._image_processor)):
+        with replaced(self.processor, "image_processor", _Remembering(self, self._image_processor)):
             yield
 
     def prompt_ids(self, messages: Sequence[dict], tools: Sequence[Callable]) -> list[int]:

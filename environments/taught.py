@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fovea.runs.directory import settings_of
+from fovea.runs.records import read_run
 
 TAUGHT = ("environment", "box_frame", "crop_min_pixels", "crop_max_pixels", "crop_padding", "min_pixels", "max_pixels")
 """What a training teaches a model to expect."""
@@ -15,8 +15,7 @@ def taught_settings(model: str) -> dict[str, Any]:
     """The settings of `TAUGHT` with which a checkpoint was trained, where the folder of its run says so."""
     folder = Path(model)
     run = folder.parent if folder.name.startswith("checkpoint-") else folder
-    settings = settings_of(run)
-    chosen = {**settings.get("script", {}), **settings.get("episodes", {})}
+    chosen = read_run(run).chosen("script", "episodes")
     return {name: chosen[name] for name in TAUGHT if chosen.get(name) is not None}
 
 

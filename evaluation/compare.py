@@ -15,8 +15,8 @@ import argparse
 import glob
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from fovea.jsonl import read_jsonl
-from fovea.runs.directory import settings_of
+from evaluation.discover import OWN, evaluations_to_compare
+from fovea.runs.records import Sample, read_run, read_samples
 from fovea.statistics import (
     crossed_interval,
     holm,
@@ -41,28 +41,32 @@ from fovea.statistics import (
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A checkpoint's evaluation, or those of several seeds of one recipe: `seeds[s][id]` are its samples' rows."""
+    """A checkpoint's evaluation, or those of several seeds of one recipe: `seeds[s][id]` are a question's samples.
+
+    Where it stands for several benchmarks, `parts[id]` is the benchmark of a question.
+    """
 
     name: str
     folders: tuple[Path, ...]
-    seeds: tuple[dict[str, list[dict[str, Any]]], ...]
+    seeds: tuple[dict[str, list[Sample]], ...]
+    parts: Mapping[str, str]
 
     @cached_property
     def families(self) -> dict[str, str]:
         """Family by question id."""
-        return {id: rows[0]["family"] for id, rows in self.seeds[0].items()}
+        return {id: samples[0].family for id, samples in self.seeds[0].items()}
 
     def scores(self, ids: Sequence[str]) -> np.ndarray:
         """Mean scores [seeds, questions]."""
-        return np.array([[fmean(row["score"] for row in seed[id]) for id in ids] for seed in self.seeds])
+        return np.array([[fmean(sample.score for sample in seed[id]) for id in ids] for seed in self.seeds])
 
     def summary(self) -> dict[str, Any]:
         """Accuracy, pass@k where there are samples, and what it cost."""
         ids = list(self.families)
-        samples = [rows for seed in self.seeds for rows in seed.values()]
-        rows = [row for found in samples for row in found]
-        fewest = min(map(len, samples))
-        correct = [(len(found), sum(row["score"] == 1 for row in found)) for found in samples]
+        questions = [samples for seed in self.seeds for samples in seed.values()]
+        samples = [sample for some in questions for sample in some]
+        fewest = min(map(len, questions))
+        correct = [(len(some), sum(sample.score == 1 for sample in some)) for some in questions]
         means = self.scores(ids)
         low, high = wilson_interval(round(float(means.mean(0).sum())), len(ids))
         if len(self.seeds) > 1 and len(ids) > 1:
@@ -74,10 +78,10 @@ class Evaluated:
             "interval": [low, high],
             "accuracy_by_seed": means.mean(1).tolist(),
             "num_samples": fewest,
-            "pass_at_k": {k: fmean(pass_at_k(*found, k) for found in correct) for k in _powers(fewest)},
-            "tokens": fmean(row.get("num_tokens", 0) for row in rows),
-            "context_tokens": fmean(row.get("num_context_tokens", row.get("num_tokens", 0)) for row in rows),
-            "zooms": fmean(row.get("num_zooms", 0) for row in rows),
+            "pass_at_k": {k: fmean(pass_at_k(*counts, k) for counts in correct) for k in _powers(fewest)},
+            "tokens": fmean(sample.num_tokens for sample in samples),
+            "context_tokens": fmean(sample.context_tokens for sample in samples),
+            "zooms": fmean(sample.num_zooms for sample in samples),
         }
 
 
@@ -92,37 +96,31 @@ def load(word: str | Path, *, rule: str | None = None) -> Evaluated:
     Raises:
         SystemExit: if there is none.
     """
-    folders = [Path(found) for found in sorted(glob.glob(str(word)))] or [Path(word)]
-    parts = [_parts(folder) for folder in folders]
-    seeds = []
-    for found in parts:
-        rows = defaultdict(list)
-        for name, folder in found.items():
-            for row in read_jsonl(folder / "samples.jsonl"):
-                if rule is not None and rule not in row.get("scores", {}):
-                    known = ", ".join(row.get("scores", ["strict"]))
-                    raise SystemExit(f"{folder} has no verdicts by {rule!r}, but by {known}")
-                scored = row if rule is None else {**row, "score": row["scores"][rule]}
-                if name:
-                    scored = {**scored, "id": f"{name}/{row['id']}", "family": f"{name}: {row['family']}"}
-                rows[scored["id"]].append({**scored, "part": name})
-        seeds.append(dict(rows))
-    return Evaluated(str(word), tuple(folder for found in parts for folder in found.values()), tuple(seeds))
+    folders = [Path(name) for name in sorted(glob.glob(str(word)))] or [Path(word)]
+    found = [evaluations_to_compare(folder) for folder in folders]
+    seeds: list[dict[str, list[Sample]]] = []
+    parts: dict[str, str] = {}
+    for evaluations in found:
+        samples = defaultdict(list)
+        for benchmark, folder in evaluations.items():
+            for sample in _scored(folder, rule):
+                if benchmark != OWN:
+                    family = f"{benchmark}: {sample.family}"
+                    sample = replace(sample, task_id=f"{benchmark}/{sample.task_id}", family=family)
+                    parts[sample.task_id] = benchmark
+                samples[sample.task_id].append(sample)
+        seeds.append(dict(samples))
+    places = tuple(folder for evaluations in found for folder in evaluations.values())
+    return Evaluated(str(word), places, tuple(seeds), parts)
 
 
-def _parts(folder: Path) -> dict[str, Path]:
-    """The evaluations that a folder stands for: itself, its `evaluation`, or one for each benchmark below it, by name.
-
-    Raises:
-        SystemExit: if there is none.
-    """
-    for place in (folder, folder / "evaluation"):
-        if (place / "samples.jsonl").exists():
-            return {"": place}
-    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/samples.jsonl"))}
-    if not found:
-        raise SystemExit(f"{folder / 'samples.jsonl'} does not exist: run `fovea eval … --output_dir {folder}` first")
-    return found
+def _scored(folder: Path, rule: str | None) -> Iterator[Sample]:
+    """The samples of a folder, scored by a published rule if one is named."""
+    for sample in read_samples(folder):
+        if rule is not None and rule not in sample.scores:
+            known = ", ".join(sample.scores or ["strict"])
+            raise SystemExit(f"{folder} has no verdicts by {rule!r}, but by {known}")
+        yield sample if rule is None else replace(sample, score=sample.scores[rule])
 
 
 def difference(a: np.ndarray, b: np.ndarray, *, seed: int) -> dict[str, Any]:
@@ -156,26 +154,15 @@ def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]
     Raises:
         ValueError: if they hold different questions, or fewer than two.
     """
-    for one in (*a.seeds, *b.seeds):
-        if one.keys() != a.seeds[0].keys():
-            only_a, only_b = sorted(a.seeds[0].keys() - one.keys()), sorted(one.keys() - a.seeds[0].keys())
-            raise ValueError(
-                f"the evaluations hold different questions: {len(only_a)} only in {a.name} {only_a[:3]}, "
-                f"{len(only_b)} only in {b.name} {only_b[:3]}: evaluate both on the same tasks"
-            )
     ids = sorted(a.families)
-    for id in ids:
-        rows = [one[id][0] for one in (*a.seeds, *b.seeds)]
-        asked = {(row.get("question"), str(row.get("reference"))) for row in rows}
-        if len(asked) > 1:
-            raise ValueError(f"question {id} is not the same in both evaluations: evaluate both on the same tasks")
+    _refuse_other_questions(a, b)
     if len(ids) < 2:
         raise ValueError(f"{len(ids)} questions are too few to compare: use at least 2")
     by_family = defaultdict(list)
     for id in ids:
         by_family[a.families[id]].append(id)
-        if part := a.seeds[0][id][0].get("part"):
-            by_family[part].append(id)
+        if id in a.parts:
+            by_family[a.parts[id]].append(id)
     gap = b.scores(ids).mean(0) - a.scores(ids).mean(0)
     return {
         "a": a.name,
@@ -190,14 +177,29 @@ def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]
     }
 
 
+def _refuse_other_questions(a: Evaluated, b: Evaluated) -> None:
+    """Raises ValueError unless all seeds of both hold the same questions."""
+    seeds = (*a.seeds, *b.seeds)
+    for one in seeds:
+        if one.keys() != a.seeds[0].keys():
+            only_a, only_b = sorted(a.seeds[0].keys() - one.keys()), sorted(one.keys() - a.seeds[0].keys())
+            raise ValueError(
+                f"the evaluations hold different questions: {len(only_a)} only in {a.name} {only_a[:3]}, "
+                f"{len(only_b)} only in {b.name} {only_b[:3]}: evaluate both on the same tasks"
+            )
+    for id in a.families:
+        asked = {(one[id][0].question, str(one[id][0].reference)) for one in seeds}
+        if len(asked) > 1:
+            raise ValueError(f"question {id} is not the same in both evaluations: evaluate both on the same tasks")
+
+
 BESIDE_THE_POINT = {"image_cache_gib", "output_dir", "model_name_or_path", "batch_size", "seed", "device", "dtype"}
 """Settings in which evaluations may differ and be compared."""
 
 
-def changed_settings(found: Sequence[Evaluated]) -> list[str]:
+def changed_settings(evaluations: Sequence[Evaluated]) -> list[str]:
     """Settings in which evaluations differ beside what was evaluated, as `name: value, value, …`."""
-    stored = [settings_of(one.folders[0]) for one in found]
-    settings = [{**part.get("evaluation", {}), **part.get("episodes", {})} for part in stored]
+    settings = [read_run(one.folders[0]).chosen("evaluation", "episodes") for one in evaluations]
     names = sorted(set.intersection(*map(set, settings)) - BESIDE_THE_POINT)
     values = {name: [str(part[name]) for part in settings] for name in names}
     return [f"{name}: {', '.join(shown)}" for name, shown in values.items() if len(set(shown)) > 1]
@@ -209,12 +211,12 @@ def compare(*words: str | Path, seed: int = 0, rule: str | None = None) -> dict[
     Raises:
         ValueError: if they hold different questions, or fewer than two.
     """
-    found = [load(word, rule=rule) for word in words]
-    pairs = [compare_pair(a, b, seed=seed) for a, b in combinations(found, 2)]
+    evaluations = [load(word, rule=rule) for word in words]
+    pairs = [compare_pair(a, b, seed=seed) for a, b in combinations(evaluations, 2)]
     tests = [part for pair in pairs for part in (pair, *pair["families"].values())]
     for part, adjusted in zip(tests, holm([part["p_value"] for part in tests]), strict=True):
         part["p_adjusted"] = adjusted
-    runs = {one.name: one.summary() for one in found}
+    runs = {one.name: one.summary() for one in evaluations}
     for one in runs.values():
         one["on_frontier"] = not any(
             other["accuracy"] >= one["accuracy"]
@@ -222,7 +224,7 @@ def compare(*words: str | Path, seed: int = 0, rule: str | None = None) -> dict[
             and (other["accuracy"], other["context_tokens"]) != (one["accuracy"], one["context_tokens"])
             for other in runs.values()
         )
-    return {"runs": runs, "pairs": pairs, "changed_settings": changed_settings(found)}
+    return {"runs": runs, "pairs": pairs, "changed_settings": changed_settings(evaluations)}
 
 
 def table(result: dict[str, Any]) -> str:

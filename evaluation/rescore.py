@@ -16,38 +16,22 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.stored import StoredRun
+from evaluation.stored import StoredRun, stored_run
 from fovea.episodes import Episode
 from rewards.registry import Reward, RewardError, RewardKind, load_rewards
+from rewards.totals import advantages, weighted_totals
 from rewards.trl_adapter import score
 
 
 def own_rewards(run: StoredRun) -> tuple[list[str], list[float] | None]:
     """The rewards and weights of a run; accuracy for an evaluation."""
-    settings = run.settings
-    names = settings.get("script", {}).get("reward_funcs", ["accuracy"])
-    return names, settings.get("training", {}).get("reward_weights")
+    names = run.info.chosen("script").get("reward_funcs", ["accuracy"])
+    return names, run.info.chosen("training").get("reward_weights")
 
 
 def totals(rewards: Sequence[Reward], weights: Sequence[float], group: Sequence[Episode]) -> np.ndarray:
-    """Weighted sums [episodes]; a reward that does not apply (None) adds nothing, as in TRL; NaN if none applies."""
-    paid = np.array([score(reward, group) for reward in rewards], dtype=float)
-    sums = np.nansum(paid * np.array(weights)[:, None], axis=0)
-    return np.where(np.isnan(paid).all(axis=0), np.nan, sums)
-
-
-def advantages(rewards: np.ndarray, *, spread: float | None = None, scales: bool = True) -> np.ndarray:
-    """Rewards of a group less their mean, over `spread` or else their own standard deviation, as TRL computes them.
-
-    Without `scales` they are not divided. Unscorable rollouts (NaN) get 0.
-    """
-    known = rewards[~np.isnan(rewards)]
-    if len(known) < 2:
-        return np.zeros_like(rewards)
-    found = rewards - known.mean()
-    if scales:
-        found = found / ((known.std(ddof=1) if spread is None else spread) + 1e-4)
-    return np.nan_to_num(found)
+    """What a group's episodes are paid in all, NaN for one to which no reward applies."""
+    return weighted_totals(np.array([score(reward, group) for reward in rewards], dtype=float), weights)
 
 
 def rescore(
@@ -67,8 +51,8 @@ def rescore(
         of_batch = _batch_spreads([row[when] for row in rows], steps) if scale_rewards == "batch" else None
         for number, row in enumerate(rows):
             spread = None if of_batch is None else of_batch[number]
-            found = advantages(np.array(row[when]), spread=spread, scales=scale_rewards != "none")
-            row[f"advantages_{when}"] = found.tolist()
+            values = advantages(np.array(row[when]), spread=spread, scales=scale_rewards != "none")
+            row[f"advantages_{when}"] = values.tolist()
     old, new = (np.concatenate([row[f"advantages_{when}"] for row in rows]) for when in ("before", "after"))
     return {
         "num_episodes": len(old),
@@ -126,16 +110,17 @@ def main() -> None:
     parser.add_argument("--reward_weights", nargs="+", type=float, help="one each (default: 1)")
     parser.add_argument("--json", type=Path, help="also write everything here, group by group")
     args = parser.parse_args()
-    run = StoredRun(Path(args.run))
+    run = stored_run(Path(args.run))
     groups = run.groups()
     try:
         before, after = _loaded(*own_rewards(run)), _loaded(args.reward_funcs, args.reward_weights)
-        if any("environment_reward" in row for row in run.rows):  # what the environment itself paid, as in training
+        if any(record.environment_reward is not None for record in run.records):  # paid in training too
             own = Reward("environment", RewardKind.EPISODE, lambda task, episode: episode.environment_reward)
             before = [*before[0], own], [*before[1], 1.0]
-        scale = str(run.settings.get("training", {}).get("scale_rewards", "group"))
+        scale = str(run.info.chosen("training").get("scale_rewards", "group"))
         scale = {"true": "group", "false": "none"}.get(scale.lower(), scale)
-        result = rescore(groups, before, after, scale_rewards=scale, steps=run.steps())
+        steps = [group.step for group in groups]
+        result = rescore(list(groups.values()), before, after, scale_rewards=scale, steps=steps)
     except (RewardError, ValueError) as error:
         raise SystemExit(str(error)) from error
     print(table(result))

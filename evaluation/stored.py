@@ -1,91 +1,103 @@
-"""What evaluations and trainings left behind, read back: episodes with their tasks, settings, metrics."""
+"""The episodes that a run left behind, with the tasks that they were played on."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from evaluation.arguments import EvaluationArguments
-from fovea.arguments import TaskArguments
 from fovea.episodes import Episode
-from fovea.jsonl import read_jsonl
-from fovea.runs.directory import settings_of
+from fovea.runs.records import ROLLOUTS, SAMPLES, Group, Rollout, RunInfo, Sample, read_rollouts, read_run, read_samples
 from fovea.tasks import Task
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """The folder of an evaluation (samples.jsonl) or a training (episodes.jsonl)."""
+    """An evaluation (`file` samples.jsonl) or a training (episodes.jsonl) in a folder."""
 
     folder: Path
+    file: str
 
     @property
     def path(self) -> Path:
-        """The file of its episodes.
+        """The file of its episodes."""
+        return self.folder / self.file
 
-        Raises:
-            SystemExit: if it has none.
-        """
-        for name in ("episodes.jsonl", "samples.jsonl"):
-            if (self.folder / name).exists():
-                return self.folder / name
-        raise SystemExit(f"{self.folder} holds neither episodes.jsonl nor samples.jsonl: name the folder of a run")
+    @property
+    def kind(self) -> type[Sample] | type[Rollout]:
+        """What a line of that file is."""
+        return Sample if self.file == SAMPLES else Rollout
 
     @cached_property
-    def settings(self) -> Mapping[str, Any]:
-        return settings_of(self.folder)
+    def info(self) -> RunInfo:
+        return read_run(self.folder)
+
+    @cached_property
+    def records(self) -> Sequence[Sample | Rollout]:
+        """The episodes as they were written."""
+        return read_samples(self.folder) if self.file == SAMPLES else read_rollouts(self.folder)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The episodes of an evaluation."""
+        return [record for record in self.records if isinstance(record, Sample)]
 
     @cached_property
     def tasks(self) -> dict[str, dict[str, Task]]:
-        """The run's tasks by mode ("eval" for a training's held-out ones, else "train") and id, as the run loaded them.
+        """The run's tasks by mode ("train", or "eval" for held-out ones and those of an evaluation) and id.
+
+        They are loaded as the run loaded them.
 
         Raises:
             SystemExit: if they cannot be loaded any more.
         """
-        chosen = self.settings.get("evaluation") or self.settings.get("script") or {}
-        kind: type[TaskArguments] = EvaluationArguments if "evaluation" in self.settings else TaskArguments
+        from evaluation.arguments import EvaluationArguments  # imports torch, which only tasks need
+        from fovea.arguments import TaskArguments
+
+        chosen = self.info.chosen("script", "evaluation")
+        kind: type[TaskArguments] = EvaluationArguments if self.file == SAMPLES else TaskArguments
         names = {field.name for field in fields(kind)}
         arguments = kind(**{name: value for name, value in chosen.items() if name in names})
         held_out = chosen.get("eval_dataset_name")
         try:
-            tasks = {"train": arguments.load_tasks(), "eval": arguments.read_tasks(held_out) if held_out else []}
+            if self.file == SAMPLES:
+                tasks = {"eval": arguments.load_tasks()}
+            else:
+                tasks = {"train": arguments.load_tasks(), "eval": arguments.read_tasks(held_out) if held_out else []}
         except (OSError, ValueError) as error:
             raise SystemExit(
                 f"the tasks of {self.folder} cannot be loaded as it loaded them ({error}): are you in its folder?"
             ) from error
-        return {mode: {task.id: task for task in found} for mode, found in tasks.items()}
+        return {mode: {task.id: task for task in some} for mode, some in tasks.items()}
 
-    @cached_property
-    def rows(self) -> list[dict[str, Any]]:
-        """The episodes as they were written."""
-        return read_jsonl(self.path)
-
-    def task(self, row: Mapping[str, Any]) -> Task:
-        """The task of a row.
+    def task(self, record: Sample | Rollout) -> Task:
+        """The task of a record.
 
         Raises:
             SystemExit: if the run's settings no longer lead to it.
         """
-        tasks = self.tasks["eval" if row.get("mode") == "eval" else "train"]
-        if row["task_id"] not in tasks:
-            raise SystemExit(f"task {row['task_id']} of {self.path} is not among its run's tasks: have they changed?")
-        return tasks[row["task_id"]]
+        tasks = self.tasks[record.group.mode]
+        if record.task_id not in tasks:
+            raise SystemExit(f"task {record.task_id} of {self.path} is not among its run's tasks: have they changed?")
+        return tasks[record.task_id]
 
-    def groups(self) -> list[list[Episode]]:
-        """The episodes, those of one task and step together."""
-        groups: dict[tuple, list[Episode]] = defaultdict(list)
-        for row in self.rows:
-            groups[_group(row)].append(Episode.from_dict(row, self.task(row)))
-        return list(groups.values())
-
-    def steps(self) -> list[Any]:
-        """The step of each of `groups`."""
-        return [step for step, *_ in dict.fromkeys(map(_group, self.rows))]
+    def groups(self) -> dict[Group, list[Episode]]:
+        """The episodes by what they share, in the order of the file."""
+        groups: dict[Group, list[Episode]] = defaultdict(list)
+        for record in self.records:
+            groups[record.group].append(record.episode(self.task(record)))
+        return dict(groups)
 
 
-def _group(row: Mapping[str, Any]) -> tuple:
-    return row.get("step"), row.get("mode"), row["task_id"]
+def stored_run(folder: Path) -> StoredRun:
+    """The training in a folder, or else the evaluation.
+
+    Raises:
+        SystemExit: if there is neither.
+    """
+    for file in (ROLLOUTS, SAMPLES):
+        if (folder / file).exists():
+            return StoredRun(folder, file)
+    raise SystemExit(f"{folder} holds neither {ROLLOUTS} nor {SAMPLES}: name the folder of a run")

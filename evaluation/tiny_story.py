@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
 from evaluation.compare import compare, table, write
 from fovea import cli
+from fovea.replacing import replaced
 from fovea.runs.checkpoints import is_finished
+from fovea.runs.records import SUMMARY
 
 FOLDER = Path("runs/tiny")
 LAUNCH = ("accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",
@@ -46,16 +47,14 @@ def train(folder: Path, *words: str) -> None:
 
 def evaluate(model: str | Path, folder: Path, *options: str) -> None:
     """Evaluates a checkpoint on the held-out scenes, unless that was finished before."""
-    if not (folder / "summary.json").exists():
+    if not (folder / SUMMARY).exists():
         words = ["fovea", "eval", str(model), "--config", "tiny_eval.yaml", "--output_dir", str(folder), *options]
-        with shown(*words), patch.object(sys, "argv", words):
+        with shown(*words), replaced(sys, "argv", words):
             cli.main()
 
 
 def main() -> None:
     base, sft, rl = (FOLDER / name for name in ("base", "sft", "rl"))
-    base.mkdir(parents=True, exist_ok=True)
-    (base / "checkpoint.txt").write_text("tiny\n")
     evaluate("tiny", base / "evaluation")
     evaluate("tiny", base / "evaluation_direct", "--prompt", "direct")
     train(sft, sys.executable, "sft/train_sft.py")
@@ -67,7 +66,7 @@ def main() -> None:
     write(result, FOLDER / "comparison.json")
     print(f"\n{table(result)}\n\nwritten to {FOLDER / 'comparison.json'}")
     words = ["fovea", "report", *(str(path) for path in (base, sft, rl)), "--output", str(FOLDER / "report.html")]
-    with shown(*words), patch.object(sys, "argv", words):
+    with shown(*words), replaced(sys, "argv", words):
         cli.main()
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from evaluation.stored import StoredRun
 from fovea.answers.boxes import answer_boxes, reference_boxes
-from fovea.boxes import Framing
-from fovea.episodes import Episode, FaultKind
+from fovea.episodes import Fault, FaultKind, Turn
 from fovea.images import ImageError, open_image, source_hash
+from fovea.runs.records import Group, Rollout, Sample
+from fovea.runs.turns import action_name
 from fovea.tasks import AnswerKind, Target, Task
 from rewards.accuracy import accuracy
 
@@ -32,44 +33,42 @@ class Trajectories:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     episodes: list[dict[str, Any]] = field(default_factory=list)
     sources: dict[str, Any] = field(default_factory=dict)
-    _places: dict[int, dict[tuple, int]] = field(default_factory=dict)
+    _places: dict[int, dict[Group, int]] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
 
     def add_set(self, run: str, name: str, stored: StoredRun) -> int:
         """A set of episodes that are added later; its number."""
-        settings = stored.settings.get("episodes", {})
-        shown = {what: settings.get(what, "true") for what in ("crops", "views")}
+        chosen = stored.info.chosen("episodes")
+        shown = {what: chosen.get(what, "true") for what in ("crops", "views")}
         self.sets.append({"run": run, "name": name, "folder": str(stored.folder), **shown})
         return len(self.sets) - 1
 
-    def add(self, number: int, stored: StoredRun, rows: Iterable[Mapping[str, Any]]) -> None:
+    def add(self, number: int, stored: StoredRun, records: Iterable[Sample | Rollout]) -> None:
         """Adds episodes of a set, as they were written, and what they show."""
-        places: dict[tuple, int] = self._places.setdefault(number, {})
-        for row in rows:
-            task = self._task_of(stored, row)
-            found = {"set": number, "task": self._task(task), **_episode(row)}
-            if task.kind is AnswerKind.BOX and row.get("answer") and row.get("framing"):
-                framing = Framing.from_dict(row["framing"])
-                found["boxes"] = list(map(_drawn, answer_boxes(task, row["answer"], framing)))
-            if "sample" not in found:
-                key = row.get("step"), row.get("mode"), row["task_id"]
-                found["sample"] = places[key] = places.get(key, -1) + 1
-            is_scored = "score" in found or "accuracy" in found.get("rewards", {})
-            has_frame = task.kind is not AnswerKind.BOX or row.get("framing")  # runs of before it was kept have none
-            if not is_scored and has_frame and task.source != LOST:
-                found["score"] = accuracy(task, Episode.from_dict(dict(row), task))
-            self.episodes.append(found)
+        places: dict[Group, int] = self._places.setdefault(number, {})
+        for record in records:
+            task = self._task_of(stored, record)
+            shown = {"set": number, "task": self._task(task), **_episode(record)}
+            if task.kind is AnswerKind.BOX and record.answer and record.framing:
+                shown["boxes"] = list(map(_drawn, answer_boxes(task, record.answer, record.framing)))
+            if isinstance(record, Rollout):
+                shown["sample"] = places[record.group] = places.get(record.group, -1) + 1
+                has_frame = task.kind is not AnswerKind.BOX or record.framing  # old runs kept none
+                if "accuracy" not in record.rewards and has_frame and task.source != LOST:
+                    shown["score"] = accuracy(task, record.episode(task))
+            self.episodes.append(shown)
 
-    def _task_of(self, stored: StoredRun, row: Mapping[str, Any]) -> Task:
-        """The row's task; where it cannot be loaded any more, what the row itself says of it, without images."""
+    def _task_of(self, stored: StoredRun, record: Sample | Rollout) -> Task:
+        """The record's task; where it cannot be loaded any more, what the record itself says of it, without images."""
         try:
-            return stored.task(row)
+            return stored.task(record)
         except SystemExit as error:
             if str(error) not in self._said:
                 self._said.add(str(error))
                 print(f"{error}; its episodes are shown without images")
-            family = {"family": row.get("family", "all")}
-            return Task(row["task_id"], (), row["question"], row["reference"], source=LOST, metadata=family)
+            family = record.family if isinstance(record, Sample) else "all"
+            metadata = {"family": family}
+            return Task(record.task_id, (), record.question, record.reference, source=LOST, metadata=metadata)
 
     def picture(self, key: str) -> bytes:
         """A picture as WebP."""
@@ -123,34 +122,44 @@ def _drawn(target: Target) -> dict[str, Any]:
     return {"image": target.img_idx, "box": [round(value, 4) for value in target.box.coordinates]}
 
 
-def _episode(row: Mapping[str, Any]) -> dict[str, Any]:
+def _episode(record: Sample | Rollout) -> dict[str, Any]:
     """What the viewer shows of an episode, without what its task holds."""
-    names = ("sample", "step", "mode", "answer", "stop_reason", "num_zooms", "num_tokens", "faults", "score", "scores",
-             "why", "rewards", "reward", "advantage", "in_loss")  # fmt: skip
-    kept = {name: _finite(row[name]) for name in names if row.get(name) is not None}
-    return kept | {"turns": [_turn(turn) for turn in row["turns"]]}
+    shown: dict[str, Any] = {
+        "answer": record.answer,
+        "stop_reason": record.stop_reason.value,
+        "num_zooms": record.num_zooms,
+        "num_tokens": record.num_tokens,
+        "faults": dict(record.faults),
+        "turns": list(map(_turn, record.turns)),
+    }
+    if isinstance(record, Sample):
+        shown |= {"sample": record.sample, "score": record.score, "why": record.why, "scores": record.scores or None}
+    else:
+        names = ("step", "mode", "in_loss", "reward", "advantage")
+        shown |= {name: _finite(getattr(record, name)) for name in names}
+        shown["rewards"] = {name: _finite(value) for name, value in record.rewards.items()} or None
+    return {name: value for name, value in shown.items() if value is not None}
 
 
 def _finite(value: Any) -> Any:
-    """The value with None for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
+    """The value, None for what JSON has no number for."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:
-    action, observation = turn["action"], turn["observation"] or {"text": None, "crops": []}
+def _turn(turn: Turn) -> dict[str, Any]:
     crops = [
-        {"index": crop["img_idx"], "image": crop["root"],
-         "box": [round(value, 4) for value in crop["region"]["coordinates"]]}
-        for crop in observation["crops"]
-    ]  # fmt: skip
-    found = {"text": turn["text"], "tokens": turn["num_tokens"], "action": action["type"], "crops": crops}
-    if observation["text"] is not None:
-        found["observation"] = observation["text"]
-    actions = [action, *turn.get("more_actions", ())]
-    if len(actions) > 1:
-        found["action"] = f"{len(actions)} calls"
-    if kinds := [one["kind"] for one in actions if one["type"] == "fault"]:
-        found["fault"] = ", ".join(kinds)
-    return found | ({} if turn["well_formed"] else {"malformed": True})
+        {
+            "index": crop.img_idx,
+            "image": crop.root,
+            "box": [round(value, 4) for value in crop.region.coordinates],
+        }
+        for crop in (turn.observation.crops if turn.observation else ())
+    ]
+    shown = {"text": turn.text, "tokens": turn.num_tokens, "action": action_name(turn.action), "crops": crops}
+    if turn.observation is not None:
+        shown["observation"] = turn.observation.text
+    if len(turn.actions) > 1:
+        shown["action"] = f"{len(turn.actions)} calls"
+    if faults := [action.kind.value for action in turn.actions if isinstance(action, Fault)]:
+        shown["fault"] = ", ".join(faults)
+    return shown if turn.well_formed else {**shown, "malformed": True}

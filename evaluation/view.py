@@ -11,7 +11,8 @@ from threading import Lock
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
-from evaluation.report import as_script, find_runs, page
+from evaluation.discover import find_runs
+from evaluation.report import as_script, page
 from evaluation.stored import StoredRun
 from evaluation.trajectories import Trajectories
 from fovea.images import ImageError
@@ -35,7 +36,7 @@ class LiveTrajectories:
         """What the viewer does not have yet: episodes from `number` on, and their tasks."""
         with self._lock:
             for place, (set_number, stored) in enumerate(self.files):
-                self.shown.add(set_number, stored, self._new_rows(place, stored.path))
+                self.shown.add(set_number, stored, self._new_records(place, stored))
             data = self.shown.data()
             episodes = data["episodes"][number:]
             return data | {
@@ -43,8 +44,9 @@ class LiveTrajectories:
                 "tasks": {episode["task"]: data["tasks"][episode["task"]] for episode in episodes},
             }
 
-    def _new_rows(self, place: int, path: Path) -> list[dict[str, Any]]:
+    def _new_records(self, place: int, stored: StoredRun) -> list[Any]:
         """Whole lines written since the last look; a file that has become shorter was written anew by a resumed run."""
+        path = stored.path
         if path.stat().st_size < self._read[place]:
             self._read[place] = path.stat().st_size
         with path.open("rb") as file:
@@ -52,7 +54,7 @@ class LiveTrajectories:
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._read[place] += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return [stored.kind.from_json(json.loads(line)) for line in whole.splitlines()]
 
 
 def make_server(folders: Sequence[Path], *, host: str = "127.0.0.1", port: int = 8765) -> ThreadingHTTPServer:

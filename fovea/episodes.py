@@ -1,14 +1,13 @@
-"""What one finished rollout is: its turns, its crops, how it ended. Rewards, logs and comparison read nothing else."""
+"""What one finished rollout is: its turns, its crops, how it ended. Rewards read it; `fovea.runs.records` keeps it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from fovea.boxes import Box, Framing, Size
-from fovea.tasks import AnswerKind, Task
+from fovea.tasks import Task
 
 
 class StopReason(StrEnum):
@@ -179,70 +178,3 @@ class Episode:
     def num_tokens(self) -> int:
         """Tokens the policy wrote."""
         return sum(turn.num_tokens for turn in self.turns)
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready record, without pixels or token ids; `num_context_tokens` are those of the whole sequence."""
-        record = self.tokens
-        length = {} if record is None else {"num_context_tokens": len(record.prompt_ids) + len(record.completion_ids)}
-        return {
-            "task_id": self.task.id,
-            "question": self.task.question,
-            "reference": self.task.answer,
-            "answer": self.answer,
-            "stop_reason": self.stop_reason.value,
-            "num_zooms": self.num_zooms,
-            "num_tokens": self.num_tokens,
-            **length,
-            **({"framing": self.framing.to_dict()} if self.framing and self.task.kind is AnswerKind.BOX else {}),
-            **({} if self.environment_reward is None else {"environment_reward": self.environment_reward}),
-            "faults": dict(Counter(fault.kind.value for fault in self.faults)),
-            "turns": [_turn_to_dict(turn) for turn in self.turns],
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any], task: Task) -> Episode:
-        """The episode back from `to_dict`, with the task it was played on."""
-        framing = Framing.from_dict(data["framing"]) if data.get("framing") else None
-        turns = tuple(_turn_from_dict(turn) for turn in data["turns"])
-        own = data.get("environment_reward")
-        return cls(task, turns, StopReason(data["stop_reason"]), framing=framing, environment_reward=own)
-
-
-_ACTIONS: dict[str, type] = {"call": Call, "answer": Answer, "fault": Fault, "no_action": NoAction}
-
-
-def _turn_to_dict(turn: Turn) -> dict[str, Any]:
-    observation = None
-    if turn.observation is not None:
-        crops = [asdict(crop) | {"region": crop.region.to_dict()} for crop in turn.observation.crops]
-        observation = {"text": turn.observation.text, "crops": crops}
-    rest: dict[str, Any] = {"num_tokens": turn.num_tokens, "well_formed": turn.well_formed}
-    if turn.more_actions:
-        rest["more_actions"] = [_action_to_dict(action) for action in turn.more_actions]
-    return {"text": turn.text, "action": _action_to_dict(turn.action), "observation": observation, **rest}
-
-
-def _action_to_dict(action: Action) -> dict[str, Any]:
-    name = next(name for name, kind in _ACTIONS.items() if isinstance(action, kind))
-    return {"type": name, **asdict(action)}
-
-
-def _action_from_dict(data: dict[str, Any]) -> Action:
-    fields = dict(data)
-    kind = _ACTIONS[fields.pop("type")]
-    if kind is Fault:
-        fields["kind"] = FaultKind(fields["kind"])
-    return kind(**fields)
-
-
-def _turn_from_dict(data: dict[str, Any]) -> Turn:
-    observation = None
-    if data["observation"] is not None:
-        crops = tuple(
-            Crop(crop["img_idx"], crop["root"], Box.from_dict(crop["region"]), tuple(crop["input_size"]))
-            for crop in data["observation"]["crops"]
-        )
-        observation = Observation(data["observation"]["text"], crops)
-    more = tuple(map(_action_from_dict, data.get("more_actions", ())))
-    action = _action_from_dict(data["action"])
-    return Turn(data["text"], action, observation, data["num_tokens"], data["well_formed"], more)

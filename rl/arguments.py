@@ -11,6 +11,7 @@ from trl import GRPOConfig, ModelConfig
 from environments.arguments import EpisodeArguments
 from fovea.arguments import EngineArguments, PixelArguments, SharingArguments, TaskArguments, TimeArguments
 from fovea.data.sources import read_dataset
+from fovea.episodes import StopReason
 
 
 @dataclass
@@ -61,6 +62,12 @@ class GRPOArguments(SharingArguments, EngineArguments, GRPOConfig):
             "choices": ["warn", "stop", "keep"],
         },
     )
+
+
+def masked_stops(args: GRPOArguments) -> set[StopReason]:
+    """The ways to end that leave an episode out of the loss."""
+    truncated = {StopReason.TURN_TOKENS, StopReason.EPISODE_TOKENS} if args.mask_truncated_completions else set()
+    return truncated | ({StopReason.TURN_LIMIT} if args.mask_turn_limit else set())
 
 
 @dataclass(kw_only=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer import grpo_trainer
 
 from environments.play import Policy, Sampling
 from environments.policies.vllm import VllmPolicy, VllmServerPolicy, cpu_engine_kwargs
 from environments.rendering import Renderer
+from fovea.replacing import replaced
 
 
 class Engine(VLLMGeneration):
@@ -23,8 +25,8 @@ class Engine(VLLMGeneration):
 
     _llm_weights_sleeping: bool
 
-    def __init__(self, *args: Any, engine_kwargs: Any = None, **kwargs: Any) -> None:
-        self.engine_kwargs = dict(engine_kwargs or {})
+    def __init__(self, *args: Any, engine_kwargs: Mapping[str, Any], **kwargs: Any) -> None:
+        self.engine_kwargs = dict(engine_kwargs)
         self._policies: dict[Sampling, Policy] = {}
         super().__init__(*args, **kwargs)
 
@@ -42,7 +44,7 @@ class Engine(VLLMGeneration):
             )
         ours = (cpu_engine_kwargs() if self._is_on_cpu else {}) | self.engine_kwargs
         stock = vllm_generation.LLM
-        with patch.object(vllm_generation, "LLM", lambda **theirs: stock(**(theirs | ours))):
+        with replaced(vllm_generation, "LLM", lambda **theirs: stock(**(theirs | ours))):
             super()._init_vllm()
 
     def sync_weights(self) -> None:
@@ -86,3 +88,8 @@ class Engine(VLLMGeneration):
             url = self.server_base_url or f"http://{self.server_host}:{self.server_port}"
             self._policies[sampling] = VllmServerPolicy(url, renderer, sampling)
         return self._policies[sampling]
+
+
+def engine_of_ours(engine_kwargs: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Inside the block TRL's trainer makes an `Engine`: it makes its engine in its `__init__`, of a class it names."""
+    return replaced(grpo_trainer, "VLLMGeneration", partial(Engine, engine_kwargs=engine_kwargs))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from fovea.episodes import Call, Episode, Fault, FaultKind, StopReason
-from fovea.tasks import Task
 
 
 def numbers(episode: Episode) -> dict[str, float]:
@@ -47,8 +46,3 @@ def completion_numbers(rows: Sequence[tuple[int, bool, int, int]]) -> dict[str, 
         "tools/call_frequency": calls / len(rows),
         "tools/failure_frequency": failed / calls if calls else 0.0,
     }
-
-
-def environment_reward(task: Task, episode: Episode) -> float | None:
-    """What the environment's own `get_reward` paid."""
-    return episode.environment_reward

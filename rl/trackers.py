@@ -12,6 +12,7 @@ from transformers.integrations import TensorBoardCallback
 
 from environments.drawing import draw
 from fovea.episodes import Episode
+from fovea.runs.records import Rollout
 
 NAME = "trajectories"
 
@@ -21,7 +22,7 @@ class TrajectoryCallback(TrainerCallback):
 
     They are taken evenly from what was played.
 
-    `trainer.last_played` are those rollouts and what each was paid. Trackers: tensorboard, wandb, trackio.
+    `trainer.last_played` are those episodes and their records. Trackers: tensorboard, wandb, trackio.
     """
 
     def __init__(self, trainer: Any, *, number: int, every: int) -> None:
@@ -29,20 +30,22 @@ class TrajectoryCallback(TrainerCallback):
         self.next_due = 1
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
-        played: Sequence[tuple[Episode, dict[str, Any]]] = self.trainer.last_played
+        played: Sequence[tuple[Episode, Rollout]] = self.trainer.last_played
         if not (state.is_world_process_zero and self.number and played and state.global_step >= self.next_due):
             return
         self.next_due = self.every * (state.global_step // self.every + 1)
         chosen = played[:: max(1, len(played) // self.number)][: self.number]
-        pictures = [draw(episode, title=_title(state.global_step, paid)) for episode, paid in chosen]
+        pictures = [draw(episode, title=_title(rollout)) for episode, rollout in chosen]
         for tracker in args.report_to:
             if tracker in SENDERS:
                 SENDERS[tracker](self.trainer, pictures, state.global_step)
 
 
-def _title(step: int, paid: dict[str, Any]) -> str:
-    parts = [f"{name} {value:.2f}" for name, value in paid.get("rewards", {}).items() if value is not None]
-    return f"step {step}: {', '.join(parts)}, advantage {paid.get('advantage', 0.0):.2f}"
+def _title(rollout: Rollout) -> str:
+    parts = [f"{name} {value:.2f}" for name, value in rollout.rewards.items() if value is not None]
+    if rollout.advantage is not None:
+        parts.append(f"advantage {rollout.advantage:.2f}")
+    return f"step {rollout.step}: {', '.join(parts)}"
 
 
 def _to_tensorboard(trainer: Any, pictures: Sequence[Image.Image], step: int) -> None:

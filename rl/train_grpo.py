@@ -36,6 +36,7 @@ from rewards.registry import Reward, load_rewards
 from rl.arguments import ARGUMENTS, GRPOArguments, GRPOScriptArguments
 from rl.checks import check_prompt_rewards, check_weights
 from rl.collapse import CollapseCallback
+from rl.probes import ProbeCallback
 from rl.trackers import SENDERS, TrajectoryCallback
 from rl.trainer import ZoomGRPOTrainer
 
@@ -125,10 +126,17 @@ def for_episodes(
         run=run,
         processing_class=model.processor,
         peft_config=trainee.new_adapter,
-        probes={name: environment_factory(replace(episodes, crops=name), model) for name in args.probes or ()},
         callbacks=[CollapseCallback(args.collapse_action, can_zoom=episodes.cuts_crops)],
     )
-    return lambda: trainee.named(make())
+    probes = {name: environment_factory(replace(episodes, crops=name), model) for name in args.probes or ()}
+
+    def make_trainer() -> ZoomGRPOTrainer:
+        trainer = trainee.named(make())
+        if probes:
+            trainer.add_callback(ProbeCallback(trainer, probes))
+        return trainer
+
+    return make_trainer
 
 
 def main() -> None:

@@ -8,14 +8,12 @@ an observation is shown, and the loss sees exactly the sampled tokens. Without t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from math import isnan
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from accelerate.utils import gather_object
@@ -23,33 +21,34 @@ from datasets import Dataset
 from trl import GRPOTrainer
 from trl.extras.profiling import profiling_context
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer import grpo_trainer
 from trl.trainer.utils import RepeatSampler
 
 from environments.play import Limits, Policy, Sampling, play
 from environments.policies.transformers import TransformersPolicy
 from environments.probes.gap import narrow
-from environments.probes.other_images import with_others
 from environments.rendering import Renderer
 from fovea.answers import score
-from fovea.episodes import Episode, StopReason
+from fovea.episodes import Episode
 from fovea.kernels.layouts import without_adapters
 from fovea.models.loading import load_processor
 from fovea.runs.checkpoints import WholeCheckpoints
 from fovea.runs.directory import RunDirectory
+from fovea.runs.records import Rollout
 from fovea.tasks import Task
-from rewards.accuracy import accuracy
-from rewards.registry import Reward, RewardKind
+from rewards.registry import Reward
 from rewards.trl_adapter import columns, messages_of, to_trl
-from rl.arguments import GRPOArguments
+from rl.arguments import GRPOArguments, masked_stops
 from rl.checks import check_training
-from rl.engine import Engine
+from rl.engine import engine_of_ours
 from rl.honoured import check_options, refuse_arguments
-from rl.metrics import completion_numbers, completion_of, environment_reward, numbers
+from rl.metrics import completion_numbers, completion_of, numbers
+from rl.payments import Payment, environment_rewards, payments
 from rl.shared_loss import SharedPrefixLoss
 
-_PROMPT = [{"role": "user", "content": ""}]
-"""Stands in TRL's dataset: the environment writes the real prompt."""
+
+def _rows(numbers: range) -> Dataset:
+    """TRL's dataset of tasks by their numbers. The environment writes the real prompt."""
+    return Dataset.from_list([{"prompt": [{"role": "user", "content": ""}], "task_index": n} for n in numbers])
 
 
 class EpochSampler(RepeatSampler):
@@ -63,11 +62,12 @@ class EpochSampler(RepeatSampler):
 class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
     """`GRPOTrainer` that also takes tasks, an environment and Fovea's rewards.
 
-    With `train_tasks` it plays episodes; every other argument is `GRPOTrainer`'s. `probes` are environments that show
-    other crops, by name, in which the evaluation tasks are played again at each evaluation.
+    With `train_tasks` it plays episodes; every other argument is `GRPOTrainer`'s. With a `run` it writes a line for
+    each rollout.
 
     Raises:
-        ValueError: if groups of rollouts would be split between processes, or the processor pads on the right.
+        ValueError: for arguments with which an episode could not be trained on as it was played (`rl.checks`,
+            `rl.honoured`), each with its cure.
     """
 
     _last_loaded_step: int
@@ -84,51 +84,45 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
         limits: Limits | None = None,
         renderer: Renderer | None = None,
         run: RunDirectory | None = None,
-        probes: Mapping[str, Callable[[], Any]] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.last_played: list[tuple[Episode, dict[str, Any]]] = []
-        self.probes = dict(probes or {})
-        self.eval_tasks = list(eval_tasks)
-        self.tasks = [*(train_tasks or ()), *eval_tasks]
+        self.last_played: list[tuple[Episode, Rollout]] = []
+        self.tasks, self.eval_tasks = [*(train_tasks or ()), *eval_tasks], list(eval_tasks)
         self.limits, self.run = limits or Limits(), run
         self.make_environment: Callable[[], Any] = environment_factory or (lambda: None)
+        self.masked = masked_stops(args)
         if train_tasks is None:
-            super().__init__(
-                model, [to_trl(reward) for reward in rewards], args, environment_factory=environment_factory, **kwargs
-            )
+            functions = [to_trl(reward) for reward in rewards]
+            super().__init__(model, functions, args, environment_factory=environment_factory, **kwargs)
             return
         refuse_arguments(kwargs)
-        args, rewards = copy.copy(args), list(rewards)  # the caller's stay as they are
         if kwargs.get("processing_class") is None:
             name = model if isinstance(model, str) else without_adapters(model).name_or_path
             kwargs["processing_class"] = load_processor(name)
         check_options(args, max_episode_tokens=self.limits.max_completion_tokens)
         check_training(model, kwargs["processing_class"], args, num_tasks=len(train_tasks))
-        environment = self.make_environment()
-        if hasattr(environment, "get_reward"):
-            rewards.append(Reward(type(environment).__name__, RewardKind.EPISODE, environment_reward))
-            args.reward_weights = args.reward_weights and [*args.reward_weights, 1.0]
-        # Truncated episodes leave the loss by their own mask: TRL's switch would also hide them from attention.
-        self.masked = {StopReason.TURN_TOKENS, StopReason.EPISODE_TOKENS} if args.mask_truncated_completions else set()
-        self.masked |= {StopReason.TURN_LIMIT} if args.mask_turn_limit else set()
-        args.mask_truncated_completions = False
-        args.max_completion_length = self.limits.max_completion_tokens
-        rows = Dataset.from_list([{"prompt": _PROMPT, "task_index": index} for index in range(len(self.tasks))])
-        # TRL makes its engine while it is made itself, and has no argument for another class.
-        with patch.object(grpo_trainer, "VLLMGeneration", partial(Engine, engine_kwargs=args.engine_kwargs)):
+        own = environment_rewards(self.make_environment())
+        with engine_of_ours(args.engine_kwargs):
             super().__init__(
                 model,
-                [to_trl(reward) for reward in rewards],
-                args,
-                train_dataset=rows.select(range(len(train_tasks))),
-                eval_dataset=rows.select(range(len(train_tasks), len(rows))) if eval_tasks else None,
+                [to_trl(reward) for reward in (*rewards, *own)],
+                self._arguments_for_trl(args, num_own=len(own)),
+                train_dataset=_rows(range(len(train_tasks))),
+                eval_dataset=_rows(range(len(train_tasks), len(self.tasks))) if eval_tasks else None,
                 **kwargs,
             )
         self.renderer = renderer or Renderer(self.processing_class, end_ids=self.eos_token_ids)
         self.share_prefix()
         self.tools = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False
+
+    def _arguments_for_trl(self, args: GRPOArguments, *, num_own: int) -> GRPOArguments:
+        """A copy for TRL: truncated episodes leave the loss by our mask, since TRL's would hide them from attention."""
+        args = copy.copy(args)
+        args.reward_weights = args.reward_weights and [*args.reward_weights, *[1.0] * num_own]
+        args.mask_truncated_completions = False
+        args.max_completion_length = self.limits.max_completion_tokens
+        return args
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         stock = super()._get_train_sampler(dataset)
@@ -158,13 +152,13 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
             return super()._generate_and_score_completions(inputs)
         self._tasks_now = self._shown([self.tasks[row["task_index"]] for row in inputs])
         self._played: list[Episode] = []
-        paid: list[dict[str, Any]] = [{}] * len(inputs)
+        advantages = None
         try:
             with self.renderer.remembering():
                 output = super()._generate_and_score_completions(columns(self._tasks_now))
-            paid = self._paid(output["advantages"])
+            advantages = output["advantages"]
         finally:
-            self._write_episodes(paid)
+            self._write_rollouts(advantages)
         return output
 
     def _shown(self, tasks: list[Task]) -> list[Task]:
@@ -172,7 +166,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
         if not (self.args.information_gap and self.model.training):
             return tasks
         distinct = {id(task): task for task in tasks}
-        with self._policy("eval") as policy:
+        with self.policy("eval") as policy:
             gaps = narrow(
                 policy,
                 list(distinct.values()),
@@ -190,58 +184,34 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
             self._metrics["train"][name].append(fmean(gather_object(values)))
         return [found[id(task)].task for task in tasks]
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The Trainer's evaluation; with probes, the evaluation tasks are played with true and with other crops too."""
-        metrics = super().evaluate(*args, **kwargs)
-        if self.probes:
-            probed = self._probe()
-            self.log(probed)
-            metrics |= probed
-        return metrics
-
-    def _probe(self) -> dict[str, float]:
-        """Accuracy on the evaluation tasks by what zooms return, and how much true crops add to the worst of them."""
-        rank, count = self.accelerator.process_index, self.accelerator.num_processes
-        tasks = (with_others(self.eval_tasks) if "other" in self.probes else self.eval_tasks)[rank::count]
-        found = {}
-        for name, make_environment in {"true": self.make_environment, **self.probes}.items():
-            with self._policy("eval") as policy:
-                played = self._play_tasks(policy, tasks, make_environment)
-            found[name] = fmean(gather_object([accuracy(episode.task, episode) for episode in played]))
-        others = [value for name, value in found.items() if name not in ("true", "target")]
-        dependence = {"eval_crop_dependence": found["true"] - max(others)} if others else {}
-        return {f"eval_probe/{name}": value for name, value in found.items()} | dependence
-
     def _calculate_rewards(self, *args: Any) -> torch.Tensor:
         """TRL's method of the same name, [all processes' rollouts, rewards], kept for the episodes' records."""
         self._rewards_now = super()._calculate_rewards(*args)
         return self._rewards_now
 
-    def _paid(self, advantages: torch.Tensor) -> list[dict[str, Any]]:
-        """What each of this process's rollouts was paid, part by part, and its advantage."""
-        start = self.accelerator.process_index * len(advantages)
-        rows = self._rewards_now[start : start + len(advantages)].tolist()
-        weighted = self._rewards_now * self.reward_weights.to(self._rewards_now.device)
-        unscorable = self._rewards_now.isnan().all(1)
-        totals = weighted.nansum(1).masked_fill(unscorable, torch.nan)[start : start + len(advantages)].tolist()
-        return [
-            {
-                "rewards": {n: None if isnan(v) else v for n, v in zip(self.reward_func_names, row, strict=True)},
-                "reward": None if isnan(total) else total,
-                "advantage": None if isnan(advantage) else advantage,
-            }
-            for row, total, advantage in zip(rows, totals, advantages.tolist(), strict=True)
-        ]
-
-    def _write_episodes(self, paid: list[dict[str, Any]]) -> None:
+    def _write_rollouts(self, advantages: torch.Tensor | None) -> None:
         """A line for each rollout in the run directory; without what it was paid if a reward has raised."""
-        self.last_played = list(zip(self._played, paid, strict=False))
-        if self.run is None:
-            return
         mode = "train" if self.model.training else "eval"
-        for episode, details in self.last_played:
-            in_loss = mode == "train" and any(self._loss_mask(episode))
-            self.run.add_episode(episode, step=self.state.global_step, mode=mode, in_loss=in_loss, **details)
+        paid = [Payment()] * len(self._played)
+        if advantages is not None:
+            start = self.accelerator.process_index * len(advantages)
+            rewards = self._rewards_now[start : start + len(advantages)]
+            paid = payments(rewards, self.reward_func_names, self.reward_weights.tolist(), advantages)
+        self.last_played = [
+            (
+                episode,
+                Rollout.of(
+                    episode,
+                    step=self.state.global_step,
+                    mode=mode,
+                    in_loss=mode == "train" and any(self._loss_mask(episode)),
+                    **asdict(payment),
+                ),
+            )
+            for episode, payment in zip(self._played, paid, strict=True)
+        ]
+        if self.run is not None:
+            self.run.add_rollouts(rollout for _, rollout in self.last_played)
 
     def _generate(self, prompts: list) -> tuple:
         """Token ids, masks and images of one episode per prompt, in the tuple that TRL's `_generate` returns."""
@@ -268,10 +238,10 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
         )
 
     def _play(self, mode: str) -> list[Episode]:
-        with self._policy(mode) as policy:
-            return self._play_tasks(policy, self._tasks_now, self.make_environment)
+        with self.policy(mode) as policy:
+            return self.play_tasks(policy, self._tasks_now, self.make_environment)
 
-    def _play_tasks(self, policy: Policy, tasks: Sequence[Task], make_environment: Callable[[], Any]) -> list[Episode]:
+    def play_tasks(self, policy: Policy, tasks: Sequence[Task], make_environment: Callable[[], Any]) -> list[Episode]:
         return play(
             policy,
             tasks,
@@ -282,7 +252,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
         )
 
     @contextmanager
-    def _policy(self, mode: str) -> Iterator[Policy]:
+    def policy(self, mode: str) -> Iterator[Policy]:
         """What writes the turns: vLLM with the weights of now, or the model itself."""
         sampling = Sampling(self.temperature, self.top_p, self.top_k or 0, self.min_p or 0.0)
         if mode == "eval":

@@ -17,6 +17,7 @@ from environments.rendering import Renderer
 from fovea.data.task_files import TaskError, load_tasks
 from fovea.episodes import Answer, Fault, NoAction, StopReason
 from fovea.images import ImageError, open_image
+from fovea.runs.records import Rollout
 from rewards.accuracy import accuracy
 
 
@@ -119,7 +120,7 @@ def test_whatever_a_model_writes_is_data(name, tiny, episode_arguments, make_tas
         assert len(episode.turns[0].action.message) < 300
         assert (episode.stop_reason, episode.answer) == (StopReason.ANSWERED, "7")
     assert 0.0 <= accuracy(episode.task, episode) <= 1.0
-    assert json.loads(json.dumps(episode.to_dict()))
+    assert json.loads(json.dumps(Rollout.of(episode, step=0).to_json()))
     assert time.perf_counter() - started < 20
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.gpu.cases import Case, synchronized
 from fovea.jsonl import read_jsonl
+from fovea.runs.records import SUMMARY, read_summary
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESERVE_SECONDS = 100
@@ -76,13 +77,12 @@ def _evaluated(folder: Path, checkpoint: Path, small: bool) -> dict[str, Any]:
     """Greedy accuracy on the held-out scenes with its interval."""
     output = folder / "evaluations" / checkpoint.relative_to(folder)
     options = ("--max_tasks", "32") if small else ()
-    if not (output / "summary.json").exists():
+    if not (output / SUMMARY).exists():
         words = ("eval", str(checkpoint), "--config", "tiny_eval.yaml", "--output_dir", str(output), *options)
         _run(folder, "-m", "fovea.cli", *words)
-    summary = json.loads((output / "summary.json").read_text())
-    return {name: summary[name] for name in ("accuracy", "interval", "n")} | {
-        "families": {name: part["accuracy"] for name, part in summary["families"].items()}
-    }
+    summary = read_summary(output)
+    families = {name: part.accuracy for name, part in summary.families.items()}
+    return {"accuracy": summary.accuracy, "interval": list(summary.interval), "n": summary.n, "families": families}
 
 
 def _run(folder: Path, *words: str) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from transformers import (
@@ -23,6 +22,7 @@ from environments.play import Conversation, Reply, Sampling
 from environments.policies.decoding import Decoder
 from environments.rendering import Renderer
 from fovea.kernels.layouts import allow_layouts, without_adapters
+from fovea.replacing import replaced
 
 
 @dataclass
@@ -66,7 +66,7 @@ class TransformersPolicy:
         base = without_adapters(self.network)
         ends = list(self.renderer.end_ids)
         plain = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
-        with patch.object(base, "generation_config", plain):  # a released one would add penalties of its own
+        with replaced(base, "generation_config", plain):  # a released one would add penalties of its own
             output = self.network.generate(
                 **batch, **sampling, max_new_tokens=max(max_tokens), suppress_tokens=self.renderer.placeholder_ids
             )

@@ -10,16 +10,18 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fovea.episodes import Episode
 from fovea.jsonl import read_jsonl
+from fovea.runs.records import ROLLOUTS, Rollout, RunInfo, append, read_run, write_run
 
 PACKAGES = ("fovea", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "vllm", "numpy")
+
+METRICS = "metrics.jsonl"
 
 
 class RunDirectory:
@@ -31,22 +33,22 @@ class RunDirectory:
 
     def write_start(self, **settings: Any) -> None:
         """Writes run.json: command, resolved settings, versions, commit and whether the tree was dirty."""
-        record = {
-            "command": without_secrets(sys.argv),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "settings": {name: plain(value) for name, value in settings.items()},
-            "versions": versions(),
+        info = RunInfo(
+            command=tuple(without_secrets(sys.argv)),
+            started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            settings={name: plain(value) for name, value in settings.items()},
+            versions=versions(),
             **commit(),
-        }
-        (self.path / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+        )
+        write_run(self.path, info)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Mapping[str, Mapping[str, Any]]:
         """The settings of the run that is in this folder, {} if there is none."""
-        return settings_of(self.path)
+        return read_run(self.path).settings
 
     def rewind(self, step: int) -> None:
         """Leaves in the logs what had happened when the checkpoint after `step` was taken; at 0 nothing."""
-        for name in ("metrics.jsonl", "episodes.jsonl"):
+        for name in (METRICS, ROLLOUTS):
             path = self.path / name
             if not path.exists():
                 continue
@@ -56,24 +58,16 @@ class RunDirectory:
             os.replace(aside, path)
 
     def add_metrics(self, metrics: dict[str, Any]) -> None:
-        self._append("metrics.jsonl", metrics)
+        """One line of metrics.jsonl."""
+        with (self.path / METRICS).open("a") as file:
+            file.write(json.dumps(metrics, default=str) + "\n")
 
-    def add_episode(self, episode: Episode, **details: Any) -> None:
-        """One line for an episode, as soon as it is finished."""
-        self._append("episodes.jsonl", {**details, **episode.to_dict()})
-
-    def _append(self, name: str, record: dict[str, Any]) -> None:
-        with (self.path / name).open("a") as file:
-            file.write(json.dumps(record, default=str) + "\n")
+    def add_rollouts(self, rollouts: Iterable[Rollout]) -> None:
+        """A line of episodes.jsonl for each rollout."""
+        append(self.path / ROLLOUTS, rollouts)
 
 
-def settings_of(folder: str | Path) -> dict[str, Any]:
-    """The settings of the run in a folder, {} if there is none."""
-    path = Path(folder) / "run.json"
-    return json.loads(path.read_text())["settings"] if path.exists() else {}
-
-
-def changes(before: dict[str, Any], now: dict[str, Any], *, free: re.Pattern[str]) -> Iterator[str]:
+def changes(before: Mapping[str, Mapping[str, Any]], now: dict[str, Any], *, free: re.Pattern[str]) -> Iterator[str]:
     """What differs between a run's stored settings and those of now, `free` names and those new since then apart."""
     for part, settings in now.items():
         old, new = before.get(part, {}), plain(settings)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 
 import pytest
 
 from evaluation.arguments import EvaluationArguments
-from evaluation.evaluate import sample
 from evaluation.report import report
+from evaluation.samples import sample_of
 from evaluation.view import make_server
 from fovea.boxes import Box, Frame
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.episodes import Answer, Call, Crop, Episode, Fault, FaultKind, Observation, StopReason, Turn
 from fovea.runs.directory import RunDirectory
+from fovea.runs.records import Rollout, append
 from synthesis.shapes import make_tasks
 
 pytestmark = pytest.mark.slow
@@ -70,12 +70,12 @@ def write_evaluation(folder, tasks_folder, answers, *, crops="true", num_samples
     run = RunDirectory(folder)
     arguments = EvaluationArguments(output_dir=str(folder), dataset_name=str(tasks_folder))
     run.write_start(evaluation=arguments, episodes={"crops": crops, "views": "true"})
-    rows = [
-        sample(played(task, answers(index, task), fault=index % 7 == 3), number)
+    samples = [
+        sample_of(played(task, answers(index, task), fault=index % 7 == 3), number)
         for index, task in enumerate(load_tasks(tasks_folder))
         for number in range(num_samples)
     ]
-    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    append(folder / "samples.jsonl", samples)
     return folder
 
 
@@ -192,7 +192,7 @@ def test_a_served_training_is_followed(page, tmp_path, runs):
     run = RunDirectory(tmp_path / "training")
     run.write_start(script={"dataset_name": str(runs / "tasks")}, episodes={})
     paid = {"rewards": {"accuracy": 1.0, "format": None}, "reward": 0.9, "advantage": 0.7, "in_loss": True}
-    run.add_episode(played(tasks[0], str(tasks[0].answer)), step=0, mode="train", **paid)
+    run.add_rollouts([Rollout.of(played(tasks[0], str(tasks[0].answer)), step=0, mode="train", **paid)])
     server = make_server([run.path], port=0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -201,7 +201,8 @@ def test_a_served_training_is_followed(page, tmp_path, runs):
         assert number_shown(page) == "1 episodes, 1 right"
         assert "advantage 0.70" in page.inner_text("#detail") and page.locator("pre.loss").count() == 2
         assert "format does not apply" in page.inner_text("#detail") and "paid 0.90" in page.inner_text("#detail")
-        run.add_episode(played(tasks[1], "?"), step=1, mode="train", **paid | {"rewards": {"accuracy": 0.0}})
+        unpaid = paid | {"rewards": {"accuracy": 0.0}}
+        run.add_rollouts([Rollout.of(played(tasks[1], "?"), step=1, **unpaid)])
         page.get_by_text("2 episodes, 1 right").wait_for()
         assert "step 1" in page.inner_text(".row.chosen")
         wait_for_pictures(page)
@@ -214,8 +215,10 @@ def test_rollouts_of_a_group_have_addresses_of_their_own_and_odd_values_do_no_ha
     run = RunDirectory(tmp_path / "training")
     run.write_start(script={"dataset_name": str(runs / "tasks")}, episodes={})
     for number, said in enumerate(("first", "second", "x" * 300_000)):
-        run.add_episode(played(tasks[0], said), step=3, mode="train", advantage=float("nan"), in_loss=number == 0)
-    run.add_episode(played(tasks[1], "?"), step=3, mode="eval", advantage=0.5, in_loss=False)
+        run.add_rollouts(
+            [Rollout.of(played(tasks[0], said), step=3, mode="train", advantage=float("nan"), in_loss=number == 0)]
+        )
+    run.add_rollouts([Rollout.of(played(tasks[1], "?"), step=3, mode="eval", advantage=0.5, in_loss=False)])
     (tmp_path / "report.html").write_text("".join(report([run.path])), encoding="utf-8")
     page.goto(f"file://{tmp_path}/report.html#%")
     page.wait_for_selector("body[data-ready='1']")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from evaluation.arguments import EvaluationArguments
 from evaluation.benchmarks import BENCHMARKS, load_benchmark
-from evaluation.evaluate import evaluate
+from evaluation.playing import evaluate
 from fovea.data.task_files import TaskError
 from fovea.images import open_image
 
@@ -231,7 +231,7 @@ def test_an_evaluation_reports_every_rule_and_where_they_differ(tiny, tmp_path, 
     )
     summary = evaluate(tiny, arguments.load_tasks(), arguments, episode_arguments)
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
-    assert summary["rules"].keys() == {"strict", "vlmevalkit", "lmms-eval"} == rows[0]["scores"].keys()
+    assert summary.rules.keys() == {"strict", "vlmevalkit", "lmms-eval"} == rows[0]["scores"].keys()
     differing = (tmp_path / "out" / "disagreements.jsonl").read_text().splitlines()
     assert len(differing) == sum(len(set(row["scores"].values())) > 1 for row in rows)
 

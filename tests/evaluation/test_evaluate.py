@@ -5,8 +5,11 @@ import pytest
 from PIL import Image
 
 from evaluation.arguments import EvaluationArguments
-from evaluation.evaluate import evaluate, summarize, sweep
+from evaluation.playing import evaluate
+from evaluation.summary import summarize
+from evaluation.sweep import sweep
 from fovea.config import ConfigError
+from fovea.runs.records import Sample, read_summary
 from fovea.tasks import AnswerKind
 from synthesis.shapes import make_tasks
 
@@ -21,7 +24,7 @@ def test_an_evaluation_writes_one_scored_sample_per_task(tiny, tasks, episode_ar
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [task.id for task in tasks]
     assert {"score", "why", "turns", "answer", "family"} <= rows[0].keys()
-    assert summary["n"] == 6 and json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert summary.n == 6 and read_summary(tmp_path) == summary
 
 
 def test_a_stopped_evaluation_goes_on_where_it_left_off(tiny, tasks, episode_arguments, tmp_path):
@@ -35,10 +38,9 @@ def test_a_stopped_evaluation_goes_on_where_it_left_off(tiny, tasks, episode_arg
 
 
 def test_several_samples_a_task_are_averaged():
-    base = {"family": "read", "reference": "7", "stop_reason": "answered", "num_zooms": 1, "num_tokens": 10}
-    rows = [{"id": "a", "score": 1.0, **base}, {"id": "a", "score": 0.0, **base}, {"id": "b", "score": 1.0, **base}]
-    summary = summarize(rows)
-    assert (summary["n"], summary["accuracy"]) == (2, 0.75)
+    samples = [Sample(task_id=id, score=score) for id, score in (("a", 1.0), ("a", 0.0), ("b", 1.0))]
+    summary = summarize(samples)
+    assert (summary.n, summary.accuracy) == (2, 0.75)
 
 
 def test_a_folder_of_an_evaluation_with_other_settings_is_refused(tiny, tasks, episode_arguments, tmp_path):
@@ -48,7 +50,7 @@ def test_a_folder_of_an_evaluation_with_other_settings_is_refused(tiny, tasks, e
     with pytest.raises(ConfigError, match=r"prompt was .*direct.*, is .*protocol"):
         evaluate(tiny, tasks, other, episode_arguments)
     summary = evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path), prompt="direct"), episode_arguments)
-    assert summary["prompt"] == "direct"
+    assert summary.prompt == "direct"
 
 
 def test_an_evaluation_that_was_killed_within_a_line_goes_on(tiny, tasks, episode_arguments, tmp_path):
@@ -65,7 +67,7 @@ def test_an_evaluation_that_was_killed_within_a_line_goes_on(tiny, tasks, episod
 def test_a_list_may_be_the_reference_and_no_tasks_are_refused(tiny, episode_arguments, tmp_path, make_task):
     tasks = [make_task(["a", "b"], AnswerKind.LIST, id=str(number)) for number in range(2)]
     arguments = EvaluationArguments(output_dir=str(tmp_path), prompt="direct")
-    assert evaluate(tiny, tasks, arguments, episode_arguments)["best_constant"] == 1.0
+    assert evaluate(tiny, tasks, arguments, episode_arguments).best_constant == 1.0
     with pytest.raises(ConfigError, match="no tasks"):
         evaluate(tiny, [], EvaluationArguments(output_dir=str(tmp_path / "none")), episode_arguments)
 

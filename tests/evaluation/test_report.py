@@ -6,11 +6,13 @@ import re
 import pytest
 
 from evaluation.arguments import EvaluationArguments
-from evaluation.evaluate import evaluate
-from evaluation.report import as_script, find_runs, main, thinned
+from evaluation.discover import find_runs
+from evaluation.playing import evaluate
+from evaluation.report import as_script, main, thinned
 from evaluation.rescore import main as rescore_main
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.runs.directory import RunDirectory
+from fovea.runs.records import Rollout
 from synthesis.shapes import make_tasks
 
 
@@ -49,9 +51,9 @@ def test_texts_cannot_end_their_script():
 
 
 def test_a_long_training_is_thinned_group_by_group():
-    rows = [{"step": step, "mode": "train", "task_id": "t", "number": n} for step in range(100) for n in range(8)]
-    kept = thinned(rows, 10)
-    assert len(kept) == 80 and {row["step"] for row in kept} == set(range(0, 100, 10))
+    rollouts = [Rollout(task_id="t", step=step) for step in range(100) for _ in range(8)]
+    kept = thinned(rollouts, 10)
+    assert len(kept) == 80 and {rollout.step for rollout in kept} == set(range(0, 100, 10))
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.rescore import _batch_spreads, advantages, main, own_rewards, rescore
-from evaluation.stored import StoredRun
+from evaluation.rescore import _batch_spreads, main, own_rewards, rescore
+from evaluation.stored import stored_run
 from fovea.boxes import Box, Frame
 from fovea.data.task_files import save_tasks
 from fovea.runs.directory import RunDirectory
+from fovea.runs.records import Rollout
 from rewards.registry import Reward, RewardKind, load_reward
+from rewards.totals import advantages
 from synthesis.shapes import make_tasks
 
 HERE = Box(0.1, 0.1, 0.4, 0.4, Frame.UNIT)
@@ -35,22 +37,24 @@ def run(tmp_path, make_episode):
     for task, answers in zip(tasks, [(right, "no"), ("no", "no")], strict=True):
         for answer in answers:
             regions = [HERE] * 2 if answer == right else []
-            folder.add_episode(make_episode(answer, task=task, regions=regions), step=0, mode="train")
+            folder.add_rollouts([Rollout.of(make_episode(answer, task=task, regions=regions), step=0)])
     return folder.path
 
 
 def test_groups_and_rewards_come_back_as_they_were(run):
-    groups = StoredRun(run).groups()
+    groups = list(stored_run(run).groups().values())
     assert [len(group) for group in groups] == [2, 2]
     assert groups[0][0].num_zooms == 2 and groups[0][0].task.boxes
-    assert own_rewards(StoredRun(run)) == (["accuracy", "format"], [0.9, 0.1])
+    assert own_rewards(stored_run(run)) == (["accuracy", "format"], [0.9, 0.1])
 
 
 def test_a_reward_that_prefers_others_is_seen_to(run, tmp_path):
-    names, weights = own_rewards(StoredRun(run))
+    names, weights = own_rewards(stored_run(run))
     (tmp_path / "mine.py").write_text(MINE)
     others = [load_reward("zoom_cost"), load_reward(f"{tmp_path}/mine.py:longest")]
-    result = rescore(StoredRun(run).groups(), ([load_reward(name) for name in names], weights), (others, [1.0, 0.0]))
+    result = rescore(
+        list(stored_run(run).groups().values()), ([load_reward(name) for name in names], weights), (others, [1.0, 0.0])
+    )
     assert result["groups"][0]["before"] == pytest.approx([1.0, 0.1])
     assert result["groups"][0]["after"] == [-2.0, 0.0]
     assert (result["silent_before"], result["reranked"], result["turned"]) == (0.5, 0.5, 0.5)
@@ -70,7 +74,7 @@ def test_advantages_are_scaled_as_the_run_had_them_and_unscorable_rollouts_count
 
 def test_groups_that_no_reward_scores_are_without_a_signal(run):
     nothing = Reward("nothing", RewardKind.EPISODE, lambda task, episode: None)
-    result = rescore(StoredRun(run).groups(), ([nothing], [1.0]), ([nothing], [1.0]))
+    result = rescore(list(stored_run(run).groups().values()), ([nothing], [1.0]), ([nothing], [1.0]))
     assert (result["silent_after"], result["mean_after"]) == (1.0, 0.0)
 
 
@@ -95,11 +99,11 @@ def test_mistakes_on_the_command_line_leave_one_clear_line(run, tmp_path, monkey
 
 def test_a_folder_without_episodes_and_a_lost_task_are_refused(run, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"neither episodes\.jsonl nor"):
-        StoredRun(tmp_path).groups()
+        stored_run(tmp_path).groups()
     path = run / "episodes.jsonl"
     path.write_text(path.read_text().replace('"task_id": "', '"task_id": "lost-'))
     with pytest.raises(SystemExit, match="have they changed"):
-        StoredRun(run).groups()
+        list(stored_run(run).groups().values())
     (tmp_path / "tasks" / "tasks.jsonl").unlink()
     with pytest.raises(SystemExit, match="are you in its folder"):
-        StoredRun(run).groups()
+        list(stored_run(run).groups().values())

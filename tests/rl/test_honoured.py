@@ -211,6 +211,6 @@ def test_tools_are_told_by_trl_s_rule_awaited_and_the_environment_s_own_reward_i
     play_lines(trainer, monkeypatch, (*lines, ANSWER))
     trainer.train()
     assert trainer.state.log_history[0]["rewards/Paying/mean"] == 0.25
-    episode, paid = trainer.last_played[0]
+    episode, rollout = trainer.last_played[0]
     assert [turn.observation.text for turn in episode.turns[:2]] == ["4", "waited 2"]
-    assert paid["rewards"]["Paying"] == 0.25
+    assert rollout.rewards["Paying"] == 0.25

@@ -12,8 +12,10 @@ from environments.factories import environment_factory
 from environments.probes.gap import Gap
 from fovea.jsonl import read_jsonl
 from fovea.runs.directory import RunDirectory
+from fovea.runs.records import Rollout
 from rewards.registry import load_reward
 from rl.arguments import GRPOArguments
+from rl.probes import ProbeCallback
 from rl.trackers import TrajectoryCallback
 from rl.trainer import ZoomGRPOTrainer
 from synthesis.shapes import make_tasks
@@ -28,7 +30,7 @@ def build(tiny, episode_arguments, tmp_path):
             output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=2, max_steps=1, learning_rate=1e-3,
             per_device_eval_batch_size=4, logging_steps=1,
         )  # fmt: skip
-        return ZoomGRPOTrainer(
+        trainer = ZoomGRPOTrainer(
             tiny.network,
             [load_reward("format")],
             GRPOArguments(**(settings | options)),
@@ -38,8 +40,10 @@ def build(tiny, episode_arguments, tmp_path):
             limits=episode_arguments.limits(),
             processing_class=tiny.processor,
             run=RunDirectory(tmp_path),
-            probes=probes,
         )
+        if probes:
+            trainer.add_callback(ProbeCallback(trainer, probes))
+        return trainer
 
     return make
 
@@ -122,7 +126,8 @@ def test_trajectories_are_sent_at_the_steps_that_were_promised(monkeypatch):
         (7, 20, [7, 21, 42]),
         (1, 1, [1, 2]),
     ):
-        callback = TrajectoryCallback(SimpleNamespace(last_played=[(None, {})]), number=1, every=every)
+        trainer = SimpleNamespace(last_played=[(None, Rollout(task_id="t", step=0))])
+        callback = TrajectoryCallback(trainer, number=1, every=every)
         for step in range(every_log, 3 if every == 1 else 50, every_log):
             state = SimpleNamespace(is_world_process_zero=True, global_step=step)
             callback.on_log(SimpleNamespace(report_to=["tensorboard"]), state, None)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from evaluation.arguments import EvaluationArguments
-from evaluation.evaluate import evaluate
+from evaluation.playing import evaluate
 from fovea.endpoint import ChatEndpoint
 from synthesis.shapes import make_tasks
 
@@ -34,7 +34,7 @@ def test_an_episode_is_played_through_an_endpoint(serve, tmp_path, episode_argum
     server = serve(says(ZOOM), says(f"<think>I read it.</think><answer>{task.answer}</answer>", tokens=7))
     arguments = arguments_for(server, tmp_path)
     summary = evaluate(arguments.load_model(), [task], arguments, episode_arguments)
-    assert (summary["accuracy"], summary["zooms_per_question"], summary["tokens_per_question"]) == (1.0, 1.0, 18.0)
+    assert (summary.accuracy, summary.zooms_per_question, summary.tokens_per_question) == (1.0, 1.0, 18.0)
     first, second = server.requests
     assert (first["model"], first["temperature"]) == ("gpt-x", 0.5)
     assert "image_zoom_in_tool" in first["messages"][0]["content"]
@@ -48,14 +48,14 @@ def test_a_turn_that_was_cut_ends_the_episode(serve, tmp_path, episode_arguments
     server = serve(says("<think>and so on", finish="length"))
     arguments = arguments_for(server, tmp_path)
     tasks = make_tasks(num_tasks=1, seed=2)
-    assert evaluate(arguments.load_model(), tasks, arguments, episode_arguments)["stop_reasons"] == {"turn_tokens": 1}
+    assert evaluate(arguments.load_model(), tasks, arguments, episode_arguments).stop_reasons == {"turn_tokens": 1}
 
 
 def test_the_bare_question_needs_no_tokens_either(serve, tmp_path, episode_arguments):
     [task] = make_tasks(num_tasks=1, seed=2)
     server = serve(says(str(task.answer)))
     arguments = arguments_for(server, tmp_path, prompt="direct")
-    assert evaluate(arguments.load_model(), [task], arguments, episode_arguments)["accuracy"] == 1.0
+    assert evaluate(arguments.load_model(), [task], arguments, episode_arguments).accuracy == 1.0
 
 
 @pytest.mark.parametrize(

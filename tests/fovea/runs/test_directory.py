@@ -1,9 +1,9 @@
 import json
 
-from fovea.episodes import Episode
 from fovea.jsonl import read_jsonl
 from fovea.plugins import load_object
 from fovea.runs.directory import RunDirectory, without_secrets
+from fovea.runs.records import Rollout, read_rollouts
 
 
 def test_a_run_knows_its_versions_and_commit_but_no_secret(tmp_path):
@@ -17,10 +17,9 @@ def test_an_episode_reads_back_as_it_was_written(tmp_path, make_episode, make_ta
     from fovea.boxes import Box, Frame
 
     episode = make_episode("7", regions=[Box(0.1, 0.2, 0.3, 0.4, Frame.UNIT)])
-    RunDirectory(tmp_path).add_episode(episode, step=3)
-    row = read_jsonl(tmp_path / "episodes.jsonl")[0]
-    assert row["step"] == 3
-    assert Episode.from_dict(row, episode.task) == episode
+    RunDirectory(tmp_path).add_rollouts([Rollout.of(episode, step=3)])
+    [rollout] = read_rollouts(tmp_path)
+    assert rollout.step == 3 and rollout.episode(episode.task) == episode
 
 
 def test_a_last_line_cut_off_by_a_kill_is_left_out(tmp_path):

@@ -1,0 +1,97 @@
+"""The one finder of what lies in a folder: evaluations, a training, sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation.stored import StoredRun
+from fovea.runs.directory import METRICS
+from fovea.runs.records import ROLLOUTS, SAMPLES, read_run
+
+SWEEP = "sweep.json"
+OWN = ""
+"""The name of the evaluation that a folder itself holds."""
+DEFAULT = "evaluation"
+"""The folder of a run's evaluation, by habit."""
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run under the name by which it is told from the others: its evaluations, the main one first, its training."""
+
+    name: str
+    folder: Path
+    evaluations: Mapping[str, StoredRun]
+    training: StoredRun | None
+
+    @property
+    def main(self) -> StoredRun:
+        """The evaluation by which the run is compared with others."""
+        return next(iter(self.evaluations.values()))
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / METRICS
+
+    @property
+    def sweeps(self) -> list[Path]:
+        return [*self.folder.glob(SWEEP), *self.folder.glob(f"*/{SWEEP}")]
+
+
+def evaluations_in(folder: Path) -> dict[str, Path]:
+    """The folders that hold samples: the folder itself under the name `OWN`, and those directly below it."""
+    own = {OWN: folder} if (folder / SAMPLES).exists() else {}
+    return own | {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{SAMPLES}"))}
+
+
+def evaluations_to_compare(folder: Path) -> dict[str, Path]:
+    """The evaluations that a folder stands for: itself, its `evaluation`, or one for each benchmark below it, by name.
+
+    Raises:
+        SystemExit: if there is none.
+    """
+    found = evaluations_in(folder)
+    for name in (OWN, DEFAULT):
+        if name in found:
+            return {OWN: found[name]}
+    if not found:
+        raise SystemExit(f"{folder / SAMPLES} does not exist: run `fovea eval … --output_dir {folder}` first")
+    return found
+
+
+def find_runs(folders: Sequence[Path]) -> list[FoundRun]:
+    """The runs in these folders.
+
+    Raises:
+        SystemExit: for a folder without any episode, or one that is named twice.
+    """
+    return [_find_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+
+
+def _find_run(folder: Path, name: str) -> FoundRun:
+    found = [(which, path) for which, path in evaluations_in(folder).items() if (path / SAMPLES).stat().st_size]
+    found.sort(key=lambda one: (not _is_plain(one[1]), one[0] != OWN, one[0] != DEFAULT))
+    training = StoredRun(folder, ROLLOUTS) if (folder / ROLLOUTS).exists() else None
+    if not found and training is None:
+        raise SystemExit(f"{folder} holds no episodes, neither of an evaluation nor of a training: name a run's folder")
+    evaluations = {which or DEFAULT: StoredRun(path, SAMPLES) for which, path in found}
+    return FoundRun(name, folder, evaluations, training)
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether nothing was taken away or forced in an evaluation, so that it speaks of the checkpoint itself."""
+    chosen = read_run(folder).chosen("evaluation", "episodes")
+    plain = {"crops": "true", "views": "true", "prompt": "protocol", "force": "nothing", "text_only": False}
+    return all(chosen.get(name, value) == value for name, value in plain.items())
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise SystemExit("the same folder is named twice: name each run once")

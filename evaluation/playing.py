@@ -1,0 +1,144 @@
+"""An evaluation: tasks played, scored and summarized, going on where a stopped one left off."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers import set_seed
+
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory, make_renderer
+from environments.play import play
+from environments.policies.choice import make_policy
+from environments.policies.forced import OPENINGS, ForcedPolicy
+from environments.probes.direct import play_directly
+from environments.probes.other_images import with_others
+from evaluation.arguments import EvaluationArguments
+from evaluation.samples import sample_of
+from evaluation.summary import summarize
+from fovea.config import ConfigError
+from fovea.data.identity import fingerprint
+from fovea.episodes import Episode
+from fovea.jsonl import cut_torn_line
+from fovea.models.loading import Model
+from fovea.runs.directory import RunDirectory, changes
+from fovea.runs.records import SAMPLES, Sample, Summary, append, read_samples, write_summary
+from fovea.tasks import Task
+
+Player = Callable[[Sequence[Task]], list[Episode]]
+
+FREE_SETTINGS = re.compile(
+    r"batch_size|device|image_cache_gib|max_tasks|num_samples|output_dir|view_sizes_px|vllm_.*|use_vllm"
+)
+"""Settings of an evaluation that may change when it goes on."""
+
+
+def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, episodes: EpisodeArguments) -> Summary:
+    """The summary; samples are appended to samples.jsonl, tasks that are there already are not played again.
+
+    Raises:
+        ConfigError: if there are no tasks, or the folder holds an evaluation with other settings or of other questions.
+    """
+    if not tasks:
+        raise ConfigError("there are no tasks to evaluate on: look at --dataset_name and --max_tasks")
+    run = RunDirectory(arguments.output_dir)
+    refuse_other_settings(run, arguments, episodes)
+    hashes = {task.id: fingerprint(task) for task in tasks}
+    played = played_already(run.path, hashes)
+    run.write_start(evaluation=arguments, episodes=episodes)
+    if episodes.crops == "other":
+        tasks = with_others(tasks)
+    play_missing(make_player(model, arguments, episodes), tasks, played, arguments, hashes)
+    samples = read_samples(run.path)
+    summary = summarize(samples, model=arguments.model_name_or_path, prompt=arguments.prompt, crops=episodes.crops)
+    write_summary(run.path, summary)
+    if summary.rules:
+        write_disagreements(run.path, samples)
+    return summary
+
+
+def refuse_other_settings(run: RunDirectory, arguments: EvaluationArguments, episodes: EpisodeArguments) -> None:
+    """Raises ConfigError if a folder holds samples that were played with other settings."""
+    changed = list(changes(run.settings(), {"evaluation": arguments, "episodes": episodes}, free=FREE_SETTINGS))
+    if changed and (run.path / SAMPLES).exists():
+        raise ConfigError(
+            f"{run.path} holds an evaluation with other settings ({'; '.join(changed)}): use another --output_dir, or "
+            "delete it"
+        )
+
+
+def played_already(folder: Path, hashes: Mapping[str, str]) -> set[tuple[str, int]]:
+    """The ids and numbers of the samples that are in a folder already.
+
+    Raises:
+        ConfigError: if one of them was played on another question, reference or image than the task of its id is now.
+    """
+    cut_torn_line(folder / SAMPLES)
+    samples = read_samples(folder)
+    for sample in samples:
+        if sample.task_hash is not None and hashes.get(sample.task_id, sample.task_hash) != sample.task_hash:
+            raise ConfigError(
+                f"task {sample.task_id} is not what {folder / SAMPLES} was played on (question, reference or images "
+                "have changed): use another --output_dir, or delete it"
+            )
+    return {(sample.task_id, sample.sample) for sample in samples}
+
+
+def make_player(model: Model, arguments: EvaluationArguments, episodes: EpisodeArguments) -> Player:
+    """Plays tasks as the arguments say: by the protocol or as bare questions, freely or forced."""
+    renderer = None if arguments.openai_base_url else make_renderer(episodes, model)
+    policy = make_policy(arguments, model, renderer)
+    factory = environment_factory(episodes, model)
+    if arguments.prompt == "direct":
+        system = model.default_system
+        return partial(play_directly, policy, environment_factory=factory, renderer=renderer, system=system)
+    if renderer is not None and arguments.force != "nothing":
+        policy = ForcedPolicy(policy, renderer, OPENINGS[arguments.force])
+    return partial(
+        play,
+        policy,
+        environment_factory=factory,
+        limits=episodes.limits(),
+        renderer=renderer,
+        batch_size=arguments.batch_size,
+    )
+
+
+def play_missing(
+    player: Player, tasks: Sequence[Task], played: set[tuple[str, int]], arguments: EvaluationArguments,
+    hashes: Mapping[str, str],
+) -> None:  # fmt: skip
+    """Plays what is not there yet, batch by batch, and appends each batch to samples.jsonl."""
+    path, size = Path(arguments.output_dir) / SAMPLES, arguments.batch_size
+    total = len(tasks) * arguments.num_samples
+    with tqdm(total=total, desc="episodes", initial=len(played)) as bar:
+        for number in range(arguments.num_samples):
+            missing = [task for task in tasks if (task.id, number) not in played]
+            for start in range(0, len(missing), size):
+                set_seed(arguments.seed + 1000 * number + start)
+                batch = player(missing[start : start + size])
+                append(path, (sample_of(one, number, task_hash=hashes[one.task.id]) for one in batch))
+                bar.update(len(batch))
+
+
+def write_disagreements(folder: Path, samples: Sequence[Sample]) -> None:
+    """Writes the answers on which the scoring rules differ to disagreements.jsonl."""
+    lines = [
+        {
+            "id": sample.task_id,
+            "sample": sample.sample,
+            "family": sample.family,
+            "answer": sample.answer,
+            "reference": sample.reference,
+            "scores": sample.scores,
+        }
+        for sample in samples
+        if len(set(sample.scores.values())) > 1
+    ]
+    text = "".join(json.dumps(line, default=str) + "\n" for line in lines)
+    (folder / "disagreements.jsonl").write_text(text)
