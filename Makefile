@@ -22,7 +22,7 @@ run: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy fovea environments rewards synthesis sft rl evaluation doctor benchmarks
+	$(BIN)/mypy fovea environments rewards synthesis sft rl evaluation doctor benchmarks examples
 
 test: lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n 2

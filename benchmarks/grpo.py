@@ -66,7 +66,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     bound = tokens / (args.prompt_tokens + args.num_generations * args.completion_tokens)
     limits = {"loss": bound}
     if not args.loss_only:
-        middle = {stage: statistics.median(found["stock"]) for stage, found in seconds.items()}
+        middle = {stage: statistics.median(times["stock"]) for stage, times in seconds.items()}
         rest = middle["step"] - middle["rollout"] - middle["loss"]
         limits["rollout"] = middle["rollout"] / middle["decode"]
         limits["step"] = middle["step"] / (middle["decode"] + middle["loss"] / bound + rest)
@@ -74,7 +74,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     results |= {"visual_tokens": work.num_visual, "torch_threads": torch.get_num_threads()}
     for stage in stages:
         pairs = sorted(a / b for a, b in zip(seconds[stage]["stock"], seconds[stage]["fovea"], strict=True))
-        language = {name: found["language tokens"] for name, found in counts[stage].items()}
+        language = {name: counter["language tokens"] for name, counter in counts[stage].items()}
         results[stage] = {
             "time_ratio": {"min": pairs[0], "median": statistics.median(pairs), "max": pairs[-1]},
             "token_ratio": language["stock"] / language["fovea"],
@@ -101,12 +101,12 @@ def table(results: dict[str, Any]) -> str:
     """The results as a table, and the checks below it."""
     lines = ["| what | stock, s | Fovea, s | faster (min, max) | tokens fewer | limit |", "|---|---|---|---|---|---|"]
     for stage in filter(results.__contains__, STAGES):
-        found = results[stage]
-        times = (statistics.median(found["seconds"][name]) for name in ("stock", "fovea"))
-        ratio = found["time_ratio"]
+        outcome = results[stage]
+        times = (statistics.median(outcome["seconds"][name]) for name in ("stock", "fovea"))
+        ratio = outcome["time_ratio"]
         lines.append(
             f"| {stage} | {' | '.join(f'{value:.2f}' for value in times)} | **{ratio['median']:.2f}** "
-            f"({ratio['min']:.2f}, {ratio['max']:.2f}) | {found['token_ratio']:.2f} | {found['bound']:.2f} |"
+            f"({ratio['min']:.2f}, {ratio['max']:.2f}) | {outcome['token_ratio']:.2f} | {outcome['bound']:.2f} |"
         )
     loss = results["loss"]
     shares = loss["vision_share"]
@@ -122,8 +122,8 @@ def table(results: dict[str, Any]) -> str:
     )
     stage = "loss" if "step" not in results else "step"
     for name in ("stock", "fovea"):
-        found = results[stage]["counts"][name]
-        lines.append(f"The {stage} of {name}: " + ", ".join(f"{count:,} {what}" for what, count in found.items()))
+        counts = results[stage]["counts"][name]
+        lines.append(f"The {stage} of {name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
     return "\n".join(lines)
 
 

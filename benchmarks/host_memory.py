@@ -97,8 +97,8 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.output_dir / f"images-{args.num_images}-{args.seed}"
     if args.only is not None:
-        found = play_all(folder, args.num_images, args.only, args.max_pixels, args.num_generations)
-        print(json.dumps(found))
+        usage = play_all(folder, args.num_images, args.only, args.max_pixels, args.num_generations)
+        print(json.dumps(usage))
         return
     if not folder.exists():
         make_images(folder, args.num_images, args.seed)
@@ -106,8 +106,8 @@ def main() -> None:
     for bound in args.bounds:
         words = [sys.executable, "-m", "benchmarks.host_memory", *sys.argv[1:], "--only", str(bound)]
         done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        print(f"| {bound} | {found['curve']} | {found['seconds']} |", flush=True)
+        usage = json.loads(done.stdout.splitlines()[-1])
+        print(f"| {bound} | {usage['curve']} | {usage['seconds']} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -67,12 +67,12 @@ def run_seed(folder: Path, seed: int) -> dict[str, Any]:
     for model in (sft, rl, more, own):
         evaluate(model, model / "evaluation")
     evaluate(rl, rl / "evaluation_noise", "--crops", "noise")
-    found = {
+    comparisons = {
         f"{other.name}-rl": compare_pair(load(other / "evaluation"), load(rl / "evaluation"))
         for other in (sft, more, own)
     }
     noise = [sample for sample in read_samples(rl / "evaluation_noise") if sample.family in ZOOM_FAMILIES]
-    return {"seed": seed, "minutes": minutes, "pairs": found, "noise": asdict(summarize(noise))}
+    return {"seed": seed, "minutes": minutes, "pairs": comparisons, "noise": asdict(summarize(noise))}
 
 
 def main() -> None:

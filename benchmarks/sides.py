@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -58,7 +58,7 @@ COUNTED = {
 class Side:
     """One trainer, with counters on its model and a clock on its parts."""
 
-    def __init__(self, trainer: GRPOTrainer, turns: Sequence[Sequence[Sequence[int]]]) -> None:
+    def __init__(self, trainer: Any, turns: Sequence[Sequence[Sequence[int]]]) -> None:
         self.trainer, self.turns = trainer, turns
         if trainer.args.gradient_checkpointing:  # the Trainer itself does so when it begins to train
             trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
@@ -244,7 +244,7 @@ def make_side(model: Model, setup: Setup, folder: str, *, stock: bool) -> tuple[
         "train_dataset": Dataset.from_list(rows),
         "environment_factory": partial(environment_class, *factory.args),
     }
-    trainer = GRPOTrainer(model.network, by_place, GRPOArguments(**settings), **common)
+    trainer = GRPOTrainer(model.network, cast(Any, by_place), GRPOArguments(**settings), **common)
     trainer.log_multimodal = False
     return Side(trainer, work.turns), work
 

@@ -68,15 +68,15 @@ def measure(path: Path) -> dict[str, float]:
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.goto(f"file://{path}", wait_until="commit")
         page.wait_for_selector("body[data-ready='1']", timeout=60_000)
-        found = {"list can be used": page.evaluate("performance.now()")}
-        found["first contentful paint"] = page.evaluate(
+        milliseconds = {"list can be used": page.evaluate("performance.now()")}
+        milliseconds["first contentful paint"] = page.evaluate(
             "performance.getEntriesByName('first-contentful-paint')[0].startTime"
         )
         for name, control in ACTIONS.items():
-            found[name] = page.evaluate(SET, list(control))
-        found["next episode"] = page.evaluate(STEP)
+            milliseconds[name] = page.evaluate(SET, list(control))
+        milliseconds["next episode"] = page.evaluate(STEP)
         browser.close()
-    return found
+    return milliseconds
 
 
 def main() -> None:

@@ -28,7 +28,8 @@ from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import Renderer
 from environments.zoom import ZoomEnvironment
 from fovea.boxes import Frame
-from fovea.models.loading import Model, pixel_limits
+from fovea.models.loading import Model
+from fovea.models.processors import pixel_limits
 from fovea.tasks import Task
 
 FILLER = "!"
@@ -78,8 +79,8 @@ def make_workload(
         raise ValueError(f"{prompt_tokens} prompt tokens: the text alone takes {words}, use at least {words + 4}")
     tasks = [_task(seed, across * factor, prompt_tokens - words - across**2) for seed in range(num_tasks)]
     for task in tasks:
-        found = len(_prompt(renderer, environment, task))
-        assert found == prompt_tokens, f"the prompt has {found} tokens, not {prompt_tokens}"
+        num_tokens = len(_prompt(renderer, environment, task))
+        assert num_tokens == prompt_tokens, f"the prompt has {num_tokens} tokens, not {prompt_tokens}"
     turns = _turns(renderer, environment, model.frame, completion_tokens, num_tasks * num_generations, num_zooms)
     return Workload(tasks, turns, episodes, across**2)
 

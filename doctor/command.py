@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from doctor.findings import Examination, Verdict
-from fovea.config import ConfigError, find_config
+from fovea.config import ConfigError, config_names, find_config
 from fovea.plugins import load_object
 
 TRAININGS = {
@@ -30,11 +30,9 @@ def training_of(words: list[str]) -> str:
 
     Where both do, it is SFT if they come from a file, else GRPO.
     """
-    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    place = words.index("--config") + 1 if "--config" in words else len(words)
-    files = list(takewhile(lambda word: not word.startswith("--"), words[place:]))
+    files, words = config_names(words)
     named = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
-    for file in files:
+    for file in files or ():
         named |= set(yaml.safe_load(find_config(file).read_text()) or {})
     known = {
         training: {option.name for kind in load_object(types) for option in dataclasses.fields(kind)}

@@ -64,8 +64,7 @@ def exceeded_grpo_memory(note: Note, subject: Subject, prompt_tokens: int, launc
     held = memory.held_bytes(whole, launch.model_args, args.optim, launch.sharding)
     if args.beta and not launch.model_args.use_peft:
         held["reference"] = held["weights"]
-    num_rollouts = args.per_device_train_batch_size * args.steps_per_generation
-    image_tokens = num_rollouts * subject.limits.max_turns * prompt_tokens
+    image_tokens = args.num_rollouts * subject.limits.max_turns * prompt_tokens
     held["image features"] = min(FEATURE_BYTES, memory.feature_bytes(whole, image_tokens))
     engine = _engine_bytes(launch)
     rollouts = _engine_phase(engine) if args.use_vllm else _rollout_phase(whole, subject, prompt_tokens, launch)
@@ -109,7 +108,7 @@ def _engine_phase(num_bytes: int) -> Phase:
 def _rollout_phase(whole: Any, subject: Subject, prompt_tokens: int, launch: Launch) -> Phase:
     """Rollouts by the model itself, with caches that are kept."""
     args = launch.args
-    together = min(args.rollout_batch_size, args.per_device_train_batch_size * args.steps_per_generation)
+    together = min(args.rollout_batch_size, args.num_rollouts)
     num_bytes = memory.rollout_bytes(
         whole,
         num_prompts=-(-together // args.num_generations) if args.shared_prefix else together,

@@ -104,8 +104,7 @@ def options_without_effect(note: Note, args: GRPOArguments, episodes: EpisodeArg
 def torn_groups(note: Note, args: Any, num_tasks: int, sharding: Sharding) -> None:
     """Groups that processes or micro-batches would split, and tasks too few for a step."""
     check_groups(args)
-    rollouts = args.per_device_train_batch_size * args.steps_per_generation * sharding.num_processes
-    prompts = rollouts // args.num_generations
+    prompts = args.num_rollouts * sharding.num_processes // args.group_size
     if num_tasks and num_tasks < prompts:
         note.fail(f"{num_tasks} tasks are fewer than the {prompts} of one step", "give more, or make the batch smaller")
         return

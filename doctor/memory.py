@@ -11,10 +11,10 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from peft import get_peft_model
+from peft import PeftConfig, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,7 +23,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from fovea.kernels.layouts import allow_layouts, without_adapters
 from fovea.kernels.packing import Packed, Row, pack
-from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, freeze_vision
+from fovea.models.loading import VISION_PARTS, freeze_vision
+from fovea.training import adapt_language
 
 GIB = 2**30
 OVERHEAD = 1.05, 3 * GIB // 4
@@ -164,8 +165,8 @@ def as_trained(
     allow_layouts(network)
     add_fused_lm_head(network, **head)
     if arguments.use_peft:
-        arguments.lora_target_modules = arguments.lora_target_modules or LANGUAGE_LINEARS
-        network = get_peft_model(network, get_peft_config(arguments))
+        adapt_language(arguments)
+        network = get_peft_model(network, cast(PeftConfig, get_peft_config(arguments)))
         if arguments.load_in_4bit:  # TRL turns the adapters of a quantized base to bfloat16
             for weight in filter(lambda weight: weight.requires_grad, network.parameters()):
                 weight.data = weight.data.to(torch.bfloat16)

@@ -12,7 +12,9 @@ import yaml
 from doctor.findings import Note
 from fovea.arguments import PixelArguments
 from fovea.config import CONFIGS
-from fovea.models.loading import Model, base_of, limited, load_model, load_outline
+from fovea.models.loading import Model, load_model, load_outline
+from fovea.models.names import base_of
+from fovea.models.processors import limited
 from fovea.models.random_models import RELEASED, random_model
 
 

@@ -18,7 +18,7 @@ from fovea.answers.boxes import is_four_numbers
 from fovea.boxes import Box, Frame, View
 from fovea.episodes import Call
 from fovea.images import cut, fit
-from fovea.models.loading import pixel_limits
+from fovea.models.processors import pixel_limits
 from sft.collator import TraceCollator
 
 NUM_LOOKED_AT = 50

@@ -148,8 +148,8 @@ class Renderer:
             input_ids[row, length - len(ids) :] = torch.tensor(ids)
             attention_mask[row, length - len(ids) :] = 1
         inputs = [[self.image_inputs(image) for image in row] for row in images]
-        for row, (ids, found) in enumerate(zip(sequences, inputs, strict=True)):
-            self.check(ids, found, name=f"sequence {row}")
+        for row, (ids, row_inputs) in enumerate(zip(sequences, inputs, strict=True)):
+            self.check(ids, row_inputs, name=f"sequence {row}")
         batch = {"input_ids": input_ids, "attention_mask": attention_mask}
         if "mm_token_type_ids" in self.processor.model_input_names:
             batch["mm_token_type_ids"] = (input_ids == self.image_token_id).long()

@@ -94,8 +94,8 @@ def read_traces(path: str | Path) -> Iterator[dict]:
     rows = enumerate(READERS[path.suffix](path), start=1)
     number = 0
     try:
-        while (found := next(rows, None)) is not None:
-            number, row = found
+        while (numbered_row := next(rows, None)) is not None:
+            number, row = numbered_row
             yield _checked(row, path.parent)
     except UnicodeDecodeError as error:
         raise TraceError(f"{path} behind line {number}: it is not UTF-8 ({error.reason})") from None

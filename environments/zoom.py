@@ -8,7 +8,6 @@ every other public method is a tool. In TRL's own loop and in ours a tool that f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,46 +76,41 @@ class ZoomEnvironment:
     def __init__(self, settings: ZoomSettings, store: ImageStore | None = None) -> None:
         self._settings = settings
         self._store = store or ImageStore()
-        self._sources: list[Any] = []
         self._seen: list[_Seen] = []
-        self._task: Task | None = None
+        self._task = Task("", (), "", None)
 
-    def reset(
-        self,
-        *,
-        images: Sequence[Any],
-        question: str,
-        first_view_max_pixels: int | None = None,
-        task: Task | None = None,
-        **_: Any,
-    ) -> list[dict[str, Any]]:
-        """The content of the first user message: every image's first view, then the question."""
-        self._sources, self._seen, self._task = list(images), [], task
-        limits = self._settings.first_view
-        if first_view_max_pixels is not None:  # a smaller one than its least the processor would enlarge again
-            most = max(limits.min_pixels, min(limits.max_pixels, first_view_max_pixels))
-            limits = PixelLimits(limits.min_pixels, most, limits.factor)
-        shown_images: list[dict[str, Any]] = []
-        for root, source in enumerate(images):
-            original = self._store.open(source)
-            shown = self._store.fitted(source, limits, self._settings.first_view)
-            self._seen.append(_Seen(root, Box(0, 0, 1, 1, Frame.UNIT), View(original.size, shown.size)))
-            shown_images.append({"type": "image", "image": _view(shown, self._settings.views)})
-        if task is not None:
-            question = task.prompt
-        asks_for_box = task is not None and task.kind is AnswerKind.BOX
-        if asks_for_box or self._settings.names_frame:
+    def reset(self, *, task: Task | None = None, **row: Any) -> list[dict[str, Any]]:
+        """The content of the first user message: every image's first view, and the question around them.
+
+        TRL's own loop knows no `task`: there the columns `images`, `question` and `first_view_max_pixels` make one.
+        """
+        self._task = task or Task.of_row(row)
+        self._seen = []
+        views = [self._first_view(root) for root in range(len(self._task.images))]
+        question = self._task.prompt
+        if self._task.kind is AnswerKind.BOX or self._settings.names_frame:
             question = f"{question}\n{self._describe_frame()}"
         texts = [{"type": "text", "text": text} for text in question.split(MARK)]
-        if len(texts) - 1 != len(shown_images):
-            return [*shown_images, {"type": "text", "text": question.replace(MARK, "")}]
-        between = [block for pair in zip(texts, shown_images, strict=False) for block in pair]
+        if len(texts) - 1 != len(views):
+            return [*views, {"type": "text", "text": question.replace(MARK, "")}]
+        between = [block for pair in zip(texts, views, strict=False) for block in pair]
         return [block for block in (*between, texts[-1]) if block.get("text") != ""]
+
+    def _first_view(self, root: int) -> dict[str, Any]:
+        """The block of a task's image; at fewer pixels than the least the processor would enlarge it again."""
+        source, limits, most = self._task.images[root], self._settings.first_view, self._task.first_view_max_pixels
+        if most is not None:
+            most = max(limits.min_pixels, min(limits.max_pixels, most))
+            limits = PixelLimits(limits.min_pixels, most, limits.factor)
+        view = self._store.fitted(source, limits, self._settings.first_view)
+        size = self._store.open(source).size
+        self._seen.append(_Seen(root, Box(0, 0, 1, 1, Frame.UNIT), View(size, view.size)))
+        return {"type": "image", "image": _view(view, self._settings.views)}
 
     @property
     def framing(self) -> Framing:
         """The frame in which the model writes boxes, with the first views of the episode's images."""
-        return Framing(self._settings.frame, tuple(seen.view for seen in self._seen[: len(self._sources)]))
+        return Framing(self._settings.frame, tuple(seen.view for seen in self._seen[: len(self._task.images)]))
 
     def _describe_frame(self) -> str:
         """How boxes are to be written; where images differ, for each of them."""
@@ -150,15 +144,13 @@ class ZoomEnvironment:
         written = self._box(bbox_2d, seen)
         padded = written.enlarged(self._settings.padding).clipped(seen.view)
         region = padded.within(seen.region, view=seen.view)
-        original = self._store.open(self._sources[seen.root])
+        original = self._store.open(self._task.images[seen.root])
         native = cut(original, region)
         if max(native.size) > MAX_ASPECT_RATIO * min(native.size):
             raise ModelFault(FaultKind.TINY_BOX, "The box is too narrow: draw it larger around the detail.")
         crop = fit(native, self._settings.crop, self._settings.first_view)
         index = len(self._seen)
-        pixels = region.to(Frame.ORIGINAL, View(original.size, original.size))
-        size = (max(1, round(pixels.width)), max(1, round(pixels.height)))
-        self._seen.append(_Seen(seen.root, region, View(size, crop.size)))
+        self._seen.append(_Seen(seen.root, region, View(native.size, crop.size)))
         shown = self._shown(crop, original, region, seen.root)
         return {"type": "image", "image": shown, "crop": Crop(index, seen.root, region, crop.size)}
 
@@ -210,7 +202,7 @@ class ZoomEnvironment:
 
     def _nearest_target(self, region: Box, root: int) -> Box | None:
         """The task's own box (UNIT) on this image whose centre is nearest to that of `region`; None without any."""
-        targets = [] if self._task is None else [t.box for t in self._task.boxes if t.img_idx == root]
+        targets = [target.box for target in self._task.boxes if target.img_idx == root]
         return min(targets, key=lambda box: math.dist(_centre(box), _centre(region)), default=None)
 
 
@@ -246,8 +238,8 @@ def _view(shown: Image.Image, mode: str) -> Image.Image:
     return shown if mode == "true" else shown.filter(ImageFilter.GaussianBlur(BLUR_SHARE * max(shown.size)))
 
 
-def _other_image(task: Task | None) -> Any:
-    other = None if task is None else task.metadata.get("other_image")
+def _other_image(task: Task) -> Any:
+    other = task.metadata.get("other_image")
     if other is None:
         raise ValueError(
             "crops of another image need it in each task's metadata: environments.probes.other_images.with_others puts "

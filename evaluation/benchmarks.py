@@ -73,13 +73,13 @@ def _folder(benchmark: Benchmark, source: str | Path | None) -> Path:
 
 def _files(benchmark: Benchmark, folder: Path) -> list[Path]:
     """Files of the first pattern that finds some."""
-    return next((found for pattern in benchmark.files if (found := sorted(folder.glob(pattern)))), [])
+    return next((paths for pattern in benchmark.files if (paths := sorted(folder.glob(pattern)))), [])
 
 
 def _rows(name: str, benchmark: Benchmark, files: list[Path]) -> Iterator[Row]:
     """The rows in our columns. Ids are the benchmark's own or, without any, positions, bad rows included."""
-    found = ((path, row) for path in files for row in read_file(path))
-    for number, (file, row) in enumerate(found):
+    file_rows = ((path, row) for path in files for row in read_file(path))
+    for number, (file, row) in enumerate(file_rows):
         try:
             columns = dict(row) if BROKEN in row else benchmark.columns(row, file)
         except BAD_ROW as error:
@@ -117,8 +117,11 @@ def _vstar(row: Row, file: Path) -> dict[str, Any]:
     question, options = split_options(row["text"])
     image = file.parent / row["image"]
     boxes = []
-    if (notes := image.with_suffix(".json")).exists():
-        boxes = [[x, y, x + width, y + height] for x, y, width, height in json.loads(notes.read_text()).get("bbox", [])]
+    if (annotation_file := image.with_suffix(".json")).exists():
+        boxes = [
+            [x, y, x + width, y + height]
+            for x, y, width, height in json.loads(annotation_file.read_text()).get("bbox", [])
+        ]
     return {
         "id": f"vstar-{row['question_id']}",
         "images": [str(image)],
@@ -239,15 +242,15 @@ def _mvbench(row: Row, file: Path) -> dict[str, Any]:
 
 def _frames(folder: Path, video: Path) -> list[str]:
     name = video.with_suffix("") if video.suffix in (".mp4", ".avi", ".webm", ".mkv") else video
-    found = next((path for path in sorted(folder.glob(f"**/{name}")) if path.is_dir()), None)
-    if found is None:
+    frame_folder = next((path for path in sorted(folder.glob(f"**/{name}")) if path.is_dir()), None)
+    if frame_folder is None:
         raise ValueError(f"no folder of frames {name} below {folder}: extract the frames of {video} there (ffmpeg)")
-    frames = [path for path in found.iterdir() if path.suffix in (".jpg", ".jpeg", ".png")]
+    frames = [path for path in frame_folder.iterdir() if path.suffix in (".jpg", ".jpeg", ".png")]
     frames.sort(key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)])
     if not frames:
-        raise ValueError(f"{found} holds no frames (.jpg, .png)")
-    count = min(NUM_FRAMES, len(frames))
-    return [str(frames[int((index + 0.5) * len(frames) / count)]) for index in range(count)]
+        raise ValueError(f"{frame_folder} holds no frames (.jpg, .png)")
+    num_frames = min(NUM_FRAMES, len(frames))
+    return [str(frames[int((index + 0.5) * len(frames) / num_frames)]) for index in range(num_frames)]
 
 
 _PARQUET = ("**/*.parquet", "**/*.jsonl", "**/*.json")

@@ -64,9 +64,9 @@ class Evaluated:
         """Accuracy, pass@k where there are samples, and what it cost."""
         ids = list(self.families)
         questions = [samples for seed in self.seeds for samples in seed.values()]
-        samples = [sample for some in questions for sample in some]
-        fewest = min(map(len, questions))
-        correct = [(len(some), sum(sample.score == 1 for sample in some)) for some in questions]
+        samples = [sample for question in questions for sample in question]
+        min_samples = min(map(len, questions))
+        correct_counts = [(len(question), sum(sample.score == 1 for sample in question)) for question in questions]
         means = self.scores(ids)
         low, high = wilson_interval(round(float(means.mean(0).sum())), len(ids))
         if len(self.seeds) > 1 and len(ids) > 1:
@@ -77,71 +77,71 @@ class Evaluated:
             "accuracy": float(means.mean()),
             "interval": [low, high],
             "accuracy_by_seed": means.mean(1).tolist(),
-            "num_samples": fewest,
-            "pass_at_k": {k: fmean(pass_at_k(*counts, k) for counts in correct) for k in _powers(fewest)},
+            "num_samples": min_samples,
+            "pass_at_k": {k: fmean(pass_at_k(*counts, k) for counts in correct_counts) for k in _powers(min_samples)},
             "tokens": fmean(sample.num_tokens for sample in samples),
             "context_tokens": fmean(sample.context_tokens for sample in samples),
             "zooms": fmean(sample.num_zooms for sample in samples),
         }
 
 
-def _powers(most: int) -> list[int]:
-    """1, 2, 4, … up to `most`, itself included."""
-    return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
+def _powers(maximum: int) -> list[int]:
+    """1, 2, 4, … up to `maximum`, itself included."""
+    return sorted({2**exponent for exponent in range(maximum.bit_length()) if 2**exponent <= maximum} | {maximum})
 
 
-def load(word: str | Path, *, rule: str | None = None) -> Evaluated:
+def load(pattern: str | Path, *, rule: str | None = None) -> Evaluated:
     """The evaluation in a folder, or those in all folders that a pattern finds; by a published `rule` if one is named.
 
     Raises:
         SystemExit: if there is none.
     """
-    folders = [Path(name) for name in sorted(glob.glob(str(word)))] or [Path(word)]
-    found = [evaluations_to_compare(folder) for folder in folders]
+    folders = [Path(name) for name in sorted(glob.glob(str(pattern)))] or [Path(pattern)]
+    seed_evaluations = [evaluations_to_compare(folder) for folder in folders]
     seeds: list[dict[str, list[Sample]]] = []
-    parts: dict[str, str] = {}
-    for evaluations in found:
+    benchmarks_by_id: dict[str, str] = {}
+    for evaluations in seed_evaluations:
         samples = defaultdict(list)
         for benchmark, folder in evaluations.items():
             for sample in _scored(folder, rule):
                 if benchmark != OWN:
                     family = f"{benchmark}: {sample.family}"
                     sample = replace(sample, task_id=f"{benchmark}/{sample.task_id}", family=family)
-                    parts[sample.task_id] = benchmark
+                    benchmarks_by_id[sample.task_id] = benchmark
                 samples[sample.task_id].append(sample)
         seeds.append(dict(samples))
-    places = tuple(folder for evaluations in found for folder in evaluations.values())
-    return Evaluated(str(word), places, tuple(seeds), parts)
+    evaluation_folders = tuple(folder for evaluations in seed_evaluations for folder in evaluations.values())
+    return Evaluated(str(pattern), evaluation_folders, tuple(seeds), benchmarks_by_id)
 
 
 def _scored(folder: Path, rule: str | None) -> Iterator[Sample]:
     """The samples of a folder, scored by a published rule if one is named."""
     for sample in read_samples(folder):
         if rule is not None and rule not in sample.scores:
-            known = ", ".join(sample.scores or ["strict"])
-            raise SystemExit(f"{folder} has no verdicts by {rule!r}, but by {known}")
+            rules = ", ".join(sample.scores or ["strict"])
+            raise SystemExit(f"{folder} has no verdicts by {rule!r}, but by {rules}")
         yield sample if rule is None else replace(sample, score=sample.scores[rule])
 
 
 def difference(a: np.ndarray, b: np.ndarray, *, seed: int) -> dict[str, Any]:
     """The comparison of scores [seeds, questions] of the same questions."""
-    gap = b.mean(0) - a.mean(0)
-    gained, lost = int((gap > 0).sum()), int((gap < 0).sum())
-    if len(gap) < 2:
+    gaps = b.mean(0) - a.mean(0)
+    gained, lost = int((gaps > 0).sum()), int((gaps < 0).sum())
+    if len(gaps) < 2:
         low, high, p_value = -1.0, 1.0, 1.0  # one question tells nothing
     elif max(len(a), len(b)) > 1:
         low, high, p_value = crossed_interval(a, b)
-    elif set(np.abs(gap)) <= {0.0, 1.0}:
-        low, high = paired_interval(lost, gained, len(gap))
+    elif set(np.abs(gaps)) <= {0.0, 1.0}:
+        low, high = paired_interval(lost, gained, len(gaps))
         p_value = mcnemar(lost, gained)
     else:
-        low, high = paired_bootstrap(gap, seed=seed)
-        p_value = sign_flip(gap, seed=seed)
+        low, high = paired_bootstrap(gaps, seed=seed)
+        p_value = sign_flip(gaps, seed=seed)
     return {
-        "n": len(gap),
+        "n": len(gaps),
         "accuracy_a": float(a.mean()),
         "accuracy_b": float(b.mean()),
-        "difference": float(gap.mean()),
+        "difference": float(gaps.mean()),
         "interval": [low, high],
         "p_value": p_value,
         "flips": {"gained": gained, "lost": lost},
@@ -163,33 +163,33 @@ def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]
         by_family[a.families[id]].append(id)
         if id in a.parts:
             by_family[a.parts[id]].append(id)
-    gap = b.scores(ids).mean(0) - a.scores(ids).mean(0)
+    gaps = b.scores(ids).mean(0) - a.scores(ids).mean(0)
     return {
         "a": a.name,
         "b": b.name,
         **difference(a.scores(ids), b.scores(ids), seed=seed),
         "families": {
-            family: difference(a.scores(chosen), b.scores(chosen), seed=seed)
-            for family, chosen in sorted(by_family.items())
+            family: difference(a.scores(family_ids), b.scores(family_ids), seed=seed)
+            for family, family_ids in sorted(by_family.items())
         },
-        "gained": [id for id, change in zip(ids, gap, strict=True) if change > 0],
-        "lost": [id for id, change in zip(ids, gap, strict=True) if change < 0],
+        "gained": [id for id, change in zip(ids, gaps, strict=True) if change > 0],
+        "lost": [id for id, change in zip(ids, gaps, strict=True) if change < 0],
     }
 
 
 def _refuse_other_questions(a: Evaluated, b: Evaluated) -> None:
     """Raises ValueError unless all seeds of both hold the same questions."""
     seeds = (*a.seeds, *b.seeds)
-    for one in seeds:
-        if one.keys() != a.seeds[0].keys():
-            only_a, only_b = sorted(a.seeds[0].keys() - one.keys()), sorted(one.keys() - a.seeds[0].keys())
+    for seed in seeds:
+        if seed.keys() != a.seeds[0].keys():
+            only_a, only_b = sorted(a.seeds[0].keys() - seed.keys()), sorted(seed.keys() - a.seeds[0].keys())
             raise ValueError(
                 f"the evaluations hold different questions: {len(only_a)} only in {a.name} {only_a[:3]}, "
                 f"{len(only_b)} only in {b.name} {only_b[:3]}: evaluate both on the same tasks"
             )
     for id in a.families:
-        asked = {(one[id][0].question, str(one[id][0].reference)) for one in seeds}
-        if len(asked) > 1:
+        wordings = {(seed[id][0].question, str(seed[id][0].reference)) for seed in seeds}
+        if len(wordings) > 1:
             raise ValueError(f"question {id} is not the same in both evaluations: evaluate both on the same tasks")
 
 
@@ -199,63 +199,63 @@ BESIDE_THE_POINT = {"image_cache_gib", "output_dir", "model_name_or_path", "batc
 
 def changed_settings(evaluations: Sequence[Evaluated]) -> list[str]:
     """Settings in which evaluations differ beside what was evaluated, as `name: value, value, …`."""
-    settings = [read_run(one.folders[0]).chosen("evaluation", "episodes") for one in evaluations]
+    settings = [read_run(evaluation.folders[0]).chosen("evaluation", "episodes") for evaluation in evaluations]
     names = sorted(set.intersection(*map(set, settings)) - BESIDE_THE_POINT)
-    values = {name: [str(part[name]) for part in settings] for name in names}
-    return [f"{name}: {', '.join(shown)}" for name, shown in values.items() if len(set(shown)) > 1]
+    values_by_name = {name: [str(run_settings[name]) for run_settings in settings] for name in names}
+    return [f"{name}: {', '.join(values)}" for name, values in values_by_name.items() if len(set(values)) > 1]
 
 
-def compare(*words: str | Path, seed: int = 0, rule: str | None = None) -> dict[str, Any]:
+def compare(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> dict[str, Any]:
     """All evaluations and all pairs of them, p-values also adjusted for their number, families' included.
 
     Raises:
         ValueError: if they hold different questions, or fewer than two.
     """
-    evaluations = [load(word, rule=rule) for word in words]
+    evaluations = [load(pattern, rule=rule) for pattern in patterns]
     pairs = [compare_pair(a, b, seed=seed) for a, b in combinations(evaluations, 2)]
-    tests = [part for pair in pairs for part in (pair, *pair["families"].values())]
-    for part, adjusted in zip(tests, holm([part["p_value"] for part in tests]), strict=True):
-        part["p_adjusted"] = adjusted
-    runs = {one.name: one.summary() for one in evaluations}
-    for one in runs.values():
-        one["on_frontier"] = not any(
-            other["accuracy"] >= one["accuracy"]
-            and other["context_tokens"] <= one["context_tokens"]
-            and (other["accuracy"], other["context_tokens"]) != (one["accuracy"], one["context_tokens"])
-            for other in runs.values()
+    tests = [test for pair in pairs for test in (pair, *pair["families"].values())]
+    for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
+        test["p_adjusted"] = adjusted
+    runs = {evaluation.name: evaluation.summary() for evaluation in evaluations}
+    for run in runs.values():
+        run["on_frontier"] = not any(
+            other_run["accuracy"] >= run["accuracy"]
+            and other_run["context_tokens"] <= run["context_tokens"]
+            and (other_run["accuracy"], other_run["context_tokens"]) != (run["accuracy"], run["context_tokens"])
+            for other_run in runs.values()
         )
     return {"runs": runs, "pairs": pairs, "changed_settings": changed_settings(evaluations)}
 
 
-def table(result: dict[str, Any]) -> str:
+def table(comparison: dict[str, Any]) -> str:
     """The comparison as Markdown tables."""
-    most = max(run["num_samples"] for run in result["runs"].values())
-    passes = f" pass@{most} |" if most > 1 else ""
+    max_samples = max(run["num_samples"] for run in comparison["runs"].values())
+    pass_head = f" pass@{max_samples} |" if max_samples > 1 else ""
     lines = [
-        f"| run | n | seeds | accuracy | 95% interval |{passes} tokens written | in all | zooms | on the frontier |",
-        "|---|---|---|---|---|---|---|---|---|" + ("---|" if passes else ""),
+        f"| run | n | seeds | accuracy | 95% interval |{pass_head} tokens written | in all | zooms | on the frontier |",
+        "|---|---|---|---|---|---|---|---|---|" + ("---|" if pass_head else ""),
     ]
-    for name, run in result["runs"].items():
+    for name, run in comparison["runs"].items():
         low, high = run["interval"]
-        passed = f" {run['pass_at_k'].get(most, float('nan')):.3f} |" if passes else ""
+        pass_cell = f" {run['pass_at_k'].get(max_samples, float('nan')):.3f} |" if pass_head else ""
         cost = f"{run['tokens']:.0f} | {run['context_tokens']:.0f} | {run['zooms']:.2f}"
         cost += f" | {'yes' if run['on_frontier'] else ''}"
         numbers = f"{run['n']} | {run['num_seeds']} | {run['accuracy']:.3f} | {low:.3f}-{high:.3f}"
-        lines.append(f"| {name} | {numbers} |{passed} {cost} |")
-    for pair in result["pairs"]:
+        lines.append(f"| {name} | {numbers} |{pass_cell} {cost} |")
+    for pair in comparison["pairs"]:
         lines += [
             f"\nA = {pair['a']}, B = {pair['b']}\n",
             "| family | n | A | B | B - A | 95% interval | p | p, adjusted | gained | lost |",
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
-        for name, part in {"all": pair, **pair["families"]}.items():
-            low, high = part["interval"]
-            numbers = f"{part['accuracy_a']:.3f} | {part['accuracy_b']:.3f} | {part['difference']:+.3f}"
-            tests = f"{low:+.3f} to {high:+.3f} | {part['p_value']:.2g} | {part['p_adjusted']:.2g}"
-            flips = f"{part['flips']['gained']} | {part['flips']['lost']}"
-            lines.append(f"| {name} | {part['n']} | {numbers} | {tests} | {flips} |")
-    if result["changed_settings"]:
-        lines.append(f"\nevaluated under different settings: {'; '.join(result['changed_settings'])}")
+        for name, family in {"all": pair, **pair["families"]}.items():
+            low, high = family["interval"]
+            numbers = f"{family['accuracy_a']:.3f} | {family['accuracy_b']:.3f} | {family['difference']:+.3f}"
+            tests = f"{low:+.3f} to {high:+.3f} | {family['p_value']:.2g} | {family['p_adjusted']:.2g}"
+            flips = f"{family['flips']['gained']} | {family['flips']['lost']}"
+            lines.append(f"| {name} | {family['n']} | {numbers} | {tests} | {flips} |")
+    if comparison["changed_settings"]:
+        lines.append(f"\nevaluated under different settings: {'; '.join(comparison['changed_settings'])}")
     return "\n".join(lines)
 
 
@@ -269,19 +269,19 @@ def main() -> None:
     if len(args.runs) < 2:
         parser.error("name at least two evaluations")
     try:
-        result = compare(*args.runs, seed=args.seed, rule=args.rule)
+        comparison = compare(*args.runs, seed=args.seed, rule=args.rule)
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    print(table(result))
+    print(table(comparison))
     if args.json:
-        write(result, args.json)
+        write(comparison, args.json)
 
 
-def write(result: dict[str, Any], path: Path) -> None:
+def write(comparison: dict[str, Any], path: Path) -> None:
     """Writes a comparison as JSON, and its tables as Markdown beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    path.with_suffix(".md").write_text(table(result) + "\n")
+    path.write_text(json.dumps(comparison, indent=2) + "\n")
+    path.with_suffix(".md").write_text(table(comparison) + "\n")
 
 
 if __name__ == "__main__":

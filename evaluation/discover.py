@@ -42,8 +42,8 @@ class FoundRun:
 
 def evaluations_in(folder: Path) -> dict[str, Path]:
     """The folders that hold samples: the folder itself under the name `OWN`, and those directly below it."""
-    own = {OWN: folder} if (folder / SAMPLES).exists() else {}
-    return own | {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{SAMPLES}"))}
+    own_evaluation = {OWN: folder} if (folder / SAMPLES).exists() else {}
+    return own_evaluation | {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{SAMPLES}"))}
 
 
 def evaluations_to_compare(folder: Path) -> dict[str, Path]:
@@ -52,13 +52,13 @@ def evaluations_to_compare(folder: Path) -> dict[str, Path]:
     Raises:
         SystemExit: if there is none.
     """
-    found = evaluations_in(folder)
+    folders = evaluations_in(folder)
     for name in (OWN, DEFAULT):
-        if name in found:
-            return {OWN: found[name]}
-    if not found:
+        if name in folders:
+            return {OWN: folders[name]}
+    if not folders:
         raise SystemExit(f"{folder / SAMPLES} does not exist: run `fovea eval … --output_dir {folder}` first")
-    return found
+    return folders
 
 
 def find_runs(folders: Sequence[Path]) -> list[FoundRun]:
@@ -71,20 +71,26 @@ def find_runs(folders: Sequence[Path]) -> list[FoundRun]:
 
 
 def _find_run(folder: Path, name: str) -> FoundRun:
-    found = [(which, path) for which, path in evaluations_in(folder).items() if (path / SAMPLES).stat().st_size]
-    found.sort(key=lambda one: (not _is_plain(one[1]), one[0] != OWN, one[0] != DEFAULT))
+    named_folders = [
+        (evaluation_name, path)
+        for evaluation_name, path in evaluations_in(folder).items()
+        if (path / SAMPLES).stat().st_size
+    ]
+    named_folders.sort(
+        key=lambda named_folder: (not _is_plain(named_folder[1]), named_folder[0] != OWN, named_folder[0] != DEFAULT)
+    )
     training = StoredRun(folder, ROLLOUTS) if (folder / ROLLOUTS).exists() else None
-    if not found and training is None:
+    if not named_folders and training is None:
         raise SystemExit(f"{folder} holds no episodes, neither of an evaluation nor of a training: name a run's folder")
-    evaluations = {which or DEFAULT: StoredRun(path, SAMPLES) for which, path in found}
+    evaluations = {evaluation_name or DEFAULT: StoredRun(path, SAMPLES) for evaluation_name, path in named_folders}
     return FoundRun(name, folder, evaluations, training)
 
 
 def _is_plain(folder: Path) -> bool:
     """Whether nothing was taken away or forced in an evaluation, so that it speaks of the checkpoint itself."""
-    chosen = read_run(folder).chosen("evaluation", "episodes")
-    plain = {"crops": "true", "views": "true", "prompt": "protocol", "force": "nothing", "text_only": False}
-    return all(chosen.get(name, value) == value for name, value in plain.items())
+    settings = read_run(folder).chosen("evaluation", "episodes")
+    plain_settings = {"crops": "true", "views": "true", "prompt": "protocol", "force": "nothing", "text_only": False}
+    return all(settings.get(name, value) == value for name, value in plain_settings.items())
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -27,8 +27,8 @@ def learning_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[
     reward_parts = sorted(
         {name for rows in metrics.values() for row in rows for name in row if re.fullmatch(r"rewards/.+/mean", name)}
     )
-    named = {name: name.removeprefix("rewards/").removesuffix("/mean") for name in reward_parts} | CURVES
-    for name, title in named.items():
+    titles = {name: name.removeprefix("rewards/").removesuffix("/mean") for name in reward_parts} | CURVES
+    for name, title in titles.items():
         curves = {run: [(row["step"], row[name]) for row in rows if name in row] for run, rows in metrics.items()}
         if any(len(curve) > 1 for curve in curves.values()):
             plots.append(_lines(title, "step", curves, smooth=True))
@@ -48,8 +48,11 @@ def frontier(points: Mapping[str, tuple[float, float, tuple[float, float]]]) -> 
 
 def sweep(accuracies: Mapping[str, Mapping[int, float]]) -> str:
     """Accuracy against the size of the first view, run by run."""
-    curves = {run: sorted((float(side), value) for side, value in found.items()) for run, found in accuracies.items()}
-    return _lines("size of the first view", "pixels a side", curves, y="accuracy")
+    curves = {
+        run: sorted((float(side), value) for side, value in accuracy_by_side.items())
+        for run, accuracy_by_side in accuracies.items()
+    }
+    return _lines("size of the first view", "pixels a side", curves, y_label="accuracy")
 
 
 def zooms_against_need(rates: Mapping[str, Mapping[str, float]], needs: Sequence[str]) -> str:
@@ -57,19 +60,19 @@ def zooms_against_need(rates: Mapping[str, Mapping[str, float]], needs: Sequence
     figure, axes = _figure(
         "zooms against need", "share of the image that the task's smallest box covers", "share that zooms"
     )
-    there = [need for need in needs if any(need in found for found in rates.values())]
+    present_needs = [need for need in needs if any(need in shares for shares in rates.values())]
     width = 0.8 / max(1, len(rates))
-    for number, (run, found) in enumerate(rates.items()):
-        places = np.arange(len(there)) + (number - (len(rates) - 1) / 2) * width
-        axes.bar(places, [found.get(need, 0.0) for need in there], width, label=_plain(run))
-    axes.set_xticks(range(len(there)), there)
+    for number, (run, shares) in enumerate(rates.items()):
+        positions = np.arange(len(present_needs)) + (number - (len(rates) - 1) / 2) * width
+        axes.bar(positions, [shares.get(need, 0.0) for need in present_needs], width, label=_plain(run))
+    axes.set_xticks(range(len(present_needs)), present_needs)
     axes.set_ylim(0, 1)
     axes.legend(fontsize=7)
     return _svg(figure)
 
 
-def _lines(title: str, x: str, curves: Mapping[str, Curve], *, y: str = "", smooth: bool = False) -> str:
-    figure, axes = _figure(title, x, y)
+def _lines(title: str, x_label: str, curves: Mapping[str, Curve], *, y_label: str = "", smooth: bool = False) -> str:
+    figure, axes = _figure(title, x_label, y_label)
     for number, (run, curve) in enumerate(curves.items()):
         if not curve:
             continue
@@ -84,14 +87,14 @@ def _lines(title: str, x: str, curves: Mapping[str, Curve], *, y: str = "", smoo
     return _svg(figure)
 
 
-def _figure(title: str, x: str, y: str) -> tuple[Any, Any]:
+def _figure(title: str, x_label: str, y_label: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2, 2.9), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(_plain(title), fontsize=9)
-    axes.set_xlabel(_plain(x), fontsize=8)
-    axes.set_ylabel(_plain(y), fontsize=8)
+    axes.set_xlabel(_plain(x_label), fontsize=8)
+    axes.set_ylabel(_plain(y_label), fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
     return figure, axes

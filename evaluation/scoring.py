@@ -43,11 +43,11 @@ _STATED = re.compile(r"(?i)(?:correct\s+)?answer\s+is\s+\**([ABCD])\**")
 
 def vlmevalkit(task: Task, reply: str) -> bool:
     """A single option letter among the last words, else a stated answer, else the one option whose text occurs."""
-    read = _only_letter(task, reply, last_words=5)
-    if read is None and (match := _STATED.search(reply)) and match[1].upper() in letters(task):
-        read = match[1].upper()
+    letter = _only_letter(task, reply, last_words=5)
+    if letter is None and (match := _STATED.search(reply)) and match[1].upper() in letters(task):
+        letter = match[1].upper()
     is_short = len(reply) <= 2 * sum(map(len, task.choices))
-    return (read or (_only_text(task, reply) if is_short else None)) == reference(task)
+    return (letter or (_only_text(task, reply) if is_short else None)) == reference(task)
 
 
 def _hr_bench(task: Task, reply: str) -> bool:
@@ -63,18 +63,20 @@ def _only_letter(task: Task, reply: str, *, last_words: int | None = None) -> st
     if any(refusal in reply for refusal in _REFUSALS):
         return "Z"
     words = re.sub(r"[.()\[\],:;!*#{}]", " ", reply).split()
-    named = [letter for letter in letters(task) if letter in words]
-    if not named and "Z" in words:
+    named_letters = [letter for letter in letters(task) if letter in words]
+    if not named_letters and "Z" in words:
         return "Z"
-    if len(named) != 1 or (last_words is not None and words.index(named[0]) <= len(words) - last_words):
+    if len(named_letters) != 1 or (last_words is not None and words.index(named_letters[0]) <= len(words) - last_words):
         return None
-    return named[0]
+    return named_letters[0]
 
 
 def _only_text(task: Task, reply: str) -> str | None:
     """The option whose text occurs in the reply, if just one's does."""
-    found = [letters(task)[number] for number, text in enumerate(task.choices) if text.lower() in reply.lower()]
-    return found[0] if len(found) == 1 else None
+    matching_letters = [
+        letters(task)[number] for number, text in enumerate(task.choices) if text.lower() in reply.lower()
+    ]
+    return matching_letters[0] if len(matching_letters) == 1 else None
 
 
 # --- lmms-eval 0.7.3, benchmark by benchmark ------------------------------------------------------------------------
@@ -92,8 +94,8 @@ def _vstar(task: Task, reply: str) -> bool:
     for pattern in patterns:
         if match := re.search(pattern, text):
             return match[1] == reference(task)
-    found = re.findall("[A-D]", text)
-    return len(found) == 1 and found[0] == reference(task)
+    all_letters = re.findall("[A-D]", text)
+    return len(all_letters) == 1 and all_letters[0] == reference(task)
 
 
 def _muirbench(task: Task, reply: str) -> bool:
@@ -116,20 +118,20 @@ def _mme_realworld(task: Task, reply: str) -> bool:
         return match[0] == reference(task)
     if len(text.split()) > 10:
         return False
-    held = next((letter for letter in "ABCDE" if text.lower() in f"({letter.lower()})"), "")
-    return held == reference(task)
+    bracketed_letter = next((letter for letter in "ABCDE" if text.lower() in f"({letter.lower()})"), "")
+    return bracketed_letter == reference(task)
 
 
 def _blink(task: Task, reply: str) -> bool:
-    text, some = reply.strip(), f"[{letters(task)}]"
+    text, letter_class = reply.strip(), f"[{letters(task)}]"
     first_line = text.split("\n", 1)[0].strip()
-    if len(first_line) <= 4 and (match := re.match(rf"^\(?({some})\)?[\.\s:,)]*$", first_line, re.IGNORECASE)):
+    if len(first_line) <= 4 and (match := re.match(rf"^\(?({letter_class})\)?[\.\s:,)]*$", first_line, re.IGNORECASE)):
         return match[1].upper() == reference(task)
-    stated = rf"answers?(?:\s+is)?\s*[:\-]?\s*\(?({some})\)?(?![A-Za-z])"
-    for found in (re.findall(stated, text, re.IGNORECASE), re.findall(rf"\(({some})\)", text)):
-        if found:
-            return found[-1].upper() == reference(task)
-    match = re.match(rf"[\(\s]*({some})", text, re.IGNORECASE)
+    stated_pattern = rf"answers?(?:\s+is)?\s*[:\-]?\s*\(?({letter_class})\)?(?![A-Za-z])"
+    for matches in (re.findall(stated_pattern, text, re.IGNORECASE), re.findall(rf"\(({letter_class})\)", text)):
+        if matches:
+            return matches[-1].upper() == reference(task)
+    match = re.match(rf"[\(\s]*({letter_class})", text, re.IGNORECASE)
     return match is not None and match[1].upper() == reference(task)
 
 
@@ -144,9 +146,13 @@ def _mantis(task: Task, reply: str) -> bool:
         return expected.lower() == answer.lower()
     if len(expected) != 1:
         expected = next((character for character in expected if character.isalpha()), expected)
-    read = answer[8] if re.match("Answer: [A-Z]", answer) else next((c.upper() for c in answer if c.isalpha()), None)
-    if read and ord(read) - ord("A") < len(task.choices):
-        return read == expected.upper()
+    letter = (
+        answer[8]
+        if re.match("Answer: [A-Z]", answer)
+        else next((character.upper() for character in answer if character.isalpha()), None)
+    )
+    if letter and ord(letter) - ord("A") < len(task.choices):
+        return letter == expected.upper()
     index = ord(expected.upper()) - ord("A")
     return index < len(task.choices) and reply.strip() == task.choices[index].strip()
 
@@ -154,12 +160,12 @@ def _mantis(task: Task, reply: str) -> bool:
 def _mirb(task: Task, reply: str) -> bool:
     if task.answer in list("ABCDE"):
         return _letter_and_stop(reply) == task.answer
-    said = _open_answers(reply)
+    readings = _open_answers(reply)
     for expected in _plain(str(task.answer)):
-        for value in said:
-            if isinstance(value, str) and isinstance(expected, str) and expected in value:
+        for reading in readings:
+            if isinstance(reading, str) and isinstance(expected, str) and expected in reading:
                 return True
-            if not isinstance(value, str) and value == expected:
+            if not isinstance(reading, str) and reading == expected:
                 return True
     return False
 
@@ -184,11 +190,11 @@ def _open_answers(reply: str) -> set[str | float]:
 
 def _shortest(tails: list[str]) -> str:
     """The shortest tail; an empty one is forgotten as soon as another follows."""
-    kept = ""
+    shortest = ""
     for tail in tails:
-        if not kept or len(tail) < len(kept):
-            kept = tail
-    return kept
+        if not shortest or len(tail) < len(shortest):
+            shortest = tail
+    return shortest
 
 
 _NUMBERS = (
@@ -214,12 +220,12 @@ def _first_word_letter(task: Task, reply: str) -> bool:
         return match[1].upper() == reference(task)
     text = reply.replace("\n", " ").replace("\t", " ").strip()
     has_number = re.search(r"\d,\d", text) is not None
-    plain = text
+    plain_text = text
     for mark in ';/[]"{}()=+\\_-><@`,?!':
         beside_space = f"{mark} " in text or f" {mark}" in text
-        plain = plain.replace(mark, "" if beside_space or has_number else " ")
-    plain = re.sub(r"\.(?!\d)", "", plain, count=32).strip("'").strip('"').strip(")").strip("(").strip()
-    match = re.search(r"\b([A-E])\b", plain, re.IGNORECASE)
+        plain_text = plain_text.replace(mark, "" if beside_space or has_number else " ")
+    plain_text = re.sub(r"\.(?!\d)", "", plain_text, count=32).strip("'").strip('"').strip(")").strip("(").strip()
+    match = re.search(r"\b([A-E])\b", plain_text, re.IGNORECASE)
     return match is not None and match[1].upper() == reference(task)
 
 

@@ -25,31 +25,31 @@ LAUNCH = ("accelerate", "launch", "--num_processes", "1", "--num_machines", "1",
 
 
 @contextmanager
-def shown(*words: str) -> Iterator[None]:
+def shown(*command: str) -> Iterator[None]:
     """Shows a command as it would be typed, and how long it took."""
-    print(f"\n$ {' '.join(words)}", flush=True)
+    print(f"\n$ {' '.join(command)}", flush=True)
     started = time.perf_counter()
     yield
     print(f"({time.perf_counter() - started:.0f} s)", flush=True)
 
 
-def run(*words: str) -> None:
+def run(*command: str) -> None:
     """Runs one command."""
-    with shown(*words):
-        subprocess.run(words, check=True)
+    with shown(*command):
+        subprocess.run(command, check=True)
 
 
-def train(folder: Path, *words: str) -> None:
+def train(folder: Path, *command: str) -> None:
     """Runs the training that leaves its model in `folder`, unless it is there."""
     if not is_finished(folder):
-        run(*words)
+        run(*command)
 
 
 def evaluate(model: str | Path, folder: Path, *options: str) -> None:
     """Evaluates a checkpoint on the held-out scenes, unless that was finished before."""
     if not (folder / SUMMARY).exists():
-        words = ["fovea", "eval", str(model), "--config", "tiny_eval.yaml", "--output_dir", str(folder), *options]
-        with shown(*words), replaced(sys, "argv", words):
+        command = ["fovea", "eval", str(model), "--config", "tiny_eval.yaml", "--output_dir", str(folder), *options]
+        with shown(*command), replaced(sys, "argv", command):
             cli.main()
 
 
@@ -62,11 +62,11 @@ def main() -> None:
     train(rl, *LAUNCH, "rl/train_grpo.py")
     evaluate(rl, rl / "evaluation")
     evaluate(rl, rl / "evaluation_noise", "--crops", "noise")
-    result = compare(*(path / "evaluation" for path in (base, sft, rl)))
-    write(result, FOLDER / "comparison.json")
-    print(f"\n{table(result)}\n\nwritten to {FOLDER / 'comparison.json'}")
-    words = ["fovea", "report", *(str(path) for path in (base, sft, rl)), "--output", str(FOLDER / "report.html")]
-    with shown(*words), replaced(sys, "argv", words):
+    comparison = compare(*(path / "evaluation" for path in (base, sft, rl)))
+    write(comparison, FOLDER / "comparison.json")
+    print(f"\n{table(comparison)}\n\nwritten to {FOLDER / 'comparison.json'}")
+    command = ["fovea", "report", *(str(path) for path in (base, sft, rl)), "--output", str(FOLDER / "report.html")]
+    with shown(*command), replaced(sys, "argv", command):
         cli.main()
 
 

@@ -101,8 +101,8 @@ class EngineArguments:
     @property
     def engine_kwargs(self) -> dict[str, Any]:
         """`vllm_engine_kwargs` as a dictionary."""
-        given = self.vllm_engine_kwargs or {}
-        return json.loads(given) if isinstance(given, str) else given
+        engine_arguments = self.vllm_engine_kwargs or {}
+        return json.loads(engine_arguments) if isinstance(engine_arguments, str) else engine_arguments
 
 
 @dataclass(kw_only=True)
@@ -129,13 +129,15 @@ class PlayerArguments(TaskArguments, PixelArguments, EngineArguments):
 
     def load_model(self) -> Model:
         """The model, frozen, on its device; without weights if vLLM holds them."""
-        name, fewest, most = self.model_name_or_path, self.min_pixels, self.max_pixels
+        name, min_pixels, max_pixels = self.model_name_or_path, self.min_pixels, self.max_pixels
         if self.openai_base_url:
-            limits = RemoteModel().limits
-            chosen = PixelLimits(fewest or limits.min_pixels, most or limits.max_pixels, limits.factor)
-            return RemoteModel(name=name, remote_limits=chosen)
+            default_limits = RemoteModel().limits
+            pixel_limits = PixelLimits(
+                min_pixels or default_limits.min_pixels, max_pixels or default_limits.max_pixels, default_limits.factor
+            )
+            return RemoteModel(name=name, remote_limits=pixel_limits)
         if self.use_vllm or self.vllm_server_base_url:
-            return load_outline(name, min_pixels=fewest, max_pixels=most)
-        model = load_model(name, dtype=self.dtype, min_pixels=fewest, max_pixels=most)
+            return load_outline(name, min_pixels=min_pixels, max_pixels=max_pixels)
+        model = load_model(name, dtype=self.dtype, min_pixels=min_pixels, max_pixels=max_pixels)
         model.network.requires_grad_(False).to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return model

@@ -129,12 +129,12 @@ class Box:
 
     def within(self, outer: Box, *, view: View) -> Box:
         """This box, given in UNIT of the crop `outer` cut out, as a box in UNIT of the image that was cropped."""
-        inner, around = self.to(Frame.UNIT, view), outer.to(Frame.UNIT, view)
+        inner_box, outer_box = self.to(Frame.UNIT, view), outer.to(Frame.UNIT, view)
         return Box(
-            around.x1 + inner.x1 * around.width,
-            around.y1 + inner.y1 * around.height,
-            around.x1 + inner.x2 * around.width,
-            around.y1 + inner.y2 * around.height,
+            outer_box.x1 + inner_box.x1 * outer_box.width,
+            outer_box.y1 + inner_box.y1 * outer_box.height,
+            outer_box.x1 + inner_box.x2 * outer_box.width,
+            outer_box.y1 + inner_box.y2 * outer_box.height,
             Frame.UNIT,
         )
 
@@ -174,7 +174,7 @@ class Framing:
     def write(self, box: Box, image: int = 0) -> list[float]:
         """A box as a model would write it: in whole numbers, but for UNIT."""
         numbers = box.to(self.frame, self.view(image)).coordinates
-        return [round(n, 6) if self.frame is Frame.UNIT else round(n) for n in numbers]
+        return [round(number, 6) if self.frame is Frame.UNIT else round(number) for number in numbers]
 
     def describe(self, image: int = 0) -> str:
         """How boxes are to be written, for a prompt."""
@@ -183,11 +183,11 @@ class Framing:
         return f"Write boxes as [x1, y1, x2, y2] with {'numbers ' if width == height else ''}{sides}."
 
     def to_dict(self) -> dict[str, object]:
-        return {"frame": self.frame.value, "views": [[list(v.original), list(v.input)] for v in self.views]}
+        return {"frame": self.frame.value, "views": [[list(view.original), list(view.input)] for view in self.views]}
 
     @classmethod
     def from_dict(cls, data: dict) -> Framing:
-        views = tuple(View(tuple(original), tuple(shown)) for original, shown in data["views"])
+        views = tuple(View(tuple(original_size), tuple(input_size)) for original_size, input_size in data["views"])
         return cls(Frame(data["frame"]), views)
 
 
@@ -208,9 +208,9 @@ def intersection(a: Box, b: Box) -> float:
 
 def iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes of the same frame, 0 to 1."""
-    shared = intersection(a, b)
-    union = a.area + b.area - shared
-    return shared / union if union > 0 else 0.0
+    shared_area = intersection(a, b)
+    union_area = a.area + b.area - shared_area
+    return shared_area / union_area if union_area > 0 else 0.0
 
 
 def coverage(target: Box, box: Box) -> float:

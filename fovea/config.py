@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -42,33 +42,50 @@ def parse(
     Raises:
         ConfigError: for a missing file, an unknown key, with the nearest known name, or settings that cannot be.
     """
-    from trl import TrlParser
-
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    names, words = config_names(list(sys.argv[1:] if arguments is None else arguments))
+    if names is None:
+        names = [default_config] if default_config and not {"-h", "--help"} & set(words) else []
     known = {field.name for kind in dataclass_types for field in dataclasses.fields(kind)}
-    names = [default_config] if default_config and not {"-h", "--help"} & set(words) else []
-    if "--config" in words:
-        place = words.index("--config")
-        names = list(itertools.takewhile(lambda word: not word.startswith("--"), words[place + 1 :]))
-        del words[place : place + 1 + len(names)]
     settings: dict[str, Any] = dict(defaults or {})
     for name in names:
         settings |= _read(find_config(name), known)
-    parser = TrlParser(list(dataclass_types), allow_abbrev=False)
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(settings, file)
-        file.flush()
-        words = ["--config", file.name, *words]
-        try:
-            *parsed, rest = parser.parse_args_and_config(args=words, return_remaining_strings=True)
-        except ValueError as error:
-            hint = next((said for name, said in _HINTS.items() if name in str(error)), "")
-            raise ConfigError(f"{error}{hint}") from error
-    unknown = [word for word in rest if word.startswith("--")]
-    if unknown or rest:
-        raise ConfigError(_unknown((unknown or rest)[0].lstrip("-").partition("=")[0], known, "on the command line"))
+    parsed, rest = _parse(dataclass_types, settings, words)
+    if rest:
+        option = next((word for word in rest if word.startswith("--")), rest[0])
+        raise ConfigError(_unknown(option.lstrip("-").partition("=")[0], known, "on the command line"))
     return tuple(parsed)
+
+
+def config_names(words: Sequence[str]) -> tuple[list[str] | None, list[str]]:
+    """The files behind `--config`, None without it, and the other words.
+
+    >>> config_names(["--config", "a.yaml", "b.yaml", "--seed", "1"])
+    (['a.yaml', 'b.yaml'], ['--seed', '1'])
+    """
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    if "--config" not in words:
+        return None, words
+    place = words.index("--config")
+    names = list(itertools.takewhile(lambda word: not word.startswith("--"), words[place + 1 :]))
+    return names, words[:place] + words[place + 1 + len(names) :]
+
+
+def _parse(types: Sequence[type], settings: Mapping[str, Any], words: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """Instances of the types by TRL's parser, which takes settings from a file alone, and the words it did not know."""
+    from trl import TrlParser
+
+    parser = TrlParser(cast(Any, list(types)), allow_abbrev=False)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(dict(settings), file)
+        file.flush()
+        try:
+            *parsed, rest = parser.parse_args_and_config(
+                args=["--config", file.name, *words], return_remaining_strings=True
+            )
+        except ValueError as error:
+            hint = next((hint for name, hint in _HINTS.items() if name in str(error)), "")
+            raise ConfigError(f"{error}{hint}") from error
+    return parsed, rest
 
 
 def changed_fields(settings: Any) -> dict[str, Any]:

@@ -65,8 +65,8 @@ class Server:
                 f"no answer from {self.base_url}{path} after {self.num_retries} more tries ({error}){self._hint(0)}"
             ) from None
         if not response.ok:
-            said = f"{self.base_url}{path} answered {response.status_code}: {response.text[:2000]}"
-            raise RuntimeError(said + self._hint(response.status_code))
+            message = f"{self.base_url}{path} answered {response.status_code}: {response.text[:2000]}"
+            raise RuntimeError(message + self._hint(response.status_code))
         try:
             return response.json()
         except requests.JSONDecodeError:
@@ -116,47 +116,47 @@ class ChatEndpoint:
             RuntimeError: if the endpoint refuses or answers something else.
         """
         request = {"model": self.model, "messages": messages, **options}
-        name = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-        if name in self._known:
-            return self._known[name]
-        found = self._ask(request)
+        request_hash = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        if request_hash in self._known:
+            return self._known[request_hash]
+        completion = self._ask(request)
         try:
-            choice = found["choices"][0]
+            choice = completion["choices"][0]
             answer = {
                 "text": choice["message"]["content"] or "",
                 "finish_reason": choice.get("finish_reason"),
-                "num_tokens": (found.get("usage") or {}).get("completion_tokens"),
+                "num_tokens": (completion.get("usage") or {}).get("completion_tokens"),
             }
         except (KeyError, IndexError, TypeError):
-            raise RuntimeError(f"{self.base_url} answered without a choice: {found}") from None
+            raise RuntimeError(f"{self.base_url} answered without a choice: {completion}") from None
         if self.cache is not None:
             with self._lock:
-                self._known[name] = answer
+                self._known[request_hash] = answer
                 self.cache.parent.mkdir(parents=True, exist_ok=True)
                 with self.cache.open("a") as file:
-                    file.write(json.dumps({"request": name, "answer": answer}) + "\n")
+                    file.write(json.dumps({"request": request_hash, "answer": answer}) + "\n")
         return answer
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The endpoint's answer; what it refuses (`max_tokens`, settings of sampling) is left out from then on."""
         while True:
-            sent = {self._renamed.get(name, name): value for name, value in request.items()}
-            sent.pop("", None)
+            payload = {self._renamed.get(name, name): value for name, value in request.items()}
+            payload.pop("", None)
             try:
-                return self.server.ask("POST", "/chat/completions", json=sent)
+                return self.server.ask("POST", "/chat/completions", json=payload)
             except RuntimeError as error:
-                said = str(error)
-                if "max_completion_tokens" in said and "max_tokens" in sent:
+                message = str(error)
+                if "max_completion_tokens" in message and "max_tokens" in payload:
                     self._renamed["max_tokens"] = "max_completion_tokens"
                     continue
-                refused = [name for name in OPTIONAL if name in sent and name in said]
-                if not refused:
+                refused_settings = [name for name in OPTIONAL if name in payload and name in message]
+                if not refused_settings:
                     raise
-                self._renamed |= dict.fromkeys(refused, "")
+                self._renamed |= dict.fromkeys(refused_settings, "")
 
 
 def data_url(image: Image.Image) -> str:
     """An image as a PNG inside a URL."""
-    content = BytesIO()
-    image.save(content, format="PNG", compress_level=1)
-    return f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
+    buffer = BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"

@@ -55,8 +55,8 @@ class PixelLimits:
 
 def fitted_size(size: Size, *limits: PixelLimits) -> Size:
     """The size after each of `limits` in turn: what is shown smaller has to stay within what a processor leaves."""
-    for one in limits:
-        size = one.fit_size(size)
+    for limit in limits:
+        size = limit.fit_size(size)
     return size
 
 
@@ -68,9 +68,17 @@ def fit(image: Image.Image, *limits: PixelLimits) -> Image.Image:
 
 def cut(image: Image.Image, box: Box) -> Image.Image:
     """The part of an original image under `box` (any frame that needs no input size), at native resolution."""
-    view = View(original=image.size, input=image.size)
-    x1, y1, x2, y2 = box.to(Frame.ORIGINAL, view).clipped(view).rounded().coordinates
-    return image.crop((int(x1), int(y1), max(int(x2), int(x1) + 1), max(int(y2), int(y1) + 1)))
+    return image.crop(pixels_under(box, image.size))
+
+
+def pixels_under(box: Box, size: Size) -> tuple[int, int, int, int]:
+    """The whole pixels (left, top, right, bottom) of an image of this size that a box covers, at least one.
+
+    This is the one place where boxes are rounded to pixels of the original.
+    """
+    view = View(original=size, input=size)
+    x1, y1, x2, y2 = (int(value) for value in box.to(Frame.ORIGINAL, view).clipped(view).rounded().coordinates)
+    return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
 
 
 _DATA_URI = re.compile(r"data:[\w/+.-]*;base64,(.*)", re.DOTALL)
@@ -177,8 +185,8 @@ def image_size(source: Source) -> Size:
 
 
 def _rotated_size(image: Image.Image) -> Size:
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (image.height, image.width) if turned else image.size
+    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if is_turned else image.size
 
 
 def _decode_lazily(content: bytes) -> Image.Image:
@@ -193,8 +201,8 @@ def _to_rgb(image: Image.Image, bits: int | None) -> Image.Image:
         return _to_8_bits(image, bits)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(ground, layer).convert("RGB")
+        background = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(background, layer).convert("RGB")
     return image.convert("RGB")
 
 
@@ -211,15 +219,15 @@ def _to_8_bits(image: Image.Image, bits: int | None) -> Image.Image:
     no number is black, what is infinite white.
     """
     levels = np.asarray(image, dtype=np.float64)
-    known = levels[np.isfinite(levels)].clip(min=0)
-    brightest = float(known.max(initial=0))
+    finite_levels = levels[np.isfinite(levels)].clip(min=0)
+    brightest = float(finite_levels.max(initial=0))
     if image.mode == "F" and brightest <= 1.1:
-        white = 1.0
+        white_level = 1.0
     elif bits is not None and 8 < bits < 16:
-        white = 2.0**bits - 1
+        white_level = 2.0**bits - 1
     else:
-        white = next((2.0**depth - 1 for depth in DEPTHS if brightest < 2**depth), brightest)
-    scaled = np.nan_to_num(levels, nan=0.0, posinf=white, neginf=0.0) * (255 / white)
+        white_level = next((2.0**depth - 1 for depth in DEPTHS if brightest < 2**depth), brightest)
+    scaled = np.nan_to_num(levels, nan=0.0, posinf=white_level, neginf=0.0) * (255 / white_level)
     return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8)).convert("RGB")
 
 

@@ -48,15 +48,15 @@ class Ledger:
     def summary(self) -> dict[str, Any]:
         """Seconds by phase, counts, counts a second, and peak memory in GiB: of the process, and of its GPU."""
         self._charge()
-        total = sum(self.seconds.values())
+        total_seconds = sum(self.seconds.values())
         scale = 2**30 if sys.platform == "darwin" else 2**20
         memory = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}
         if cuda := _cuda():
             memory["gpu"] = cuda.max_memory_allocated() / 2**30
         return {
-            "seconds": {"total": total, **dict(sorted(self.seconds.items(), key=lambda item: -item[1]))},
+            "seconds": {"total": total_seconds, **dict(sorted(self.seconds.items(), key=lambda item: -item[1]))},
             "counts": dict(self.counts),
-            "per_second": {name: count / total for name, count in self.counts.items()},
+            "per_second": {name: count / total_seconds for name, count in self.counts.items()},
             "peak_memory_gib": memory,
         }
 
@@ -66,11 +66,14 @@ class Ledger:
     def table(self) -> str:
         """The summary as people read it."""
         summary = self.summary()
-        total = summary["seconds"]["total"]
+        total_seconds = summary["seconds"]["total"]
         lines = ["| phase | seconds | share |", "|---|---|---|"]
-        lines += [f"| {name} | {spent:.1f} | {spent / total:.0%} |" for name, spent in summary["seconds"].items()]
-        rates = [f"{count:,} {name} ({count / total:,.1f}/s)" for name, count in self.counts.items()]
-        peaks = [f"{gib:.1f} GiB on the {place}" for place, gib in summary["peak_memory_gib"].items()]
+        lines += [
+            f"| {name} | {seconds:.1f} | {seconds / total_seconds:.0%} |"
+            for name, seconds in summary["seconds"].items()
+        ]
+        rates = [f"{count:,} {name} ({count / total_seconds:,.1f}/s)" for name, count in self.counts.items()]
+        peaks = [f"{gibibytes:.1f} GiB on the {device}" for device, gibibytes in summary["peak_memory_gib"].items()]
         return "\n".join([*lines, "; ".join(rates), f"peak memory: {', '.join(peaks)}"])
 
 

@@ -18,7 +18,7 @@ def escaped(text: str) -> str:
     >>> escaped("see <image>")
     'see \\<image>'
     """
-    return _ANY.sub(lambda found: f"\\{found[0]}", text)
+    return _ANY.sub(lambda match: f"\\{match[0]}", text)
 
 
 def unescaped(text: str) -> str:
@@ -73,10 +73,10 @@ def marked(question: str, num_images: int) -> str:
     return MARK.join(parts).strip()
 
 
-def refuse_placeholders(text: str, where: str) -> None:
+def refuse_placeholders(text: str, column: str) -> None:
     """Raises ValueError if a text that shows no images holds a placeholder of one."""
     if _REAL.search(text) or _NUMBERED.search(text):
         raise ValueError(
-            f"{where} {text!r} holds a placeholder of an image, which only questions show: where the text itself is "
+            f"{column} {text!r} holds a placeholder of an image, which only questions show: where the text itself is "
             f"meant write \\{PLACEHOLDER}"
         )

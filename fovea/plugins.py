@@ -15,21 +15,21 @@ def load_object(name: str) -> Any:
     Raises:
         ValueError: if the name has no such form, or nothing is there.
     """
-    place, _, attribute = name.rpartition(":") if ":" in name else name.rpartition(".")
-    if not place or not attribute:
+    source, _, attribute = name.rpartition(":") if ":" in name else name.rpartition(".")
+    if not source or not attribute:
         raise ValueError(f"{name!r} names nothing: write package.module:name or ./file.py:name")
-    module = _load_file(Path(place)) if place.endswith(".py") else _import(place, name)
+    module = _load_file(Path(source)) if source.endswith(".py") else _import(source, name)
     if not hasattr(module, attribute):
-        names = [known for known in vars(module) if not known.startswith("_")]
-        raise ValueError(f"{place} has no {attribute!r}; it has {', '.join(names) or 'nothing'}")
+        names = [key for key in vars(module) if not key.startswith("_")]
+        raise ValueError(f"{source} has no {attribute!r}; it has {', '.join(names) or 'nothing'}")
     return getattr(module, attribute)
 
 
-def _import(place: str, name: str) -> Any:
+def _import(module_name: str, name: str) -> Any:
     try:
-        return importlib.import_module(place)
+        return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not place.startswith(error.name):
+        if error.name is None or not module_name.startswith(error.name):
             raise
         raise ValueError(f"{name!r}: there is no module {error.name!r}") from error
 
@@ -37,12 +37,12 @@ def _import(place: str, name: str) -> Any:
 def _load_file(path: Path) -> Any:
     if not path.exists():
         raise ValueError(f"no file at {path}: the path is relative to the current folder")
-    name = f"_plugin_{path.resolve().stem}_{abs(hash(str(path.resolve())))}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    module_name = f"_plugin_{path.resolve().stem}_{abs(hash(str(path.resolve())))}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[module_name] = module
     spec.loader.exec_module(module)
     return module

@@ -13,10 +13,12 @@ def wilson_interval(successes: int, total: int, *, z: float = 1.96) -> tuple[flo
     """95% interval of a proportion (Wilson 1927); (0, 1) for no observations."""
     if total == 0:
         return 0.0, 1.0
-    share = successes / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    proportion = successes / total
+    centre = (proportion + z * z / (2 * total)) / (1 + z * z / total)
+    half_width = (
+        z / (1 + z * z / total) * math.sqrt(proportion * (1 - proportion) / total + z * z / (4 * total * total))
+    )
+    return max(0.0, centre - half_width), min(1.0, centre + half_width)
 
 
 def best_constant(questions: Sequence[tuple[str, str]]) -> float:
@@ -27,10 +29,10 @@ def best_constant(questions: Sequence[tuple[str, str]]) -> float:
     >>> best_constant([("compare", "yes"), ("compare", "yes"), ("compare", "no"), ("read", "7")])
     0.75
     """
-    most: dict[str, int] = {}
+    highest_counts: dict[str, int] = {}
     for (family, _), count in Counter(questions).items():
-        most[family] = max(count, most.get(family, 0))
-    return sum(most.values()) / len(questions)
+        highest_counts[family] = max(count, highest_counts.get(family, 0))
+    return sum(highest_counts.values()) / len(questions)
 
 
 def paired_bootstrap(
@@ -57,17 +59,21 @@ def crossed_interval(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> tu
 
     difference = float(b.mean() - a.mean())
     num_questions = a.shape[1]
-    several = [scores for scores in (a, b) if len(scores) > 1]
-    questions = float((b.mean(0) - a.mean(0)).var(ddof=1)) - sum(_noise(scores) / len(scores) for scores in several)
-    parts = [(max(0.0, questions) / num_questions, num_questions - 1)]
-    parts += [(float(scores.mean(1).var(ddof=1)) / len(scores), len(scores) - 1) for scores in several]
-    variance = sum(part for part, _ in parts)
+    multi_seed_scores = [scores for scores in (a, b) if len(scores) > 1]
+    question_variance = float((b.mean(0) - a.mean(0)).var(ddof=1)) - sum(
+        _noise(scores) / len(scores) for scores in multi_seed_scores
+    )
+    variance_parts = [(max(0.0, question_variance) / num_questions, num_questions - 1)]
+    variance_parts += [
+        (float(scores.mean(1).var(ddof=1)) / len(scores), len(scores) - 1) for scores in multi_seed_scores
+    ]
+    variance = sum(part for part, _ in variance_parts)
     if variance == 0:
         return difference, difference, float(difference == 0)
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * math.sqrt(variance)
-    p_value = 2 * float(stats.t.sf(abs(difference) / math.sqrt(variance), freedom))
-    return difference - half, difference + half, p_value
+    degrees_of_freedom = variance**2 / sum(part**2 / degrees for part, degrees in variance_parts)
+    half_width = float(stats.t.ppf(0.5 + level / 2, degrees_of_freedom)) * math.sqrt(variance)
+    p_value = 2 * float(stats.t.sf(abs(difference) / math.sqrt(variance), degrees_of_freedom))
+    return difference - half_width, difference + half_width, p_value
 
 
 def _noise(scores: np.ndarray) -> float:
@@ -104,9 +110,9 @@ def paired_interval(lost: int, gained: int, total: int, *, z: float = 1.96) -> t
     Of `total` pairs `gained` went from wrong to right and `lost` the other way. Unlike the bootstrap it holds its level
     when few pairs differ, and is no point when none does.
     """
-    low, high = (lost + 1) / (total + 2), (gained + 1) / (total + 2)
-    half = z * math.sqrt((low + high - (high - low) ** 2) / (total + 2))
-    return max(-1.0, high - low - half), min(1.0, high - low + half)
+    lost_share, gained_share = (lost + 1) / (total + 2), (gained + 1) / (total + 2)
+    half_width = z * math.sqrt((lost_share + gained_share - (gained_share - lost_share) ** 2) / (total + 2))
+    return max(-1.0, gained_share - lost_share - half_width), min(1.0, gained_share - lost_share + half_width)
 
 
 def sign_flip(differences: np.ndarray, *, seed: int = 0, num_samples: int = 10_000) -> float:
@@ -115,8 +121,8 @@ def sign_flip(differences: np.ndarray, *, seed: int = 0, num_samples: int = 10_0
     values, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
     if not len(values):
         return 1.0
-    drawn = (2 * rng.binomial(counts, 0.5, size=(num_samples, len(counts))) - counts) @ values
-    return float((1 + (np.abs(drawn) >= abs(differences.sum()) - 1e-9).sum()) / (num_samples + 1))
+    flipped_sums = (2 * rng.binomial(counts, 0.5, size=(num_samples, len(counts))) - counts) @ values
+    return float((1 + (np.abs(flipped_sums) >= abs(differences.sum()) - 1e-9).sum()) / (num_samples + 1))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -124,5 +130,5 @@ def mcnemar(only_a: int, only_b: int) -> float:
     total = only_a + only_b
     if total == 0:
         return 1.0
-    tail = sum(math.comb(total, k) for k in range(min(only_a, only_b) + 1)) / 2**total
-    return min(1.0, 2 * tail)
+    tail_probability = sum(math.comb(total, k) for k in range(min(only_a, only_b) + 1)) / 2**total
+    return min(1.0, 2 * tail_probability)

@@ -70,10 +70,11 @@ class Task:
         return "\n".join([self.question, *letters])
 
     def row(self) -> dict[str, Any]:
-        """The columns with which an environment is reset."""
-        return {
-            "images": list(self.images),
-            "question": self.prompt.replace(MARK, ""),
-            "first_view_max_pixels": self.first_view_max_pixels,
-            "task": self,
-        }
+        """The columns with which an environment is reset: images and question as in TRL, and the whole task."""
+        return {"images": list(self.images), "question": self.prompt.replace(MARK, ""), "task": self}
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Task:
+        """The task that columns of TRL's own loop ask for: `images`, `question`, `first_view_max_pixels`."""
+        most = row.get("first_view_max_pixels")
+        return cls("", tuple(row["images"]), row["question"], None, first_view_max_pixels=most)

@@ -17,7 +17,8 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from fovea.config import ConfigError
 from fovea.kernels.layouts import without_adapters
 from fovea.ledger import LEDGER, count, phase
-from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, Model, adapter_chain, freeze_vision, load_model
+from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, Model, freeze_vision, load_model
+from fovea.models.names import adapter_chain
 from fovea.runs.checkpoints import discount_checkpoints, last_whole_checkpoint, step_of
 from fovea.runs.directory import RunDirectory, changes
 
@@ -55,44 +56,60 @@ def load_for_training(
     quantization = get_quantization_config(arguments)
     if quantization is not None:
         quantization.llm_int8_skip_modules = ["lm_head", *(rf".*\.{part.rstrip('.')}" for part in VISION_PARTS)]
-    if arguments.use_peft and not arguments.lora_target_modules:
-        arguments.lora_target_modules = LANGUAGE_LINEARS
+    adapt_language(arguments)
     new_adapter = get_peft_config(arguments)
+    name = model_named(arguments)
     try:
-        _, adapters = adapter_chain(arguments.model_name_or_path, revision=arguments.model_revision)
+        _, adapters = adapter_chain(name, revision=arguments.model_revision)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    goes_on = bool(adapters) and new_adapter is not None and _is_like(adapters[-1], new_adapter)
+    continues_adapter = bool(adapters) and new_adapter is not None and _is_like(adapters[-1], new_adapter)
     model = load_model(
-        arguments.model_name_or_path,
+        name,
         dtype=arguments.dtype or "auto",
         attn_implementation=arguments.attn_implementation,
         revision=arguments.model_revision,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
-        keep_adapter=goes_on,
-        **({"quantization_config": quantization} if quantization else {}),
-        **options,
+        keep_adapter=continues_adapter,
+        **{**options, **({"quantization_config": quantization} if quantization else {})},
     )
     if not train_vision:
         freeze_vision(model.network)
-    if goes_on:
+    if continues_adapter:
         return Trainee(model, None, None)
     return Trainee(model, new_adapter, adapters[-1] if adapters and new_adapter is not None else None)
+
+
+def model_named(arguments: ModelConfig) -> str:
+    """The name or path of the model that is to be trained.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if not arguments.model_name_or_path:
+        raise ConfigError("no model is named: give --model_name_or_path, a folder or a hub id")
+    return arguments.model_name_or_path
+
+
+def adapt_language(arguments: ModelConfig) -> None:
+    """Lets a new adapter go to the linear layers of the language tower, unless the arguments name its modules."""
+    if arguments.use_peft and not arguments.lora_target_modules:
+        arguments.lora_target_modules = LANGUAGE_LINEARS  # type: ignore[assignment]  # PEFT takes a pattern too
 
 
 ADAPTER_SHAPE = ("peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "use_rslora", "use_dora")
 """What of an adapter's settings has to be the same for training to go on with its weights."""
 
 
-def _is_like(adapter: str, wanted: PeftConfig) -> bool:
+def _is_like(adapter: str, wanted_config: PeftConfig) -> bool:
     """Whether the adapter in a folder has the shape of the one that is wanted."""
 
     def shape(config: PeftConfig) -> dict[str, Any]:
-        found = {name: getattr(config, name, None) or None for name in ADAPTER_SHAPE}
-        return {name: sorted(value) if isinstance(value, (set, list)) else value for name, value in found.items()}
+        settings = {name: getattr(config, name, None) or None for name in ADAPTER_SHAPE}
+        return {name: sorted(value) if isinstance(value, (set, list)) else value for name, value in settings.items()}
 
-    return shape(PeftConfig.from_pretrained(adapter)) == shape(wanted)
+    return shape(PeftConfig.from_pretrained(adapter)) == shape(wanted_config)
 
 
 FREE_SETTINGS = re.compile(
@@ -196,8 +213,8 @@ def keep_ledger(trainer: Any, run: RunDirectory) -> None:
 
 
 def _count_tokens(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-    given = next(kwargs[name] for name in ("inputs_embeds", "input_ids") if kwargs.get(name) is not None)
-    count("tokens forwarded", given.shape[:2].numel())
+    inputs = next(kwargs[name] for name in ("inputs_embeds", "input_ids") if kwargs.get(name) is not None)
+    count("tokens forwarded", inputs.shape[:2].numel())
 
 
 class LedgerCallback(TrainerCallback):
@@ -240,5 +257,5 @@ class TimeLimitCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.minutes is not None:
-            over = [time.monotonic() - self.started > 60 * self.minutes]
-            control.should_training_stop = broadcast_object_list(over)[0] or control.should_training_stop
+            is_over = [time.monotonic() - self.started > 60 * self.minutes]
+            control.should_training_stop = broadcast_object_list(is_over)[0] or control.should_training_stop

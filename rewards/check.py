@@ -92,19 +92,19 @@ def remarks(paid: Mapping[str, float | None]) -> list[str]:
         [value for name, value in known.items() if name.startswith(f"{kind}, ") and "format" not in name]
         for kind in ("right", "wrong")
     )
-    found = []
+    flaws = []
     if right and wrong and max(wrong) > max(right):
-        found.append("a wrong answer is paid more than any right one")
+        flaws.append("a wrong answer is paid more than any right one")
     alike = [("right, no zoom", "wrong, no zoom"), ("right, zoomed to the target", "wrong, zoomed to the target")]
     if all(name in known for pair in alike for name in pair) and all(known[a] == known[b] for a, b in alike):
-        found.append("it pays a wrong answer as a right one: weigh it below a reward that reads the answer (accuracy)")
+        flaws.append("it pays a wrong answer as a right one: weigh it below a reward that reads the answer (accuracy)")
     worst_right = min(right, default=float("-inf"))
-    found += [f"{name!r} is paid more than some right answer" for name, value in known.items()
+    flaws += [f"{name!r} is paid more than some right answer" for name, value in known.items()
               if name.startswith(("trick", "wrong")) and value > worst_right]  # fmt: skip
     best = max(right, default=float("inf"))
-    found += [f"{name!r} is paid as much as the best honest answer" for name, value in known.items()
+    flaws += [f"{name!r} is paid as much as the best honest answer" for name, value in known.items()
               if name.startswith(("trick", "no answer", "never answers")) and value >= best]  # fmt: skip
-    return found
+    return flaws
 
 
 def table(paid: dict[str, float | None]) -> str:

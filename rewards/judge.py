@@ -36,9 +36,9 @@ def judge(task: Task, episodes: Sequence[Episode]) -> list[float | None]:
     with ThreadPoolExecutor(endpoint.num_connections) as pool:
         verdicts = list(pool.map(lambda one: verdict(endpoint, one), episodes))
     differing = [
-        {"task_id": task.id, "answer": one.answer, "reference": task.answer, "judge": said, "rule": rule}
-        for one, said in zip(episodes, verdicts, strict=True)
-        if said is not None and said != (rule := accuracy(task, one))
+        {"task_id": task.id, "answer": one.answer, "reference": task.answer, "judge": judgement, "rule": rule}
+        for one, judgement in zip(episodes, verdicts, strict=True)
+        if judgement is not None and judgement != (rule := accuracy(task, one))
     ]
     if differing:
         with (folder / "disagreements.jsonl").open("a") as file:
@@ -59,8 +59,8 @@ def verdict(endpoint: ChatEndpoint, episode: Episode) -> float | None:
         {"role": "system", "content": INSTRUCTION},
         {"role": "user", "content": json.dumps(asked, ensure_ascii=False)},
     ]
-    said = endpoint.chat(messages, temperature=0, max_tokens=8)["text"]
-    word = re.match(r"\W*(correct|incorrect)\b", said, re.IGNORECASE)
+    reply = endpoint.chat(messages, temperature=0, max_tokens=8)["text"]
+    word = re.match(r"\W*(correct|incorrect)\b", reply, re.IGNORECASE)
     return None if word is None else float(word[1].lower() == "correct")
 
 

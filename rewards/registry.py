@@ -92,11 +92,11 @@ def kind_of(function: Callable) -> RewardKind:
         RewardKind.GROUP: "episodes" in names,
         RewardKind.TRL: bool({"prompts", "completions", "completion_ids"} & names),
     }
-    found = [kind for kind, fit in fits.items() if fit]
-    if len(found) == 1:
-        return found[0]
+    kinds = [kind for kind, fit in fits.items() if fit]
+    if len(kinds) == 1:
+        return kinds[0]
     shown = f"{getattr(function, '__name__', function)}({', '.join(sorted(names))})"
-    problem = "fits several kinds of reward" if found else "fits no kind of reward"
+    problem = "fits several kinds of reward" if kinds else "fits no kind of reward"
     raise ValueError(
         f"{shown} {problem}: take (task, episode) for one episode, (task, episodes) for a group, "
         "or (prompts, completions, **kwargs) as in TRL"

@@ -36,49 +36,51 @@ def to_trl(reward: Reward) -> Callable | str:
 
 
 def _named(reward: Reward) -> Callable:
-    def paid(**given: Any) -> list[float | None]:
-        with _naming(reward, given):
-            return _checked(reward, reward.function(**given), given)
+    def paid(**arguments: Any) -> list[float | None]:
+        with _naming(reward, arguments):
+            return _checked(reward, reward.function(**arguments), arguments)
 
     return paid
 
 
 def _named_async(reward: Reward) -> Callable:
-    async def paid(**given: Any) -> list[float | None]:
-        with _naming(reward, given):
-            return _checked(reward, await reward.function(**given), given)
+    async def paid(**arguments: Any) -> list[float | None]:
+        with _naming(reward, arguments):
+            return _checked(reward, await reward.function(**arguments), arguments)
 
     return paid
 
 
 @contextmanager
-def _naming(reward: Reward, given: Mapping[str, Any]) -> Iterator[None]:
+def _naming(reward: Reward, arguments: Mapping[str, Any]) -> Iterator[None]:
     """What is raised inside comes out as a RewardError that names the reward and the tasks it was asked about."""
     try:
         yield
     except RewardError:
         raise
     except Exception as error:
-        raise RewardError(f"reward {reward.name} raised {type(error).__name__} on {_asked(given)}: {error}") from error
+        raise RewardError(
+            f"reward {reward.name} raised {type(error).__name__} on {_asked(arguments)}: {error}"
+        ) from error
 
 
-def _asked(given: Mapping[str, Any], row: int | None = None) -> str:
+def _asked(arguments: Mapping[str, Any], row: int | None = None) -> str:
     """What a reward was asked about: tasks and answers where episodes are known, else the number of completions."""
-    episodes = given.get("episode")
+    episodes = arguments.get("episode")
     if not episodes:
-        return f"{len(given.get('completions') or ())} completions"
+        return f"{len(arguments.get('completions') or ())} completions"
     shown = episodes if row is None else [episodes[row]]
     ids = list(dict.fromkeys(episode.task.id for episode in shown))
     return f"task{'s' if len(ids) > 1 else ''} {', '.join(ids[:4])}{', …' if len(ids) > 4 else ''}"
 
 
-def _checked(reward: Reward, paid: Any, given: Mapping[str, Any]) -> list[float | None]:
+def _checked(reward: Reward, paid: Any, arguments: Mapping[str, Any]) -> list[float | None]:
     """One finite number or None for each completion.
 
     Raises:
         RewardError: for anything else, with the task.
     """
-    number = len(given["completions"])
+    number = len(arguments["completions"])
     if not isinstance(paid, (list, tuple)) and not hasattr(paid, "tolist"):
         raise RewardError(f"reward {reward.name} returned {paid!r}: it must be a list of {number} numbers")
     values = list(paid.tolist() if hasattr(paid, "tolist") else paid)
@@ -88,7 +90,8 @@ def _checked(reward: Reward, paid: Any, given: Mapping[str, Any]) -> list[float 
         value = value.item() if hasattr(value, "item") else value
         if value is not None and not (isinstance(value, (bool, int, float)) and math.isfinite(value)):
             raise RewardError(
-                f"reward {reward.name} returned {value!r} on {_asked(given, row)}: it must be a finite number, or None"
+                f"reward {reward.name} returned {value!r} on {_asked(arguments, row)}: "
+                "it must be a finite number, or None"
             )
         values[row] = None if value is None else float(value)
     return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from datasets import Dataset
 from trl import GRPOConfig, ModelConfig
@@ -18,7 +18,22 @@ from fovea.episodes import StopReason
 class GRPOArguments(SharingArguments, EngineArguments, GRPOConfig):
     """TRL's GRPOConfig with a few arguments more. Gradients of all rollouts of a step come from one generation."""
 
-    _VALID_DICT_FIELDS: ClassVar = [*GRPOConfig._VALID_DICT_FIELDS, "vllm_engine_kwargs"]
+    _VALID_DICT_FIELDS: ClassVar = [*GRPOConfig._VALID_DICT_FIELDS, "vllm_engine_kwargs"]  # type: ignore[misc]
+
+    @property
+    def group_size(self) -> int:
+        """`num_generations`: rollouts of one task."""
+        return cast(int, self.num_generations)
+
+    @property
+    def num_micro_batches(self) -> int:
+        """`steps_per_generation`, which TRL has filled in: the micro-batches that one generation makes."""
+        return cast(int, self.steps_per_generation)
+
+    @property
+    def num_rollouts(self) -> int:
+        """Rollouts of one generation, by one process."""
+        return self.per_device_train_batch_size * self.num_micro_batches
 
     eval_temperature: float = field(default=0.0, metadata={"help": "Sampling temperature in evaluation; 0 is greedy."})
     max_packed_tokens: int | None = field(

@@ -37,8 +37,7 @@ def check_training(model: Any, processor: Any, args: GRPOArguments, *, num_tasks
 
 def check_groups(args: GRPOArguments) -> None:
     """Raises ValueError unless every process rolls out whole groups, and trains on whole groups if they share."""
-    size, group = args.per_device_train_batch_size, args.num_generations
-    rollouts = size * args.steps_per_generation
+    size, group, rollouts = args.per_device_train_batch_size, args.group_size, args.num_rollouts
     if rollouts % group:
         raise ValueError(
             f"each process rolls out {rollouts} episodes (per_device_train_batch_size {size} x steps_per_generation "
@@ -55,7 +54,7 @@ def check_groups(args: GRPOArguments) -> None:
 
 def check_tasks(num_tasks: int, args: GRPOArguments, num_processes: int) -> None:
     """Raises ValueError if one generation asks for more tasks than there are: the training would take no step."""
-    wanted = args.per_device_train_batch_size * args.steps_per_generation * num_processes // args.num_generations
+    wanted = args.num_rollouts * num_processes // args.group_size
     if num_tasks < wanted:
         raise ValueError(
             f"{num_tasks} tasks are fewer than the {wanted} that one generation plays: give more, or make "

@@ -23,14 +23,14 @@ class ProbeCallback(TrainerCallback):
     def __init__(self, trainer: Any, probes: Mapping[str, Callable[[], Any]]) -> None:
         self.trainer, self.probes = trainer, dict(probes)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         accuracies = self._accuracies()
         others = [value for name, value in accuracies.items() if name not in ("true", "target")]
         probed = {f"eval_probe/{name}": value for name, value in accuracies.items()}
         if others:
             probed["eval_crop_dependence"] = accuracies["true"] - max(others)
         self.trainer.log(probed)
-        metrics.update(probed)
+        kwargs["metrics"].update(probed)
 
     def _accuracies(self) -> dict[str, float]:
         """Accuracy of all processes' episodes by what zooms return."""

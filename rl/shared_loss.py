@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class SharedPrefixLoss:
     renderer: Renderer
     _step: int
     num_iterations: int
-    _buffered_inputs: list[dict[str, Any]] | None
+    _buffered_inputs: Any
     _generate_and_score_completions: Any
 
     shares_prefix = False
@@ -48,10 +48,11 @@ class SharedPrefixLoss:
         """TRL's method of the same name, without its shuffle of single rollouts, which would tear groups apart."""
         if not self.shares_prefix or not self.model.training:
             return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
-        steps = self.args.steps_per_generation
+        steps = self.args.num_micro_batches
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
-            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
-            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in split_tensor_dict(batch, steps)]
+            batch: Any = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            parts: list[Any] = split_tensor_dict(batch, steps)
+            self._buffered_inputs = list(map(unsplit_pixel_values_by_grid, parts))
         return self._buffered_inputs[self._step % steps]
 
     def _get_per_token_logps_and_entropies(
@@ -83,28 +84,37 @@ class SharedPrefixLoss:
             logits_to_keep,
             image_token_id=self.renderer.image_token_id,
             merge_size=self.renderer.merge_size,
-            **{name: images.get(name) for name in ("pixel_values", "image_grid_thw")},
+            pixel_values=images.get("pixel_values"),
+            image_grid_thw=images.get("image_grid_thw"),
         )
-        logps = torch.zeros(len(rollouts), logits_to_keep, device=input_ids.device)
-        entropies = torch.zeros_like(logps)
+        logps_B_T = torch.zeros(len(rollouts), logits_to_keep, device=input_ids.device)
+        entropies_B_T = torch.zeros_like(logps_B_T)
         step = batch_size or len(rollouts)
         for start in range(0, len(rollouts), step):
-            parts = self._parts(rollouts[start : start + step])
-            for part in parts:
-                packed = pack(
-                    self.accelerator.unwrap_model(model),
-                    [rollouts[start + row] for row in part],
-                    image_token_id=self.renderer.image_token_id,
-                    stand_in=self._stand_in,
-                )
-                if len(parts) > 1 and torch.is_grad_enabled():
-                    found = checkpoint(self._forward, model, packed, use_reentrant=False)
-                else:
-                    found = self._forward(model, packed)
-                where = (start + torch.tensor(part, device=packed.rows.device)[packed.rows], packed.columns)
-                logps = logps.index_put(where, found[0])
-                entropies = entropies.index_put(where, found[1])
-        return logps, entropies if compute_entropy else None, None
+            for rows, columns, logps_N, entropies_N in self._computed(model, rollouts[start : start + step]):
+                places = (start + rows, columns)
+                logps_B_T = logps_B_T.index_put(places, logps_N)
+                entropies_B_T = entropies_B_T.index_put(places, entropies_N)
+        return logps_B_T, entropies_B_T if compute_entropy else None, None
+
+    def _computed(self, model: Any, rollouts: Sequence[Row]) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Part by part: row and column [N] of each completion token, its log-probability and its entropy.
+
+        Where there are several parts, each is computed again in backward, so that memory is that of one.
+        """
+        parts = self._parts(rollouts)
+        for part in parts:
+            packed = pack(
+                self.accelerator.unwrap_model(model),
+                [rollouts[row] for row in part],
+                image_token_id=self.renderer.image_token_id,
+                stand_in=self._stand_in,
+            )
+            if len(parts) > 1 and torch.is_grad_enabled():
+                logps, entropies = checkpoint(self._forward, model, packed, use_reentrant=False)
+            else:
+                logps, entropies = self._forward(model, packed)
+            yield torch.tensor(part, device=packed.rows.device)[packed.rows], packed.columns, logps, entropies
 
     def _parts(self, rollouts: Sequence[Row]) -> list[list[int]]:
         """Row numbers of what is forwarded together: equally many parts on all processes, which run together."""

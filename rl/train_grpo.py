@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from environments.factories import environment_factory, make_renderer
 
@@ -28,10 +29,11 @@ from environments.probes.other_images import with_others
 from environments.taught import untaught
 from fovea.config import ConfigError, find_config, parse
 from fovea.data.identity import data_named, fingerprint
-from fovea.models.loading import adapter_chain, resolve_path
+from fovea.models.names import adapter_chain, resolve_path
 from fovea.runs.checkpoints import is_finished
 from fovea.runs.directory import RunDirectory
-from fovea.training import load_for_training, start_run, train
+from fovea.tasks import Task
+from fovea.training import load_for_training, model_named, start_run, train
 from rewards.registry import Reward, load_rewards
 from rl.arguments import ARGUMENTS, GRPOArguments, GRPOScriptArguments
 from rl.checks import check_prompt_rewards, check_weights
@@ -62,9 +64,10 @@ def for_prompts(
         ConfigError: for an adapter: TRL takes whole models by name, and would lose what the adapter has learned.
     """
     check_prompt_rewards(rewards)
-    if adapter_chain(model_args.model_name_or_path, revision=model_args.model_revision)[1]:
+    name = model_named(model_args)
+    if adapter_chain(name, revision=model_args.model_revision)[1]:
         raise ConfigError(
-            f"{model_args.model_name_or_path} is an adapter, and --environment none takes whole models: merge it first "
+            f"{name} is an adapter, and --environment none takes whole models: merge it first "
             "(fovea merge, or merge_and_unload of PEFT)"
         )
     quantization = get_quantization_config(model_args)
@@ -73,11 +76,11 @@ def for_prompts(
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
         **({"quantization_config": quantization} if quantization else {}),
-        **(args.model_init_kwargs or {}),
+        **cast("dict[str, Any]", args.model_init_kwargs or {}),  # TRL has parsed a text by now
     }
     return partial(
         ZoomGRPOTrainer,
-        resolve_path(model_args.model_name_or_path),
+        resolve_path(name),
         rewards,
         args,
         train_dataset=script.load_prompts(),
@@ -85,26 +88,26 @@ def for_prompts(
     )
 
 
-def for_episodes(
-    script: GRPOScriptArguments,
-    episodes: EpisodeArguments,
-    model_args: ModelConfig,
-    args: GRPOArguments,
-    rewards: list[Reward],
-    run: RunDirectory,
-    data: dict[str, str],
-) -> Callable[[], ZoomGRPOTrainer]:
-    """Makes the trainer that plays episodes in an environment, once tasks and model are loaded; names its `data`."""
-    tasks = script.load_tasks()
+def read_tasks(
+    script: GRPOScriptArguments, episodes: EpisodeArguments, args: GRPOArguments
+) -> tuple[list[Task], list[Task]]:
+    """The tasks that are trained on, and those held out."""
     held_out = script.read_tasks(script.eval_dataset_name) if script.eval_dataset_name else []
-    data["tasks"] = data_named("tasks", list(map(fingerprint, tasks)))
     if args.probes and (not held_out or args.eval_strategy == "no"):
         raise ConfigError("--probes are played at evaluation: give --eval_dataset_name and --eval_strategy steps")
-    if episodes.crops == "other":
-        tasks, held_out = with_others(tasks), with_others(held_out)
+    tasks = script.load_tasks()
+    return (with_others(tasks), with_others(held_out)) if episodes.crops == "other" else (tasks, held_out)
+
+
+def for_episodes(
+    script: GRPOScriptArguments, episodes: EpisodeArguments, model_args: ModelConfig, args: GRPOArguments,
+    rewards: list[Reward], tasks: list[Task], held_out: list[Task], run: RunDirectory,
+) -> Callable[[], ZoomGRPOTrainer]:  # fmt: skip
+    """Makes the trainer that plays episodes in an environment, once the model is loaded."""
+    name = model_named(model_args)
     if script.cold_start_config:
-        make_cold_start(script.cold_start_config, model_args.model_name_or_path)
-    if changed := untaught(model_args.model_name_or_path, script, episodes):
+        make_cold_start(script.cold_start_config, name)
+    if changed := untaught(name, script, episodes):
         logger.warning(f"{changed}: it will see other images than it has learned from")
     trainee = load_for_training(
         model_args,
@@ -113,28 +116,26 @@ def for_episodes(
         trust_remote_code=args.trust_remote_code,
     )
     model = trainee.model
-    make = partial(
-        ZoomGRPOTrainer,
-        model.network,
-        rewards,
-        args,
-        train_tasks=tasks,
-        eval_tasks=held_out,
-        environment_factory=environment_factory(episodes, model),
-        limits=episodes.limits(),
-        renderer=make_renderer(episodes, model),
-        run=run,
-        processing_class=model.processor,
-        peft_config=trainee.new_adapter,
-        callbacks=[CollapseCallback(args.collapse_action, can_zoom=episodes.cuts_crops)],
-    )
-    probes = {name: environment_factory(replace(episodes, crops=name), model) for name in args.probes or ()}
 
     def make_trainer() -> ZoomGRPOTrainer:
-        trainer = trainee.named(make())
-        if probes:
+        trainer = ZoomGRPOTrainer(
+            model.network,
+            rewards,
+            args,
+            train_tasks=tasks,
+            eval_tasks=held_out,
+            environment_factory=environment_factory(episodes, model),
+            limits=episodes.limits(),
+            renderer=make_renderer(episodes, model),
+            run=run,
+            processing_class=model.processor,
+            peft_config=trainee.new_adapter,
+            callbacks=[CollapseCallback(args.collapse_action, can_zoom=episodes.cuts_crops)],
+        )
+        if args.probes:
+            probes = {name: environment_factory(replace(episodes, crops=name), model) for name in args.probes}
             trainer.add_callback(ProbeCallback(trainer, probes))
-        return trainer
+        return trainee.named(trainer)
 
     return make_trainer
 
@@ -148,7 +149,9 @@ def main() -> None:
     if episodes.environment == "none":
         make_trainer = for_prompts(script, model_args, args, rewards)
     else:
-        make_trainer = for_episodes(script, episodes, model_args, args, rewards, run, data)
+        tasks, held_out = read_tasks(script, episodes, args)
+        data["tasks"] = data_named("tasks", list(map(fingerprint, tasks)))
+        make_trainer = for_episodes(script, episodes, model_args, args, rewards, tasks, held_out, run)
     checkpoint = start_run(
         run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args, data=data
     )

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -30,7 +30,7 @@ from environments.rendering import Renderer
 from fovea.answers import score
 from fovea.episodes import Episode
 from fovea.kernels.layouts import without_adapters
-from fovea.models.loading import load_processor
+from fovea.models.processors import load_processor
 from fovea.runs.checkpoints import WholeCheckpoints
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Rollout
@@ -39,7 +39,7 @@ from rewards.registry import Reward
 from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments, masked_stops
 from rl.checks import check_training
-from rl.engine import engine_of_ours
+from rl.engine import Engine, engine_of_ours
 from rl.honoured import check_options, refuse_arguments
 from rl.metrics import completion_numbers, completion_of, numbers
 from rl.payments import Payment, environment_rewards, payments
@@ -56,7 +56,7 @@ class EpochSampler(RepeatSampler):
 
     def set_epoch(self, epoch: int) -> None:
         if self.shuffle:
-            self.generator.manual_seed(self.seed + epoch)
+            self.generator.manual_seed(cast(int, self.seed) + epoch)
 
 
 class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
@@ -71,6 +71,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
     """
 
     _last_loaded_step: int
+    vllm_generation: Engine
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
             )
         self.renderer = renderer or Renderer(self.processing_class, end_ids=self.eos_token_ids)
         self.share_prefix()
-        self.tools = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
+        self.tools: Any = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False
 
     def _arguments_for_trl(self, args: GRPOArguments, *, num_own: int) -> GRPOArguments:
@@ -139,7 +140,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
 
     def _save_more(self, folder: Path) -> None:
         """Rollouts of which later steps still train, if any."""
-        phase = self._step % (self.args.steps_per_generation * self.num_iterations)
+        phase = self._step % (self.args.num_micro_batches * self.num_iterations)
         if phase:
             torch.save((phase, self._buffered_inputs), folder / self._rollouts_name)
 

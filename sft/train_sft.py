@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from fovea.config import ConfigError, parse
 from fovea.data.identity import records_named
-from fovea.models.loading import pixel_limits
+from fovea.models.processors import pixel_limits
 from fovea.runs.directory import RunDirectory
 from fovea.training import load_for_training, start_run, train
 from sft.arguments import ARGUMENTS, check_options

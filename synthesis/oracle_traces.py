@@ -94,10 +94,10 @@ def say_dropped(dropped: Counter[str], played: int) -> None:
     if not dropped:
         return
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
-    said = f"{dropped.total()} of {played} episodes were dropped: {reasons}"
+    message = f"{dropped.total()} of {played} episodes were dropped: {reasons}"
     if dropped.total() > played / 2:
-        raise ValueError(f"{said}. Most of them: mend the tasks, or raise --max_turns")
-    print(said)
+        raise ValueError(f"{message}. Most of them: mend the tasks, or raise --max_turns")
+    print(message)
 
 
 def write_default_traces() -> Path:

@@ -9,6 +9,7 @@ import inspect
 import textwrap
 
 import pytest
+from transformers import Trainer
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 from trl.trainer.utils import RepeatSampler, add_fused_lm_head
@@ -19,6 +20,7 @@ from sft.trainer import ColdStartTrainer
 
 OURS, FOREIGN = ("rl.", "sft.", "fovea."), ("trl.", "transformers.")
 OTHERS = [
+    Trainer.evaluate,
     RepeatSampler.__init__,
     RepeatSampler.__iter__,
     add_fused_lm_head,
@@ -27,7 +29,10 @@ OTHERS = [
     modeling_qwen3_vl.Qwen3VLVisionAttention.forward,
     modeling_qwen3_vl.Qwen3VLModel.get_image_features,
 ]
-"""Methods whose inner workings an override uses, or that are replaced on the object (attention.py, features.py)."""
+"""Methods whose inner workings ours use, or that are replaced on the object (vision_attention.py, image_features.py).
+
+`ProbeCallback` adds to the metrics that `Trainer.evaluate` returns, which its callbacks are given.
+"""
 RECORDED = {
     "GRPOTrainer.__init__": "aebed526efb44bc0",
     "GRPOTrainer._calculate_rewards": "9a73733d02c865a0",

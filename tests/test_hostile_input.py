@@ -12,13 +12,14 @@ from PIL import Image
 
 from doctor.findings import colored
 from environments.factories import environment_factory
-from environments.play import Limits, Reply, play
+from environments.play import Limits, play
 from environments.rendering import Renderer
 from fovea.data.task_files import TaskError, load_tasks
 from fovea.episodes import Answer, Fault, NoAction, StopReason
 from fovea.images import ImageError, open_image
 from fovea.runs.records import Rollout
 from rewards.accuracy import accuracy
+from tests.fakes import Says
 
 
 def as_bytes(image, form, **options):
@@ -69,17 +70,6 @@ def test_a_row_of_100_megabytes_is_refused_by_number(tmp_path):
     with pytest.raises(TaskError, match=r"row 1 .*100000000 characters"):
         load_tasks(path)
     assert len(load_tasks(path, skip_bad_rows=True)) == 1
-
-
-class Says:
-    """A policy that says the given texts, one a turn."""
-
-    def __init__(self, texts):
-        self.texts = texts
-
-    def reply(self, conversations, *, max_tokens):
-        done = len(conversations[0].messages) // 2 - 1
-        return [Reply(self.texts[done]) for _ in conversations]
 
 
 def call(arguments):

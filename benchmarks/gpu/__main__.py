@@ -57,11 +57,11 @@ def table(cases: list[Case], results: Results) -> str:
     for case in cases:
         row = results.rows.get(case.key)
         status = "" if row is None or row["status"] == "done" else f"**{row['status']}** "
-        said = (
+        outcome = (
             "not reached yet" if row is None else status + " ".join(str(row["text"]).split())[:600].replace("|", "\\|")
         )
         lines.append(
-            f"| {case.slice} | {case.name} | {said} | {'' if row is None else format(row['seconds'], '.0f')} |"
+            f"| {case.slice} | {case.name} | {outcome} | {'' if row is None else format(row['seconds'], '.0f')} |"
         )
     return "\n".join(lines)
 

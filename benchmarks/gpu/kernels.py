@@ -39,9 +39,9 @@ def _measure(dtype: torch.dtype, lengths: tuple[int, list[int], list[list[int]]]
         ours = _gradients(lambda q, k, v: layout.attend(0, q, k, v, q.shape[-1] ** -0.5), q, k, v, grad)
         stock = _gradients(partial(_by_mask, mask), q, k, v, grad)
         rows[f"heads {name}, width {width}"] = {
-            f"{side} {what}": float((found.double() - right).abs().max() / right.abs().max())
+            f"{side} {what}": float((result.double() - right).abs().max() / right.abs().max())
             for side, results in (("ours", ours), ("stock", stock))
-            for what, found, right in zip(("forward", "q", "k", "v"), results, exact, strict=True)
+            for what, result, right in zip(("forward", "q", "k", "v"), results, exact, strict=True)
         }
     worst = {
         f"{side} {pass_}": max(

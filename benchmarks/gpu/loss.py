@@ -99,11 +99,11 @@ def _estimate(network: Any, setup: Setup) -> dict[str, Any]:
 def _text(results: dict[str, Any]) -> str:
     parts = []
     for name in ("stock", "ours"):
-        found = results[name]
+        measurement = results[name]
         parts.append(
             f"{name} out of memory"
-            if "out_of_memory" in found
-            else f"{name} {found['seconds']:.2f} s, {gib(found['peak'])}"
+            if "out_of_memory" in measurement
+            else f"{name} {measurement['seconds']:.2f} s, {gib(measurement['peak'])}"
         )
     if all("seconds" in results[name] for name in ("stock", "ours")):
         parts.append(f"**{results['stock']['seconds'] / results['ours']['seconds']:.1f}x**")

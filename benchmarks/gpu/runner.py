@@ -124,8 +124,8 @@ def _serve(pipe: Any) -> None:
         except EOFError:
             return
         try:
-            found = measure(seconds)
-            row = {"status": "unfinished" if found.get("unfinished") else "done", **found}
+            measurement = measure(seconds)
+            row = {"status": "unfinished" if measurement.get("unfinished") else "done", **measurement}
         except Exception as error:  # whatever a case meets belongs to its row
             row = {"status": "failed", "text": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         pipe.send(row)

@@ -112,6 +112,6 @@ def _tenths(curve: list[dict[str, Any]]) -> list[float]:
     return [fmean(row["accuracy"] for row in curve[start : start + size]) for start in range(0, len(curve), size)]
 
 
-def _accuracy(found: dict[str, Any]) -> str:
-    low, high = found["interval"]
-    return f"{found['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+def _accuracy(evaluation: dict[str, Any]) -> str:
+    low, high = evaluation["interval"]
+    return f"{evaluation['accuracy']:.3f} [{low:.3f}, {high:.3f}]"

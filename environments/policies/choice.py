@@ -9,7 +9,8 @@ from environments.policies.vllm import VllmPolicy, VllmServerPolicy, start_engin
 from environments.rendering import Renderer
 from fovea.arguments import PlayerArguments
 from fovea.endpoint import ChatEndpoint
-from fovea.models.loading import Model, resolve_path
+from fovea.models.loading import Model
+from fovea.models.names import resolve_path
 
 
 def make_policy(arguments: PlayerArguments, model: Model, renderer: Renderer | None) -> Policy:

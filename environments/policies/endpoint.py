@@ -39,16 +39,16 @@ class EndpointPolicy:
             "repetition_penalty": 1.0,
             "max_tokens": limit,
         }
-        found = self.endpoint.chat(messages_of(conversation), **options)
-        is_cut = found["finish_reason"] == "length"
-        return Reply(found["text"], is_truncated=is_cut, num_written=found["num_tokens"])
+        completion = self.endpoint.chat(messages_of(conversation), **options)
+        is_cut = completion["finish_reason"] == "length"
+        return Reply(completion["text"], is_truncated=is_cut, num_written=completion["num_tokens"])
 
 
 def messages_of(conversation: Conversation) -> list[dict[str, Any]]:
     """A conversation in OpenAI's form; what a tool answered comes from the user, who alone may show images there."""
     schemas = [json.dumps(get_json_schema(tool)) for tool in conversation.tools]
     listed = TOOLS + "\n".join(schemas) + "\n</tools>" if schemas else ""
-    found = []
+    messages = []
     for message in conversation.messages:
         role = "user" if message["role"] == "tool" else message["role"]
         content = message["content"]
@@ -56,8 +56,8 @@ def messages_of(conversation: Conversation) -> list[dict[str, Any]]:
             content += listed
         elif isinstance(content, list):
             content = [_part(block) for block in content]
-        found.append({"role": role, "content": content})
-    return found
+        messages.append({"role": role, "content": content})
+    return messages
 
 
 def _part(block: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class ForcedPolicy:
         self._ids = self.renderer.tokenizer(self.opening, add_special_tokens=False).input_ids
 
     def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
-        is_first = [all(said["role"] != "assistant" for said in each.messages) for each in conversations]
+        is_first = [all(message["role"] != "assistant" for message in each.messages) for each in conversations]
         begun = [self._begun(each) if first else each for each, first in zip(conversations, is_first, strict=True)]
         limits = [
             max(1, limit - len(self._ids)) if first else limit

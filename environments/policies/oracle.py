@@ -42,11 +42,11 @@ class OraclePolicy:
         targets = task.boxes if task.metadata.get("needs_zoom", True) else ()
         labels = list(task.metadata.get("labels", [""] * len(targets)))
         readings = list(task.metadata.get("readings", []))[:done]
-        said = [f"I read {reading}." for reading in readings if reading]
+        sentences = [f"I read {reading}." for reading in readings if reading]
         if done == len(targets):
             answer = written(task, conversation.framing)
-            return f"<think>{' '.join(said) or 'I can see it.'}</think>\n<answer>{answer}</answer>"
-        thought = " ".join([*said, "I zoom in."])
+            return f"<think>{' '.join(sentences) or 'I can see it.'}</think>\n<answer>{answer}</answer>"
+        thought = " ".join([*sentences, "I zoom in."])
         nested = bool(task.metadata.get("nested")) and done > 0
         img_idx = len(conversation.images) - 1 if nested else task.boxes[done].img_idx
         box = self._box(conversation, task.boxes[done], is_in_crop=nested, img_idx=img_idx)

@@ -75,7 +75,7 @@ class TransformersPolicy:
 
     def _chooser(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Picks token ids [rows] from logits [rows, vocabulary], as `generate` would with the same settings."""
-        warpers = LogitsProcessorList(
+        warpers: Any = LogitsProcessorList(
             [SuppressTokensLogitsProcessor(self.renderer.placeholder_ids, self.network.device)]
         )
         if self.sampling.temperature == 0:

@@ -15,7 +15,7 @@ from environments.play import Limits, Policy, play
 from environments.policies.forced import OPENINGS, ForcedPolicy
 from environments.rendering import Renderer
 from fovea.ledger import phase
-from fovea.models.loading import pixel_limits
+from fovea.models.processors import pixel_limits
 from fovea.tasks import Task
 
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
@@ -58,17 +58,17 @@ def narrow(
         renderer=renderer,
         batch_size=batch_size,
     )
-    found, start = [], 0
+    gaps, start = [], 0
     for task, views in zip(tasks, tries, strict=True):
         played = episodes[start : start + len(views)]
         start += len(views)
         right = [episode.answer is not None and is_right(task, episode.answer) for episode in played]
         if not views or not right[0]:
-            found.append(Gap(task, 1.0, is_known=False))
+            gaps.append(Gap(task, 1.0, is_known=False))
             continue
         place = right.index(False) if False in right else len(right) - 1
-        found.append(Gap(views[place], SHARES[place], is_known=True))
-    return found
+        gaps.append(Gap(views[place], SHARES[place], is_known=True))
+    return gaps
 
 
 def _views(task: Task, environment: Any, least: int) -> list[Task]:

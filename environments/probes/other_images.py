@@ -17,7 +17,7 @@ def with_others(tasks: Sequence[Task]) -> list[Task]:
     """
     sources = [task.images[0] for task in tasks if task.images]
     names = [source_hash(source) for source in sources]
-    found, place = [], 0
+    extended_tasks, place = [], 0
     for task in tasks:
         if task.images:
             after = [*range(place + 1, len(names)), *range(place)]
@@ -26,5 +26,5 @@ def with_others(tasks: Sequence[Task]) -> list[Task]:
                 raise ValueError("all tasks show the same image: crops of another image need tasks on at least two")
             task = replace(task, metadata={**task.metadata, "other_image": other})
             place += 1
-        found.append(task)
-    return found
+        extended_tasks.append(task)
+    return extended_tasks

@@ -57,12 +57,12 @@ def verify_reference(task: Task) -> None:
     if task.kind is AnswerKind.MATH and PLAIN_NUMBER.fullmatch(str(task.answer)):
         return
     try:
-        found = score(task, written(task), Framing(Frame.UNIT, ()))
+        own_score = score(task, written(task), Framing(Frame.UNIT, ()))
     except ImportError:
         return
-    if not math.isclose(found, 1):
+    if not math.isclose(own_score, 1):
         raise ValueError(
-            f"answer {task.answer!r} scores {found:g} under its own rule ({task.kind.value}): name another kind"
+            f"answer {task.answer!r} scores {own_score:g} under its own rule ({task.kind.value}): name another kind"
         )
 
 

@@ -30,13 +30,13 @@ def boxes_in(text: str) -> list[tuple[tuple[float, ...], int | None]]:
     ([((1.0, 2.0, 3.0, 4.0), None)], [])
     """
     with suppress(RecursionError):
-        if found := [box for data in _json_values(text) for box in _boxes_of(data)]:
-            return found
-    for form in (_IN_BRACKETS, _IN_PAIRS):
-        if matches := [numbers for numbers in (tuple(map(float, m)) for m in form.findall(text))]:
+        if boxes := [box for data in _json_values(text) for box in _boxes_of(data)]:
+            return boxes
+    for pattern in (_IN_BRACKETS, _IN_PAIRS):
+        if matches := [numbers for numbers in (tuple(map(float, groups)) for groups in pattern.findall(text))]:
             return [(numbers, None) for numbers in matches if is_four_numbers(numbers)]
-    alone = tuple(map(float, _ALONE.findall(text)))
-    return [(alone, None)] if is_four_numbers(alone) else []
+    bare_numbers = tuple(map(float, _ALONE.findall(text)))
+    return [(bare_numbers, None)] if is_four_numbers(bare_numbers) else []
 
 
 def _json_values(text: str) -> Iterator[Any]:
@@ -54,13 +54,13 @@ def _json_values(text: str) -> Iterator[Any]:
 def _boxes_of(data: Any, image: int | None = None) -> Iterator[tuple[tuple[float, ...], int | None]]:
     """Boxes anywhere in JSON."""
     if isinstance(data, dict):
-        named = data.get("img_idx", image)
-        named = named if isinstance(named, int) and not isinstance(named, bool) else image
+        named_image = data.get("img_idx", image)
+        named_image = named_image if isinstance(named_image, int) and not isinstance(named_image, bool) else image
         for value in (data[key] for key in _BOX_KEYS if key in data):
-            yield from _boxes_of(value, named)
+            yield from _boxes_of(value, named_image)
         if not any(key in data for key in _BOX_KEYS):
             for value in data.values():
-                yield from _boxes_of(value, named)
+                yield from _boxes_of(value, named_image)
     elif isinstance(data, list) and is_four_numbers(data):
         yield tuple(map(float, data)), image
     elif isinstance(data, list):
@@ -115,19 +115,19 @@ def answer_boxes(task: Task, answer: str, framing: Framing | None) -> list[Targe
     Raises:
         ValueError: if it is not known in which frame they are written.
     """
-    found = boxes_in(answer)
-    if not found:
+    boxes = boxes_in(answer)
+    if not boxes:
         return []
     if framing is None:
         raise ValueError(
             f"task {task.id} asks for a box, and in which frame the model wrote one is not known: give the environment "
             "a property `framing` (docs/my_environment.md); a run of before version 0.2 has to be played again"
         )
-    roots = {target.img_idx for target in reference_boxes(task)}
-    default = roots.pop() if len(roots) == 1 else 0
+    reference_images = {target.img_idx for target in reference_boxes(task)}
+    default_image = reference_images.pop() if len(reference_images) == 1 else 0
     targets = []
-    for numbers, image in found:
-        image = default if image is None or not 0 <= image < max(1, len(task.images)) else image
+    for numbers, image in boxes:
+        image = default_image if image is None or not 0 <= image < max(1, len(task.images)) else image
         box = framing.read(numbers, image)
         if not box.is_empty:
             targets.append(Target(box, image))
@@ -136,8 +136,8 @@ def answer_boxes(task: Task, answer: str, framing: Framing | None) -> list[Targe
 
 def _as_writable(target: Target, framing: Framing) -> Target:
     """The target in the whole units of a model's frame, unless nothing were left of it."""
-    rounded = framing.read(framing.write(target.box, target.img_idx), target.img_idx)
-    return target if rounded.is_empty else Target(rounded, target.img_idx)
+    rounded_box = framing.read(framing.write(target.box, target.img_idx), target.img_idx)
+    return target if rounded_box.is_empty else Target(rounded_box, target.img_idx)
 
 
 def box_score(task: Task, answer: str, framing: Framing | None) -> float:
@@ -145,15 +145,15 @@ def box_score(task: Task, answer: str, framing: Framing | None) -> float:
 
     References are rounded as the model has to round, so that the best that it can write scores 1.
     """
-    given = answer_boxes(task, answer, framing)
-    if framing is None or not given:
+    answered_boxes = answer_boxes(task, answer, framing)
+    if framing is None or not answered_boxes:
         return 0.0
-    expected = [_as_writable(target, framing) for target in reference_boxes(task)]
-    table = [[iou(a.box, b.box) if a.img_idx == b.img_idx else 0.0 for b in given] for a in expected]
-    most = max(len(expected), len(given))
-    if min(len(expected), len(given)) == 1:
-        return max(max(row) for row in table) / most
+    expected_boxes = [_as_writable(target, framing) for target in reference_boxes(task)]
+    overlaps = [[iou(a.box, b.box) if a.img_idx == b.img_idx else 0.0 for b in answered_boxes] for a in expected_boxes]
+    num_boxes = max(len(expected_boxes), len(answered_boxes))
+    if min(len(expected_boxes), len(answered_boxes)) == 1:
+        return max(max(row) for row in overlaps) / num_boxes
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    return sum(table[row][column] for row, column in zip(rows, columns, strict=True)) / most
+    rows, columns = linear_sum_assignment(overlaps, maximize=True)
+    return sum(overlaps[row][column] for row, column in zip(rows, columns, strict=True)) / num_boxes

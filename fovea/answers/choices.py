@@ -23,17 +23,19 @@ _CHOICE = (
 
 def choice_score(task: Task, answer: str) -> float:
     """By letter, or by the text of the option; an answer that names several options is wrong."""
-    right = choice_letter(task)
+    right_letter = choice_letter(task)
     letters = _letters(task)
-    texts = [i for i, choice in enumerate(task.choices) if normalized(choice) == normalized(answer)]
-    if len(texts) == 1:
-        return float(letters[texts[0]] == right)
-    named = {letter.upper() for form in _CHOICE for letter in form.findall(answer.strip())}
+    matches = [i for i, choice in enumerate(task.choices) if normalized(choice) == normalized(answer)]
+    if len(matches) == 1:
+        return float(letters[matches[0]] == right_letter)
+    named_letters = {letter.upper() for pattern in _CHOICE for letter in pattern.findall(answer.strip())}
     # Letters that stand alone name options too; "A" and "I" also are words, which a small letter beside them shows.
-    alone = {letter for pair in _ALONE_LETTER.findall(answer) for letter in pair if letter and letter in letters}
-    spelled = {letters[i] for i in _spelled(answer, task.choices)}
-    others = (alone | spelled) - {right}
-    return float(named == {right} and not others)
+    lone_letters = {
+        letter for groups in _ALONE_LETTER.findall(answer) for letter in groups if letter and letter in letters
+    }
+    spelled_letters = {letters[i] for i in _spelled(answer, task.choices)}
+    other_letters = (lone_letters | spelled_letters) - {right_letter}
+    return float(named_letters == {right_letter} and not other_letters)
 
 
 _ALONE_LETTER = re.compile(r"(?<![\w'])([B-HJ-Z])(?![\w'])|(?<![\w'])([AI])(?![\w'])(?! [a-z])")
@@ -44,9 +46,9 @@ def _spelled(answer: str, choices: tuple[str, ...]) -> set[int]:
 
     The longest is read first: "dark red" does not spell "red" as well.
     """
-    names = {name: i for i, choice in enumerate(choices) if len(name := normalized(choice)) >= 3}
-    either = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    return {names[name] for name in re.findall(rf"(?<!\w)({either})(?!\w)", normalized(answer)) if name}
+    indices_by_text = {text: i for i, choice in enumerate(choices) if len(text := normalized(choice)) >= 3}
+    pattern = "|".join(map(re.escape, sorted(indices_by_text, key=len, reverse=True)))
+    return {indices_by_text[text] for text in re.findall(rf"(?<!\w)({pattern})(?!\w)", normalized(answer)) if text}
 
 
 def _letters(task: Task) -> str:
@@ -60,14 +62,14 @@ def choice_letter(task: Task) -> str:
     Raises:
         ValueError: if the reference is neither the letter nor the text of just one option.
     """
-    texts = [i for i, choice in enumerate(task.choices) if normalized(choice) == normalized(str(task.answer))]
-    if len(texts) == 1:
-        return ascii_uppercase[texts[0]]
+    matches = [i for i, choice in enumerate(task.choices) if normalized(choice) == normalized(str(task.answer))]
+    if len(matches) == 1:
+        return ascii_uppercase[matches[0]]
     letter = str(task.answer).strip(" ().").upper()
     if len(letter) == 1 and letter in _letters(task):
         return letter
-    among = f"none of the choices {list(task.choices)}, nor the letter of one" if task.choices else "no letter"
-    raise ValueError(f"answer {task.answer!r} is {among}")
+    problem = f"none of the choices {list(task.choices)}, nor the letter of one" if task.choices else "no letter"
+    raise ValueError(f"answer {task.answer!r} is {problem}")
 
 
 def check_choice(task: Task, answer: Any) -> Any:
@@ -76,12 +78,12 @@ def check_choice(task: Task, answer: Any) -> Any:
         raise ValueError(f"{len(choices)} choices are more than there are letters ({MAX_CHOICES})")
     if len(choices) == 1:
         raise ValueError(f"one choice alone, {choices[0]!r}, leaves nothing to choose")
-    known: dict[str, str] = {}
+    letters_by_text: dict[str, str] = {}
     for letter, choice in zip(ascii_uppercase, choices, strict=False):
-        if (name := normalized(choice)) in known:
-            raise ValueError(f"choices {known[name]} and {letter} are the same, {choice!r}")
-        known[name] = letter
-        if len(name) == 1 and name.upper() in _letters(task) and name.upper() != letter:
+        if (text := normalized(choice)) in letters_by_text:
+            raise ValueError(f"choices {letters_by_text[text]} and {letter} are the same, {choice!r}")
+        letters_by_text[text] = letter
+        if len(text) == 1 and text.upper() in _letters(task) and text.upper() != letter:
             raise ValueError(f"choice {letter} reads {choice!r}, the letter of another: give the choices other texts")
     if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
         raise ValueError(f"answer {answer!r} is no choice: write its letter or its text")

@@ -37,25 +37,27 @@ def to_number(text: str) -> float | None:
     """
     text = _DASH.sub("-", text.translate(_MINUS))
     text = re.sub(rf"(?<=[^\W\d_]){_RAISED.pattern}", "", text)
-    plain = _RAISED.sub(lambda raised: f" {raised[0]} ", text)
-    plain = unicodedata.normalize("NFKC", plain).strip().lower()
-    if (word := normalized(plain)) in NUMBER_WORDS:
+    plain_text = _RAISED.sub(lambda match: f" {match[0]} ", text)
+    plain_text = unicodedata.normalize("NFKC", plain_text).strip().lower()
+    if (word := normalized(plain_text)) in NUMBER_WORDS:
         return float(NUMBER_WORDS[word])
-    others = NUMBER_WORDS.keys() & set(re.findall(r"[a-z]+", plain)) - {"one"}  # "the red one says 7"
-    found = _NUMBER.findall(plain)
-    if len(found) != 1 or others:
+    other_words = NUMBER_WORDS.keys() & set(re.findall(r"[a-z]+", plain_text)) - {"one"}  # "the red one says 7"
+    numbers = _NUMBER.findall(plain_text)
+    if len(numbers) != 1 or other_words:
         return None
-    value = float(found[0].replace(",", ""))
+    value = float(numbers[0].replace(",", ""))
     if not math.isfinite(value):
         return None
-    return value * 0.01 if plain.rstrip(OUTER).endswith("%") else value
+    return value * 0.01 if plain_text.rstrip(OUTER).endswith("%") else value
 
 
 def number_score(task: Task, answer: str) -> float:
-    expected, given = to_number(str(task.answer)), to_number(answer)
-    if expected is None:
+    reference_number, answer_number = to_number(str(task.answer)), to_number(answer)
+    if reference_number is None:
         raise ValueError(f"reference {task.answer!r} of task {task.id} is not a number: use kind text")
-    return float(given is not None and math.isclose(expected, given, rel_tol=RELATIVE_TOLERANCE))
+    return float(
+        answer_number is not None and math.isclose(reference_number, answer_number, rel_tol=RELATIVE_TOLERANCE)
+    )
 
 
 def check_number(task: Task, answer: Any) -> Any:

@@ -33,8 +33,8 @@ def text_score(task: Task, answer: str) -> float:
 
 
 def check_text(task: Task, answer: Any) -> Any:
-    accepted = as_list(answer)
-    if not accepted or any(not is_plain(text) or not str(text).strip() for text in accepted):
+    accepted_texts = as_list(answer)
+    if not accepted_texts or any(not is_plain(text) or not str(text).strip() for text in accepted_texts):
         raise ValueError(f"answer {answer!r} is no text, nor a list of texts that are all accepted")
     return answer
 
@@ -52,10 +52,10 @@ def yes_no_score(task: Task, answer: str) -> float:
 
 
 def check_yes_no(task: Task, answer: Any) -> str:
-    said = _YES_NO.get(normalized(str(answer)))
-    if said is None:
+    yes_or_no = _YES_NO.get(normalized(str(answer)))
+    if yes_or_no is None:
         raise ValueError(f"answer {answer!r} is neither yes nor no (true and false are read so): use kind text")
-    return said
+    return yes_or_no
 
 
 _SEPARATOR = re.compile(r"[,;\n]")
@@ -64,25 +64,25 @@ _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 
 def list_score(task: Task, answer: str) -> float:
     """F1 over the distinct items of a list, separated by commas, semicolons, lines, or "and"."""
-    expected = {normalized(str(item)) for item in as_list(task.answer)}
-    given: set[str] = set()
+    expected_items = {normalized(str(item)) for item in as_list(task.answer)}
+    answered_items: set[str] = set()
     for part in (normalized(_BULLET.sub("", part)) for part in _SEPARATOR.split(answer)):
-        given |= {part} if part in expected else set(map(normalized, re.split(r"\band\b", part)))
-    given.discard("")
-    shared = len(expected & given)
-    return 2 * shared / (len(expected) + len(given)) if expected or given else 1.0
+        answered_items |= {part} if part in expected_items else set(map(normalized, re.split(r"\band\b", part)))
+    answered_items.discard("")
+    num_shared = len(expected_items & answered_items)
+    return 2 * num_shared / (len(expected_items) + len(answered_items)) if expected_items or answered_items else 1.0
 
 
 def check_list(task: Task, answer: Any) -> list[Any]:
     items = as_list(answer)
     if isinstance(answer, str) and len(items := [part.strip() for part in _SEPARATOR.split(answer)]) < 2:
         items = [answer]
-    names = [normalized(str(item)) for item in items]
-    if not items or not all(map(is_plain, items)) or not all(names):
+    normalized_items = [normalized(str(item)) for item in items]
+    if not items or not all(map(is_plain, items)) or not all(normalized_items):
         raise ValueError(f"answer {answer!r} is no list of texts: give its items, at least one, none of them empty")
     for item in items:
         if _SEPARATOR.search(str(item)):
             raise ValueError(f"item {item!r} of the answer holds a separator: split it, or use kind text")
-    if len(set(names)) < len(names):
+    if len(set(normalized_items)) < len(normalized_items):
         raise ValueError(f"items of the answer {answer!r} are the same")
     return items

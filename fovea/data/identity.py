@@ -34,13 +34,13 @@ def data_named(name: str, hashes: Sequence[str]) -> str:
     >>> data_named("tasks", ["a", "b"])
     '2 tasks, fb8e20fc2e4c3f24'
     """
-    joined = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
-    return f"{len(hashes)} {name}, {joined}"
+    joint_hash = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    return f"{len(hashes)} {name}, {joint_hash}"
 
 
 def records_named(name: str, records: Iterable[dict[str, Any]]) -> str:
     """The same of traces: their messages and images."""
-    return data_named(name, [digest([row["messages"], *map(_mark, row["images"])]) for row in records])
+    return data_named(name, [digest([record["messages"], *map(_mark, record["images"])]) for record in records])
 
 
 def _mark(source: Any) -> str:

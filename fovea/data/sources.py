@@ -38,11 +38,11 @@ class StoredImage:
     def read(self) -> bytes:
         """The encoded bytes."""
         value = self.table[self.row : self.row + 1][self.where[0]][0]
-        for part in self.where[1:]:
-            value = value[part]
-        found = value.as_py()
-        found = found["bytes"] if isinstance(found, dict) else found
-        return base64.b64decode(found) if isinstance(found, str) else found
+        for step in self.where[1:]:
+            value = value[step]
+        content = value.as_py()
+        content = content["bytes"] if isinstance(content, dict) else content
+        return base64.b64decode(content) if isinstance(content, str) else content
 
 
 def read_rows(source: str | Path, *, split: str | None = None, config: str | None = None) -> tuple[Path, Iterator[Row]]:
@@ -73,8 +73,8 @@ def read_dataset(source: str | Path, *, split: str | None = None, config: str | 
     if builder is not None:
         return datasets.load_dataset(builder, data_files=str(existing(path)), split="train")
     if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
-        data = datasets.load_from_disk(str(path))
-        return data[split or next(iter(data))] if isinstance(data, datasets.DatasetDict) else data
+        dataset = datasets.load_from_disk(str(path))
+        return dataset[split or next(iter(dataset))] if isinstance(dataset, datasets.DatasetDict) else dataset
     try:
         return datasets.load_dataset(str(source), config, split=split or "train")
     except ValueError as error:
@@ -116,22 +116,22 @@ def _tsv(path: Path) -> Iterator[Row]:
     import datasets
 
     with path.open() as file:
-        names = next(csv.reader([file.readline()], delimiter="\t"))
-    features = datasets.Features({name: datasets.Value("string") for name in names})
-    data = datasets.Dataset.from_csv(str(path), features=features, sep="\t", keep_default_na=False)
-    numbers = {index: number for number, index in enumerate(data["index"])} if "index" in names else {}
-    table = data.with_format("arrow")[:]
-    for row in _arrow(data):
-        filled = {name: None if value == "" else value for name, value in row.items()}
-        if filled.get("image") in numbers:
-            filled["image"] = StoredImage(table, numbers[filled["image"]], ("image",))
-        yield filled
+        column_names = next(csv.reader([file.readline()], delimiter="\t"))
+    features = datasets.Features({name: datasets.Value("string") for name in column_names})
+    dataset = datasets.Dataset.from_csv(str(path), features=features, sep="\t", keep_default_na=False)
+    row_numbers = {index: number for number, index in enumerate(dataset["index"])} if "index" in column_names else {}
+    table = dataset.with_format("arrow")[:]
+    for row in _arrow(dataset):
+        values = {name: None if value == "" else value for name, value in row.items()}
+        if values.get("image") in row_numbers:
+            values["image"] = StoredImage(table, row_numbers[values["image"]], ("image",))
+        yield values
 
 
-def _arrow(data: Any) -> Iterator[Row]:
+def _arrow(dataset: Any) -> Iterator[Row]:
     """The rows of a dataset with their images left in its table, neither decoded nor copied."""
-    table = data.with_format("arrow")
-    for number in range(len(data)):
+    table = dataset.with_format("arrow")
+    for number in range(len(dataset)):
         row = table[number : number + 1].to_pylist()[0]
         yield {name: _left_in(table, number, value, (name,)) for name, value in row.items()}
 
@@ -143,10 +143,10 @@ def _left_in(table: Any, row: int, value: Any, where: tuple[str | int, ...]) -> 
     if isinstance(value, bytes) or is_text or is_dict:
         return StoredImage(table, row, where)
     if isinstance(value, list):
-        return [_left_in(table, row, part, (*where, index)) for index, part in enumerate(value)]
+        return [_left_in(table, row, item, (*where, index)) for index, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
-    return {name: _left_in(table, row, part, (*where, name)) for name, part in value.items()}
+    return {name: _left_in(table, row, item, (*where, name)) for name, item in value.items()}
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

@@ -84,14 +84,14 @@ def to_tasks(
     """
     tasks: list[Task] = []
     problems: list[str] = []
-    known: dict[str, int] = {}
+    row_numbers: dict[str, int] = {}
     for number, row in enumerate(rows):
         if limit is not None and len(tasks) >= limit:
             break
         try:
             task = _task(row, number, folder, columns or {}, json_columns, source)
-            if known.setdefault(task.id, number) != number:
-                raise TaskError(f"id {task.id!r} is that of row {known[task.id]} already: ids tell tasks apart")
+            if row_numbers.setdefault(task.id, number) != number:
+                raise TaskError(f"id {task.id!r} is that of row {row_numbers[task.id]} already: ids tell tasks apart")
             tasks.append(task)
         except BAD_ROW as error:
             problem = f"row {number} of {source}: {error}"
@@ -134,11 +134,11 @@ def _image_path(image: Any, folder: Path, name: str) -> str:
     if isinstance(image, (str, Path)):
         path = Path(image)
         return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-    safe = re.sub(r"[^\w.-]", "_", name)
-    if safe != name:  # "a/b" and "a_b" are two tasks, so their images are two files
-        safe += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    safe_name = re.sub(r"[^\w.-]", "_", name)
+    if safe_name != name:  # "a/b" and "a_b" are two tasks, so their images are two files
+        safe_name += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     content = encoded(image)
-    path = folder / "images" / f"{safe}.{'img' if isinstance(content, bytes) else 'png'}"
+    path = folder / "images" / f"{safe_name}.{'img' if isinstance(content, bytes) else 'png'}"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
@@ -175,10 +175,10 @@ def _task(
     _check_types(fields)
     images = fields["images"] if fields["images"] is not None else _value(row, "image", columns)
     images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
-    most = fields["first_view_max_pixels"]
+    max_pixels = fields["first_view_max_pixels"]
     choices = tuple(str(choice) for choice in fields["choices"] or ())
-    for where, text in (*(("choice", choice) for choice in choices), ("answer", str(fields["answer"]))):
-        refuse_placeholders(text, where)
+    for column, text in (*(("choice", choice) for choice in choices), ("answer", str(fields["answer"]))):
+        refuse_placeholders(text, column)
     choices, fields["answer"] = tuple(map(unescaped, choices)), _each_text(unescaped, fields["answer"])
     task = Task(
         id=str(fields["id"] if fields["id"] is not None else number),
@@ -188,7 +188,7 @@ def _task(
         kind=_kind(fields["kind"], fields["answer"], choices, has_image=bool(images)),
         choices=choices,
         boxes=tuple(map(_target, fields["boxes"] or ())),
-        first_view_max_pixels=None if most is None else int(most),
+        first_view_max_pixels=None if max_pixels is None else int(max_pixels),
         source=source,
         metadata=fields["metadata"] or {},
         columns=_without_images(row, columns),
@@ -197,8 +197,8 @@ def _task(
 
 
 def _without_images(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    shown = {"images", "image", columns.get("images", "images").split(".")[0]}
-    return {name: value for name, value in row.items() if name not in shown}
+    image_columns = {"images", "image", columns.get("images", "images").split(".")[0]}
+    return {name: value for name, value in row.items() if name not in image_columns}
 
 
 def _check_types(fields: Mapping[str, Any]) -> None:
@@ -215,9 +215,11 @@ def _check_types(fields: Mapping[str, Any]) -> None:
         raise TaskError(f"choices is {fields['choices']!r}: it must be a list of texts (or name it in --json_columns)")
     if not isinstance(fields["metadata"] or {}, Mapping):
         raise TaskError(f"metadata is {fields['metadata']!r}: it must be an object")
-    most = fields["first_view_max_pixels"]
-    if most is not None and (isinstance(most, bool) or not isinstance(most, (int, float)) or not most >= 1):
-        raise TaskError(f"first_view_max_pixels is {most!r}: it must be a number of pixels")
+    max_pixels = fields["first_view_max_pixels"]
+    if max_pixels is not None and (
+        isinstance(max_pixels, bool) or not isinstance(max_pixels, (int, float)) or not max_pixels >= 1
+    ):
+        raise TaskError(f"first_view_max_pixels is {max_pixels!r}: it must be a number of pixels")
     if not isinstance(fields["boxes"] or [], (list, tuple)):
         raise TaskError(f"boxes is {fields['boxes']!r}: it must be a list of boxes")
 
@@ -260,10 +262,10 @@ def _box_list(answer: Any) -> list[Any]:
     if isinstance(answer, str):
         with suppress(ValueError, RecursionError):
             return _box_list(json.loads(answer))
-        found = boxes_in(answer)
-        if not found:
+        boxes = boxes_in(answer)
+        if not boxes:
             raise TaskError(f"answer {answer!r} holds no box: write [x1, y1, x2, y2]")
-        return [{"coordinates": numbers, "img_idx": image or 0} for numbers, image in found]
+        return [{"coordinates": numbers, "img_idx": image or 0} for numbers, image in boxes]
     if isinstance(answer, Mapping) or is_four_numbers(answer):
         return [answer]
     if not isinstance(answer, (list, tuple)) or not answer:
@@ -297,14 +299,14 @@ def _in_unit(target: Target, task: Task) -> Target:
             raise TaskError(f"box {list(box.coordinates)} is in pixels, but the row has no image")
         size = image_size(task.images[index])
     view = View(size, size)
-    unit = box.to(Frame.UNIT, view)
-    if min(unit.coordinates) < -OUTSIDE or max(unit.coordinates) > 1 + OUTSIDE:
-        where = f"of {size[0]}x{size[1]} pixels" if box.frame is Frame.ORIGINAL else f"in frame {box.frame.value}"
-        raise TaskError(f"box {list(box.coordinates)} lies outside image {index} {where}: is it [x1, y1, x2, y2]?")
-    clipped = unit.clipped(View((1, 1), (1, 1)))
-    if clipped.is_empty:
+    unit_box = box.to(Frame.UNIT, view)
+    if min(unit_box.coordinates) < -OUTSIDE or max(unit_box.coordinates) > 1 + OUTSIDE:
+        extent = f"of {size[0]}x{size[1]} pixels" if box.frame is Frame.ORIGINAL else f"in frame {box.frame.value}"
+        raise TaskError(f"box {list(box.coordinates)} lies outside image {index} {extent}: is it [x1, y1, x2, y2]?")
+    clipped_box = unit_box.clipped(View((1, 1), (1, 1)))
+    if clipped_box.is_empty:
         raise TaskError(f"box {list(box.coordinates)} lies outside image {index}: nothing of it is left inside")
-    return Target(clipped, index)
+    return Target(clipped_box, index)
 
 
 def _image(image: Any, folder: Path) -> Any:
@@ -344,9 +346,9 @@ def _is_file(folder: Path, name: str) -> bool:
 def _kind(kind: str | None, answer: Any, choices: tuple[str, ...], *, has_image: bool) -> AnswerKind:
     """The kind named in the row, else the one that the answer's form suggests (docs/data.md)."""
     if kind:
-        known = [known.value for known in AnswerKind]
-        if kind not in known:
-            raise TaskError(f"kind {kind!r} is unknown: use one of {known}")
+        kinds = [member.value for member in AnswerKind]
+        if kind not in kinds:
+            raise TaskError(f"kind {kind!r} is unknown: use one of {kinds}")
         return AnswerKind(kind)
     if choices:
         return AnswerKind.CHOICE
@@ -369,7 +371,7 @@ def _kind(kind: str | None, answer: Any, choices: tuple[str, ...], *, has_image:
 def _looks_like_boxes(answer: Any) -> bool:
     """Whether an answer is four numbers, or a list of nothing but boxes."""
     if isinstance(answer, (list, tuple)) and answer and not is_four_numbers(answer):
-        return all(isinstance(part, Mapping) or is_four_numbers(part) for part in answer)
+        return all(isinstance(item, Mapping) or is_four_numbers(item) for item in answer)
     return is_four_numbers(answer)
 
 
@@ -378,35 +380,35 @@ BOX_FORM = '[x1, y1, x2, y2] on image 0, or {"bbox_2d": [x1, y1, x2, y2], "img_i
 
 def _target(box: Any) -> Target:
     """A box as files write it; without a frame in pixels of the original, without img_idx on image 0."""
-    given = dict(box) if isinstance(box, Mapping) else {"coordinates": box}
-    given = {name: value for name, value in given.items() if value is not None}  # Arrow fills what a row leaves out
-    numbers = given.pop("bbox_2d", None) or given.pop("coordinates", None)
-    index, frame, _ = given.pop("img_idx", 0), given.pop("frame", Frame.ORIGINAL), given.pop("label", None)
-    if given or not isinstance(numbers, (list, tuple)):
+    fields = dict(box) if isinstance(box, Mapping) else {"coordinates": box}
+    fields = {name: value for name, value in fields.items() if value is not None}  # Arrow fills what a row leaves out
+    numbers = fields.pop("bbox_2d", None) or fields.pop("coordinates", None)
+    index, frame, _ = fields.pop("img_idx", 0), fields.pop("frame", Frame.ORIGINAL), fields.pop("label", None)
+    if fields or not isinstance(numbers, (list, tuple)):
         raise TaskError(f"box {box!r} is in no known form: write {BOX_FORM}")
     if not is_four_numbers(numbers):
         raise TaskError(f"box {box!r} has {len(numbers)} entries, not four finite numbers: write {BOX_FORM}")
     if isinstance(index, bool) or not isinstance(index, int):
         raise TaskError(f"img_idx of box {box!r} must be a whole number: write {BOX_FORM}")
     if frame not in list(Frame):
-        raise TaskError(f"frame {frame!r} of box {box!r} is unknown: use one of {[known.value for known in Frame]}")
+        raise TaskError(f"frame {frame!r} of box {box!r} is unknown: use one of {[member.value for member in Frame]}")
     target = Target(Box.of(numbers, Frame(frame)), index)
     if target.box.is_empty:
         raise TaskError(f"box {box!r} is empty: it needs x1 below x2 and y1 below y2")
     return target
 
 
-def tasks_from(name: str, **reading: Any) -> list[Task]:
+def tasks_from(name: str, **options: Any) -> list[Task]:
     """Tasks by name: a function `package.module:name` or `./file.py:name` that returns them, else `load_tasks`."""
     if ":" in name and not Path(name).exists():
         from fovea.plugins import load_object
 
-        tasks, limit = list(load_object(name)()), reading.get("limit")
-        twice = [id for id, count in Counter(task.id for task in tasks).items() if count > 1]
-        if twice:
-            raise TaskError(f"{name} gives {twice[0]!r} as the id of several tasks: ids tell tasks apart")
+        tasks, limit = list(load_object(name)()), options.get("limit")
+        repeated_ids = [id for id, count in Counter(task.id for task in tasks).items() if count > 1]
+        if repeated_ids:
+            raise TaskError(f"{name} gives {repeated_ids[0]!r} as the id of several tasks: ids tell tasks apart")
         return [checked(task) for task in (tasks[:limit] if limit else tasks)]
-    return load_tasks(name, **reading)
+    return load_tasks(name, **options)
 
 
 def known_columns(names: Sequence[str] | None) -> list[str]:

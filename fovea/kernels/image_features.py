@@ -82,7 +82,7 @@ def content_key(pixel_values: torch.Tensor) -> bytes:
     """
     pixels = pixel_values.detach().contiguous()
     if pixels.device.type == "cpu":
-        return hashlib.blake2b(pixels.view(torch.uint8).numpy(), digest_size=16).digest()
+        return hashlib.blake2b(pixels.view(torch.uint8).numpy().data, digest_size=16).digest()
     return multilinear_hash(pixels.view(torch.int32))
 
 

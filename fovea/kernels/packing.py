@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 import torch
@@ -17,20 +17,27 @@ import torch
 from fovea.kernels.image_features import content_key
 from fovea.kernels.layouts import PackedGroups, no_mask, rope_positions, without_adapters
 
+Image = tuple[torch.Tensor, torch.Tensor]
+"""An image for the model: pixel_values [patches, width] and grid_thw [3]."""
+
 
 @dataclass
 class Row:
-    """One sequence without padding; `images` are its (pixel_values [patches, width], grid_thw [3]) in order."""
+    """One sequence without padding, and its images in order."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
-    images: list[tuple[torch.Tensor, torch.Tensor]]
+    images: list[Image]
     num_prompt_images: int
 
     @property
+    def prompt_images(self) -> list[Image]:
+        return self.images[: self.num_prompt_images]
+
+    @property
     def prompt_key(self) -> tuple:
-        shown = self.images[: self.num_prompt_images]
-        return tuple(self.prompt_ids), tuple(content_key(pixels) for pixels, _ in shown)
+        """What rows of one prompt share: its tokens, and its images' content."""
+        return tuple(self.prompt_ids), tuple(content_key(pixels) for pixels, _ in self.prompt_images)
 
 
 def unpad(
@@ -48,18 +55,19 @@ def unpad(
     Raises:
         ValueError: if the images are not just those whose placeholders the rows hold.
     """
-    images: Iterator[tuple[torch.Tensor, torch.Tensor]] = iter(())
+    images: Iterator[Image] = iter(())
     if pixel_values is not None and image_grid_thw is not None:
         images = zip(pixel_values.split(image_grid_thw.prod(-1).tolist()), image_grid_thw, strict=True)
 
-    def shown_in(ids: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        found, left = [], ids.count(image_token_id)
-        while left > 0 and (image := next(images, None)) is not None:
-            found.append(image)
-            left -= int(image[1].prod()) // merge_size**2
-        if left:
+    def images_in(ids: list[int]) -> list[Image]:
+        shown: list[Image] = []
+        num_missing = ids.count(image_token_id)
+        while num_missing > 0 and (image := next(images, None)) is not None:
+            shown.append(image)
+            num_missing -= int(image[1].prod()) // merge_size**2
+        if num_missing:
             raise ValueError(f"a row's {ids.count(image_token_id)} image placeholders are not those of its images")
-        return found
+        return shown
 
     rows = []
     for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True):
@@ -67,8 +75,8 @@ def unpad(
             [token for token, shown in zip(ids[part], mask[part], strict=True) if shown]
             for part in (slice(None, -num_completion), slice(-num_completion, None))
         )
-        in_prompt = shown_in(prompt)
-        rows.append(Row(prompt, completion, in_prompt + shown_in(completion), len(in_prompt)))
+        in_prompt = images_in(prompt)
+        rows.append(Row(prompt, completion, in_prompt + images_in(completion), len(in_prompt)))
     if next(images, None) is not None:
         raise ValueError("the batch has images for which no row has placeholders")
     return rows
@@ -123,7 +131,10 @@ def num_common(prompts: Sequence[Sequence[int]], image_token_id: int) -> int:
 
 @dataclass
 class Packed:
-    """One row for the model, and where its predictions belong in the batch."""
+    """One row for the model, and where its predictions belong in the batch.
+
+    Token `predicting[i]` of the row predicts entry [`rows[i]`, `columns[i]`] of the batch's completions [B, T].
+    """
 
     inputs: dict[str, Any]
     rows: torch.Tensor
@@ -131,8 +142,37 @@ class Packed:
     predicting: torch.Tensor
 
 
+class _Line:
+    """The one row while it is written: token ids [N], their M-RoPE positions [3, N], and the images in it."""
+
+    def __init__(self, network: Any, image_token_id: int) -> None:
+        self.network, self.image_token_id = network, image_token_id
+        self.ids: list[int] = []
+        self.positions: list[torch.Tensor] = []
+        self.images: list[Image] = []
+
+    def append(self, ids: list[int], images: list[Image], part: slice, *, new_images: Sequence[Image] = ()) -> None:
+        """Appends a part of a sequence at the positions that it has there; `new_images` are those in the part."""
+        positions = rope_positions(self.network, ids, self.image_token_id, [grid for _, grid in images])
+        self.ids += ids[part]
+        self.positions.append(positions[:, part])
+        self.images += new_images
+
+    def inputs(self, device: torch.device) -> dict[str, Any]:
+        """What the model is called with, but for layout and labels."""
+        inputs: dict[str, Any] = {
+            "input_ids": torch.tensor([self.ids], device=device),
+            "position_ids": torch.cat(self.positions, dim=1)[:, None].to(device),
+            "attention_mask": no_mask(self.network),
+        }
+        if self.images:
+            inputs["pixel_values"] = torch.cat([pixels for pixels, _ in self.images]).to(device)
+            inputs["image_grid_thw"] = torch.stack([grid for _, grid in self.images]).to(device)
+        return inputs
+
+
 def pack(network: Any, batch: Sequence[Row], *, image_token_id: int, stand_in: Row | None = None) -> Packed:
-    """All rows in one; token `predicting[i]` of it predicts entry [rows[i], columns[i]] of the batch's completions.
+    """All rows of a batch in one: what all prompts begin with, the rest of each prompt, then every completion.
 
     `stand_in` joins a batch without any image: where processes run the vision tower together, none may leave it out.
     """
@@ -143,47 +183,28 @@ def pack(network: Any, batch: Sequence[Row], *, image_token_id: int, stand_in: R
     groups = group_rows(batch)
     firsts = [batch[group[0]] for group in groups]
     common = num_common([first.prompt_ids for first in firsts], image_token_id) if len(firsts) > 1 else 0
-    ids = firsts[0].prompt_ids[:common]
-    positions = [torch.arange(common).expand(3, -1)]
-    images: list[tuple[torch.Tensor, torch.Tensor]] = []
+    line = _Line(base, image_token_id)
+    line.append(firsts[0].prompt_ids, firsts[0].prompt_images, slice(common))
+    for first in firsts:
+        line.append(first.prompt_ids, first.prompt_images, slice(common, -1), new_images=first.prompt_images)
     rows: list[int] = []
     columns: list[int] = []
     predicting: list[int] = []
     labels: list[int] = []
-    for first in firsts:
-        shown = first.images[: first.num_prompt_images]
-        places = rope_positions(base, first.prompt_ids, image_token_id, [grid for _, grid in shown])
-        ids = ids + first.prompt_ids[common:-1]
-        positions.append(places[:, common:-1])
-        images += shown
-    for number in (number for group in groups for number in group):
+    for number in chain.from_iterable(groups):
         row = batch[number]
-        split, length = len(row.prompt_ids) - 1, len(row.completion_ids)
-        whole = row.prompt_ids + row.completion_ids
-        places = rope_positions(base, whole, image_token_id, [grid for _, grid in row.images])
-        predicting += range(len(ids), len(ids) + length)
+        start, length = len(line.ids), len(row.completion_ids)
+        branch = slice(len(row.prompt_ids) - 1, None)
+        new_images = row.images[row.num_prompt_images :]
+        line.append(row.prompt_ids + row.completion_ids, row.images, branch, new_images=new_images)
         rows += [number] * length
         columns += range(length)
+        predicting += range(start, start + length)
         labels += row.completion_ids
-        ids += whole[split:]
-        positions.append(places[:, split:])
-        images += row.images[row.num_prompt_images :]
-    where = torch.tensor(predicting, device=device)
-    shift_labels = torch.full((1, len(ids)), -100, device=device)
-    shift_labels[0, where] = torch.tensor(labels, device=device)
-    inputs: dict[str, Any] = {
-        "input_ids": torch.tensor([ids], device=device),
-        "position_ids": torch.cat(positions, dim=1)[:, None].to(device),
-        "attention_mask": no_mask(base),
-        "shift_labels": shift_labels,
-        "layout": PackedGroups(
-            common,
-            [len(first.prompt_ids) - 1 - common for first in firsts],
-            [[len(batch[number].completion_ids) + 1 for number in group] for group in groups],
-            device,
-        ),
-    }
-    if images:
-        inputs["pixel_values"] = torch.cat([pixels for pixels, _ in images]).to(device)
-        inputs["image_grid_thw"] = torch.stack([grid for _, grid in images]).to(device)
-    return Packed(inputs, torch.tensor(rows, device=device), torch.tensor(columns, device=device), where)
+    prefixes = [len(first.prompt_ids) - 1 - common for first in firsts]
+    branches = [[len(batch[number].completion_ids) + 1 for number in group] for group in groups]
+    shift_labels = torch.full((1, len(line.ids)), -100, device=device)
+    shift_labels[0, predicting] = torch.tensor(labels, device=device)
+    inputs = line.inputs(device)
+    inputs |= {"shift_labels": shift_labels, "layout": PackedGroups(common, prefixes, branches, device)}
+    return Packed(inputs, *(torch.tensor(places, device=device) for places in (rows, columns, predicting)))

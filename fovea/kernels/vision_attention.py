@@ -19,11 +19,12 @@ def batch_vision_attention(model: nn.Module) -> nn.Module:
 
     Models without such attention, or with flash attention, are returned as they are.
     """
+    module: Any
     for module in model.modules():
         if type(module).__name__ not in ("Qwen3VLVisionAttention", "Qwen2_5_VLVisionAttention"):
             continue
         if "flash" not in (module.config._attn_implementation or ""):
-            module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
+            module.forward = MethodType(_forward, module)
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -15,6 +16,8 @@ from transformers import (
 )
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 from trl.chat_template_utils import qwen3_vl_chat_template
+
+from fovea.models.random_models import special_ids
 
 PATCH_PX, MERGE = 8, 2
 VISION_WIDTH = 96
@@ -72,8 +75,8 @@ def build_tokenizer(corpus: Iterable[str], *, vocab_size: int) -> PreTrainedToke
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
     """Qwen3-VL's processor at patch 8, with the tiny first view as its upper pixel limit."""
     size = {"shortest_edge": TOKEN_PX**2, "longest_edge": FIRST_VIEW_PIXELS}
-    patches = {"patch_size": PATCH_PX, "merge_size": MERGE, "temporal_patch_size": 2}
-    normal = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    patches: dict[str, Any] = {"patch_size": PATCH_PX, "merge_size": MERGE, "temporal_patch_size": 2}
+    normal: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=size, **patches, **normal),
         tokenizer=tokenizer,
@@ -92,10 +95,6 @@ def _sinusoids(*, side: int, width: int) -> torch.Tensor:
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
     """An untrained Qwen3-VL with deepstack and under 2M parameters."""
-    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>") for name in ("image", "video")}
-    ids |= {
-        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")
-    }
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 128,
@@ -130,7 +129,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGene
         "deepstack_visual_indexes": [1],
         "initializer_range": 0.05,
     }
-    config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **special_ids(tokenizer))
     model = Qwen3VLForConditionalGeneration(config)
     with torch.no_grad():
         model.model.visual.pos_embed.weight.copy_(_sinusoids(side=16, width=VISION_WIDTH))

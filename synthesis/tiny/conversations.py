@@ -206,8 +206,8 @@ def _look_closer(
     where: str, shape: Shape, scene: Scene, image: Image.Image, rng: np.random.Generator
 ) -> list[Exchange]:
     """The place of a shape in the first view, and its digit in a closer one."""
-    found = replace(locate(shape, shape.box), question=where, in_first=True)
-    return [found, replace(_read(shape, None, scene, image, rng), question="And here?")]
+    location = replace(locate(shape, shape.box), question=where, in_first=True)
+    return [location, replace(_read(shape, None, scene, image, rng), question="And here?")]
 
 
 def _follow_into_panel(scene: Scene, image: Image.Image, rng: np.random.Generator) -> list[Exchange]:
@@ -229,7 +229,7 @@ def _about_view(scene: Scene, view: Picture, rng: np.random.Generator) -> list[E
     """Up to four boxes and one or two questions that the first view answers."""
     things = [*scene.shapes, *scene.panels]
     asked = [things[i] for i in rng.permutation(len(things))[:4]]
-    found = [locate(thing, thing.box) for thing in asked]
+    locations = [locate(thing, thing.box) for thing in asked]
     form = FORMS[rng.integers(len(FORMS))]
     seen = [Exchange(questions.count_question(form), str(questions.num_of_form(scene, form)))]
     sole = questions.sole_shapes(scene)
@@ -240,7 +240,7 @@ def _about_view(scene: Scene, view: Picture, rng: np.random.Generator) -> list[E
     seen += [
         Exchange(questions.read_question(shape.name), str(shape.digit), None, glyph_box(shape)) for shape in legible[:3]
     ]
-    exchanges = found + [seen[i] for i in rng.permutation(len(seen))[: 2 + len(legible)]]
+    exchanges = locations + [seen[i] for i in rng.permutation(len(seen))[: 2 + len(legible)]]
     return opened_with([exchanges[i] for i in rng.permutation(len(exchanges))], view)
 
 

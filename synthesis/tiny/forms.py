@@ -43,8 +43,8 @@ def in_some_form(exchanges: list[Exchange], rng: np.random.Generator) -> list[Ex
 
     def written(answer: str) -> str:
         if answer.startswith('{"bbox_2d"'):
-            found = json.loads(answer)
-            return lead + before + place.format(box=json.dumps(found["bbox_2d"]), label=found["label"]) + after
+            target = json.loads(answer)
+            return lead + before + place.format(box=json.dumps(target["bbox_2d"]), label=target["label"]) + after
         return f"{lead}{f'It says {answer}, so ' if echoes else ''}{before}{answer}{after}"
 
     asked = f"Write {written('it')} and {lead}{before}{place.format(box='[x1, y1, x2, y2]', label='name')}{after}."

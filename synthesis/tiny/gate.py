@@ -107,10 +107,10 @@ def own_boxes(asker: Asker, tasks: list[Task]) -> tuple[list[bool], list[bool]]:
 
 
 def _parse_box(reply: str) -> Box | None:
-    found = re.search(r"\[(\d+), (\d+), (\d+), (\d+)\]", reply)
-    if not found:
+    match = re.search(r"\[(\d+), (\d+), (\d+), (\d+)\]", reply)
+    if not match:
         return None
-    box = Box.of((int(value) / 1000 for value in found.groups()), Frame.UNIT).clipped(UNIT_VIEW)
+    box = Box.of((int(value) / 1000 for value in match.groups()), Frame.UNIT).clipped(UNIT_VIEW)
     return None if box.is_empty or min(box.width, box.height) < 0.01 else box
 
 

@@ -69,11 +69,11 @@ def protocol_corpus() -> list[str]:
     oracle = OraclePolicy(Frame.PER_MILLE, box_step=BOX_STEP)
     episodes = play(oracle, make_tasks(num_tasks=200, seed=99), environment_factory=factory, limits=Limits())
     schema = get_json_schema(factory().image_zoom_in_tool)
-    rendered, _ = render_jinja_template(
+    rendered: Any = render_jinja_template(
         [list(episode.messages) for episode in episodes], tools=[schema], chat_template=qwen3_vl_chat_template
     )
     markers = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, *PROTOCOL_TOKENS))))
-    return [part for text in rendered for part in markers.split(text) if part]
+    return [part for text in rendered[0] for part in markers.split(text) if part]
 
 
 def _sampled(sample: Callable[[np.random.Generator], Any], seed: int, count: int) -> list:
@@ -220,7 +220,7 @@ def main() -> None:
         model = build_model(processor.tokenizer)
     processor.save_pretrained(args.output_dir)
     batch_vision_attention(model).train()
-    encoder, heads = Encoder(processor), DenseHeads(model.config.text_config.hidden_size)
+    encoder, heads = Encoder(processor), DenseHeads(model.config.get_text_config().hidden_size)
     path = args.output_dir / "pretrain_log.jsonl"
     settings = {name: value for name, value in vars(args).items() if name != "output_dir"}
     path.write_text(json.dumps({"parameters": model.num_parameters(), **settings}) + "\n")

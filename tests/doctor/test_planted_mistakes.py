@@ -114,7 +114,7 @@ class CropsOfTheView(ZoomEnvironment):
             img_idx: Index of the image.
         """
         blocks = super().image_zoom_in_tool(bbox_2d, label, img_idx)
-        view = self._store.fitted(self._sources[0], self._settings.first_view)
+        view = self._store.fitted(self._task.images[0], self._settings.first_view)
         blurred = cut(view, blocks[0]["crop"].region).resize(blocks[0]["image"].size, Image.Resampling.BICUBIC)
         return [{**blocks[0], "image": blurred}, *blocks[1:]]
 

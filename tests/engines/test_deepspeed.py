@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from environments.arguments import EpisodeArguments
 from fovea.jsonl import read_jsonl
-from fovea.models.loading import load_model, resolve_path
+from fovea.models.loading import load_model
+from fovea.models.names import resolve_path
 from synthesis.oracle_traces import TraceArguments, write_oracle_traces
 
 ROOT = Path(__file__).parent.parent.parent

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from fovea.models.loading import adapter_chain, load_model
+from fovea.models.loading import load_model
+from fovea.models.names import adapter_chain
 from tests.smoke.test_commands import run
 
 pytest.importorskip("bitsandbytes")

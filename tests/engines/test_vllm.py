@@ -27,7 +27,8 @@ from environments.policies.transformers import TransformersPolicy
 from environments.policies.vllm import VllmPolicy, VllmServerPolicy, start_engine
 from environments.rendering import Renderer
 from fovea.jsonl import read_jsonl
-from fovea.models.loading import Model, load_model, resolve_path
+from fovea.models.loading import Model, load_model
+from fovea.models.names import resolve_path
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer

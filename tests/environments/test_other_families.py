@@ -28,7 +28,8 @@ from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
 from fovea.boxes import Frame
 from fovea.images import PixelLimits
-from fovea.models.loading import freeze_vision, load_model, load_processor
+from fovea.models.loading import freeze_vision, load_model
+from fovea.models.processors import load_processor
 from rl.trainer import ZoomGRPOTrainer
 from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer

@@ -10,7 +10,7 @@ from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
 from environments.traces import TraceError, read_traces, to_trace, unfit, write_fit_traces, write_traces
 from fovea.boxes import Box, Frame
-from fovea.models.loading import pixel_limits
+from fovea.models.processors import pixel_limits
 from fovea.tasks import Target
 from sft.collator import TraceCollator
 from tests.environments.test_play import CALL, Scripted

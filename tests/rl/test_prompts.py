@@ -6,7 +6,7 @@ import sys
 import pytest
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from fovea.models.loading import load_processor
+from fovea.models.processors import load_processor
 from rl import train_grpo
 
 REWARD = "def brief(completions, **columns):\n    return [-float(len(str(c))) for c in completions]\n"

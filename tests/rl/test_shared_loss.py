@@ -10,7 +10,8 @@ from environments.factories import environment_factory
 from environments.play import Limits, Reply
 from fovea.kernels.image_features import content_key
 from fovea.kernels.packing import Row, group_rows, num_common, split_further, split_rows, unpad
-from fovea.models.loading import freeze_vision, limited
+from fovea.models.loading import freeze_vision
+from fovea.models.processors import limited
 from fovea.models.random_models import random_model
 from fovea.tasks import Task
 from rewards.registry import Reward, RewardKind

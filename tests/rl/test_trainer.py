@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -235,9 +234,11 @@ def test_rewards_of_every_signature_train_together(build):
 
 
 def test_groups_split_between_processes_are_refused():
-    args = SimpleNamespace(
-        per_device_train_batch_size=2, steps_per_generation=1, num_generations=4, shared_prefix=False
-    )
+    args = GRPOArguments(
+        output_dir="unused", per_device_train_batch_size=2, gradient_accumulation_steps=2, num_generations=4,
+        shared_prefix=False, use_cpu=True, bf16=False,
+    )  # fmt: skip
+    args.steps_per_generation = 1
     with pytest.raises(ValueError, match=r"2 x steps_per_generation 1.*multiple of num_generations 4"):
         check_groups(args)
     args.steps_per_generation = 2

@@ -7,7 +7,7 @@ from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
 from environments.traces import read_traces, to_trace, write_traces
 from fovea.boxes import Frame
-from fovea.models.loading import pixel_limits
+from fovea.models.processors import pixel_limits
 from sft.collator import TraceCollator
 from synthesis.shapes import make_tasks
 

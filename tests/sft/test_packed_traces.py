@@ -11,7 +11,8 @@ from environments.play import Limits, play
 from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
 from environments.traces import read_traces, write_traces
-from fovea.models.loading import freeze_vision, limited, pixel_limits
+from fovea.models.loading import freeze_vision
+from fovea.models.processors import limited, pixel_limits
 from fovea.models.random_models import random_model
 from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer

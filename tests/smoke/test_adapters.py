@@ -11,7 +11,8 @@ from PIL import Image
 
 import fovea.training
 from environments.rendering import Renderer
-from fovea.models.loading import Model, adapter_chain, load_model
+from fovea.models.loading import Model, load_model
+from fovea.models.names import adapter_chain
 from rl import train_grpo
 from sft import train_sft
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 GUIDES = sorted((ROOT / "docs").glob("*_*.md"))
-ROOMS = ("fovea", "environments", "rewards", "synthesis", "sft", "rl", "evaluation", "configs")
+ROOMS = ("fovea", "environments", "rewards", "synthesis", "sft", "rl", "evaluation", "doctor", "configs", "examples")
 pytestmark = pytest.mark.slow
 
 

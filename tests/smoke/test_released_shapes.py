@@ -14,7 +14,8 @@ from environments.play import Limits, Reply
 from environments.rendering import Renderer
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
-from fovea.models.loading import Model, freeze_vision, pixel_limits
+from fovea.models.loading import Model, freeze_vision
+from fovea.models.processors import pixel_limits
 from fovea.models.random_models import random_model
 from fovea.tasks import Target, Task
 from rewards.registry import Reward, RewardKind

@@ -21,7 +21,8 @@ from environments.factories import environment_factory
 from environments.play import Limits, Reply, play
 from environments.rendering import Renderer
 from environments.traces import read_traces, to_trace, write_traces
-from fovea.models.loading import Model, pixel_limits
+from fovea.models.loading import Model
+from fovea.models.processors import pixel_limits
 from fovea.models.random_models import random_model
 from fovea.tasks import Task
 from sft.collator import TraceCollator

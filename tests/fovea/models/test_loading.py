@@ -8,7 +8,8 @@ from environments.rendering import Renderer
 from fovea.boxes import Frame
 from fovea.kernels.image_features import remember_image_features, share_image_features
 from fovea.kernels.vision_attention import batch_vision_attention
-from fovea.models.loading import adapter_chain, freeze_vision, load_model, resolve_path
+from fovea.models.loading import freeze_vision, load_model
+from fovea.models.names import adapter_chain, resolve_path
 
 
 def test_tiny_is_a_small_qwen3_vl_with_deepstack_that_loads_without_us(tiny):
@@ -130,7 +131,7 @@ def test_adapters_in_a_circle_are_refused(tmp_path):
 
 def test_a_folder_that_bears_the_name_of_the_base_is_not_taken_for_it(tmp_path, monkeypatch):
     """As where checkpoints are kept under the hub's name of their model."""
-    monkeypatch.setattr("fovea.models.loading._downloaded_adapter", lambda name, revision: None)
+    monkeypatch.setattr("fovea.models.names._downloaded_adapter", lambda name, revision: None)
     folder = adapter(tmp_path / "out" / "Qwen" / "Qwen3-VL-4B-Instruct" / "lora", None)
     config = tmp_path / "out" / "Qwen" / "Qwen3-VL-4B-Instruct" / "lora" / "adapter_config.json"
     config.write_text('{"base_model_name_or_path": "Qwen/Qwen3-VL-4B-Instruct"}')
@@ -143,7 +144,7 @@ def test_an_adapter_of_the_hub_is_part_of_the_chain(tmp_path, monkeypatch):
     (base / "config.json").write_text("{}")
     downloaded = adapter(tmp_path / "cache" / "snapshot", base)
     found = {"owner/adapter": downloaded}
-    monkeypatch.setattr("fovea.models.loading._downloaded_adapter", lambda name, revision: found.get(name))
+    monkeypatch.setattr("fovea.models.names._downloaded_adapter", lambda name, revision: found.get(name))
     assert adapter_chain("owner/adapter") == (str(base), [downloaded])
     mine = adapter(tmp_path / "mine", None)
     (tmp_path / "mine" / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/adapter"}')

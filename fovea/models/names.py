@@ -1,0 +1,87 @@
+"""Where a model name leads: `tiny`, a local folder, a hub id, or a PEFT adapter on top of one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+TINY = Path(__file__).resolve().parent.parent / "tiny"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def resolve_path(name: str) -> str:
+    """Where a model name leads: `tiny` to the shipped weights, a folder to its absolute path, a hub id to itself.
+
+    Raises:
+        FileNotFoundError: for a folder without a model, or a path that leads nowhere: no hub is asked for it.
+    """
+    if name == "tiny":
+        return str(TINY)
+    path = Path(name)
+    if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or _starts_in_a_folder(path)):
+        raise FileNotFoundError(f"the model folder {name} does not exist: train it first, or give a hub id")
+    if path.is_dir() and not _holds_model(path):
+        numbered = [folder for folder in path.glob("checkpoint-*") if folder.name.partition("-")[2].isdigit()]
+        checkpoints = sorted(numbered, key=lambda folder: int(folder.name.partition("-")[2]))
+        hint = f"; did you mean {checkpoints[-1]}?" if checkpoints else ""
+        raise FileNotFoundError(f"{name} holds neither config.json nor adapter_config.json{hint}")
+    return str(path.resolve()) if path.is_dir() else name
+
+
+def _starts_in_a_folder(path: Path) -> bool:
+    """Whether the first part of a relative path is a folder here, so that it is no `owner/name` of the hub."""
+    return len(path.parts) > 2 or (len(path.parts) == 2 and Path(path.parts[0]).is_dir())
+
+
+def adapter_chain(name: str, *, revision: str | None = None) -> tuple[str, list[str]]:
+    """The whole model that `name` stands on, and the adapters on it, the first applied first; none of a whole model.
+
+    A base that an adapter names by a relative path is looked for below each folder above the adapter, then here. The
+    hub is asked whether a model there is an adapter, which is then downloaded.
+
+    Raises:
+        FileNotFoundError: if an adapter's base is not there.
+        ValueError: if an adapter names no base, or adapters stand on each other in a circle.
+    """
+    path = _downloaded_adapter(name, revision) or resolve_path(name)
+    adapters: list[str] = []
+    while (config := Path(path) / ADAPTER_CONFIG).exists():
+        if path in adapters:
+            raise ValueError(f"{name} stands on itself: {' -> '.join([*reversed(adapters), path])}")
+        adapters.insert(0, path)
+        base = json.loads(config.read_text()).get("base_model_name_or_path")
+        if not base:
+            raise ValueError(f"{config} names no base_model_name_or_path: write the model there that it was trained on")
+        around = [str(folder / base) for folder in Path(path).resolve().parents]
+        found = [place for place in around if _holds_model(place) and place not in adapters]
+        try:
+            path = _downloaded_adapter([*found, base][0], None) or resolve_path([*found, base][0])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the adapter {path} stands on {base}, which is not there ({error}): bring it back, or write its place "
+                f"into base_model_name_or_path of {config}"
+            ) from None
+    return path, adapters
+
+
+def _holds_model(folder: str | Path) -> bool:
+    return any((Path(folder) / file).exists() for file in ("config.json", ADAPTER_CONFIG))
+
+
+def base_of(name: str) -> str:
+    """The whole model that an adapter stands on in the end, as a path or hub id; of a whole model, its own."""
+    return adapter_chain(name)[0]
+
+
+def _downloaded_adapter(name: str, revision: str | None) -> str | None:
+    """The folder to which the hub's adapter of this name was downloaded; None for anything else."""
+    from transformers.utils import find_adapter_config_file
+
+    if Path(resolve_path(name)).is_dir():
+        return None
+    config = find_adapter_config_file(name, revision=revision)
+    if config is None:
+        return None
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, revision=revision)
