@@ -15,7 +15,7 @@ import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,15 @@ def make_sides(args: argparse.Namespace, folder: str) -> Iterator[tuple[Side, Wo
         yield make_side(random_model(args.size, stock=stock, **place), setup, folder, stock=stock)
 
 
+@dataclass
+class Measured:
+    """By stage and side: seconds of each round, and counts of the last; by side, vision's share of the loss."""
+
+    seconds: dict[str, dict[str, list[float]]]
+    counts: dict[str, dict[str, Counter]]
+    vision: dict[str, list[float]]
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All that is reported, as it is written to the JSON file."""
     with tempfile.TemporaryDirectory() as folder:
@@ -47,54 +56,77 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     inputs = {name: recorded(side, args.num_generations) for name, side in sides.items()}
     for name in ("prompt_ids", "completion_ids", "tool_mask"):
         assert torch.equal(inputs["stock"][name], inputs["fovea"][name]), f"the sides played different {name}"
-    stages = STAGES[:1] if args.loss_only else STAGES
-    seconds: dict[str, dict[str, list[float]]] = {stage: {name: [] for name in sides} for stage in (*STAGES, "decode")}
-    counts: dict[str, dict[str, Counter]] = {stage: {} for stage in STAGES}
-    vision: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in tqdm(range(args.repeats + 1), desc="rounds (the first is not counted)"):
+    measured = _rounds(sides, inputs, args)
+    results: dict[str, Any] = {name: value for name, value in vars(args).items() if name != "json"}
+    results |= {"visual_tokens": work.num_visual, "torch_threads": torch.get_num_threads()}
+    limits = _bounds(measured, args)
+    for stage in STAGES[:1] if args.loss_only else STAGES:
+        seconds, counts = measured.seconds[stage], measured.counts[stage]
+        ratios = sorted(a / b for a, b in zip(seconds["stock"], seconds["fovea"], strict=True))
+        results[stage] = {
+            "time_ratio": {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]},
+            "token_ratio": counts["stock"]["language tokens"] / counts["fovea"]["language tokens"],
+            "bound": limits[stage],
+            "seconds": seconds,
+            "counts": counts,
+        }
+    results["loss"]["vision_share"] = {name: statistics.median(shares) for name, shares in measured.vision.items()}
+    best = matmul_rate(stock.network.dtype, stock.network.device.type)
+    results["matmul_tflops"] = best / 1e12
+    results["loss"] |= _of_the_loss(sides, inputs, best)
+    return results
+
+
+def _rounds(sides: dict[str, Side], inputs: dict[str, Any], args: argparse.Namespace) -> Measured:
+    """Measures the sides by turns; the first round is not counted."""
+    measured = Measured(
+        {stage: {name: [] for name in sides} for stage in (*STAGES, "decode")},
+        {stage: {} for stage in STAGES},
+        {name: [] for name in sides},
+    )
+    counts = measured.counts
+    for number in tqdm(range(args.repeats + 1), desc="rounds (the first is not counted)"):
         for name, side in sides.items():
             step, rollout, decode = (0.0, 0.0, 0.0) if args.loss_only else side.step()
             counts["step"][name] = Counter(side.counts)
             loss = side.loss_seconds(inputs[name])
             counts["loss"][name], share = Counter(side.counts), side.seconds["vision"] / loss
             counts["rollout"][name] = counts["step"][name] - counts["loss"][name]
-            if repeat:
-                vision[name].append(share)
+            if number:
+                measured.vision[name].append(share)
                 for stage, value in zip((*STAGES, "decode"), (loss, rollout, step, decode), strict=True):
-                    seconds[stage][name].append(value)
+                    measured.seconds[stage][name].append(value)
+    return measured
+
+
+def _bounds(measured: Measured, args: argparse.Namespace) -> dict[str, float]:
+    """How much faster each stage can be at most: each token that is shared computed once, decoding as it is."""
     tokens = args.num_generations * (args.prompt_tokens + args.completion_tokens)
     bound = tokens / (args.prompt_tokens + args.num_generations * args.completion_tokens)
-    limits = {"loss": bound}
-    if not args.loss_only:
-        middle = {stage: statistics.median(times["stock"]) for stage, times in seconds.items()}
-        rest = middle["step"] - middle["rollout"] - middle["loss"]
-        limits["rollout"] = middle["rollout"] / middle["decode"]
-        limits["step"] = middle["step"] / (middle["decode"] + middle["loss"] / bound + rest)
-    results: dict[str, Any] = {name: value for name, value in vars(args).items() if name != "json"}
-    results |= {"visual_tokens": work.num_visual, "torch_threads": torch.get_num_threads()}
-    for stage in stages:
-        pairs = sorted(a / b for a, b in zip(seconds[stage]["stock"], seconds[stage]["fovea"], strict=True))
-        language = {name: counter["language tokens"] for name, counter in counts[stage].items()}
-        results[stage] = {
-            "time_ratio": {"min": pairs[0], "median": statistics.median(pairs), "max": pairs[-1]},
-            "token_ratio": language["stock"] / language["fovea"],
-            "bound": limits[stage],
-            "seconds": seconds[stage],
-            "counts": counts[stage],
-        }
-    results["loss"]["vision_share"] = {name: statistics.median(shares) for name, shares in vision.items()}
-    best = matmul_rate(stock.network.dtype, stock.network.device.type)
-    results["matmul_tflops"] = best / 1e12
-    results["loss"]["backward_share_of_matmul"] = {n: s.backward_rate(inputs[n]) / best for n, s in sides.items()}
+    if args.loss_only:
+        return {"loss": bound}
+    middle = {stage: statistics.median(seconds["stock"]) for stage, seconds in measured.seconds.items()}
+    rest = middle["step"] - middle["rollout"] - middle["loss"]
+    return {
+        "loss": bound,
+        "rollout": middle["rollout"] / middle["decode"],
+        "step": middle["step"] / (middle["decode"] + middle["loss"] / bound + rest),
+    }
+
+
+def _of_the_loss(sides: dict[str, Side], inputs: dict[str, Any], matmul_rate: float) -> dict[str, Any]:
+    """Rates, saved bytes, and how far the sides' log-probabilities and gradients differ."""
     saved = {name: side.saved_bytes(inputs[name]) for name, side in sides.items()}
-    results["loss"]["memory_ratio"] = saved["stock"] / saved["fovea"]
-    results["loss"]["saved_bytes"] = saved
-    (logps, gradients), (our_logps, our_gradients) = (
+    (stock_logps, stock_gradients), (logps, gradients) = (
         side.logps_and_gradients(inputs[name]) for name, side in sides.items()
     )
-    results["loss"]["logps_differ_by"] = float((logps - our_logps).abs().max())
-    results["loss"]["gradients_differ_by"] = float((gradients - our_gradients).norm() / gradients.norm())
-    return results
+    return {
+        "backward_share_of_matmul": {n: side.backward_rate(inputs[n]) / matmul_rate for n, side in sides.items()},
+        "memory_ratio": saved["stock"] / saved["fovea"],
+        "saved_bytes": saved,
+        "logps_differ_by": float((stock_logps - logps).abs().max()),
+        "gradients_differ_by": float((stock_gradients - gradients).norm() / stock_gradients.norm()),
+    }
 
 
 def table(results: dict[str, Any]) -> str:

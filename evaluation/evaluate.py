@@ -18,7 +18,7 @@ from evaluation.playing import evaluate
 from evaluation.summary import table
 from evaluation.sweep import sweep
 from fovea.config import ConfigError, parse
-from fovea.data.task_files import TaskError
+from fovea.data.columns import TaskError
 from fovea.ledger import LEDGER
 from fovea.runs.records import SAMPLES
 

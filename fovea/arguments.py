@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from fovea.data.task_files import known_columns, parse_columns, tasks_from
+from fovea.data.columns import known_columns, parse_columns
+from fovea.data.task_files import tasks_from
 from fovea.images import PixelLimits
 from fovea.models.loading import Model, RemoteModel, load_model, load_outline
 from fovea.tasks import Task

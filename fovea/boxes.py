@@ -127,6 +127,20 @@ class Box:
         """The box with whole-number coordinates."""
         return Box(round(self.x1), round(self.y1), round(self.x2), round(self.y2), self.frame)
 
+    def relative_to(self, outer: Box) -> Box:
+        """This box, in UNIT of an image, as a box in UNIT of the crop that `outer` (UNIT) cuts out of it.
+
+        >>> Box(0.5, 0.5, 0.75, 1.0, Frame.UNIT).relative_to(Box(0.5, 0.0, 1.0, 1.0, Frame.UNIT)).coordinates
+        (0.0, 0.5, 0.5, 1.0)
+        """
+        return Box(
+            (self.x1 - outer.x1) / outer.width,
+            (self.y1 - outer.y1) / outer.height,
+            (self.x2 - outer.x1) / outer.width,
+            (self.y2 - outer.y1) / outer.height,
+            Frame.UNIT,
+        )
+
     def within(self, outer: Box, *, view: View) -> Box:
         """This box, given in UNIT of the crop `outer` cut out, as a box in UNIT of the image that was cropped."""
         inner_box, outer_box = self.to(Frame.UNIT, view), outer.to(Frame.UNIT, view)

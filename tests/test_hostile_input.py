@@ -14,7 +14,8 @@ from doctor.findings import colored
 from environments.factories import environment_factory
 from environments.play import Limits, play
 from environments.rendering import Renderer
-from fovea.data.task_files import TaskError, load_tasks
+from fovea.data.columns import TaskError
+from fovea.data.task_files import load_tasks
 from fovea.episodes import Answer, Fault, NoAction, StopReason
 from fovea.images import ImageError, open_image
 from fovea.runs.records import Rollout

@@ -11,6 +11,7 @@ import numpy as np
 from environments.play import Conversation, Reply
 from fovea.answers import written
 from fovea.boxes import Box, Frame, Framing, View
+from fovea.images import pixels_under
 from fovea.tasks import Target
 
 
@@ -60,16 +61,9 @@ class OraclePolicy:
         unit, view = target.box, framing.view(target.img_idx)
         if is_in_crop:
             crop = conversation.messages[-1]["content"][0]["crop"].region
-            unit = Box(
-                (unit.x1 - crop.x1) / crop.width,
-                (unit.y1 - crop.y1) / crop.height,
-                (unit.x2 - crop.x1) / crop.width,
-                (unit.y2 - crop.y1) / crop.height,
-                Frame.UNIT,
-            )
-            original = crop.to(Frame.ORIGINAL, view)
-            size = max(1, round(original.width)), max(1, round(original.height))
-            view = View(size, conversation.images[img_idx].size)
+            left, top, right, bottom = pixels_under(crop, view.original)
+            unit = unit.relative_to(crop)
+            view = View((right - left, bottom - top), conversation.images[img_idx].size)
         dx, dy = self._rng.normal(0, self.noise, size=2) * (unit.width, unit.height)
         loose = Box(unit.x1 + dx, unit.y1 + dy, unit.x2 + dx, unit.y2 + dy, Frame.UNIT)
         drawn = loose.enlarged(self._rng.uniform(*self.looseness)).clipped(view).to(self.frame, view)

@@ -16,7 +16,7 @@ from PIL import Image
 from fovea.boxes import Box, Frame, View, coverage
 from fovea.images import PixelLimits, cut, fit
 from synthesis.shapes import questions
-from synthesis.shapes.scenes import COLORS, FORMS, LEGIBLE_PX, Panel, Scene, Shape, glyph_box, render, sample_scene
+from synthesis.shapes.scenes import FORMS, LEGIBLE_PX, Panel, Scene, Shape, glyph_box, render, sample_scene
 from synthesis.tiny.architecture import TOKEN_PX
 
 VIEW_SIZES_PX = (128, 128, 128, 128, 96)
@@ -77,19 +77,8 @@ def _picture(image: Image.Image, region: Box, limits: PixelLimits, scene: Scene)
     things: list[Shape | Panel] = [*scene.all_shapes, *scene.panels]
     for thing in things:
         if coverage(thing.box, region) > 0.5:
-            contents.append((thing, _relative(thing.box, region)))
+            contents.append((thing, thing.box.relative_to(region)))
     return Picture(pixels, tuple(contents))
-
-
-def _relative(box: Box, region: Box) -> Box:
-    """A box of the scene in UNIT of `region`."""
-    return Box(
-        (box.x1 - region.x1) / region.width,
-        (box.y1 - region.y1) / region.height,
-        (box.x2 - region.x1) / region.width,
-        (box.y2 - region.y1) / region.height,
-        Frame.UNIT,
-    )
 
 
 def _loose(box: Box, rng: np.random.Generator, *, smallest: float, largest: float) -> Box:
@@ -216,7 +205,7 @@ def _follow_into_panel(scene: Scene, image: Image.Image, rng: np.random.Generato
     shape = panel.shapes[rng.integers(len(panel.shapes))]
     region = _loose(panel.box, rng, smallest=0.95, largest=1.6)
     picture = _picture(image, region, CROP_LIMITS, scene)
-    within = locate(shape, _relative(shape.box, region))
+    within = locate(shape, shape.box.relative_to(region))
     return [
         Exchange(questions.read_question(shape.name, panel.name), TOO_SMALL),
         replace(locate(panel, panel.box), question="Where is the panel?", in_first=True),
@@ -267,46 +256,8 @@ def _read(shape: Shape, panel: str | None, scene: Scene, image: Image.Image, rng
     region = _loose(shape.box, rng, smallest=0.6, largest=1.7)
     picture = _picture(image, region, CROP_LIMITS, scene)
     where = f"{panel} panel" if panel else None
-    digit = _relative(glyph_box(shape), region)
+    digit = glyph_box(shape).relative_to(region)
     return Exchange(questions.read_question(shape.name, where), str(shape.digit), picture, digit)
-
-
-def dense_targets(picture: Picture, *, token_px: int, num_bins: int) -> np.ndarray:
-    """Per visual token what it looks at: int64 [tokens, 7] = form, colour, digit, and the four coordinates of the box.
-
-    Form 0 is ground, the last form a panel; -100 marks what does not apply. Coordinates are bins of the image's side.
-    Auxiliary targets that teach the vision tower; the heads that read them are thrown away after pre-training.
-    """
-    rows, columns = picture.pixels.shape[0] // token_px, picture.pixels.shape[1] // token_px
-    targets = np.full((rows, columns, 7), -100, dtype=np.int64)
-    targets[..., 0] = 0
-    ordered = sorted(picture.contents, key=lambda item: -item[1].area)
-    for thing, box in ordered:
-        covered = tokens_under(box, rows, columns, margin=0.25)
-        targets[(*covered, 0)] = FORMS.index(thing.form) + 1 if isinstance(thing, Shape) else len(FORMS) + 1
-        targets[(*covered, 1)] = list(COLORS).index(thing.color)
-        bins = [min(num_bins - 1, max(0, int(value * num_bins))) for value in box.coordinates]
-        targets[(*covered, slice(3, 7))] = bins
-        if isinstance(thing, Shape):
-            height_px = thing.print_height / thing.box.height * box.height * picture.pixels.shape[0]
-            if height_px >= LEGIBLE_PX - 1:
-                glyph = _relative(glyph_box(thing), thing.box)
-                inside = Box(
-                    box.x1 + glyph.x1 * box.width,
-                    box.y1 + glyph.y1 * box.height,
-                    box.x1 + glyph.x2 * box.width,
-                    box.y1 + glyph.y2 * box.height,
-                    Frame.UNIT,
-                )
-                targets[(*tokens_under(inside, rows, columns, margin=0.0), 2)] = thing.digit
-    return targets.reshape(-1, 7)
-
-
-def tokens_under(box: Box, rows: int, columns: int, *, margin: float) -> tuple[slice, slice]:
-    """Rows and columns of the tokens that `box` touches by more than `margin` of a token (at least one)."""
-    x1, x2 = int(box.x1 * columns + margin), int(np.ceil(box.x2 * columns - margin))
-    y1, y2 = int(box.y1 * rows + margin), int(np.ceil(box.y2 * rows - margin))
-    return slice(max(y1, 0), max(y2, y1 + 1)), slice(max(x1, 0), max(x2, x1 + 1))
 
 
 def corpus(rng: np.random.Generator, *, num_conversations: int) -> Iterator[str]:

@@ -10,8 +10,9 @@ import torch
 
 from fovea.boxes import Box
 from synthesis.tiny.architecture import TOKEN_PX
-from synthesis.tiny.conversations import Exchange, Picture, dense_targets, tokens_under
+from synthesis.tiny.conversations import Exchange, Picture
 from synthesis.tiny.losses import NUM_BINS
+from synthesis.tiny.targets import dense_targets, tokens_under
 
 IMAGE = "<|vision_start|>{}<|vision_end|>"
 

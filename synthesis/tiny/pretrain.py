@@ -192,7 +192,7 @@ def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, rate: float) -
     optimizer.zero_grad(set_to_none=True)
 
 
-def main() -> None:
+def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("fovea/tiny"), help="where weights and processor go")
     parser.add_argument("--start_from", help="a model to go on from, with its tokenizer")
@@ -208,16 +208,24 @@ def main() -> None:
     parser.add_argument("--pool_size", type=int, default=9000, help="distinct samples of each stage")
     parser.add_argument("--learning_rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def load_or_build(start_from: str | None, seed: int) -> tuple[Qwen3VLForConditionalGeneration, Qwen3VLProcessor]:
+    """The model to go on from, or an untrained one with a tokenizer made for it."""
+    if start_from:
+        processor = Qwen3VLProcessor.from_pretrained(start_from)
+        return Qwen3VLForConditionalGeneration.from_pretrained(start_from), processor
+    texts = [*corpus(np.random.default_rng(seed), num_conversations=400), *protocol_corpus()]
+    processor = build_processor(build_tokenizer(texts, vocab_size=768))
+    return build_model(processor.tokenizer), processor
+
+
+def main() -> None:
+    args = read_arguments()
     torch.manual_seed(args.seed)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    if args.start_from:
-        processor = Qwen3VLProcessor.from_pretrained(args.start_from)
-        model = Qwen3VLForConditionalGeneration.from_pretrained(args.start_from)
-    else:
-        texts = [*corpus(np.random.default_rng(args.seed), num_conversations=400), *protocol_corpus()]
-        processor = build_processor(build_tokenizer(texts, vocab_size=768))
-        model = build_model(processor.tokenizer)
+    model, processor = load_or_build(args.start_from, args.seed)
     processor.save_pretrained(args.output_dir)
     batch_vision_attention(model).train()
     encoder, heads = Encoder(processor), DenseHeads(model.config.get_text_config().hidden_size)
@@ -225,7 +233,7 @@ def main() -> None:
     settings = {name: value for name, value in vars(args).items() if name != "output_dir"}
     path.write_text(json.dumps({"parameters": model.num_parameters(), **settings}) + "\n")
     seed, size = 1_000_000 * (args.seed + 1), args.pool_size
-    options = {"peak": args.learning_rate, "save_dir": args.output_dir}
+    options: dict[str, Any] = {"peak": args.learning_rate, "save_dir": args.output_dir}
     if args.see_steps:
         pool = sample_pool(sample_picture, seed=seed, size=size)
         learn_to_see(model, heads, encoder, pool, steps=args.see_steps, batch_size=40, log=Log(path, "see"), **options)

@@ -12,7 +12,7 @@ from PIL import Image
 from evaluation.arguments import EvaluationArguments
 from evaluation.benchmarks import BENCHMARKS, load_benchmark
 from evaluation.playing import evaluate
-from fovea.data.task_files import TaskError
+from fovea.data.columns import TaskError
 from fovea.images import open_image
 
 CHOICES = ["red", "blue", "NA", "None"]

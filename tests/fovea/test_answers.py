@@ -8,7 +8,9 @@ from fovea.answers import score, written
 from fovea.answers.boxes import boxes_in
 from fovea.answers.numbers import to_number
 from fovea.boxes import Box, Frame, Framing, View
-from fovea.data.task_files import TaskError, checked, load_tasks
+from fovea.data.columns import TaskError
+from fovea.data.references import checked
+from fovea.data.task_files import load_tasks
 from fovea.tasks import AnswerKind, Target, Task
 
 COLOURS = ("red", "dark blue", "green")

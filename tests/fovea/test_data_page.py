@@ -9,7 +9,8 @@ from PIL import Image
 
 from fovea.answers import score
 from fovea.boxes import Frame, Framing
-from fovea.data.task_files import TaskError, checked
+from fovea.data.columns import TaskError
+from fovea.data.references import checked
 from fovea.tasks import AnswerKind, Task
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "data.md").read_text()

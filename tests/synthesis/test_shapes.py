@@ -12,13 +12,9 @@ from fovea.boxes import Box, Frame, coverage, intersection
 from fovea.images import open_image
 from synthesis.shapes import make_tasks
 from synthesis.shapes.scenes import COLORS, render, sample_scene
-from synthesis.tiny.conversations import (
-    TOO_SMALL,
-    dense_targets,
-    sample_conversation,
-    sample_follow_up,
-)
+from synthesis.tiny.conversations import TOO_SMALL, sample_conversation, sample_follow_up
 from synthesis.tiny.forms import in_some_form, sample_in_some_form
+from synthesis.tiny.targets import dense_targets
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ from PIL import ExifTags, Image, ImageColor
 from environments.factories import environment_factory
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
+from fovea.data.columns import TaskError, parse_columns
 from fovea.data.sources import StoredImage
-from fovea.data.task_files import TaskError, load_tasks, parse_columns, save_tasks
+from fovea.data.task_files import load_tasks, save_tasks
 from fovea.images import open_image
 from fovea.tasks import AnswerKind, Target
 

@@ -1,0 +1,94 @@
+"""The columns of a row that make a task: their names, their types, and where they stand in files of others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS = ("id", "images", "question", "answer", "kind", "choices", "boxes", "first_view_max_pixels", "metadata")
+
+
+MAX_CHARACTERS = 100_000
+"""A longer question is taken for a mistake."""
+
+
+class TaskError(ValueError):
+    """A row that is no task, with its number and what is wrong."""
+
+
+def value_of(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> Any:
+    """A field of the row under its mapped, perhaps dotted name; None if absent."""
+    value: Any = row
+    for part in columns.get(name, name).split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            if name in columns:
+                raise TaskError(f"no column {columns[name]!r} for {name}; the row has {sorted(row)}")
+            return None
+        value = value[part]
+    return value
+
+
+def check_types(fields: Mapping[str, Any]) -> None:
+    """Raises TaskError for a column that holds something else than it must."""
+    if not isinstance(fields["question"], str) or not fields["question"].strip():
+        raise TaskError(
+            f"question is {fields['question']!r}: it must be text; name its column with --columns question=…"
+        )
+    if len(fields["question"]) > MAX_CHARACTERS:
+        raise TaskError(f"question has {len(fields['question'])} characters, the bound is {MAX_CHARACTERS}")
+    if fields["answer"] is None:
+        raise TaskError("answer is missing: name its column with --columns answer=…")
+    if isinstance(fields["choices"], (str, Mapping)):
+        raise TaskError(f"choices is {fields['choices']!r}: it must be a list of texts (or name it in --json_columns)")
+    if not isinstance(fields["metadata"] or {}, Mapping):
+        raise TaskError(f"metadata is {fields['metadata']!r}: it must be an object")
+    max_pixels = fields["first_view_max_pixels"]
+    if max_pixels is not None and (
+        isinstance(max_pixels, bool) or not isinstance(max_pixels, (int, float)) or not max_pixels >= 1
+    ):
+        raise TaskError(f"first_view_max_pixels is {max_pixels!r}: it must be a number of pixels")
+    if not isinstance(fields["boxes"] or [], (list, tuple)):
+        raise TaskError(f"boxes is {fields['boxes']!r}: it must be a list of boxes")
+
+
+def from_json(name: str, value: Any) -> Any:
+    """What a text of a JSON column says; None and an empty text stay None."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except ValueError as error:
+        raise TaskError(f"{name} is {value[:80]!r}, which is no JSON ({error}), though json_columns names it") from None
+
+
+def without_images(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    image_columns = {"images", "image", columns.get("images", "images").split(".")[0]}
+    return {name: value for name, value in row.items() if name not in image_columns}
+
+
+def known_columns(names: Sequence[str] | None) -> list[str]:
+    """The names themselves.
+
+    Raises:
+        ValueError: for one that is no column of ours.
+    """
+    for name in names or ():
+        if name not in COLUMNS:
+            raise ValueError(f"--json_columns {name!r} is no column of ours: {', '.join(COLUMNS)}")
+    return list(names or ())
+
+
+def parse_columns(pairs: list[str] | None) -> dict[str, str]:
+    """`["question=problem"]` as `{"question": "problem"}`.
+
+    Raises:
+        ValueError: for a pair without `=` or a name that is not ours.
+    """
+    columns = {}
+    for pair in pairs or []:
+        name, sign, column = pair.partition("=")
+        if not sign or name not in COLUMNS:
+            raise ValueError(f"--columns {pair!r}: write our name=your column; ours are {', '.join(COLUMNS)}")
+        columns[name] = column
+    return columns
