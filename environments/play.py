@@ -248,12 +248,10 @@ def play(
     limits: Limits,
     renderer: Renderer | None = None,
     batch_size: int = 64,
-    on_episode: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
     """One episode per task, in order; `batch_size` of them run side by side.
 
     With a renderer the episodes carry their exact tokens; without one (an oracle needs none) only messages.
-    `on_episode` is called as each batch finishes, episode by episode.
     """
     episodes: list[Episode] = []
     for start in range(0, len(tasks), batch_size):
@@ -265,9 +263,5 @@ def play(
             count("tokens sampled", sum(reply.num_tokens for reply in replies))
             for seat, reply in zip(active, replies, strict=True):
                 seat.take(reply)
-        for seat in seats:
-            episode = seat.episode()
-            episodes.append(episode)
-            if on_episode is not None:
-                on_episode(episode)
+        episodes += [seat.episode() for seat in seats]
     return episodes

@@ -262,10 +262,13 @@ def main() -> None:
     args = parser.parse_args()
     args.output.parent.mkdir(parents=True, exist_ok=True)
     parts = report(args.runs, max_image_px=args.max_image_px, max_training_groups=args.max_training_groups)
-    aside = args.output.with_suffix(".tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.writelines(parts)
-    aside.replace(args.output)
+    aside = args.output.with_name(f".{args.output.name}.part")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.writelines(parts)
+        aside.replace(args.output)
+    finally:
+        aside.unlink(missing_ok=True)
     print(f"written to {args.output} ({args.output.stat().st_size / 2**20:.1f} MiB)")
 
 

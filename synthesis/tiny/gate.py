@@ -1,6 +1,6 @@
 """Gate A: can the tiny base find and read? `python -m synthesis.tiny.gate --model_name_or_path tiny --num_scenes 500`.
 
-Four numbers, each on fresh scenes and without the zoom protocol, with 95% Wilson intervals:
+Each number is measured on fresh scenes and without the zoom protocol, with 95% Wilson intervals:
 reading a digit from the true crop; whether the crop of the model's own box holds the digit; the whole chain with a
 perfect locator; and, for a control reader, reading from the first view against the best constant answer.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from environments.policies.transformers import evaluation_mode
 from environments.rendering import Renderer
@@ -175,7 +174,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     args = parser.parse_args()
     report = measure(load_model(args.model_name_or_path), num_scenes=args.num_scenes, seed=args.seed)
-    for name, numbers in tqdm(report.items(), disable=True):
+    for name, numbers in report.items():
         interval = f" [{numbers['low']:.3f}, {numbers['high']:.3f}]" if "low" in numbers else ""
         print(f"{name:32s} {numbers['accuracy']:.3f}{interval}  n={numbers['n']}")
     if args.json:

@@ -77,16 +77,6 @@ def test_a_finished_training_takes_no_step_more(build, tmp_path, capsys, steps):
     assert last_whole_checkpoint(tmp_path).name == f"checkpoint-{steps}" and is_finished(tmp_path)
 
 
-def test_a_half_written_checkpoint_does_not_count(tmp_path):
-    for name, is_whole in (("checkpoint-9", True), ("checkpoint-10", True), ("checkpoint-12", False)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "trainer_state.json").touch()
-        if is_whole:
-            (tmp_path / name / "whole").touch()
-    assert last_whole_checkpoint(tmp_path).name == "checkpoint-10"
-    assert last_whole_checkpoint(tmp_path / "nothing") is None
-
-
 def test_a_run_goes_on_starts_anew_or_is_refused(tmp_path):
     def start(resume=None, **settings):
         return start_run(RunDirectory(tmp_path), resume, training=SimpleNamespace(to_dict=lambda: settings))

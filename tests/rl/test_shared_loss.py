@@ -9,7 +9,7 @@ from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.play import Limits, Reply
 from fovea.kernels.image_features import content_key
-from fovea.kernels.packing import Row, group_rows, num_common, split_further, split_rows, unpad
+from fovea.kernels.packing import group_rows, num_common, unpad
 from fovea.models.loading import freeze_vision
 from fovea.models.processors import limited
 from fovea.models.random_models import random_model
@@ -215,16 +215,6 @@ def test_micro_batches_keep_groups_whole(tmp_path, monkeypatch):
     assert len(grouped) == 2
 
 
-def test_groups_are_packed_up_to_a_budget_and_split_where_they_exceed_it():
-    first, second = ([Row([question] * 11, [7] * 9, [], 0) for _ in range(3)] for question in (1, 2))
-    rollouts = [*first, *second]  # a group packs into 10 + 3 * 10 tokens
-    assert split_rows(rollouts, 80) == [[0, 1, 2, 3, 4, 5]]
-    assert split_rows(rollouts, 79) == [[0, 1, 2], [3, 4, 5]]
-    assert split_rows(rollouts, 39) == [[0, 1], [2], [3, 4], [5]]
-    assert split_rows(rollouts, 5) == [[0], [1], [2], [3], [4], [5]]
-    assert split_further([[0, 1, 2], [3]], 4) == [[0], [1], [2], [3]]
-
-
 def test_a_budget_bounds_what_backward_keeps(tmp_path, monkeypatch):
     def kept(tokens):
         trainer, sizes = make_trainer("qwen3_vl", tmp_path, monkeypatch, max_packed_tokens=tokens), []
@@ -235,10 +225,3 @@ def test_a_budget_bounds_what_backward_keeps(tmp_path, monkeypatch):
         return sum(sizes)
 
     assert kept(300) < kept(None) / 2
-
-
-def test_what_prompts_have_in_common_is_text_and_not_all_of_them():
-    assert num_common([[1, 2, 3, 4, 5], [1, 2, 3, 9, 9, 9]], image_token_id=0) == 3
-    assert num_common([[1, 2, 0, 0, 5, 6], [1, 2, 0, 0, 5, 7]], image_token_id=0) == 2
-    assert num_common([[1, 2, 3, 4], [1, 2, 3, 4, 5]], image_token_id=0) == 2
-    assert num_common([[1], [1, 2, 3]], image_token_id=0) == 0

@@ -1,7 +1,5 @@
 import json
 
-from fovea.jsonl import read_jsonl
-from fovea.plugins import load_object
 from fovea.runs.directory import RunDirectory, without_secrets
 from fovea.runs.records import Rollout, read_rollouts
 
@@ -20,18 +18,6 @@ def test_an_episode_reads_back_as_it_was_written(tmp_path, make_episode, make_ta
     RunDirectory(tmp_path).add_rollouts([Rollout.of(episode, step=3)])
     [rollout] = read_rollouts(tmp_path)
     assert rollout.step == 3 and rollout.episode(episode.task) == episode
-
-
-def test_a_last_line_cut_off_by_a_kill_is_left_out(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": 2}\n{"a"')
-    assert len(read_jsonl(tmp_path / "a.jsonl")) == 2
-
-
-def test_plugins_load_by_file_and_by_dotted_path(tmp_path):
-    (tmp_path / "mine.py").write_text("def f():\n    return 42\n")
-    assert load_object(f"{tmp_path}/mine.py:f")() == 42
-    assert load_object("fovea.runs.directory:read_jsonl") is read_jsonl
-    assert load_object("fovea.runs.directory.read_jsonl") is read_jsonl
 
 
 def test_secrets_on_the_command_line_are_not_written_down():

@@ -1,0 +1,70 @@
+"""Checkpoints that are whole or do not count."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from fovea.runs.checkpoints import (
+    LAST_FILE,
+    MARK,
+    WholeCheckpoints,
+    discount_checkpoints,
+    is_finished,
+    last_whole_checkpoint,
+    step_of,
+)
+
+
+def test_a_half_written_checkpoint_does_not_count(tmp_path):
+    for name, is_whole in (("checkpoint-9", True), ("checkpoint-10", True), ("checkpoint-12", False)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").touch()
+        if is_whole:
+            (tmp_path / name / "whole").touch()
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-10"
+    assert last_whole_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_fresh_start_counts_neither_old_checkpoints_nor_the_old_model(tmp_path):
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "checkpoint-4" / MARK).touch()
+    (tmp_path / LAST_FILE).touch()
+    assert is_finished(tmp_path)
+    discount_checkpoints(tmp_path)
+    assert last_whole_checkpoint(tmp_path) is None and not is_finished(tmp_path)
+    assert (tmp_path / "checkpoint-4").exists(), "what it holds stays"
+    assert step_of(tmp_path / "checkpoint-4") == 4
+
+
+class Saver:
+    """What of a Trainer writes a checkpoint."""
+
+    def _save_checkpoint(self, model, trial):
+        folder = self.folder / f"checkpoint-{self.state.global_step}"
+        folder.mkdir()
+        self.limits.append(self.args.save_total_limit)
+        if model == "dies":
+            raise OSError("the disk is full")
+
+
+class Whole(WholeCheckpoints, Saver):
+    def __init__(self, folder, *, limit):
+        self.folder, self.limits = folder, []
+        self.args = SimpleNamespace(output_dir=str(folder), save_total_limit=limit, should_save=True)
+        self.state = SimpleNamespace(global_step=0, best_model_checkpoint=None)
+        self.accelerator = SimpleNamespace(wait_for_everyone=lambda: None)
+
+    def save(self, step, model="model"):
+        self.state.global_step = step
+        self._save_checkpoint(model, None)
+
+
+def test_older_checkpoints_go_only_once_the_new_one_is_whole(tmp_path):
+    trainer = Whole(tmp_path, limit=1)
+    trainer.save(1)
+    trainer.save(2)
+    assert trainer.limits == [None, None], "the Trainer itself rotates nothing"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2"]
+    with pytest.raises(OSError, match="the disk is full"):
+        trainer.save(3, model="dies")
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-2" and trainer.args.save_total_limit == 1

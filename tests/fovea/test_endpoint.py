@@ -1,0 +1,77 @@
+"""Endpoints: what is tried again, what is remembered, what is left out, and what is said about refusals."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from fovea.endpoint import ChatEndpoint, Server, data_url
+
+
+def says(text, **usage):
+    return 200, json.dumps({"choices": [{"message": {"content": text}, "finish_reason": "stop"}], "usage": usage})
+
+
+def endpoint(server, **options):
+    return ChatEndpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", **options)
+
+
+MESSAGES = [{"role": "user", "content": "What?"}]
+
+
+def test_a_busy_server_is_asked_again(serve):
+    server = serve((503, "busy"), (429, "slower"), says("7", completion_tokens=3))
+    assert endpoint(server).chat(MESSAGES) == {"text": "7", "finish_reason": "stop", "num_tokens": 3}
+    assert len(server.requests) == 3
+
+
+def test_an_answer_is_remembered_across_processes_and_by_the_whole_request(serve, tmp_path):
+    server = serve(says("7"), says("8"))
+    cache = tmp_path / "cache" / "answers.jsonl"
+    assert endpoint(server, cache=cache).chat(MESSAGES)["text"] == "7"
+    with cache.open("a") as file:
+        file.write('{"request": "torn')
+    again = endpoint(server, cache=cache)
+    assert again.chat(MESSAGES)["text"] == "7" and len(server.requests) == 1
+    assert again.chat(MESSAGES, temperature=0.5)["text"] == "8" and len(server.requests) == 2
+
+
+def test_what_an_endpoint_refuses_is_left_out_from_then_on(serve):
+    server = serve(
+        (400, "use max_completion_tokens instead"), (400, "temperature is not supported"), says("7"), says("8")
+    )
+    model = endpoint(server)
+    assert [model.chat(MESSAGES, max_tokens=5, temperature=0.1)["text"] for _ in range(2)] == ["7", "8"]
+    assert all(request["max_completion_tokens"] == 5 for request in server.requests[1:])
+    assert "max_tokens" not in server.requests[2] and "temperature" not in server.requests[3]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((401, "who are you"), "answered 401: who are you: set OPENAI_API_KEY"),
+        ((404, "no"), r"does the address end in /v1\?"),
+        ((200, "<html>"), "answered no JSON: '<html>'"),
+        ((200, "{}"), "answered without a choice"),
+    ],
+)
+def test_refusals_are_told_as_they_are_with_what_to_do(serve, answer, message):
+    with pytest.raises(RuntimeError, match=message):
+        endpoint(serve(answer)).chat(MESSAGES)
+
+
+def test_a_server_that_is_not_there_is_named():
+    server = Server("http://127.0.0.1:9", hints={0: "is it running there?"}, num_retries=0)
+    with pytest.raises(RuntimeError, match=r"no answer from http://127.0.0.1:9/x.*is it running there\?"):
+        server.ask("GET", "/x")
+
+
+def test_the_key_comes_from_its_variable(serve, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "secret")
+    server = serve(says("7"))
+    endpoint(server, api_key_variable="MY_KEY").chat(MESSAGES)
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+def test_an_image_is_a_png_in_a_url():
+    assert data_url(Image.new("RGB", (2, 2))).startswith("data:image/png;base64,iVBORw0KGgo")

@@ -1,0 +1,29 @@
+"""JSONL files of processes that may be killed within a line."""
+
+import json
+
+import pytest
+
+from fovea.jsonl import cut_torn_line, read_jsonl
+
+
+def test_a_last_line_cut_off_by_a_kill_is_left_out(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    assert len(read_jsonl(tmp_path / "a.jsonl")) == 2
+    assert read_jsonl(tmp_path / "none.jsonl") == []
+
+
+def test_a_broken_line_before_the_last_is_an_error(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
+    with pytest.raises(json.JSONDecodeError):
+        read_jsonl(tmp_path / "a.jsonl")
+
+
+def test_what_was_torn_off_makes_room_for_the_next_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n{"a"')
+    cut_torn_line(path)
+    with path.open("a") as file:
+        file.write('{"a": 2}\n')
+    assert read_jsonl(path) == [{"a": 1}, {"a": 2}]
+    cut_torn_line(tmp_path / "none.jsonl")
