@@ -1,0 +1,39 @@
+"""What the documentation names is there: files, and functions or classes in them."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+PAGES.remove(ROOT / "docs" / "LOG.md")  # tells of what was
+ROOMS = "fovea|environments|rewards|synthesis|sft|rl|evaluation|doctor|benchmarks|configs|examples|tests|docs"
+NAMED = re.compile(rf"`((?:{ROOMS})/[\w/.-]+\.(?:py|md|yaml|js|json|jsonl|sbatch))(?::([\w.]+))?`")
+CASES = sorted({(page.name, *match) for page in PAGES for match in NAMED.findall(page.read_text())})
+
+
+def names_in(path):
+    """Functions, classes, constants and fields of a module, those in classes as `Class.name`."""
+
+    def of(body, prefix):
+        for node in body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            yield from (prefix + target.id for target in targets if isinstance(target, ast.Name))
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                yield prefix + node.name
+            if isinstance(node, ast.ClassDef):
+                yield from of(node.body, f"{node.name}.")
+
+    return set(of(ast.parse(path.read_text()).body, ""))
+
+
+@pytest.mark.parametrize(("page", "file", "name"), CASES, ids="-".join)
+def test_what_a_page_names_is_there(page, file, name):
+    assert (ROOT / file).exists()
+    assert not name or name in names_in(ROOT / file)
+
+
+def test_pages_name_files_and_what_is_in_them():
+    assert sum(bool(name) for *_, name in CASES) > 30
