@@ -104,11 +104,11 @@ class TurnCache:
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
         both = slice(2 * layer, 2 * layer + 2)
-        index = self.at[:, None, :, None].expand_as(k)
+        index = self.at[:, None, :, None].expand_as(k)  # [rows, key heads, T, D]
         for kept, new in zip(self.own[both], (k, v), strict=True):
             kept.scatter_(2, index, new)
         own, prefix = [kept[:, :, : self.reach] for kept in self.own[both]], self.prefix[both]
-        if q.shape[2] > 1:
+        if q.shape[2] > 1:  # [rows, key heads, prefix + reach, D]
             keys, values = (torch.cat([p[self.group], o], dim=2) for p, o in zip(prefix, own, strict=True))
             gqa = q.shape[1] != k.shape[1]
             return scaled_dot_product_attention(q, keys, values, self.chunk_mask, scale=scaling, enable_gqa=gqa)
@@ -118,18 +118,23 @@ class TurnCache:
         self, q: torch.Tensor, own: Sequence[torch.Tensor], prefix: Sequence[torch.Tensor], scaling: float
     ) -> torch.Tensor:
         """One new token a row: each prefix is read once for all its rows, not once a row."""
+        # B rows, P prefixes of at most M rows, K key heads of R queries each, N places in a prefix and O behind it
         num_rows, heads, _, width = q.shape
-        q = (q * scaling).view(num_rows, own[0].shape[1], -1, width)
+        q = (q * scaling).view(num_rows, own[0].shape[1], -1, width)  # [B, K, R, D]
         repeats = q.shape[2]
-        grouped = q[self.rows].transpose(1, 2).flatten(2, 3)
+        grouped = q[self.rows].transpose(1, 2).flatten(2, 3)  # [P, K, M * R, D]
         scores = (grouped @ prefix[0].transpose(2, 3)).masked_fill(~self.in_prefix[:, None, None], float("-inf"))
-        to_prefix = scores.unflatten(2, (-1, repeats)).transpose(1, 2).flatten(0, 1)[self.place]
-        to_own = (q @ own[0].transpose(2, 3)).masked_fill(~self.own_mask[:, :, None], float("-inf"))
-        weights = torch.cat([to_prefix, to_own], dim=3).float().softmax(-1).to(q.dtype)
+        to_prefix = self._by_row(scores, repeats)  # [B, K, R, N]
+        to_own = (q @ own[0].transpose(2, 3)).masked_fill(~self.own_mask[:, :, None], float("-inf"))  # [B, K, R, O]
+        weights = torch.cat([to_prefix, to_own], dim=3).float().softmax(-1).to(q.dtype)  # [B, K, R, N + O]
         on_prefix, on_own = weights.split([prefix[0].shape[2], self.reach], dim=3)
-        grouped = on_prefix[self.rows].transpose(1, 2).flatten(2, 3) @ prefix[1]
-        output = grouped.unflatten(2, (-1, repeats)).transpose(1, 2).flatten(0, 1)[self.place] + on_own @ own[1]
+        grouped = on_prefix[self.rows].transpose(1, 2).flatten(2, 3) @ prefix[1]  # [P, K, M * R, D]
+        output = self._by_row(grouped, repeats) + on_own @ own[1]  # [B, K, R, D]
         return output.reshape(num_rows, heads, 1, width)
+
+    def _by_row(self, grouped: torch.Tensor, repeats: int) -> torch.Tensor:
+        """[P, K, M * R, X] by prefix as [B, K, R, X] by row."""
+        return grouped.unflatten(2, (-1, repeats)).transpose(1, 2).flatten(0, 1)[self.place]
 
 
 def _stack(layers: Sequence[torch.Tensor], room: int = 0) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,38 +18,72 @@ from synthesis.tiny.conversations import (
 WORDS = "the a of in on is are what where how many scene image some one two left right".split()  # noqa: SIM905
 """Words without a meaning here: put before some conversations, so that the model bears a prompt of any length."""
 LEADS = ("", "", "", "I see. ", "Let me look. ", "Here it is:\n", "Well, ", "<{0}>{1} {2}.</{0}>\n", "{0} {1} {2}. ")
-"""What stands before an answer; numbers in braces stand for random words."""
+"""What stands before an answer; {0}, {1} and {2} stand for random words."""
 WRAPS = (
-    *(("", ""), ("[", "]"), ("(", ")"), ("**", "**"), ('"', '"'), ("Result: ", "."), ('{{"result": "', '"}}')),
-    *(("<{0}>", "</{0}>"), ("<{1}>\n", "\n</{1}>"), ("<{0}><{1}>", "</{1}></{0}>"), ("= ", " =\nDone.")),
+    ("", ""),
+    ("[", "]"),
+    ("(", ")"),
+    ("**", "**"),
+    ('"', '"'),
+    ("Result: ", "."),
+    ('{{"result": "', '"}}'),
+    ("<{0}>", "</{0}>"),
+    ("<{1}>\n", "\n</{1}>"),
+    ("<{0}><{1}>", "</{1}></{0}>"),
+    ("= ", " =\nDone."),
 )
 """What stands on both sides of it."""
 PLACES = (
-    *('{{"bbox_2d": {box}, "label": "{label}"}}', '{{"label": "{label}", "bbox_2d": {box}}}', '{{"bbox_2d": {box}}}'),
-    *("{box}", "{label} {box}", '{{"what": {{"bbox_2d": {box}}}, "image": 0}}', "box: {box}; of: {label}"),
+    '{{"bbox_2d": {box}, "label": "{label}"}}',
+    '{{"label": "{label}", "bbox_2d": {box}}}',
+    '{{"bbox_2d": {box}}}',
+    "{box}",
+    "{label} {box}",
+    '{{"what": {{"bbox_2d": {box}}}, "image": 0}}',
+    "box: {box}; of: {label}",
 )
 """How a place is written."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How answers are written: a lead, then the answer between two marks; places in a template of their own."""
+
+    lead: str
+    before: str
+    after: str
+    place: str
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator) -> Form:
+        words = rng.choice(WORDS, size=3)
+        lead = LEADS[rng.integers(len(LEADS))].format(*words)
+        before, after = (part.format(*words) for part in WRAPS[rng.integers(len(WRAPS))])
+        return cls(lead, before, after, PLACES[rng.integers(len(PLACES))])
+
+    def of_text(self, text: str, *, echo: str = "") -> str:
+        return f"{self.lead}{echo}{self.before}{text}{self.after}"
+
+    def of_place(self, box: str, label: str) -> str:
+        return self.of_text(self.place.format(box=box, label=label))
 
 
 def in_some_form(exchanges: list[Exchange], rng: np.random.Generator) -> list[Exchange]:
     """The conversation with its answers in a random form that its first question asks for."""
     if not exchanges:
         return []
-    words = rng.choice(WORDS, size=3)
-    lead = LEADS[rng.integers(len(LEADS))].format(*words)
-    before, after = (part.format(*words) for part in WRAPS[rng.integers(len(WRAPS))])
-    place = PLACES[rng.integers(len(PLACES))]
+    form = Form.sample(rng)
     echoes = rng.random() < 0.3
 
     def written(answer: str) -> str:
         if answer.startswith('{"bbox_2d"'):
             target = json.loads(answer)
-            return lead + before + place.format(box=json.dumps(target["bbox_2d"]), label=target["label"]) + after
-        return f"{lead}{f'It says {answer}, so ' if echoes else ''}{before}{answer}{after}"
+            return form.of_place(json.dumps(target["bbox_2d"]), target["label"])
+        return form.of_text(answer, echo=f"It says {answer}, so " if echoes else "")
 
-    asked = f"Write {written('it')} and {lead}{before}{place.format(box='[x1, y1, x2, y2]', label='name')}{after}."
     formed = [replace(exchange, answer=written(exchange.answer)) for exchange in exchanges]
-    return [replace(formed[0], question=f"{asked} {formed[0].question}"), *formed[1:]]
+    request = f"Write {written('it')} and {form.of_place('[x1, y1, x2, y2]', 'name')}."
+    return [replace(formed[0], question=f"{request} {formed[0].question}"), *formed[1:]]
 
 
 def sample_in_some_form(rng: np.random.Generator) -> list[Exchange]:
