@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from environments.play import Limits
-from environments.zoom import CROP_MODES, ENVIRONMENTS, VIEW_MODES
+from environments.registry import ENVIRONMENTS
+from environments.zoom import CROP_MODES, VIEW_MODES
 
 
 @dataclass

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 from environments.arguments import EpisodeArguments
+from environments.registry import ENVIRONMENTS
 from environments.rendering import Renderer
-from environments.zoom import ENVIRONMENTS, ZoomSettings
+from environments.zoom import ZoomSettings
 from fovea.boxes import Frame
 from fovea.images import ImageStore, PixelLimits
 from fovea.models.loading import Model, RemoteModel

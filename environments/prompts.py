@@ -1,4 +1,4 @@
-"""The one place where a task becomes a prompt: SFT, RL and evaluation all read it from here."""
+"""The system prompt of the zoom protocol, the same in SFT, RL and evaluation."""
 
 from __future__ import annotations
 

@@ -226,8 +226,6 @@ class Qwen3ZoomEnvironment(ZoomEnvironment):
         return [self._zoom(bbox_2d, img_idx)]
 
 
-ENVIRONMENTS = {"zoom": ZoomEnvironment, "qwen3_zoom": Qwen3ZoomEnvironment}
-"""Those that cut crops, by name."""
 _GREY = (127, 127, 127)
 
 

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from environments.factories import environment_factory, make_renderer
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
@@ -25,6 +23,7 @@ from accelerate.logging import get_logger
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory, make_renderer
 from environments.probes.other_images import with_others
 from environments.taught import untaught
 from fovea.config import ConfigError, find_config, parse

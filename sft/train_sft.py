@@ -9,13 +9,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from environments.factories import environment_factory, make_renderer
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from accelerate import PartialState
 from datasets import Dataset
 
+from environments.factories import environment_factory, make_renderer
 from fovea.config import ConfigError, parse
 from fovea.data.identity import records_named
 from fovea.models.processors import pixel_limits

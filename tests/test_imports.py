@@ -77,6 +77,16 @@ def test_the_import_reader_sees_imports(tmp_path):
     assert forbidden_imports(tmp_path / "b.py", "fovea.data") == {"fovea.models"}
 
 
+@pytest.mark.parametrize("script", ["rl/train_grpo.py", "sft/train_sft.py"])
+def test_a_script_finds_the_rooms_of_its_clone_before_it_imports_one(script):
+    """So that it runs from a clone that is not installed."""
+    text = (ROOT / script).read_text()
+    first_import = min(node.lineno for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)
+                       and room_of(str(node.module)) is not None)  # fmt: skip
+    path_is_set = next(number for number, line in enumerate(text.splitlines(), 1) if line.startswith("sys.path.insert"))
+    assert path_is_set < first_import
+
+
 @pytest.mark.parametrize("room", ["rl", "sft"])
 def test_no_module_shadows_a_package(room):
     taken = set(sys.stdlib_module_names) | {"trl", "torch", "datasets", "transformers", "peft", "accelerate", "vllm"}
