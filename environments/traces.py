@@ -55,23 +55,29 @@ def write_fit_traces(episodes: Sequence[Episode], folder: Path) -> Counter[str]:
 
 def write_traces(episodes: Iterable[Episode], folder: Path) -> None:
     """Writes `traces.jsonl` and the images as the model saw them below `folder`."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "traces.jsonl").open("w") as file:
         for number, episode in enumerate(episodes):
-            paths: list[str] = []
-            messages = []
-            for message in episode.messages:
-                texts = []
-                for block in blocks_of(message["content"]):
-                    if block["type"] == "text":
-                        texts.append(escaped(block["text"]))
-                        continue
-                    path = f"images/{number}-{len(paths)}.png"
-                    block["image"].save(folder / path)
-                    paths.append(path)
-                    texts.append(PLACEHOLDER)
-                messages.append({"role": message["role"], "content": "".join(texts)})
-            file.write(json.dumps({"messages": messages, "images": paths, "id": episode.task.id}) + "\n")
+            file.write(json.dumps(trace_record(episode, folder, name=str(number))) + "\n")
+
+
+def trace_record(episode: Episode, folder: Path, *, name: str) -> dict[str, Any]:
+    """The line of an episode; its images are written as `images/NAME-0.png` and so on below `folder`."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    paths: list[str] = []
+    messages = []
+    for message in episode.messages:
+        texts = []
+        for block in blocks_of(message["content"]):
+            if block["type"] == "text":
+                texts.append(escaped(block["text"]))
+                continue
+            path = f"images/{name}-{len(paths)}.png"
+            block["image"].save(folder / path)
+            paths.append(path)
+            texts.append(PLACEHOLDER)
+        messages.append({"role": message["role"], "content": "".join(texts)})
+    return {"messages": messages, "images": paths, "id": episode.task.id}
 
 
 def read_traces(path: str | Path) -> Iterator[dict]:

@@ -72,9 +72,7 @@ def find_runs(folders: Sequence[Path]) -> list[FoundRun]:
 
 def _find_run(folder: Path, name: str) -> FoundRun:
     named_folders = [
-        (evaluation_name, path)
-        for evaluation_name, path in evaluations_in(folder).items()
-        if (path / SAMPLES).stat().st_size
+        (evaluation_name, path) for evaluation_name, path in evaluations_in(folder).items() if _has_line(path / SAMPLES)
     ]
     named_folders.sort(
         key=lambda named_folder: (not _is_plain(named_folder[1]), named_folder[0] != OWN, named_folder[0] != DEFAULT)
@@ -84,6 +82,12 @@ def _find_run(folder: Path, name: str) -> FoundRun:
         raise SystemExit(f"{folder} holds no episodes, neither of an evaluation nor of a training: name a run's folder")
     evaluations = {evaluation_name or DEFAULT: StoredRun(path, SAMPLES) for evaluation_name, path in named_folders}
     return FoundRun(name, folder, evaluations, training)
+
+
+def _has_line(path: Path) -> bool:
+    """Whether a file holds a line that was written to its end."""
+    with path.open("rb") as file:
+        return file.readline().endswith(b"\n")
 
 
 def _is_plain(folder: Path) -> bool:

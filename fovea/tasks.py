@@ -70,8 +70,13 @@ class Task:
         return "\n".join([self.question, *letters])
 
     def row(self) -> dict[str, Any]:
-        """The columns with which an environment is reset: images and question as in TRL, and the whole task."""
-        return {"images": list(self.images), "question": self.prompt.replace(MARK, ""), "task": self}
+        """The columns with which an environment is reset: those of TRL's own loop, and the whole task."""
+        return {
+            "images": list(self.images),
+            "question": self.prompt.replace(MARK, ""),
+            "first_view_max_pixels": self.first_view_max_pixels,
+            "task": self,
+        }
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Task:

@@ -35,17 +35,17 @@ class TrajectoryCallback(TrainerCallback):
             return
         self.next_due = self.every * (state.global_step // self.every + 1)
         chosen = played[:: max(1, len(played) // self.number)][: self.number]
-        pictures = [draw(episode, title=_title(rollout)) for episode, rollout in chosen]
+        pictures = [draw(episode, title=_title(state.global_step, rollout)) for episode, rollout in chosen]
         for tracker in args.report_to:
             if tracker in SENDERS:
                 SENDERS[tracker](self.trainer, pictures, state.global_step)
 
 
-def _title(rollout: Rollout) -> str:
+def _title(step: int, rollout: Rollout) -> str:
     parts = [f"{name} {value:.2f}" for name, value in rollout.rewards.items() if value is not None]
     if rollout.advantage is not None:
         parts.append(f"advantage {rollout.advantage:.2f}")
-    return f"step {rollout.step}: {', '.join(parts)}"
+    return f"step {step}: {', '.join(parts)}"
 
 
 def _to_tensorboard(trainer: Any, pictures: Sequence[Image.Image], step: int) -> None:

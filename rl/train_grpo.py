@@ -115,6 +115,9 @@ def for_episodes(
         trust_remote_code=args.trust_remote_code,
     )
     model = trainee.model
+    # Whatever is wrong with these is found here, before the run's folder is written to.
+    factory, renderer = environment_factory(episodes, model), make_renderer(episodes, model)
+    probes = {name: environment_factory(replace(episodes, crops=name), model) for name in args.probes or ()}
 
     def make_trainer() -> ZoomGRPOTrainer:
         trainer = ZoomGRPOTrainer(
@@ -123,16 +126,15 @@ def for_episodes(
             args,
             train_tasks=tasks,
             eval_tasks=held_out,
-            environment_factory=environment_factory(episodes, model),
+            environment_factory=factory,
             limits=episodes.limits(),
-            renderer=make_renderer(episodes, model),
+            renderer=renderer,
             run=run,
             processing_class=model.processor,
             peft_config=trainee.new_adapter,
             callbacks=[CollapseCallback(args.collapse_action, can_zoom=episodes.cuts_crops)],
         )
-        if args.probes:
-            probes = {name: environment_factory(replace(episodes, crops=name), model) for name in args.probes}
+        if probes:
             trainer.add_callback(ProbeCallback(trainer, probes))
         return trainee.named(trainer)
 

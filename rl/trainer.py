@@ -91,12 +91,12 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
         self.tasks, self.eval_tasks = [*(train_tasks or ()), *eval_tasks], list(eval_tasks)
         self.limits, self.run = limits or Limits(), run
         self.make_environment: Callable[[], Any] = environment_factory or (lambda: None)
-        self.masked = masked_stops(args)
         if train_tasks is None:
             functions = [to_trl(reward) for reward in rewards]
             super().__init__(model, functions, args, environment_factory=environment_factory, **kwargs)
             return
         refuse_arguments(kwargs)
+        self.masked = masked_stops(args)
         if kwargs.get("processing_class") is None:
             name = model if isinstance(model, str) else without_adapters(model).name_or_path
             kwargs["processing_class"] = load_processor(name)
@@ -140,7 +140,7 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
 
     def _save_more(self, folder: Path) -> None:
         """Rollouts of which later steps still train, if any."""
-        phase = self._step % (self.args.num_micro_batches * self.num_iterations)
+        phase = self._step % (cast(int, self.args.steps_per_generation) * self.num_iterations)
         if phase:
             torch.save((phase, self._buffered_inputs), folder / self._rollouts_name)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
 Row = Mapping[str, Any]
 
@@ -60,27 +60,36 @@ def read_rows(source: str | Path, *, split: str | None = None, config: str | Non
 
 
 def read_dataset(source: str | Path, *, split: str | None = None, config: str | None = None) -> Dataset:
-    """A JSON, JSONL or Parquet file, a folder that `save_to_disk` wrote, or a hub id, as a dataset.
+    """A JSON, JSONL or Parquet file (also a pattern or an address), a folder that `save_to_disk` wrote, or a hub id.
 
     Raises:
         FileNotFoundError: if a file is named that is not there.
-        ValueError: if a hub dataset has several configurations and none is named.
+        ValueError: if there are several configurations or splits, and none is named.
     """
     import datasets
 
     path = Path(source)
     builder = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}.get(path.suffix)
     if builder is not None:
-        return datasets.load_dataset(builder, data_files=str(existing(path)), split="train")
+        is_pattern = "://" in str(source) or "*" in str(source)
+        return datasets.load_dataset(builder, data_files=str(source if is_pattern else existing(path)), split="train")
     if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         dataset = datasets.load_from_disk(str(path))
-        return dataset[split or next(iter(dataset))] if isinstance(dataset, datasets.DatasetDict) else dataset
+        return _split_of(dataset, split, path) if isinstance(dataset, datasets.DatasetDict) else dataset
     try:
         return datasets.load_dataset(str(source), config, split=split or "train")
     except ValueError as error:
         if "Config name is missing" in str(error):
             raise ValueError(f"{error} Name it with --dataset_config.") from error
         raise
+
+
+def _split_of(data: DatasetDict, split: str | None, path: Path) -> Dataset:
+    """The split of a saved dataset: the one that is named, else `train`, else the only one."""
+    name = split or ("train" if "train" in data else next(iter(data)))
+    if name not in data or (split is None and name != "train" and len(data) > 1):
+        raise ValueError(f"{path} has the splits {', '.join(data)}: name one with --dataset_split")
+    return data[name]
 
 
 def read_file(path: Path) -> Iterator[Row]:

@@ -121,16 +121,23 @@ def _image_path(image: Any, folder: Path, name: str) -> str:
     if isinstance(image, (str, Path)):
         path = Path(image)
         return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-    safe_name = re.sub(r"[^\w.-]", "_", name)
-    if safe_name != name:  # "a/b" and "a_b" are two tasks, so their images are two files
-        safe_name += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     content = encoded(image)
-    path = folder / "images" / f"{safe_name}.{'img' if isinstance(content, bytes) else 'png'}"
+    path = folder / "images" / f"{file_name(name)}.{'img' if isinstance(content, bytes) else 'png'}"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         content.save(path)
     return str(path.relative_to(folder))
+
+
+def file_name(name: str) -> str:
+    """A name that a file can have; "a/b" and "a_b" are two tasks, so their images are two files.
+
+    >>> file_name("a-1"), file_name("a/1")
+    ('a-1', 'a_1-773232ab')
+    """
+    safe_name = re.sub(r"[^\w.-]", "_", name)
+    return safe_name if safe_name == name else f"{safe_name}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _task(

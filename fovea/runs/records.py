@@ -221,9 +221,10 @@ def _records(kind: type[EpisodeRecord], path: Path) -> Iterator[Any]:
 
 
 def append(path: Path, records: Iterable[EpisodeRecord]) -> None:
-    """Writes a line for each record behind what is there."""
+    """Writes a line for each record behind what is there: all of them, or none if one cannot be made."""
+    lines = [json.dumps(record.to_json(), default=str) + "\n" for record in records]
     with path.open("a") as file:
-        file.writelines(json.dumps(record.to_json(), default=str) + "\n" for record in records)
+        file.writelines(lines)
 
 
 def read_run(folder: str | Path) -> RunInfo:

@@ -136,6 +136,7 @@ def _compare(rng: np.random.Generator, id: str) -> Task:
         view_px=int(rng.choice(VIEW_SIZES_PX)),
         boxes=[shape.box for shape in pair],
         labels=[shape.name for shape in pair],
+        questions=[questions.read_question(shape.name) for shape in pair],
         readings=[str(shape.digit) for shape in pair],
         glyphs=[_glyph(shape) for shape in pair],
     )

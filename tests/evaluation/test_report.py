@@ -61,3 +61,11 @@ def test_a_folder_without_runs_is_refused(tmp_path):
         find_runs([tmp_path])
     with pytest.raises(SystemExit, match="named twice"):
         find_runs([tmp_path, tmp_path])
+
+
+def test_an_evaluation_that_was_killed_within_its_first_line_is_left_out(run):
+    torn = run / "evaluation_torn"
+    torn.mkdir()
+    (torn / "samples.jsonl").write_text('{"id": "a", "sco')
+    [found] = find_runs([run])
+    assert "evaluation_torn" not in found.evaluations and len(found.evaluations) == 2

@@ -57,3 +57,14 @@ def test_data_without_prompts_is_refused(words, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(ValueError, match="no column 'prompt'"):
         train_grpo.main()
+
+
+def test_what_is_wrong_with_an_environment_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    words = ["--output_dir", str(tmp_path), "--model_name_or_path", "tiny", "--crop_max_pixels", "999999999",
+             "--max_tasks", "8", "--use_cpu", "true", "--per_device_train_batch_size", "16"]  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["train_grpo.py", *words])
+    with pytest.raises(ValueError, match="would be resized once more"):
+        train_grpo.main()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from trl import GRPOConfig
 
 from environments.factories import environment_factory
 from environments.play import Limits, Reply, Sampling, play
@@ -285,7 +286,8 @@ def test_stop_reasons_are_logged(build):
     assert sum(log[f"stops/{reason.value}"] for reason in StopReason) == pytest.approx(1.0)
 
 
-def test_text_only_tasks_train_as_in_trl(tiny, tmp_path):
+@pytest.mark.parametrize("config", [GRPOArguments, GRPOConfig])
+def test_text_only_tasks_train_as_in_trl(tiny, tmp_path, config):
     from datasets import Dataset
 
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": f"Say {n}"}]} for n in range(4)])
@@ -293,7 +295,7 @@ def test_text_only_tasks_train_as_in_trl(tiny, tmp_path):
     def length(completions, **columns):
         return [float(sum(map(ord, c[0]["content"])) % 5) for c in completions]
 
-    args = GRPOArguments(
+    args = config(
         **ON_CPU,
         output_dir=str(tmp_path),
         per_device_train_batch_size=4,

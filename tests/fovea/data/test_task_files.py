@@ -276,3 +276,18 @@ def test_a_file_whose_name_could_be_base64_is_a_file(folder, picture):
     assert load_tasks(write(folder, {"images": [name], "question": "q", "answer": "x"}))[0].images == (
         str(folder / name),
     )
+
+
+def test_of_several_splits_train_is_read_or_one_is_named(tmp_path):
+    def saved(name, *splits):
+        rows = {split: datasets.Dataset.from_list([{"question": split, "answer": "3"}]) for split in splits}
+        datasets.DatasetDict(rows).save_to_disk(tmp_path / name)
+        return tmp_path / name
+
+    assert load_tasks(saved("both", "test", "train"))[0].question == "train"
+    assert load_tasks(saved("one", "test"))[0].question == "test"
+    assert load_tasks(tmp_path / "both", split="test")[0].question == "test"
+    with pytest.raises(ValueError, match="has the splits test, dev: name one with --dataset_split"):
+        load_tasks(saved("none", "test", "dev"))
+    with pytest.raises(ValueError, match="has the splits test: name one"):
+        load_tasks(tmp_path / "one", split="train")
