@@ -16,23 +16,30 @@ COMMANDS = {
     "rewards": ("rewards.check:main", "run a reward over episodes made to be told apart"),
     "merge": ("fovea.models.merge:main", "merge an adapter into its base"),
     "traces": ("synthesis.oracle_traces:main", "write cold-start traces of tasks with boxes, or of procedural scenes"),
+    "traces agent": (
+        "synthesis.agent.command:main",
+        "write cold-start traces by a visual agent of models and functions",
+    ),
+    "traces own": ("synthesis.own_traces:main", "write traces of a model's own successes"),
     "tasks": ("synthesis.shapes.tasks:main", "write tasks on procedural scenes"),
+    "data join": ("synthesis.joining:main", "put the shards of a job array together"),
     "gate": ("synthesis.tiny.gate:main", "measure what the tiny base can find and read"),
     "check-env": ("environments.check:main", "check an environment of your own"),
 }
 
 
 def main() -> None:
-    """Runs the command named first; without one, lists them."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in ("-h", "--help"):
+    """Runs the command named by the first word, or by the first two; without one, lists them."""
+    words = sys.argv[1:] or ["--help"]
+    if words[0] in ("-h", "--help"):
         print("usage: fovea COMMAND [options]; fovea COMMAND --help tells more\n")
         for command, (_, summary) in COMMANDS.items():
-            print(f"  {command:10s} {summary}")
+            print(f"  {command:12s} {summary}")
         return
-    if name not in COMMANDS:
-        raise SystemExit(f"fovea has no command {name!r}: use one of {', '.join(COMMANDS)}")
-    sys.argv = [f"fovea {name}", *sys.argv[2:]]
+    name = next((" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS), None)
+    if name is None:
+        raise SystemExit(f"fovea has no command {words[0]!r}: use one of {', '.join(COMMANDS)}")
+    sys.argv = [f"fovea {name}", *words[len(name.split()) :]]
     load_object(COMMANDS[name][0])()
 
 

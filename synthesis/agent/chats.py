@@ -1,0 +1,184 @@
+"""Roles played by chat models: an OpenAI-compatible endpoint, or a model in this process.
+
+Each role is a prompt and a strict reading of the reply. Boxes are asked for, and read, in the frame that the model's
+family was taught; of a model behind an endpoint it is not known, so per-mille is asked for in words.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, Protocol
+
+from PIL import Image
+
+from environments.play import Conversation, Sampling
+from environments.policies.endpoint import messages_of
+from environments.policies.transformers import TransformersPolicy
+from environments.rendering import Renderer
+from fovea.answers import written
+from fovea.answers.boxes import boxes_in
+from fovea.boxes import Box, Frame, Framing, View
+from fovea.endpoint import ChatEndpoint
+from fovea.images import fit
+from fovea.models.loading import Model
+from fovea.tasks import Task
+from synthesis.agent.roles import Judgement, Note, RoleError, Sight, Usage, box_of
+
+Messages = list[dict[str, Any]]
+"""Chat messages whose content is a list of blocks, images inside them."""
+
+
+class Chat(Protocol):
+    """A chat model, and the frame in which it writes boxes."""
+
+    frame: Frame
+
+    def ask(self, messages: Messages, *, max_tokens: int) -> tuple[str, int]:
+        """The reply, and the tokens that it took."""
+
+    def shown(self, image: Image.Image) -> Image.Image:
+        """The image at the size at which the model receives it."""
+
+
+@dataclass
+class EndpointChat:
+    """A model behind the OpenAI protocol."""
+
+    endpoint: ChatEndpoint
+    temperature: float
+    frame: Frame = Frame.PER_MILLE
+
+    def ask(self, messages: Messages, *, max_tokens: int) -> tuple[str, int]:
+        asked = messages_of(Conversation(NOBODY, messages))
+        answer = self.endpoint.chat(asked, max_tokens=max_tokens, temperature=self.temperature)
+        return answer["text"], answer["num_tokens"] or 0
+
+    def shown(self, image: Image.Image) -> Image.Image:
+        return image
+
+
+class LocalChat:
+    """A model in this process. One request runs at a time."""
+
+    def __init__(self, model: Model, temperature: float) -> None:
+        self.model, self.frame = model, model.frame
+        self.renderer = Renderer(model.processor, end_ids=model.end_ids)
+        self.policy = TransformersPolicy(model.network, self.renderer, Sampling(temperature))
+        self._lock = Lock()
+
+    def ask(self, messages: Messages, *, max_tokens: int) -> tuple[str, int]:
+        system = self.model.default_system
+        whole = [{"role": "system", "content": system}, *messages] if system else messages
+        images = [block["image"] for message in messages for block in message["content"] if block["type"] == "image"]
+        with self._lock:
+            ids = self.renderer.prompt_ids(whole, ())
+            [reply] = self.policy.reply([Conversation(NOBODY, whole, ids, images)], max_tokens=[max_tokens])
+        return reply.text, reply.num_tokens
+
+    def shown(self, image: Image.Image) -> Image.Image:
+        return fit(image, self.model.limits)
+
+
+NOBODY = Task("", (), "", None)
+"""The task of a question that is none."""
+
+
+@dataclass
+class ChatRole:
+    """All five roles by one chat model; `prompts` replaces the words of single roles."""
+
+    chat: Chat
+    prompts: dict[str, str] = field(default_factory=dict)
+
+    def locate(self, sight: Sight, target: str, usage: Usage) -> Box | None:
+        image = self.chat.shown(sight.image)
+        prompt = self._prompt("locate", target=target, form=self._framing(image).describe(0))
+        return self._box(self._ask("locate", [_user(prompt, image)], usage, max_tokens=128), image)
+
+    def look(self, sight: Sight, question: str, notes: Sequence[Note], usage: Usage) -> str:
+        messages: Messages = []
+        images: list[Image.Image] = []  # shown with the next question
+        for note in notes:
+            images.append(self.chat.shown(note.sight.image))
+            if note.answer:
+                messages += [_user(note.question, *images), _assistant(note.answer)]
+                images = []
+        if not notes or notes[-1].sight is not sight:
+            images.append(self.chat.shown(sight.image))
+        messages.append(_user(self._prompt("look", question=question), *images))
+        return self._ask("look", messages, usage, max_tokens=256)
+
+    def adjust(self, sight: Sight, box: Box, advice: str, usage: Usage) -> Box | None:
+        image = self.chat.shown(sight.image)
+        framing = self._framing(image)
+        numbers = json.dumps(framing.write(box))
+        prompt = self._prompt("adjust", box=numbers, advice=advice, form=framing.describe(0))
+        return self._box(self._ask("adjust", [_user(prompt, image)], usage, max_tokens=128), image)
+
+    def verify(self, task: Task, answer: str, usage: Usage) -> Judgement:
+        prompt = self._prompt("verify", question=task.prompt, reference=written(task), answer=json.dumps(answer))
+        text = self._ask("verify", [_user(prompt)], usage, max_tokens=128)
+        match = re.match(r"\W*(right|wrong)\b[\s:.,-]*(.*)", text, re.IGNORECASE | re.DOTALL)
+        if match is None:
+            raise RoleError(f"{text[:80]!r} begins with neither 'right' nor 'wrong'")
+        return Judgement(match[1].lower() == "right", match[2].strip())
+
+    def summarise(self, task: Task, notes: Sequence[Note], answer: str, usage: Usage) -> list[str]:
+        steps = [{"zoomed to": note.question, "saw": note.answer} for note in notes]
+        count = len(notes) + 1
+        prompt = self._prompt(
+            "summarise", question=task.prompt, steps=json.dumps(steps), answer=json.dumps(answer), count=count
+        )
+        text = self._ask("summarise", [_user(prompt)], usage, max_tokens=128 * count)
+        try:
+            return json.loads(text[text.index("[") : text.rindex("]") + 1])
+        except ValueError as error:
+            raise RoleError(f"{text[:80]!r} holds no JSON list") from error
+
+    def _framing(self, image: Image.Image) -> Framing:
+        return Framing(self.chat.frame, (View(image.size, image.size),))
+
+    def _prompt(self, role: str, **values: Any) -> str:
+        return self.prompts.get(role, PROMPTS[role]).format(**values)
+
+    def _ask(self, role: str, messages: Messages, usage: Usage, *, max_tokens: int) -> str:
+        text, num_tokens = self.chat.ask(messages, max_tokens=max_tokens)
+        usage.add(role, num_tokens)
+        return text.strip()
+
+    def _box(self, text: str, image: Image.Image) -> Box | None:
+        if re.match(r"\W*none\b", text, re.IGNORECASE):
+            return None
+        boxes = boxes_in(text)
+        if not boxes:
+            raise RoleError(f"{text[:80]!r} holds no box")
+        numbers, _ = boxes[0]
+        return box_of(numbers, self.chat.frame, View(image.size, image.size))
+
+
+PROMPTS = {
+    "locate": 'Find what answers this: {target}\nAnswer with its box as JSON, {{"bbox_2d": [x1, y1, x2, y2]}}, or with '
+    "none if it is not in the image. {form}",
+    "look": "{question}",
+    "adjust": "The part {box} of the image did not help to answer. {advice}\nAnswer with the box of a better part as "
+    'JSON, {{"bbox_2d": [x1, y1, x2, y2]}}. {form}',
+    "verify": "Question: {question}\nRight answer: {reference}\nGiven answer: {answer}\nWrite right if the given "
+    "answer means the same. Else write wrong, and one sentence of advice on where to look, without the right answer.",
+    "summarise": "Someone answered a question about an image by zooming into parts of it.\nQuestion: {question}\n"
+    "Steps: {steps}\nAnswer: {answer}\nWrite what they thought, first person, one or two sentences before each zoom "
+    "and before the answer, without telling what was not seen yet. Answer with a JSON list of {count} texts.",
+}
+"""The words of each role; a look is the bare question."""
+
+
+def _user(text: str, *images: Image.Image) -> dict[str, Any]:
+    blocks = [{"type": "image", "image": image} for image in images]
+    return {"role": "user", "content": [*blocks, {"type": "text", "text": text}]}
+
+
+def _assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}

@@ -1,0 +1,197 @@
+"""A cold start by a visual agent: `fovea traces agent --dataset_name tasks.jsonl --agent NAME@URL --output_dir DIR`.
+
+For each task the agent locates what is asked about, zooms in the real environment, looks, and has its answer verified;
+it adjusts the box by the verifier's advice, a bounded number of times. What the first view answers each time that it is
+asked becomes a trace without a zoom. Traces are written from the steps that helped alone. The same command again goes
+on where a killed one left off. `--shard 3/16` works on the fourth of sixteen parts; `fovea data join` joins them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
+from environments.play import Limits
+from fovea.arguments import PixelArguments, TaskArguments
+from fovea.config import ConfigError, parse
+from fovea.data.columns import TaskError
+from fovea.data.identity import fingerprint
+from fovea.data.task_files import save_tasks
+from fovea.models.loading import load_outline
+from fovea.runs.directory import RunDirectory, changes
+from fovea.tasks import Task
+from synthesis.agent.casting import cast_roles
+from synthesis.agent.outcomes import FREE_SETTINGS, Outcome, append_outcome, finish, read_outcomes
+from synthesis.agent.roles import NAMES
+from synthesis.agent.solving import Agent, Bounds, GivenUp, Team
+from synthesis.agent.writing import played
+from synthesis.shapes import make_tasks
+
+
+@dataclass(kw_only=True)
+class AgentArguments(TaskArguments, PixelArguments):
+    """Which tasks, for which model, and who plays which role."""
+
+    output_dir: str = field(metadata={"help": "Folder for traces.jsonl, its images, and every outcome."})
+    dataset_name: str = field(
+        default="", metadata={"help": "Tasks: file, folder or hub id (default: fresh procedural scenes)."}
+    )
+    model_name_or_path: str = field(
+        default="tiny", metadata={"help": "The model to be trained: its processor and frame make the traces."}
+    )
+    num_scenes: int = field(default=100, metadata={"help": "Scenes to draw where no tasks are named."})
+    agent: str | None = field(
+        default=None,
+        metadata={
+            "help": "Who plays the roles that no other option names: NAME@https://host/v1 (an OpenAI-compatible "
+            "endpoint, OPENAI_API_KEY its key), a model folder or hub id, ./file.py:function, truth (tasks with boxes) "
+            "or rules (adjust, verify and summarise; their default)."
+        },
+    )
+    locate: str | None = field(default=None, metadata={"help": "Who finds where something is."})
+    look: str | None = field(default=None, metadata={"help": "Who answers by what is shown."})
+    adjust: str | None = field(default=None, metadata={"help": "Who moves a box that did not help (default: rules)."})
+    verify: str | None = field(default=None, metadata={"help": "Who compares with the reference (default: rules)."})
+    summarise: str | None = field(default=None, metadata={"help": "Who writes the thoughts (default: rules)."})
+    prompts: str | None = field(default=None, metadata={"help": "YAML with other words for roles of chat models."})
+    temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of chat models."})
+    num_sights: int = field(default=3, metadata={"help": "Times that the first view must be answered rightly."})
+    max_attempts: int = field(default=4, metadata={"help": "Zooms (or chains of them) before a task is given up."})
+    max_asks: int = field(default=3, metadata={"help": "Times that a role is asked for an answer that can be used."})
+    num_workers: int = field(default=16, metadata={"help": "Tasks that are worked on side by side."})
+    view_sizes_px: list[int] | None = field(
+        default=None, metadata={"help": "Work on each task once for each: first views of the square of so many pixels."}
+    )
+    shard: str = field(default="0/1", metadata={"help": "Which part of the tasks: 3/16 is the fourth of sixteen."})
+    seed: int = field(default=0, metadata={"help": "Seed of scenes, and of what rules and truth draw."})
+
+    def load_tasks(self) -> list[Task]:
+        """The tasks of this shard, at each size of view.
+
+        Raises:
+            ConfigError: for a shard that there is not.
+        """
+        if self.dataset_name:
+            tasks = super().load_tasks()
+        else:
+            tasks = make_tasks(num_tasks=self.num_scenes, seed=self.seed, prefix="agent")
+        if self.view_sizes_px:
+            tasks = [
+                replace(task, id=f"{task.id}@{side}", first_view_max_pixels=side**2)
+                for task in tasks
+                for side in self.view_sizes_px
+            ]
+        number, _, count = self.shard.partition("/")
+        if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
+            raise ConfigError(f"--shard {self.shard!r}: write I/N with I from 0 to N - 1, such as 3/16")
+        return tasks[int(number) :: int(count)]
+
+    def bounds(self) -> Bounds:
+        return Bounds(self.num_sights, self.max_attempts, self.max_asks)
+
+
+def work(task: Task, task_hash: str, agent: Agent, limits: Limits, folder: Path) -> Outcome:
+    """What becomes of one task: its trace, or why it was given up."""
+    try:
+        solution = agent.solve(task)
+        episode = played(task, solution, agent.make_environment, limits)
+    except GivenUp as reason:
+        return Outcome.given_up(task, task_hash, str(reason), agent.usage)
+    return Outcome.of(episode, task_hash, agent.usage, folder)
+
+
+def work_on_all(
+    tasks: Sequence[Task],
+    hashes: Mapping[str, str],
+    team: Team,
+    bounds: Bounds,
+    make_factory: Callable[[], Callable[[], Any]],
+    limits: Limits,
+    folder: Path,
+    *,
+    num_workers: int,
+) -> Iterator[Outcome]:
+    """Outcomes as they come. Each worker has an environment factory, and so an image store, of its own."""
+    own = threading.local()
+
+    def job(task: Task) -> Outcome:
+        if not hasattr(own, "factory"):
+            own.factory = make_factory()
+        return work(task, hashes[task.id], Agent(team, bounds, own.factory), limits, folder)
+
+    waiting = iter(tasks)
+    with ThreadPoolExecutor(num_workers) as pool:
+        running = {pool.submit(job, task) for task in islice(waiting, 2 * num_workers)}
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for finished in done:
+                    yield finished.result()
+                running |= {pool.submit(job, task) for task in islice(waiting, len(done))}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
+    """Works on all tasks that have no outcome yet; the folder of the traces.
+
+    Raises:
+        ConfigError: if the folder holds outcomes of other settings or other tasks.
+    """
+    directory = RunDirectory(arguments.output_dir)
+    folder = directory.path
+    tasks = arguments.load_tasks()
+    if not tasks:
+        raise ConfigError("there are no tasks: look at --dataset_name, --max_tasks and --shard")
+    hashes = {task.id: fingerprint(task) for task in tasks}
+    outcomes = read_outcomes(folder, hashes)
+    settings = {"agent": arguments, "episodes": episodes}
+    if outcomes and (changed := list(changes(directory.settings(), settings, free=FREE_SETTINGS))):
+        raise ConfigError(
+            f"{folder} holds outcomes of other settings ({'; '.join(changed)}): use another --output_dir, or delete it"
+        )
+    words = {role: getattr(arguments, role) for role in NAMES}
+    team = cast_roles(words, arguments.agent, temperature=arguments.temperature, prompts=arguments.prompts,
+                      seed=arguments.seed, cache_folder=folder)  # fmt: skip
+    save_tasks(tasks, folder / "tasks")
+    directory.write_start(**settings, evaluation={"dataset_name": str(folder / "tasks")})
+    outline = load_outline(
+        arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels
+    )
+    smaller = replace(episodes, image_cache_gib=episodes.image_cache_gib / arguments.num_workers)
+    missing = [task for task in tasks if task.id not in outcomes]
+    with tqdm(total=len(tasks), initial=len(outcomes), desc="tasks") as bar:
+        for outcome in work_on_all(
+            missing, hashes, team, arguments.bounds(), lambda: environment_factory(smaller, outline),
+            episodes.limits(), folder, num_workers=arguments.num_workers,
+        ):  # fmt: skip
+            append_outcome(folder, outcome)
+            outcomes[outcome.task_id] = outcome
+            num_traces = sum(one.is_trace for one in outcomes.values())
+            bar.set_postfix(traces=num_traces, tokens=sum(sum(one.tokens.values()) for one in outcomes.values()))
+            bar.update()
+    print(finish(folder, [outcomes[task.id] for task in tasks]))
+    return folder
+
+
+def main() -> None:
+    arguments, episodes = parse((AgentArguments, EpisodeArguments))
+    try:
+        folder = run(arguments, episodes)
+    except (FileNotFoundError, TaskError, RuntimeError) as error:
+        raise SystemExit(str(error)) from error
+    print(f"written to {folder / 'traces.jsonl'}; the traces as pages: fovea report {folder}")
+
+
+if __name__ == "__main__":
+    main()

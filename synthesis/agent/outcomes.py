@@ -1,0 +1,119 @@
+"""What became of each task, kept line by line; traces, samples and a summary are made of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from environments.traces import trace_record
+from fovea.config import ConfigError
+from fovea.data.task_files import file_name
+from fovea.episodes import Episode
+from fovea.jsonl import cut_torn_line, read_jsonl
+from fovea.runs.records import SAMPLES, Sample, append
+from fovea.tasks import Task
+from synthesis.agent.roles import Usage
+
+OUTCOMES = "outcomes.jsonl"
+FREE_SETTINGS = re.compile(r"output_dir|max_tasks|num_workers|image_cache_gib|num_scenes")
+"""Settings that may change when the agent goes on."""
+AT_SIGHT, BY_ZOOM = "answered at sight", "answered by zooming"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A line of outcomes.jsonl."""
+
+    task_id: str
+    task_hash: str
+    reason: str
+    """`AT_SIGHT`, `BY_ZOOM`, or why the task was given up."""
+    num_zooms: int = 0
+    requests: Mapping[str, int] = field(default_factory=dict)
+    """By role."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    trace: Mapping[str, Any] | None = None
+    sample: Mapping[str, Any] | None = None
+    """The episode of the trace as a line of samples.jsonl, for report and viewer."""
+
+    @property
+    def is_trace(self) -> bool:
+        return self.trace is not None
+
+    @classmethod
+    def given_up(cls, task: Task, task_hash: str, reason: str, usage: Usage) -> Outcome:
+        return cls(task_id=task.id, task_hash=task_hash, reason=reason, requests=usage.requests, tokens=usage.tokens)
+
+    @classmethod
+    def of(cls, episode: Episode, task_hash: str, usage: Usage, folder: Path) -> Outcome:
+        """The outcome of a solved task; writes the images of its trace."""
+        task = episode.task
+        sample = Sample.of(episode, family=task.family, score=1.0, why="verified", task_hash=task_hash)
+        return cls(
+            task_id=task.id,
+            task_hash=task_hash,
+            reason=BY_ZOOM if episode.num_zooms else AT_SIGHT,
+            num_zooms=episode.num_zooms,
+            requests=usage.requests,
+            tokens=usage.tokens,
+            trace=trace_record(episode, folder, name=file_name(task.id)),
+            sample=sample.to_json(),
+        )
+
+
+def append_outcome(folder: Path, outcome: Outcome) -> None:
+    """Writes a line; what it names is on disk before it."""
+    with (folder / OUTCOMES).open("a") as file:
+        file.write(json.dumps(asdict(outcome), default=str) + "\n")
+
+
+def read_outcomes(folder: Path, hashes: Mapping[str, str]) -> dict[str, Outcome]:
+    """The outcomes in a folder by task; a line that a killed process tore off is taken off the file.
+
+    Raises:
+        ConfigError: if one of them is of another question, reference or image than the task of its id is now.
+    """
+    cut_torn_line(folder / OUTCOMES)
+    outcomes = {line["task_id"]: Outcome(**line) for line in read_jsonl(folder / OUTCOMES)}
+    for outcome in outcomes.values():
+        if hashes.get(outcome.task_id, outcome.task_hash) != outcome.task_hash:
+            raise ConfigError(
+                f"task {outcome.task_id} is not what {folder / OUTCOMES} was made of (question, reference or images "
+                "have changed): use another --output_dir, or delete it"
+            )
+    return outcomes
+
+
+def finish(folder: Path, outcomes: Sequence[Outcome]) -> str:
+    """Writes traces.jsonl and samples.jsonl in the order of the tasks, and summary.md; the summary."""
+    traces = [outcome for outcome in outcomes if outcome.is_trace]
+    with (folder / "traces.jsonl").open("w") as file:
+        file.writelines(json.dumps(outcome.trace) + "\n" for outcome in traces)
+    (folder / SAMPLES).unlink(missing_ok=True)
+    append(folder / SAMPLES, (Sample.from_json(outcome.sample) for outcome in traces if outcome.sample))
+    text = summary(outcomes)
+    (folder / "summary.md").write_text(text + "\n")
+    return text
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """Yield by reason, zooms, and what each role cost a trace, as Markdown tables."""
+    traces = [outcome for outcome in outcomes if outcome.is_trace]
+    lines = [f"\n{len(traces)} traces of {len(outcomes)} tasks ({len(traces) / max(1, len(outcomes)):.0%})\n",
+             "| outcome | tasks |", "|---|---|"]  # fmt: skip
+    lines += [f"| {reason} | {count} |" for reason, count in Counter(o.reason for o in outcomes).most_common()]
+    roles = sorted({role for outcome in outcomes for role in outcome.requests})
+    if roles:
+        lines += ["\n| role | requests | tokens | tokens a trace |", "|---|---|---|---|"]
+    for role in roles:
+        requests, tokens = (sum(getattr(o, what).get(role, 0) for o in outcomes) for what in ("requests", "tokens"))
+        lines.append(f"| {role} | {requests} | {tokens} | {tokens / max(1, len(traces)):.0f} |")
+    if traces:
+        lines.append(f"\n{fmean(outcome.num_zooms for outcome in traces):.2f} zooms a trace")
+    return "\n".join(lines)

@@ -1,0 +1,173 @@
+"""The parts of the visual agent: what each is asked, and what it may answer.
+
+A role is an object with the methods of `Role`, as far as it plays them. Whatever a role answers is checked here before
+it is used, and never evaluated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image
+
+from fovea.boxes import Box, Frame, View
+from fovea.tasks import Task
+
+NAMES = ("locate", "look", "adjust", "verify", "summarise")
+UNIT_VIEW = View((1, 1), (1, 1))
+MAX_ANSWER = 2000
+"""Characters of an answer or a thought; a longer one is nonsense."""
+
+
+class RoleError(ValueError):
+    """An answer of a role that cannot be used, and why. The role is asked again a bounded number of times."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is looked at: an image as the model sees it, and the part (UNIT) of the task's image `root` in it."""
+
+    task: Task
+    image: Image.Image
+    root: int
+    region: Box
+
+    @property
+    def is_whole(self) -> bool:
+        return self.region == WHOLE
+
+
+WHOLE = Box(0.0, 0.0, 1.0, 1.0, Frame.UNIT)
+
+
+@dataclass(frozen=True)
+class Note:
+    """What was asked about a sight, and answered."""
+
+    sight: Sight
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether an answer is right; if not, advice that does not tell the right one."""
+
+    is_right: bool
+    advice: str = ""
+
+
+@dataclass
+class Usage:
+    """Requests and written tokens, by role."""
+
+    requests: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+
+    def add(self, role: str, num_tokens: int = 0) -> None:
+        self.requests[role] = self.requests.get(role, 0) + 1
+        self.tokens[role] = self.tokens.get(role, 0) + num_tokens
+
+
+class Role(Protocol):
+    """All five roles; a player of some of them has those methods alone. `usage` counts what it costs."""
+
+    def locate(self, sight: Sight, target: str, usage: Usage) -> Any:
+        """A box (UNIT of the sight's image) around the target, or None if it is not there."""
+
+    def look(self, sight: Sight, question: str, notes: Sequence[Note], usage: Usage) -> Any:
+        """The answer to a question by what is seen; `notes` are earlier looks at other parts."""
+
+    def adjust(self, sight: Sight, box: Box, advice: str, usage: Usage) -> Any:
+        """Another box (UNIT of the sight's image) in place of one that did not help."""
+
+    def verify(self, task: Task, answer: str, usage: Usage) -> Any:
+        """A `Judgement` of an answer; it alone knows the reference."""
+
+    def summarise(self, task: Task, notes: Sequence[Note], answer: str, usage: Usage) -> Any:
+        """The thoughts of a trace: one before each zoom of `notes`, and one before the answer."""
+
+
+def box_of(numbers: Any, frame: Frame, view: View) -> Box:
+    """A box in UNIT, of four numbers in a frame of a view.
+
+    Raises:
+        RoleError: for anything but four finite numbers.
+    """
+    try:
+        return Box.of(numbers, frame).to(Frame.UNIT, view)
+    except (TypeError, ValueError) as error:
+        raise RoleError(f"{numbers!r} is no box of four finite numbers") from error
+
+
+def checked_box(value: Any) -> Box | None:
+    """The box of a role, clipped to its image.
+
+    Raises:
+        RoleError: for anything but a box in UNIT that has some extent.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Box) or value.frame is not Frame.UNIT:
+        raise RoleError(f"{value!r} is no box in UNIT")
+    if value.is_empty or (clipped := value.clipped(UNIT_VIEW)).is_empty:
+        raise RoleError(f"the box {[round(c, 3) for c in value.coordinates]} holds nothing of the image")
+    return clipped
+
+
+def checked_text(value: Any) -> str:
+    """The text of a role, without surrounding space.
+
+    Raises:
+        RoleError: for an empty or endless one, or one with tags of the protocol.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise RoleError(f"{value!r} is no text")
+    if len(value) > MAX_ANSWER:
+        raise RoleError(f"it wrote {len(value)} characters, the bound is {MAX_ANSWER}")
+    if re.search(r"</?(?:think|answer|tool_call|tool_response)>|<\|", value):
+        raise RoleError(f"{value[:80]!r} holds tags of the protocol")
+    return value.strip()
+
+
+def checked_judgement(value: Any, task: Task) -> Judgement:
+    """The judgement of a role.
+
+    Raises:
+        RoleError: for anything else, or advice that tells the answer.
+    """
+    if not isinstance(value, Judgement):
+        raise RoleError(f"{value!r} is no judgement")
+    if not value.is_right and tells(value.advice, task):
+        raise RoleError("the advice tells the right answer")
+    return value
+
+
+def checked_thoughts(value: Any, task: Task, notes: Sequence[Note]) -> list[str]:
+    """The thoughts of a trace.
+
+    Raises:
+        RoleError: for another number than zooms and one, or an answer that is told before it was seen.
+    """
+    if not isinstance(value, (list, tuple)) or len(value) != len(notes) + 1:
+        raise RoleError(f"it gave no list of {len(notes) + 1} thoughts")
+    thoughts = [checked_text(thought) for thought in value]
+    seen: list[str] = []
+    for thought, note in zip(thoughts, [*notes, None], strict=True):
+        if note is None:
+            break
+        if tells(thought, task) and not any(tells(text, task) for text in seen):
+            raise RoleError("a thought tells the answer before it was seen")
+        seen.append(note.answer)
+    return thoughts
+
+
+def tells(text: str, task: Task) -> bool:
+    """Whether a text holds the right answer as words of its own; what the question itself says tells nothing."""
+    answer = str(task.answer).strip().lower()
+    if not answer or answer in ("yes", "no") or re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", task.prompt.lower()):
+        return False
+    return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text.lower()) is not None

@@ -1,0 +1,82 @@
+"""Roles that need no model: rules, and the procedural truth of tasks with boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fovea.answers import score, written
+from fovea.boxes import Box, Frame, coverage
+from fovea.tasks import Task
+from synthesis.agent.roles import UNIT_VIEW, WHOLE, Judgement, Note, Sight, Usage
+
+ADVICE = "It is not right. Look at a larger part around it, or elsewhere."
+CANNOT_SEE = "I cannot see it."
+
+
+class Rules:
+    """Verifies by the task's own rule, adjusts by growing and shifting a box, summarises in fixed words."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def verify(self, task: Task, answer: str, usage: Usage) -> Judgement:
+        is_right = score(task, answer) > 0.99
+        return Judgement(is_right, "" if is_right else ADVICE)
+
+    def adjust(self, sight: Sight, box: Box, advice: str, usage: Usage) -> Box:
+        """Half as large again, and shifted by up to a quarter of itself; the same for the same box and task."""
+        rng = np.random.default_rng([self.seed, *(int(1e6 * value) for value in box.coordinates)])
+        dx, dy = rng.uniform(-0.25, 0.25, size=2) * (box.width, box.height)
+        moved = Box(box.x1 + dx, box.y1 + dy, box.x2 + dx, box.y2 + dy, Frame.UNIT).enlarged(1.5)
+        clipped = moved.clipped(UNIT_VIEW)
+        return WHOLE if clipped.is_empty else clipped
+
+    def summarise(self, task: Task, notes: Sequence[Note], answer: str, usage: Usage) -> list[str]:
+        read = [f"I read {note.answer}." if note.answer else "" for note in notes]
+        before_zooms = [f"{sentence} I zoom in.".strip() for sentence in ["", *read[:-1]]] if notes else []
+        return [*before_zooms, " ".join(filter(None, read)) or "I can see it."]
+
+
+@dataclass
+class Truth(Rules):
+    """Knows where things are (`task.boxes`) and what stands there (`metadata["readings"]`, the answer)."""
+
+    seed: int = 0
+    noise: float = 0.12
+    """Standard deviation of a box's shift, in its own size."""
+    looseness: tuple[float, float] = (1.0, 3.0)
+    """Boxes are enlarged by a factor in this range."""
+
+    def locate(self, sight: Sight, target: str, usage: Usage) -> Box | None:
+        labels = list(sight.task.metadata.get("labels", ()))
+        place = labels.index(target) if target in labels else 0
+        if place >= len(sight.task.boxes) or sight.task.boxes[place].img_idx != sight.root:
+            return None
+        true = sight.task.boxes[place].box.relative_to(sight.region)
+        rng = np.random.default_rng([self.seed, place, *(int(1e6 * abs(value)) for value in true.coordinates)])
+        dx, dy = rng.normal(0, self.noise, size=2) * (true.width, true.height)
+        drawn = Box(true.x1 + dx, true.y1 + dy, true.x2 + dx, true.y2 + dy, Frame.UNIT)
+        return drawn.enlarged(rng.uniform(*self.looseness))
+
+    def look(self, sight: Sight, question: str, notes: Sequence[Note], usage: Usage) -> str:
+        task = sight.task
+        if not task.metadata.get("needs_zoom", bool(task.boxes)):
+            return written(task)
+        shown = [note.sight for note in notes] + [sight]
+        held = [
+            any(_shows(one, target.box, target.img_idx) for one in shown if not one.is_whole) for target in task.boxes
+        ]
+        if question == task.prompt or not task.metadata.get("readings"):
+            return written(task) if all(held) else CANNOT_SEE
+        for place, reading in enumerate(task.metadata["readings"]):
+            target = task.boxes[place]
+            if reading and not sight.is_whole and _shows(sight, target.box, target.img_idx):
+                return str(reading)
+        return CANNOT_SEE
+
+
+def _shows(sight: Sight, box: Box, root: int) -> bool:
+    return sight.root == root and coverage(box, sight.region) > 0.9

@@ -1,0 +1,221 @@
+"""The visual agent on one task: a bounded loop over the real environment, until an answer is verified.
+
+Facts of Chain-of-Focus's builder (arXiv 2505.15436, section 3.2; its code was not released): locate, look, adjust, a
+verifier that knows the reference and advises, and a trace rewritten from the successful steps alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from environments.play import opening, tools_of
+from fovea.boxes import Box, Frame, Framing, View
+from fovea.episodes import ModelFault
+from fovea.tasks import Task
+from synthesis.agent.roles import (
+    WHOLE,
+    Judgement,
+    Note,
+    RoleError,
+    Sight,
+    Usage,
+    checked_box,
+    checked_judgement,
+    checked_text,
+    checked_thoughts,
+)
+
+ZOOM = "image_zoom_in_tool"
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Team:
+    """Who plays which role."""
+
+    locate: Any
+    look: Any
+    adjust: Any
+    verify: Any
+    summarise: Any
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How long the agent tries."""
+
+    num_sights: int = 3
+    """How often the first view is asked; only if it is right each time, the task needs no zoom."""
+    max_attempts: int = 4
+    """Chains of zooms."""
+    max_asks: int = 3
+    """Times that a role is asked again after an answer that cannot be used."""
+
+
+class GivenUp(Exception):
+    """A task that the agent leaves, with its reason."""
+
+
+@dataclass(frozen=True)
+class Zoom:
+    """A zoom that helped: the call's arguments, and what was seen."""
+
+    arguments: dict[str, Any]
+    note: Note
+
+
+@dataclass
+class Solution:
+    """A verified answer, the zooms that led to it, and the thoughts of its trace."""
+
+    answer: str
+    zooms: list[Zoom]
+    thoughts: list[str]
+
+
+@dataclass
+class Agent:
+    """Works on one task at a time; several may run side by side."""
+
+    team: Team
+    bounds: Bounds
+    make_environment: Callable[[], Any]
+    usage: Usage = field(default_factory=Usage)
+
+    def solve(self, task: Task) -> Solution:
+        """The solution of a task.
+
+        Raises:
+            GivenUp: with the reason, when the bounds are reached.
+        """
+        views = self._views(task, self.make_environment())
+        answer = self._at_sight(task, views)
+        zooms: list[Zoom] = []
+        if answer is None:
+            answer, zooms = self._by_zooming(task, views)
+        notes = [zoom.note for zoom in zooms]
+
+        def summarised() -> list[str]:
+            return checked_thoughts(self.team.summarise.summarise(task, notes, answer, self.usage), task, notes)
+
+        return Solution(answer, zooms, self._ask("summarise", summarised))
+
+    def _views(self, task: Task, environment: Any) -> list[Sight]:
+        """The first views of a task."""
+        content = opening(environment, task)[1]["content"]
+        images = [block["image"] for block in content if not isinstance(block, str) and block["type"] == "image"]
+        if not images:
+            raise GivenUp("no image")
+        return [Sight(task, image, root, WHOLE) for root, image in enumerate(images)]
+
+    def _at_sight(self, task: Task, views: Sequence[Sight]) -> str | None:
+        """The answer that the first views give each time that they are asked; None if it is not always right."""
+        answer = None
+        for _ in range(self.bounds.num_sights):
+            answer = self._look(views[-1], task.prompt, [Note(view, "", "") for view in views[:-1]])
+            if not self._judge(task, answer).is_right:
+                return None
+        return answer
+
+    def _by_zooming(self, task: Task, views: Sequence[Sight]) -> tuple[str, list[Zoom]]:
+        """An answer that was right, and the zooms before it; a chain of zooms is adjusted by the advice on the last."""
+        advice = ""
+        boxes: dict[int, Box] = {}
+        for _ in range(self.bounds.max_attempts):
+            try:
+                zooms = self._chain(task, views, boxes, advice)
+            except ModelFault as fault:
+                advice = str(fault)
+                continue
+            answer = zooms[-1].note.answer
+            if zooms[-1].note.question != task.prompt:
+                answer = self._look(zooms[-1].note.sight, task.prompt, [zoom.note for zoom in zooms])
+            judgement = self._judge(task, answer)
+            if judgement.is_right:
+                return answer, zooms
+            advice = judgement.advice
+        raise GivenUp("never right" if advice else "never located")
+
+    def _chain(self, task: Task, views: Sequence[Sight], boxes: dict[int, Box], advice: str) -> list[Zoom]:
+        """Zooms into each thing that the task asks about; `boxes` are those of the last attempt, and become this one's.
+
+        Raises:
+            ModelFault: for a zoom that the environment refuses.
+        """
+        environment = self.make_environment()
+        opening(environment, task)
+        seen = list(views)
+        zooms: list[Zoom] = []
+        for place, (target, question) in enumerate(looked_for(task)):
+            is_inside = bool(task.metadata.get("nested")) and place > 0
+            index, box = self._place(seen[-1:] if is_inside else views, target, boxes.get(place), advice)
+            index = len(seen) - 1 if is_inside else index
+            boxes[place] = box
+            sight = seen[index]
+            arguments = {"bbox_2d": _numbers(environment, sight, index, box, len(views)), "label": target,
+                         "img_idx": index}  # fmt: skip
+            blocks = tools_of(environment)[ZOOM](**arguments)
+            shown = next(block for block in blocks if block["type"] == "image")
+            crop = Sight(task, shown["image"], shown["crop"].root, shown["crop"].region)
+            seen.append(crop)
+            answer = self._look(crop, question, [zoom.note for zoom in zooms]) if question else ""
+            zooms.append(Zoom(arguments, Note(crop, question, answer)))
+        return zooms
+
+    def _place(self, sights: Sequence[Sight], target: str, before: Box | None, advice: str) -> tuple[int, Box]:
+        """Which of some images holds the target, and where."""
+        if before is not None and advice:
+            index = 0
+            box = self._ask(
+                "adjust", lambda: checked_box(self.team.adjust.adjust(sights[0], before, advice, self.usage))
+            )
+            if box is not None:
+                return index, box
+        for index, sight in enumerate(sights):
+
+            def located(sight: Sight = sight) -> Box | None:
+                return checked_box(self.team.locate.locate(sight, target, self.usage))
+
+            if (box := self._ask("locate", located)) is not None:
+                return index, box
+        raise GivenUp("never located")
+
+    def _look(self, sight: Sight, question: str, notes: Sequence[Note]) -> str:
+        return self._ask("look", lambda: checked_text(self.team.look.look(sight, question, notes, self.usage)))
+
+    def _judge(self, task: Task, answer: str) -> Judgement:
+        return self._ask("verify", lambda: checked_judgement(self.team.verify.verify(task, answer, self.usage), task))
+
+    def _ask(self, role: str, ask: Callable[[], Value]) -> Value:
+        """What a role answers, asked again after answers that cannot be used."""
+        for _ in range(self.bounds.max_asks):
+            try:
+                return ask()
+            except RoleError as error:
+                last = error
+        raise GivenUp(f"{role} is unusable: {last}")
+
+
+def looked_for(task: Task) -> list[tuple[str, str]]:
+    """What a task asks to be found, one after the other, and what is asked about each; "" where nothing is read.
+
+    Tasks say it by `metadata["labels"]` and `metadata["questions"]`; else it is what the question asks about.
+    """
+    labels = [str(label) for label in task.metadata.get("labels", ())]
+    if not labels:
+        return [(task.prompt, task.prompt)]
+    asked = list(task.metadata.get("questions", ()))
+    if len(asked) != len(labels):
+        asked = [task.prompt] if len(labels) == 1 else [""] * (len(labels) - 1) + [task.prompt]
+    return list(zip(labels, asked, strict=True))
+
+
+def _numbers(environment: Any, sight: Sight, index: int, box: Box, num_views: int) -> list[float]:
+    """A box (UNIT of an image of the episode) as the model writes it."""
+    framing: Framing = environment.framing
+    view = framing.view(index) if index < num_views else View(sight.image.size, sight.image.size)
+    if framing.frame is Frame.UNIT:
+        return [round(value, 3) for value in box.coordinates]
+    return [round(value) for value in box.to(framing.frame, view).coordinates]

@@ -1,0 +1,70 @@
+"""Puts the shards of a job array together: `fovea data join DIR/shard-* --output_dir DIR`.
+
+Each shard is a folder with traces.jsonl. Images are linked, or copied where the file system has no links.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from environments.traces import TraceError
+from fovea.jsonl import read_jsonl
+
+
+def join(shards: Sequence[Path], folder: Path) -> int:
+    """Writes the traces of all shards, in the order of their names, to one folder; how many there are.
+
+    Raises:
+        FileNotFoundError: for a shard without traces.
+        TraceError: if two shards hold a trace of one id, or different images of one name.
+    """
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    known: dict[str, Path] = {}
+    aside = folder / ".traces.jsonl.part"
+    with aside.open("w") as file:
+        for shard in tqdm(sorted(shards), desc="shards"):
+            if not (shard / "traces.jsonl").exists():
+                raise FileNotFoundError(f"{shard / 'traces.jsonl'} does not exist: has this shard been worked on?")
+            for record in read_jsonl(shard / "traces.jsonl"):
+                if known.setdefault(record["id"], shard) is not shard:
+                    raise TraceError(f"{known[record['id']]} and {shard} both hold a trace of {record['id']!r}")
+                for image in record["images"]:
+                    _link(shard / image, folder / image)
+                file.write(json.dumps(record) + "\n")
+    aside.replace(folder / "traces.jsonl")
+    return len(known)
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists():
+        if target.read_bytes() != source.read_bytes():
+            raise TraceError(f"{source} and another shard's image of this name differ")
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards", nargs="+", type=Path, metavar="SHARD", help="folders with traces.jsonl")
+    parser.add_argument("--output_dir", required=True, type=Path, help="where the joined traces go")
+    args = parser.parse_args()
+    try:
+        number = join(args.shards, args.output_dir)
+    except (FileNotFoundError, TraceError) as error:
+        raise SystemExit(str(error)) from error
+    print(f"{number} traces of {len(args.shards)} shards: {args.output_dir / 'traces.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()

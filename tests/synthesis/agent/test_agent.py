@@ -1,0 +1,253 @@
+"""The visual agent: what becomes a trace, what is given up and why, and what a kill leaves."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
+from environments.play import Limits
+from environments.traces import read_traces
+from fovea.boxes import Box, Frame, coverage
+from fovea.config import ConfigError
+from synthesis.agent.command import AgentArguments, run
+from synthesis.agent.roles import Judgement, Usage
+from synthesis.agent.rules import CANNOT_SEE, Rules, Truth
+from synthesis.agent.solving import Agent, Bounds, GivenUp, Team, looked_for
+from synthesis.agent.writing import played
+from synthesis.joining import join
+from synthesis.shapes import make_tasks
+
+CROPS = {"crop_min_pixels": 64 * 64, "crop_max_pixels": 80 * 64}
+
+
+@pytest.fixture
+def factory(tiny, episode_arguments):
+    return environment_factory(episode_arguments, tiny)
+
+
+def team(**players):
+    roles = dict.fromkeys(("locate", "look", "adjust", "verify", "summarise"), Truth(noise=0.0, looseness=(1.2, 1.5)))
+    return Team(**(roles | players))
+
+
+def solve(task, factory, *, bounds=None, **players):
+    agent = Agent(team(**players), bounds or Bounds(), factory)
+    return agent.solve(task), agent
+
+
+@pytest.mark.parametrize("family", ["read", "compare", "nested", "direct"])
+def test_what_is_known_becomes_a_trace_that_the_environment_plays(factory, family):
+    for task in make_tasks(num_tasks=3, seed=5, families={family: 1.0}):
+        solution, _ = solve(task, factory)
+        episode = played(task, solution, factory, Limits())
+        assert episode.num_zooms == {"read": 1, "compare": 2, "nested": 2, "direct": 0}[family]
+        assert all(turn.well_formed for turn in episode.turns)
+        for crop, target in zip(episode.crops, task.boxes, strict=False):
+            assert coverage(target.box, crop.region) > 0.9
+
+
+class Blind(Truth):
+    """Sees nothing at first sight, and only from the `after`-th look at a crop on."""
+
+    def __init__(self, after):
+        super().__init__(noise=0.0, looseness=(1.0, 1.0))
+        self.after, self.looks = after, 0
+
+    def look(self, sight, question, notes, usage):
+        self.looks += not sight.is_whole
+        return str(sight.task.answer) if not sight.is_whole and self.looks >= self.after else CANNOT_SEE
+
+
+def test_a_box_that_did_not_help_is_adjusted_by_the_advice_and_only_the_step_that_helped_is_kept(factory):
+    [task] = make_tasks(num_tasks=1, seed=5, families={"read": 1.0})
+    asked = []
+
+    class Adjusts(Rules):
+        def adjust(self, sight, box, advice, usage):
+            asked.append((box, advice))
+            return super().adjust(sight, box, advice, usage)
+
+    solution, _ = solve(task, factory, look=Blind(after=3), adjust=Adjusts())
+    assert len(asked) == 2 and all("larger part" in advice for _, advice in asked)
+    assert len(solution.zooms) == 1
+    first = asked[0][0]
+    assert coverage(first, solution.zooms[0].note.sight.region) > 0.5 and "no right answer" not in solution.thoughts
+
+
+def test_luck_is_not_taken_for_sight(factory):
+    [task] = make_tasks(num_tasks=1, seed=5, families={"read": 1.0})
+
+    class Guesses(Truth):
+        def __init__(self):
+            super().__init__()
+            self.guesses = iter([str(task.answer), str(task.answer), "?"])
+
+        def look(self, sight, question, notes, usage):
+            return next(self.guesses) if sight.is_whole else str(task.answer)
+
+    solution, _ = solve(task, factory, look=Guesses())
+    assert len(solution.zooms) == 1
+
+
+def test_what_is_never_right_is_given_up_within_bounds(factory):
+    [task] = make_tasks(num_tasks=1, seed=5, families={"read": 1.0})
+    blind = Blind(after=100)
+    with pytest.raises(GivenUp, match="never right"):
+        solve(task, factory, look=blind, bounds=Bounds(max_attempts=3))
+    assert blind.looks == 3
+
+
+NONSENSE = {
+    "a tuple": (0.1, 0.1, 0.2, 0.2),
+    "another frame": Box(1, 2, 3, 4, Frame.PER_MILLE),
+    "outside": Box(1.5, 1.5, 2, 2, Frame.UNIT),
+    "inverted": Box(0.5, 0.5, 0.2, 0.2, Frame.UNIT),
+}
+
+
+@pytest.mark.parametrize("answer", NONSENSE.values(), ids=NONSENSE)
+def test_a_box_that_is_none_is_asked_for_again_and_then_given_up(factory, answer):
+    [task] = make_tasks(num_tasks=1, seed=5, families={"read": 1.0})
+    answers = []
+
+    class Odd(Truth):
+        def locate(self, sight, target, usage):
+            answers.append(answer)
+            return answer
+
+    with pytest.raises(GivenUp, match="locate is unusable"):
+        solve(task, factory, locate=Odd())
+    assert len(answers) == 3
+
+
+@pytest.mark.parametrize("text", ["", "  ", None, "x" * 5000, "<answer>7</answer>", "<|im_end|>"])
+def test_texts_that_would_break_a_trace_are_refused(factory, text):
+    [task] = make_tasks(num_tasks=1, seed=5, families={"read": 1.0})
+
+    class Odd(Truth):
+        def look(self, sight, question, notes, usage):
+            return text
+
+    with pytest.raises(GivenUp, match="look is unusable"):
+        solve(task, factory, look=Odd())
+
+
+def test_advice_and_thoughts_that_tell_the_answer_are_refused(factory):
+    [task] = make_tasks(num_tasks=1, seed=5, families={"read": 1.0})
+
+    class Tells(Rules):
+        def verify(self, task, answer, usage):
+            return Judgement(False, f"It is {task.answer}.")
+
+        def summarise(self, task, notes, answer, usage):
+            return [f"It must be {task.answer}.", "So it is."]
+
+    with pytest.raises(GivenUp, match="the advice tells the right answer"):
+        solve(task, factory, verify=Tells())
+    with pytest.raises(GivenUp, match="before it was seen"):
+        solve(task, factory, summarise=Tells())
+
+
+def test_what_is_looked_for_stands_in_the_task_or_is_its_question(make_task):
+    plain = make_task()
+    assert looked_for(plain) == [("Which digit?", "Which digit?")]
+    named = replace(plain, metadata={"labels": ["a", "b"], "questions": ["a?", "b?"]})
+    assert looked_for(named) == [("a", "a?"), ("b", "b?")]
+    nested = replace(plain, metadata={"labels": ["a", "b"]})
+    assert looked_for(nested) == [("a", ""), ("b", "Which digit?")]
+
+
+ROLES = """
+import numpy as np
+
+def look(image, question, notes):
+    return "7" if len(notes) == 0 and image.size[0] < 100 else "I cannot see it."
+
+def locate(image, target, original):
+    width, height = image.size
+    return [0, 0, width / 4, height / 4]
+
+def wants_more(image, target, colour):
+    return None
+"""
+
+
+def test_functions_of_a_users_own_play_roles(tmp_path, make_task, tiny, picture, monkeypatch):
+    (tmp_path / "mine.py").write_text(ROLES)
+    rows = [{"images": ["a.png"], "question": "Which digit?", "answer": 7, "id": f"t{n}"} for n in range(3)]
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = AgentArguments(
+        dataset_name=str(tmp_path / "tasks.jsonl"), output_dir=str(tmp_path / "out"), num_workers=2,
+        look=f"{tmp_path}/mine.py:look", locate=f"{tmp_path}/mine.py:locate",
+    )  # fmt: skip
+    folder = run(arguments, EpisodeArguments(**CROPS))
+    traces = list(read_traces(folder))
+    assert len(traces) == 3 and all('"bbox_2d": [0, 0, 250, 250]' in t["messages"][2]["content"] for t in traces)
+    summary = (folder / "summary.md").read_text()
+    assert "3 traces of 3 tasks (100%)" in summary and "| look | 6 |" in summary
+    arguments = replace(arguments, locate=f"{tmp_path}/mine.py:wants_more", output_dir=str(tmp_path / "other"))
+    with pytest.raises(TypeError, match=r"wants_more asks for \['colour'\]; in this role there are"):
+        run(arguments, EpisodeArguments(**CROPS))
+
+
+def arguments_of(folder, **options):
+    return AgentArguments(**{"agent": "truth", "num_scenes": 9, "num_workers": 2, "output_dir": str(folder), **options})
+
+
+def test_after_a_kill_the_same_command_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
+    episodes = EpisodeArguments(**CROPS)
+    whole = run(arguments_of(tmp_path / "whole"), episodes)
+    (tmp_path / "cut").mkdir()
+    for name in ("run.json", "outcomes.jsonl"):
+        (tmp_path / "cut" / name).write_bytes((whole / name).read_bytes())
+    lines = (whole / "outcomes.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines[:4]]
+    for line in kept:
+        for image in (json.loads(line)["trace"] or {"images": []})["images"]:
+            (tmp_path / "cut" / "images").mkdir(exist_ok=True)
+            (tmp_path / "cut" / image).write_bytes((whole / image).read_bytes())
+    (tmp_path / "cut" / "outcomes.jsonl").write_text("".join(kept) + lines[4][: len(lines[4]) // 2])
+    again = run(arguments_of(tmp_path / "cut"), episodes)
+    assert (again / "traces.jsonl").read_text() == (whole / "traces.jsonl").read_text()
+    assert len((again / "outcomes.jsonl").read_text().splitlines()) == 9
+    with pytest.raises(ConfigError, match="seed was 0, is 1"):
+        run(arguments_of(tmp_path / "cut", seed=1), episodes)
+
+
+def test_shards_are_the_whole_and_are_joined(tmp_path, monkeypatch):
+    episodes = EpisodeArguments(**CROPS)
+    whole = run(arguments_of(tmp_path / "whole"), episodes)
+    shards = [run(arguments_of(tmp_path / f"shard-{n}", shard=f"{n}/3"), episodes) for n in range(3)]
+    assert join(shards, tmp_path / "joined") == 9
+    ids = {trace["id"] for trace in map(json.loads, (tmp_path / "joined" / "traces.jsonl").open())}
+    assert ids == {trace["id"] for trace in map(json.loads, (whole / "traces.jsonl").open())}
+    assert len(list(read_traces(tmp_path / "joined"))) == 9
+    with pytest.raises(ValueError, match="both hold a trace of"):
+        join([whole, shards[0]], tmp_path / "twice")
+    with pytest.raises(ConfigError, match="write I/N with I from 0"):
+        arguments_of(tmp_path / "x", shard="3/3").load_tasks()
+    monkeypatch.setattr(sys, "argv", ["fovea"])
+
+
+def test_each_size_of_view_is_a_task_of_its_own(tmp_path):
+    tasks = arguments_of(tmp_path, num_scenes=2, view_sizes_px=[64, 128]).load_tasks()
+    assert [task.id for task in tasks] == ["agent-0-0@64", "agent-0-0@128", "agent-0-1@64", "agent-0-1@128"]
+    assert [task.first_view_max_pixels for task in tasks[:2]] == [64**2, 128**2]
+
+
+def test_a_role_that_nobody_plays_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="nobody plays locate: give --locate, or --agent for all roles"):
+        run(arguments_of(tmp_path, agent=None, look="truth"), EpisodeArguments(**CROPS))
+    with pytest.raises(ConfigError, match="--look rules: it cannot look"):
+        run(arguments_of(tmp_path, look="rules"), EpisodeArguments(**CROPS))
+
+
+def test_usage_is_counted_by_role():
+    usage = Usage()
+    usage.add("look", 5)
+    usage.add("look", 2)
+    assert (usage.requests, usage.tokens) == ({"look": 2}, {"look": 7})
