@@ -20,8 +20,10 @@ COMMANDS = {
         "synthesis.agent.command:main",
         "write cold-start traces by a visual agent of models and functions",
     ),
-    "traces own": ("synthesis.own_traces:main", "write traces of a model's own successes"),
+    "traces own": ("evaluation.harvest:main", "write traces of the successes in a run, without a model"),
+    "traces sampled": ("synthesis.own_traces:main", "let a model play, and write traces of its successes"),
     "tasks": ("synthesis.shapes.tasks:main", "write tasks on procedural scenes"),
+    "tasks collage": ("synthesis.collage:main", "pack the pictures of any questions until a zoom is needed"),
     "data join": ("synthesis.joining:main", "put the shards of a job array together"),
     "gate": ("synthesis.tiny.gate:main", "measure what the tiny base can find and read"),
     "check-env": ("environments.check:main", "check an environment of your own"),
@@ -34,7 +36,7 @@ def main() -> None:
     if words[0] in ("-h", "--help"):
         print("usage: fovea COMMAND [options]; fovea COMMAND --help tells more\n")
         for command, (_, summary) in COMMANDS.items():
-            print(f"  {command:12s} {summary}")
+            print(f"  {command:14s} {summary}")
         return
     name = next((" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS), None)
     if name is None:

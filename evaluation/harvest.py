@@ -1,0 +1,157 @@
+"""Traces of a run's own successes: `fovea traces own RUN --output_dir DIR`. No model is run.
+
+RUN is the folder of a training (episodes.jsonl) or of an evaluation (samples.jsonl). Each successful episode is played
+again from its texts, in the environment and on the tasks of the run, and has to end as it did. Traces are taken evenly
+by family and number of zooms, so that what a policy does most does not drown the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
+from environments.play import Conversation, Limits, Reply, play
+from environments.traces import unfit, write_traces
+from evaluation.stored import StoredRun, stored_run
+from fovea.config import ConfigError
+from fovea.episodes import Episode
+from fovea.models.loading import load_outline
+from fovea.models.names import base_of
+from fovea.runs.records import Rollout, Sample
+from fovea.tasks import Task
+
+
+@dataclass
+class Texts:
+    """A policy that writes the texts of an episode again."""
+
+    texts: Sequence[str]
+
+    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        [conversation] = conversations
+        return [Reply(self.texts[sum(message["role"] == "assistant" for message in conversation.messages)])]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the episodes of a run were played in."""
+
+    make_environment: Any
+    limits: Limits
+
+
+def stage_of(run: StoredRun, model: str | None) -> Stage:
+    """The environment of a run, with its model's processor; `model` takes the place of one that has moved.
+
+    Raises:
+        ConfigError: for a run whose crops or views were replaced: its episodes show nothing of the images.
+    """
+    settings = run.info.chosen("episodes")
+    names = {field.name for field in fields(EpisodeArguments)}
+    episodes = EpisodeArguments(**{name: value for name, value in settings.items() if name in names})
+    if (episodes.crops, episodes.views) != ("true", "true"):
+        raise ConfigError(f"{run.folder} was played with crops {episodes.crops} and views {episodes.views}: name a run")
+    chosen = run.info.chosen("script", "evaluation", "model")
+    name = model or chosen.get("model_name_or_path") or "tiny"
+    limits = {"min_pixels": chosen.get("min_pixels"), "max_pixels": chosen.get("max_pixels")}
+    factory = environment_factory(episodes, load_outline(base_of(name), **limits))
+    return Stage(factory, Limits(episodes.max_turns, episodes.max_tokens_per_turn, 2**31))
+
+
+def replayed(record: Sample | Rollout, task: Task, stage: Stage) -> tuple[Episode | None, str]:
+    """The episode of a record, played again, or None and why it becomes no trace."""
+    script = Texts([turn.text for turn in record.turns])
+    try:
+        [episode] = play(script, [task], environment_factory=stage.make_environment, limits=stage.limits)
+    except IndexError:  # the environment wanted more turns than there were
+        return None, "ends otherwise when it is played again"
+    if (reason := unfit(episode)) is not None:
+        return None, reason
+    if [crop.region for crop in episode.crops] != [crop.region for turn in record.turns if turn.observation
+                                                   for crop in turn.observation.crops]:  # fmt: skip
+        return None, "other crops when it is played again"
+    return episode, ""
+
+
+def successes(run: StoredRun) -> list[Sample | Rollout]:
+    """The records that ended with the right answer, each text once."""
+    seen: set[tuple] = set()
+    kept = []
+    for record in run.records:
+        score = record.score if isinstance(record, Sample) else record.rewards.get("accuracy")
+        key = (record.task_id, *(turn.text for turn in record.turns))
+        is_success = record.answer is not None and not record.faults and (score is None or score > 0.99)
+        if is_success and key not in seen:
+            seen.add(key)
+            kept.append(record)
+    return kept
+
+
+def balanced(records: Sequence[Sample | Rollout], families: Sequence[str], max_per_task: int) -> Iterator[Any]:
+    """The records, one of each family and number of zooms by turns, at most so many of one task."""
+    buckets: dict[tuple[str, int], list[Any]] = defaultdict(list)
+    for success, family in zip(records, families, strict=True):
+        buckets[family, success.num_zooms].append(success)
+    of_task: Counter[str] = Counter()
+    queues = [iter(bucket) for _, bucket in sorted(buckets.items())]
+    while queues:
+        for queue in list(queues):
+            record: Any = next((one for one in queue if of_task[one.task_id] < max_per_task), None)
+            if record is None:
+                queues.remove(queue)
+                continue
+            of_task[record.task_id] += 1
+            yield record
+
+
+def harvest(folder: Path, output: Path, *, model: str | None, max_traces: int | None, max_per_task: int) -> str:
+    """Writes the traces; how many came of how many, by family and zooms, and why others did not."""
+    run = stored_run(folder)
+    stage = stage_of(run, model)
+    right = successes(run)
+    families = [run.task(record).family for record in right]
+    episodes: list[Episode] = []
+    dropped: Counter[str] = Counter()
+    for record in tqdm(balanced(right, families, max_per_task), total=max_traces or len(right), desc="traces"):
+        if max_traces is not None and len(episodes) == max_traces:
+            break
+        episode, reason = replayed(record, run.task(record), stage)
+        if episode is None:
+            dropped[reason] += 1
+        else:
+            episodes.append(episode)
+    write_traces(episodes, output)
+    lines = [f"\n{len(episodes)} traces of {len(run.records)} episodes, {len(right)} different ones right\n",
+             "| family | zooms | traces |", "|---|---|---|"]  # fmt: skip
+    counts = Counter((episode.task.family, episode.num_zooms) for episode in episodes)
+    lines += [f"| {family} | {zooms} | {count} |" for (family, zooms), count in sorted(counts.items())]
+    lines += [f"\ndropped: {count} {reason}" for reason, count in dropped.most_common()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a training or an evaluation")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for traces.jsonl and images")
+    parser.add_argument("--model_name_or_path", help="where the run's model is now, if it has moved")
+    parser.add_argument("--max_traces", type=int, help="stop after so many, taken evenly (default: all)")
+    parser.add_argument("--max_per_task", type=int, default=2, help="traces of one task at most (default: 2)")
+    args = parser.parse_args()
+    try:
+        print(harvest(args.run, args.output_dir, model=args.model_name_or_path, max_traces=args.max_traces,
+                      max_per_task=args.max_per_task))  # fmt: skip
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    print(f"written to {args.output_dir / 'traces.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()
