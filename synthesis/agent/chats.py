@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Protocol
 
+import torch
 from PIL import Image
 
 from environments.play import Conversation, Sampling
@@ -37,8 +39,8 @@ class Chat(Protocol):
 
     frame: Frame
 
-    def ask(self, messages: Messages, *, max_tokens: int) -> tuple[str, int]:
-        """The reply, and the tokens that it took."""
+    def ask(self, messages: Messages, *, max_tokens: int, draw: int) -> tuple[str, int]:
+        """The reply, and the tokens that it took; the same question may be answered otherwise at another `draw`."""
 
     def shown(self, image: Image.Image) -> Image.Image:
         """The image at the size at which the model receives it."""
@@ -52,7 +54,7 @@ class EndpointChat:
     temperature: float
     frame: Frame = Frame.PER_MILLE
 
-    def ask(self, messages: Messages, *, max_tokens: int) -> tuple[str, int]:
+    def ask(self, messages: Messages, *, max_tokens: int, draw: int) -> tuple[str, int]:
         asked = messages_of(Conversation(NOBODY, messages))
         answer = self.endpoint.chat(asked, max_tokens=max_tokens, temperature=self.temperature)
         return answer["text"], answer["num_tokens"] or 0
@@ -70,12 +72,13 @@ class LocalChat:
         self.policy = TransformersPolicy(model.network, self.renderer, Sampling(temperature))
         self._lock = Lock()
 
-    def ask(self, messages: Messages, *, max_tokens: int) -> tuple[str, int]:
+    def ask(self, messages: Messages, *, max_tokens: int, draw: int) -> tuple[str, int]:
         system = self.model.default_system
         whole = [{"role": "system", "content": system}, *messages] if system else messages
         images = [block["image"] for message in messages for block in message["content"] if block["type"] == "image"]
-        with self._lock:
+        with self._lock, torch.random.fork_rng():
             ids = self.renderer.prompt_ids(whole, ())
+            torch.manual_seed(zlib.crc32(f"{draw} {ids}".encode()))  # the same, whatever else is asked meanwhile
             [reply] = self.policy.reply([Conversation(NOBODY, whole, ids, images)], max_tokens=[max_tokens])
         return reply.text, reply.num_tokens
 
@@ -146,7 +149,8 @@ class ChatRole:
         return self.prompts.get(role, PROMPTS[role]).format(**values)
 
     def _ask(self, role: str, messages: Messages, usage: Usage, *, max_tokens: int) -> str:
-        text, num_tokens = self.chat.ask(messages, max_tokens=max_tokens)
+        draw = sum(usage.requests.values())
+        text, num_tokens = self.chat.ask(messages, max_tokens=max_tokens, draw=draw)
         usage.add(role, num_tokens)
         return text.strip()
 
