@@ -134,16 +134,16 @@ def checked_text(value: Any) -> str:
 
 
 def checked_judgement(value: Any, task: Task) -> Judgement:
-    """The judgement of a role.
+    """The judgement of a role; advice that tells the answer, or none, gives way to `ADVICE`.
 
     Raises:
-        RoleError: for anything else, or advice that tells the answer.
+        RoleError: for anything else.
     """
     if not isinstance(value, Judgement):
         raise RoleError(f"{value!r} is no judgement")
-    if not value.is_right and tells(value.advice, task):
-        raise RoleError("the advice tells the right answer")
-    return value
+    if value.is_right or (value.advice.strip() and not tells(value.advice, task)):
+        return value
+    return Judgement(False, ADVICE)
 
 
 def checked_thoughts(value: Any, task: Task, notes: Sequence[Note]) -> list[str]:
@@ -165,9 +165,17 @@ def checked_thoughts(value: Any, task: Task, notes: Sequence[Note]) -> list[str]
     return thoughts
 
 
+ADVICE = "It is not right. Look at a larger part around it, or elsewhere."
+COMMON = frozenset(
+    ("a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "i", "in", "is", "it", "no", "not", "of", "on", "or",
+     "part", "so", "that", "the", "this", "to", "we", "yes")
+)  # fmt: skip
+"""Words that any sentence may hold: as an answer they are not told by it."""
+
+
 def tells(text: str, task: Task) -> bool:
     """Whether a text holds the right answer as words of its own; what the question itself says tells nothing."""
     answer = str(task.answer).strip().lower()
-    if not answer or answer in ("yes", "no") or re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", task.prompt.lower()):
+    if not answer or answer in COMMON or re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", task.prompt.lower()):
         return False
     return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text.lower()) is not None

@@ -10,9 +10,8 @@ import numpy as np
 from fovea.answers import score, written
 from fovea.boxes import Box, Frame, coverage
 from fovea.tasks import Task
-from synthesis.agent.roles import UNIT_VIEW, WHOLE, Judgement, Note, Sight, Usage
+from synthesis.agent.roles import ADVICE, UNIT_VIEW, WHOLE, Judgement, Note, Sight, Usage
 
-ADVICE = "It is not right. Look at a larger part around it, or elsewhere."
 CANNOT_SEE = "I cannot see it."
 
 
