@@ -164,7 +164,7 @@ def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
     team = cast_roles(words, arguments.agent, temperature=arguments.temperature, prompts=arguments.prompts,
                       seed=arguments.seed, cache_folder=folder)  # fmt: skip
     save_tasks(tasks, folder / "tasks")
-    directory.write_start(**settings, evaluation={"dataset_name": str(folder / "tasks")})
+    directory.write_start(**settings, evaluation={"dataset_name": str(folder / "tasks"), "output_dir": str(folder)})
     outline = load_outline(
         arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels
     )

@@ -167,8 +167,8 @@ def checked_thoughts(value: Any, task: Task, notes: Sequence[Note]) -> list[str]
 
 ADVICE = "It is not right. Look at a larger part around it, or elsewhere."
 COMMON = frozenset(
-    ("a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "i", "in", "is", "it", "no", "not", "of", "on", "or",
-     "part", "so", "that", "the", "this", "to", "we", "yes")
+    ("a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "i", "in", "is", "it", "no", "not", "of", "on",
+     "or", "part", "so", "that", "the", "this", "to", "we", "yes")
 )  # fmt: skip
 """Words that any sentence may hold: as an answer they are not told by it."""
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_guides_are_found():
-    mine = ["checkpoint", "cluster", "data", "environment", "reward"]
+    mine = ["checkpoint", "cluster", "data", "environment", "reward", "traces"]
     assert [guide.stem for guide in GUIDES] == ["first_run", *(f"my_{name}" for name in mine)]
 
 

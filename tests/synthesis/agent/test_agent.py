@@ -10,6 +10,7 @@ from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.play import Limits
 from environments.traces import read_traces
+from evaluation.discover import find_runs
 from fovea.boxes import Box, Frame, coverage
 from fovea.config import ConfigError
 from synthesis.agent.command import AgentArguments, run
@@ -195,6 +196,8 @@ def test_functions_of_a_users_own_play_roles(tmp_path, make_task, tiny, picture,
     folder = run(arguments, EpisodeArguments(**CROPS))
     traces = list(read_traces(folder))
     assert len(traces) == 3 and all('"bbox_2d": [0, 0, 250, 250]' in t["messages"][2]["content"] for t in traces)
+    [found] = find_runs([folder])
+    assert len(found.main.samples) == 3 and found.main.task(found.main.samples[0]).id == "t0", "fovea report shows them"
     summary = (folder / "summary.md").read_text()
     assert "3 traces of 3 tasks (100%)" in summary and "| look | 6 |" in summary
     arguments = replace(arguments, locate=f"{tmp_path}/mine.py:wants_more", output_dir=str(tmp_path / "other"))
