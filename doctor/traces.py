@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from doctor.environment import Subject
 from doctor.episode import show_tokens
 from doctor.findings import Note, evenly
-from environments.protocol import parse_actions
-from environments.traces import Trace, blocks_of, to_trace
-from fovea.answers.boxes import is_four_numbers
+from environments.trace_crops import difference, zooms_in
+from environments.traces import to_trace
 from fovea.boxes import Box, Frame, View
-from fovea.episodes import Call
-from fovea.images import cut, fit
+from fovea.images import fit
 from fovea.models.processors import pixel_limits
 from sft.collator import TraceCollator
 
@@ -90,10 +85,12 @@ def boxes_in_another_frame(note: Note, subject: Subject, records: Sequence[dict]
     apart: dict[Frame, list[float]] = {other: [] for other in Frame}
     limits = pixel_limits(subject.model.processor)
     for record in evenly(records, NUM_LOOKED_AT):
-        for source, numbers, crop in _zooms(to_trace(record)):
-            view = View(source.size, fit(source, limits).size)
+        for zoom in zooms_in(to_trace(record)):
+            view = View(zoom.source.size, fit(zoom.source, limits).size)
             for other, differences in apart.items():
-                differences.append(_difference(source, Box.of(numbers, other), view, crop, subject.padding))
+                differences.append(
+                    difference(zoom.source, Box.of(zoom.numbers, other), view, zoom.crop, subject.padding)
+                )
     if not apart[frame]:
         note.warn(
             "no zoom with a crop behind it was found",
@@ -114,7 +111,7 @@ def boxes_in_another_frame(note: Note, subject: Subject, records: Sequence[dict]
 def crops_of_another_size(note: Note, subject: Subject, records: Sequence[dict]) -> None:
     """Crops of other sizes than this training's environment shows them in."""
     limits = subject.crop_limits
-    zooms = [crop for record in evenly(records, NUM_LOOKED_AT) for _, _, crop in _zooms(to_trace(record))]
+    zooms = [zoom.crop for record in evenly(records, NUM_LOOKED_AT) for zoom in zooms_in(to_trace(record))]
     if limits is None or not zooms:
         return
     least, most = 0.75 * limits.min_pixels, 1.25 * limits.max_pixels  # sizes are rounded to whole patches
@@ -127,31 +124,3 @@ def crops_of_another_size(note: Note, subject: Subject, records: Sequence[dict])
         )
         return
     note.ok(f"{len(zooms)} crops have sizes at which rollouts show them")
-
-
-def _zooms(trace: Trace) -> Iterator[tuple[Image.Image, list[float], Image.Image]]:
-    """The image that each zoom call means, the numbers of its box, and the crop behind it."""
-    shown: list[Image.Image] = []
-    asked: list[Call] = []
-    for message in trace.messages:
-        images = [block["image"] for block in blocks_of(message["content"]) if block["type"] == "image"]
-        if message["role"] == "assistant":
-            actions = parse_actions("".join(block["text"] for block in blocks_of(message["content"])))
-            asked = [action for action in actions if isinstance(action, Call)]
-        for crop in images if message["role"] == "tool" else ():
-            call = asked.pop(0) if asked else Call("", {})
-            numbers, index = call.arguments.get("bbox_2d"), call.arguments.get("img_idx", 0)
-            if is_four_numbers(numbers) and isinstance(index, int) and 0 <= index < len(shown):
-                yield shown[index], list(numbers or ()), crop
-        shown += images
-
-
-def _difference(source: Image.Image, box: Box, view: View, crop: Image.Image, padding: float) -> float:
-    """Mean difference of levels (0 to 255) between a crop and what is under the box; 255 if nothing is."""
-    inside = box.to(Frame.UNIT, view).enlarged(padding).clipped(view)
-    if inside.is_empty:
-        return 255.0
-    size = (32, 32)
-    small = cut(source, inside).resize(size, Image.Resampling.BOX), crop.resize(size, Image.Resampling.BOX)
-    first, second = (np.asarray(image, dtype=float) for image in small)
-    return float(np.abs(first - second).mean())

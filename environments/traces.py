@@ -90,23 +90,39 @@ def read_traces(path: str | Path) -> Iterator[dict]:
         FileNotFoundError: where there is no such file.
         TraceError: for a record that is no trace, with its line and the field.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "traces.jsonl"
+    for number, record in numbered_traces(path):
+        if isinstance(record, TraceError):
+            raise TraceError(f"{_file_of(path)} line {number}: {record}") from None
+        yield {"messages": record["messages"], "images": record["images"]}
+
+
+def _file_of(path: str | Path) -> Path:
+    return Path(path) / "traces.jsonl" if Path(path).is_dir() else Path(path)
+
+
+def numbered_traces(path: str | Path) -> Iterator[tuple[int, dict | TraceError]]:
+    """The records of a traces file with their line numbers; in place of one that is no trace, what is wrong with it.
+
+    `num_trailing` of a record counts the turns behind the assistant's last, which are left out.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        TraceError: for a file that cannot be read at all.
+    """
+    path = _file_of(path)
     if not path.exists():
         raise FileNotFoundError(f"no traces at {path}: give a JSONL file of traces or a folder with traces.jsonl in it")
     if path.suffix not in (".jsonl", ".json"):
         raise TraceError(f"{path}: traces are read from .jsonl and .json files")
-    rows = enumerate(READERS[path.suffix](path), start=1)
     number = 0
     try:
-        while (numbered_row := next(rows, None)) is not None:
-            number, row = numbered_row
-            yield _checked(row, path.parent)
+        for number, row in enumerate(READERS[path.suffix](path), start=1):
+            try:
+                yield number, _checked(row, path.parent)
+            except TraceError as error:
+                yield number, error
     except UnicodeDecodeError as error:
         raise TraceError(f"{path} behind line {number}: it is not UTF-8 ({error.reason})") from None
-    except TraceError as error:
-        raise TraceError(f"{path} line {number}: {error}") from None
 
 
 def _checked(row: Any, folder: Path) -> dict:
@@ -133,7 +149,8 @@ def _checked(row: Any, folder: Path) -> dict:
     if sum(counts) != len(images):
         raise TraceError(f"messages hold {sum(counts)} {PLACEHOLDER} placeholders for {len(images)} images")
     last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
-    return {"messages": messages[: last + 1], "images": images[: sum(counts[: last + 1])]}
+    kept = {"messages": messages[: last + 1], "images": images[: sum(counts[: last + 1])]}
+    return {**kept, "num_trailing": len(messages) - last - 1}
 
 
 def _paths(images: Any, folder: Path) -> list[str]:

@@ -1,0 +1,141 @@
+"""Faults planted in traces are each found by name, and good traces have none."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
+from environments.play import Limits, play
+from environments.policies.oracle import OraclePolicy
+from environments.traces import write_traces
+from fovea.boxes import Frame
+from synthesis.checks import CheckArguments, check, main
+from synthesis.shapes import make_tasks
+
+EPISODES = EpisodeArguments(crop_min_pixels=64 * 64, crop_max_pixels=80 * 64)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory, _tiny):
+    """Traces of an oracle, one zoom each, on scenes."""
+    folder = tmp_path_factory.mktemp("good")
+    tasks = make_tasks(num_tasks=6, seed=12, families={"read": 1.0})
+    factory = environment_factory(EPISODES, _tiny)
+    oracle = OraclePolicy(Frame.PER_MILLE, looseness=(1.5, 2.5))
+    write_traces(play(oracle, tasks, environment_factory=factory, limits=Limits()), folder)
+    return folder
+
+
+def checked(folder, lines, **options):
+    (folder / "planted.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return check(CheckArguments(dataset_name=str(folder / "planted.jsonl"), **options), EPISODES)
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "traces.jsonl").read_text().splitlines()]
+
+
+def test_good_traces_have_no_problems(good):
+    checker = checked(good, lines_of(good))
+    assert (checker.num_traces, checker.num_zooms, checker.problems) == (6, 6, [])
+
+
+def rewritten(line, number, change):
+    """A trace with the text of one message changed."""
+    messages = [dict(message) for message in line["messages"]]
+    messages[number]["content"] = change(messages[number]["content"])
+    return {**line, "messages": messages}
+
+
+def replaced_in(number, old, new):
+    return lambda line: rewritten(line, number, lambda text: text.replace(old, new))
+
+
+def box(change):
+    def changed(text):
+        numbers = json.loads(re.search(r"\[[^]]*\]", text)[0])
+        return re.sub(r"\[[^]]*\]", json.dumps(change(numbers)), text)
+
+    return lambda line: rewritten(line, 2, changed)
+
+
+def answer_of(line):
+    return re.search(r"<answer>(.*?)</answer>", line["messages"][-1]["content"])[1]
+
+
+CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 500, 500]}}</tool_call>'
+PLANTED = {
+    "swapped corners": (box(lambda b: [b[2], b[3], b[0], b[1]]), "refused call"),
+    "a box outside": (box(lambda b: [1100, 1100, 1200, 1200]), "refused call"),
+    "a crop of another box": (lambda line: {**line, "images": [line["images"][0], "other.png"]}, "other crop"),
+    "a missing image": (lambda line: {**line, "images": [line["images"][0], "images/gone.png"]}, "unreadable"),
+    "a leaked answer": (
+        lambda line: rewritten(line, 2, lambda t: t.replace("<think>", f"<think>It must be {answer_of(line)}. ")),
+        "leaked answer",
+    ),
+    "two answers": (lambda line: rewritten(line, 4, lambda text: f"{text}<answer>9</answer>"), "two answers"),
+    "a call after the answer": (lambda line: rewritten(line, 4, lambda text: text + CALL), "call after answer"),
+    "an unclosed tag": (replaced_in(2, "</think>", ""), "unclosed tag"),
+    "a wrong img_idx": (replaced_in(2, '"img_idx": 0', '"img_idx": 3'), "refused call"),
+    "an unknown tool": (replaced_in(2, "image_zoom_in_tool", "zoom"), "refused call"),
+    "a broken call": (replaced_in(2, '{"name"', "{name"), "unreadable call"),
+    "an image without a place": (replaced_in(3, "<image>", ""), "unreadable"),
+    "no answer": (lambda line: rewritten(line, 4, lambda text: "<think>Hm.</think>"), "no answer"),
+    "a turn of the user at the end": (
+        lambda line: {**line, "messages": [*line["messages"], {"role": "user", "content": "Thanks."}]},
+        "trailing turn",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_found_in_its_line(good, name):
+    plant, kind = PLANTED[name]
+    noise = np.random.default_rng(0).integers(0, 255, size=(8, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((64, 64)).save(good / "other.png")
+    lines = lines_of(good)
+    lines[3] = plant(lines[3])
+    checker = checked(good, lines)
+    assert {problem.line for problem in checker.problems} == {4}
+    assert kind in {problem.kind for problem in checker.problems}, checker.problems
+
+
+def test_a_doubled_trace_names_its_first_line(good):
+    lines = lines_of(good)
+    checker = checked(good, [*lines, lines[2]])
+    [problem] = checker.problems
+    assert (problem.line, problem.kind, problem.message) == (7, "doubled", "it is line 3 again")
+
+
+def test_boxes_in_another_frame_are_told_with_the_evidence(good):
+    def in_pixels(line):
+        width, height = Image.open(good / line["images"][0]).size
+        return box(lambda b: [b[0] * width / 1000, b[1] * height / 1000, b[2] * width / 1000, b[3] * height / 1000])(
+            line
+        )
+
+    checker = checked(good, list(map(in_pixels, lines_of(good))))
+    [problem] = [problem for problem in checker.problems if problem.kind == "other frame"]
+    assert "read in input" in problem.message and "per_mille" in problem.message
+    as_input = check(CheckArguments(dataset_name=str(good / "planted.jsonl")), replace(EPISODES, box_frame="input"))
+    assert as_input.problems == []
+
+
+def test_the_command_says_by_its_status_whether_something_is_wrong(good, tmp_path, monkeypatch, capsys):
+    words = ["fovea data check", str(good), "--crop_min_pixels", "4096", "--crop_max_pixels", "5120"]
+    for line, status in ((None, 0), ({"messages": "none"}, 1)):
+        if line is not None:
+            (tmp_path / "traces.jsonl").write_text(json.dumps(line) + "\n")
+            words[1] = str(tmp_path)
+        monkeypatch.setattr(sys, "argv", [*words, "--json", str(tmp_path / "found.json")])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        assert exit_.value.code == status
+        assert len(json.loads((tmp_path / "found.json").read_text())) == status
+    assert "unreadable: 1\n  line 1: messages is 'none'" in capsys.readouterr().out
