@@ -47,9 +47,9 @@ def cast_roles(
         if word in ("truth", "rules"):
             return Truth(seed) if word == "truth" else Rules(seed)
         if "@http" in word:
-            name, _, url = word.partition("@")
+            name, _, address = word.partition("@http")
             answers = cache_folder / "answers.jsonl" if temperature == 0 else None
-            return ChatRole(EndpointChat(ChatEndpoint(url, name, cache=answers), temperature), changed)
+            return ChatRole(EndpointChat(ChatEndpoint(f"http{address}", name, cache=answers), temperature), changed)
         try:
             return FunctionRole(load_object(word)) if ":" in word else ChatRole(
                 LocalChat(load_model(word), temperature), changed)  # fmt: skip

@@ -21,17 +21,21 @@ from environments.factories import environment_factory
 
 pytest.importorskip("vllm")
 
+from environments.arguments import EpisodeArguments
 from environments.play import Conversation, Limits, Reply, Sampling, play
 from environments.policies.oracle import OraclePolicy
 from environments.policies.transformers import TransformersPolicy
 from environments.policies.vllm import VllmPolicy, VllmServerPolicy, start_engine
 from environments.rendering import Renderer
+from environments.traces import read_traces
 from fovea.jsonl import read_jsonl
 from fovea.models.loading import Model, load_model
 from fovea.models.names import resolve_path
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
+from synthesis.agent.command import AgentArguments
+from synthesis.agent.command import run as run_agent
 from synthesis.shapes import make_tasks
 from tests.training import ON_CPU
 
@@ -260,3 +264,15 @@ def test_a_server_that_resizes_in_another_way_is_refused(server, model):
         VllmServerPolicy(server, renderer, Sampling()).reply(
             [Conversation(task, [], one_short, [Image.new("RGB", (64, 64))])], max_tokens=[4]
         )
+
+
+def test_the_visual_agent_s_roles_are_played_by_a_server(server, tmp_path):
+    name = f"{resolve_path('tiny')}@{server}/v1"
+    arguments = AgentArguments(
+        output_dir=str(tmp_path), locate=name, look=name, prompts="roles/tiny.yaml", temperature=0.0, num_scenes=24,
+        num_workers=8,
+    )  # fmt: skip
+    folder = run_agent(arguments, EpisodeArguments(crop_min_pixels=64 * 64, crop_max_pixels=80 * 64))
+    outcomes = read_jsonl(folder / "outcomes.jsonl")
+    assert len(outcomes) == 24 and len(list(read_traces(folder))) >= 12
+    assert sum(outcome["tokens"].get("locate", 0) for outcome in outcomes) > 100
