@@ -22,6 +22,7 @@ from environments.play import Conversation, Limits, Reply, play
 from environments.traces import unfit, write_traces
 from evaluation.stored import StoredRun, stored_run
 from fovea.config import ConfigError
+from fovea.data.identity import fingerprint
 from fovea.episodes import Episode
 from fovea.models.loading import load_outline
 from fovea.models.names import base_of
@@ -68,6 +69,8 @@ def stage_of(run: StoredRun, model: str | None) -> Stage:
 
 def replayed(record: Sample | Rollout, task: Task, stage: Stage) -> tuple[Episode | None, str]:
     """The episode of a record, played again, or None and why it becomes no trace."""
+    if isinstance(record, Sample) and record.task_hash not in (None, fingerprint(task)):
+        return None, "its question, reference or image has changed"
     script = Texts([turn.text for turn in record.turns])
     try:
         [episode] = play(script, [task], environment_factory=stage.make_environment, limits=stage.limits)
@@ -86,6 +89,8 @@ def successes(run: StoredRun) -> list[Sample | Rollout]:
     seen: set[tuple] = set()
     kept = []
     for record in run.records:
+        if isinstance(record, Rollout) and record.mode != "train":
+            continue  # held-out tasks are for judging
         score = record.score if isinstance(record, Sample) else record.rewards.get("accuracy")
         key = (record.task_id, *(turn.text for turn in record.turns))
         is_success = record.answer is not None and not record.faults and (score is None or score > 0.99)

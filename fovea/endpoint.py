@@ -17,6 +17,10 @@ from PIL import Image
 from fovea.jsonl import cut_torn_line, read_jsonl
 
 
+class RefusedRequest(RuntimeError):
+    """A server that will not answer this request, whatever it answers to others."""
+
+
 @dataclass
 class Server:
     """A server at `base_url`.
@@ -66,7 +70,8 @@ class Server:
             ) from None
         if not response.ok:
             message = f"{self.base_url}{path} answered {response.status_code}: {response.text[:2000]}"
-            raise RuntimeError(message + self._hint(response.status_code))
+            kind = RefusedRequest if response.status_code in (400, 413, 422) else RuntimeError
+            raise kind(message + self._hint(response.status_code))
         try:
             return response.json()
         except requests.JSONDecodeError:
@@ -122,13 +127,17 @@ class ChatEndpoint:
         completion = self._ask(request)
         try:
             choice = completion["choices"][0]
+            usage = completion.get("usage")
+            num_tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
             answer = {
                 "text": choice["message"]["content"] or "",
                 "finish_reason": choice.get("finish_reason"),
-                "num_tokens": (completion.get("usage") or {}).get("completion_tokens"),
+                "num_tokens": num_tokens if isinstance(num_tokens, int) else None,
             }
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, AttributeError):
             raise RuntimeError(f"{self.base_url} answered without a choice: {completion}") from None
+        if not isinstance(answer["text"], str):
+            raise RuntimeError(f"{self.base_url} answered {answer['text']!r}, which is no text")
         if self.cache is not None:
             with self._lock:
                 self._known[request_hash] = answer

@@ -14,6 +14,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,9 +24,11 @@ from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import box_frame, environment_factory
+from environments.play import tools_of
 from environments.protocol import parse_actions
 from environments.trace_crops import difference, likeness, zooms_in
 from environments.traces import Trace, TraceError, blocks_of, numbered_traces, to_trace
+from fovea.answers.boxes import is_four_numbers
 from fovea.arguments import PixelArguments
 from fovea.boxes import Box, Frame, View
 from fovea.config import parse
@@ -104,8 +107,8 @@ class Checker:
         for number, message in enumerate(trace.messages):
             if message["role"] != "assistant":
                 continue
-            behind = trace.messages[number + 1] if number + 1 < len(trace.messages) else {"role": "", "content": ""}
-            images = _images([behind]) if behind["role"] == "tool" else []
+            behind = takewhile(lambda message: message["role"] == "tool", trace.messages[number + 1 :])
+            images = _images(behind)
             crops = iter(images)
             for action in parse_actions(_text(message)):
                 if isinstance(action, Fault):
@@ -113,26 +116,31 @@ class Checker:
                 if isinstance(action, Call):
                     self.num_zooms += 1
                     where = f"message {number}, {json.dumps(action.arguments)}"
-                    if problem := self._problem_of(action, shown, crops):
+                    if problem := self._problem_of(action, shown, len(views), crops):
                         yield problem[0], f"{where}: {problem[1]}"
             shown += images
 
     def _problem_of(
-        self, call: Call, shown: Sequence[Image.Image], crops: Iterator[Image.Image]
+        self, call: Call, shown: Sequence[Image.Image], num_views: int, crops: Iterator[Image.Image]
     ) -> tuple[str, str] | None:
         """What is wrong with a call, if anything: its kind and the words for it."""
-        tool = None if call.name.startswith("_") else getattr(self.environment, call.name, None)
+        tool = tools_of(self.environment).get(call.name)
         if tool is None:
             return "refused call", f"there is no tool {call.name!r}"
+        index = call.arguments.get("img_idx", 0)
+        is_crop = isinstance(index, int) and num_views <= index < len(shown)
         try:
-            tool(**call.arguments)
+            tool(**(call.arguments | {"img_idx": 0} if is_crop and self.frame is not Frame.INPUT else call.arguments))
         except (ModelFault, TypeError) as error:
-            return "refused call", str(error)
+            if not is_crop:  # of an earlier crop the environment would know another size than the trace shows
+                return "refused call", str(error)
         crop = next(crops, None)
         if crop is None:
             return "no crop", "no image stands behind the call"
-        source = shown[call.arguments.get("img_idx", 0)]
-        view = View(source.size, source.size)
+        if not is_four_numbers(call.arguments.get("bbox_2d")) or not isinstance(index, int) or index >= len(shown):
+            return "refused call", "its box or its image is not to be read"
+        source = shown[index]
+        view = View(source.size, source.size if is_crop else fit(source, self.limits).size)
         box = Box.of(call.arguments["bbox_2d"], self.frame).to(Frame.UNIT, view).enlarged(self.padding).clipped(view)
         if (value := likeness(cut(source, box), crop)) < UNLIKE:
             return "other crop", f"the image behind the call shows something else (correlation {value:.2f})"

@@ -110,7 +110,9 @@ def collage_of(task: Task, others: Sequence[Task], arguments: CollageArguments, 
     row, column = divmod(number, grid.side)
     where = f"In the picture in row {row + 1}, column {column + 1}: "
     metadata = {**task.metadata, "collage_side": grid.side, "detail_px": round(smallest, 1), "needs_zoom": True}
-    metadata.setdefault("labels", [task.question.replace(MARK, "")] * len(details))
+    there = f"the picture in row {row + 1}, column {column + 1}"
+    if "labels" in metadata:
+        metadata["labels"] = [f"{label} in {there}" for label in metadata["labels"]]
     return replace(
         task,
         id=f"{task.id}-collage",

@@ -23,7 +23,7 @@ def join(shards: Sequence[Path], folder: Path) -> int:
 
     Raises:
         FileNotFoundError: for a shard without traces.
-        TraceError: if two shards hold a trace of one id, or different images of one name.
+        TraceError: if a trace of one id is there twice.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     known: dict[str, Path] = {}
@@ -32,21 +32,21 @@ def join(shards: Sequence[Path], folder: Path) -> int:
         for shard in tqdm(sorted(shards), desc="shards"):
             if not (shard / "traces.jsonl").exists():
                 raise FileNotFoundError(f"{shard / 'traces.jsonl'} does not exist: has this shard been worked on?")
-            for record in read_jsonl(shard / "traces.jsonl"):
-                if known.setdefault(record["id"], shard) is not shard:
-                    raise TraceError(f"{known[record['id']]} and {shard} both hold a trace of {record['id']!r}")
-                for image in record["images"]:
-                    _link(shard / image, folder / image)
-                file.write(json.dumps(record) + "\n")
+            for number, record in enumerate(read_jsonl(shard / "traces.jsonl")):
+                name = record.get("id") or f"{shard.name}-{len(known)}"
+                if name in known:
+                    raise TraceError(f"{known[name]} and {shard} both hold a trace of {name!r}")
+                known[name] = shard
+                places = [f"images/{shard.name}-{number}-{Path(image).name}" for image in record["images"]]
+                for image, place in zip(record["images"], places, strict=True):
+                    _link(shard / image, folder / place)
+                file.write(json.dumps({**record, "images": places, "id": name}) + "\n")
     aside.replace(folder / "traces.jsonl")
     return len(known)
 
 
 def _link(source: Path, target: Path) -> None:
-    if target.exists():
-        if target.read_bytes() != source.read_bytes():
-            raise TraceError(f"{source} and another shard's image of this name differ")
-        return
+    target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

@@ -52,7 +52,7 @@ class OraclePolicy:
         img_idx = len(conversation.images) - 1 if nested else task.boxes[done].img_idx
         box = self._box(conversation, task.boxes[done], is_in_crop=nested, img_idx=img_idx)
         arguments = {"bbox_2d": box, "label": labels[done], "img_idx": img_idx}
-        call = json.dumps({"name": "image_zoom_in_tool", "arguments": arguments})
+        call = json.dumps({"name": "image_zoom_in_tool", "arguments": arguments}, ensure_ascii=False)
         return f"<think>{thought}</think>\n<tool_call>\n{call}\n</tool_call>"
 
     def _box(self, conversation: Conversation, target: Target, *, is_in_crop: bool, img_idx: int) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -78,7 +79,13 @@ def math_score(task: Task, answer: str) -> float:
     """Mathematical equality, by math-verify."""
     from math_verify import parse, verify
 
-    return float(verify(parse(f"${task.answer}$"), parse(f"${answer}$" if "$" not in answer else answer)))
+    # Its timeouts are signals, which only the main thread can set.
+    seconds = 5 if threading.current_thread() is threading.main_thread() else None
+    reference, given = (
+        parse(text, parsing_timeout=seconds)
+        for text in (f"${task.answer}$", f"${answer}$" if "$" not in answer else answer)
+    )
+    return float(verify(reference, given, timeout_seconds=seconds))
 
 
 _SCORERS: dict[AnswerKind, Callable[[Task, str], float]] = {

@@ -120,7 +120,7 @@ def _each_text(change: Callable[[str], str], answer: Any) -> Any:
 def _image_path(image: Any, folder: Path, name: str) -> str:
     if isinstance(image, (str, Path)):
         path = Path(image)
-        return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+        return str(path.relative_to(folder) if path.is_relative_to(folder) else path.absolute())
     content = encoded(image)
     path = folder / "images" / f"{file_name(name)}.{'img' if isinstance(content, bytes) else 'png'}"
     if isinstance(content, bytes):

@@ -57,6 +57,8 @@ class EndpointChat:
     def ask(self, messages: Messages, *, max_tokens: int, draw: int) -> tuple[str, int]:
         asked = messages_of(Conversation(NOBODY, messages))
         answer = self.endpoint.chat(asked, max_tokens=max_tokens, temperature=self.temperature)
+        if answer["finish_reason"] == "length":
+            raise RoleError(f"it was cut off at {max_tokens} tokens")
         return answer["text"], answer["num_tokens"] or 0
 
     def shown(self, image: Image.Image) -> Image.Image:
@@ -125,10 +127,13 @@ class ChatRole:
     def verify(self, task: Task, answer: str, usage: Usage) -> Judgement:
         prompt = self._prompt("verify", question=task.prompt, reference=written(task), answer=json.dumps(answer))
         text = self._ask("verify", [_user(prompt)], usage, max_tokens=128)
-        match = re.match(r"\W*(right|wrong)\b[\s:.,-]*(.*)", text, re.IGNORECASE | re.DOTALL)
+        match = re.match(r"\W*(right|wrong)\b[\s:.,*-]*(.*)", text, re.IGNORECASE | re.DOTALL)
         if match is None:
             raise RoleError(f"{text[:80]!r} begins with neither 'right' nor 'wrong'")
-        return Judgement(match[1].lower() == "right", match[2].strip())
+        is_right = match[1].lower() == "right"
+        if is_right and re.search(r"\bwrong\b|\bnot right\b|\bincorrect\b", match[2], re.IGNORECASE):
+            raise RoleError(f"{text[:80]!r} says both right and wrong")
+        return Judgement(is_right, match[2].strip())
 
     def summarise(self, task: Task, notes: Sequence[Note], answer: str, usage: Usage) -> list[str]:
         steps = [{"zoomed to": note.question, "saw": note.answer} for note in notes]
@@ -170,8 +175,8 @@ PROMPTS = {
     "look": "{question}",
     "adjust": "The part {box} of the image did not help to answer. {advice}\nAnswer with the box of a better part as "
     'JSON, {{"bbox_2d": [x1, y1, x2, y2]}}. {form}',
-    "verify": "Question: {question}\nRight answer: {reference}\nGiven answer: {answer}\nWrite right if the given "
-    "answer means the same. Else write wrong, and one sentence of advice on where to look, without the right answer.",
+    "verify": "Question: {question}\nReference: {reference}\nTo be judged: {answer}\nWrite the one word right if they "
+    "mean the same. Else write wrong, and one sentence of advice on where to look, without the reference.",
     "summarise": "Someone answered a question about an image by zooming into parts of it.\nQuestion: {question}\n"
     "Steps: {steps}\nAnswer: {answer}\nWrite what they thought, first person, one or two sentences before each zoom "
     "and before the answer, without telling what was not seen yet. Answer with a JSON list of {count} texts.",

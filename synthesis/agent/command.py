@@ -24,8 +24,10 @@ from environments.play import Limits
 from fovea.arguments import PixelArguments, TaskArguments
 from fovea.config import ConfigError, parse
 from fovea.data.columns import TaskError
-from fovea.data.identity import fingerprint
+from fovea.data.identity import digest, fingerprint
 from fovea.data.task_files import save_tasks
+from fovea.endpoint import RefusedRequest
+from fovea.images import ImageError
 from fovea.models.loading import load_outline
 from fovea.runs.directory import RunDirectory, changes
 from fovea.tasks import Task
@@ -83,12 +85,12 @@ class AgentArguments(TaskArguments, PixelArguments):
         if self.dataset_name:
             tasks = super().load_tasks()
         else:
-            tasks = make_tasks(num_tasks=self.num_scenes, seed=self.seed, prefix="agent")
+            tasks = make_tasks(num_tasks=self.num_scenes, seed=self.seed, prefix="agent")[: self.max_tasks]
         if self.view_sizes_px:
             tasks = [
                 replace(task, id=f"{task.id}@{side}", first_view_max_pixels=side**2)
                 for task in tasks
-                for side in self.view_sizes_px
+                for side in dict.fromkeys(self.view_sizes_px)
             ]
         number, _, count = self.shard.partition("/")
         if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
@@ -106,6 +108,8 @@ def work(task: Task, task_hash: str, agent: Agent, limits: Limits, folder: Path)
         episode = played(task, solution, agent.make_environment, limits)
     except GivenUp as reason:
         return Outcome.given_up(task, task_hash, str(reason), agent.usage)
+    except (ImageError, RefusedRequest) as error:
+        return Outcome.given_up(task, task_hash, str(error)[:200], agent.usage)
     return Outcome.of(episode, task_hash, agent.usage, folder)
 
 
@@ -129,17 +133,29 @@ def work_on_all(
         return work(task, hashes[task.id], Agent(team, bounds, own.factory), limits, folder)
 
     waiting = iter(tasks)
+    failure: BaseException | None = None
     with ThreadPoolExecutor(num_workers) as pool:
         running = {pool.submit(job, task) for task in islice(waiting, 2 * num_workers)}
-        try:
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for finished in done:
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for finished in done:
+                if (error := finished.exception()) is None:
                     yield finished.result()
+                else:
+                    failure = failure or error
+            if failure is None:
                 running |= {pool.submit(job, task) for task in islice(waiting, len(done))}
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            else:  # what is under way is finished and kept, nothing new begins
+                running = {one for one in running if not one.cancel()}
+    if failure is not None:
+        raise failure
+
+
+def hash_of(task: Task) -> str:
+    """A hash of all of a task that the agent works by."""
+    metadata = {name: task.metadata.get(name) for name in ("labels", "questions", "nested", "readings")}
+    boxes = [target.to_dict() for target in task.boxes]
+    return digest([fingerprint(task), metadata, boxes, task.first_view_max_pixels])
 
 
 def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
@@ -153,7 +169,7 @@ def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
     tasks = arguments.load_tasks()
     if not tasks:
         raise ConfigError("there are no tasks: look at --dataset_name, --max_tasks and --shard")
-    hashes = {task.id: fingerprint(task) for task in tasks}
+    hashes = {task.id: hash_of(task) for task in tasks}
     outcomes = read_outcomes(folder, hashes)
     settings = {"agent": arguments, "episodes": episodes}
     if outcomes and (changed := list(changes(directory.settings(), settings, free=FREE_SETTINGS))):

@@ -55,7 +55,7 @@ class FunctionRole:
     def _call(self, sight: Sight | None, **values: Any) -> Any:
         parameters = inspect.signature(self.function).parameters
         if sight is not None:
-            values |= {"image": sight.image, "region": sight.region, "task": sight.task}
+            values |= {"image": sight.image.copy(), "region": sight.region, "task": sight.task}
             if "original" in parameters:
                 values["original"] = open_image(sight.task.images[sight.root])
         unknown = [name for name, one in parameters.items() if name not in values and one.default is one.empty]

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from fovea.answers import written
 from fovea.boxes import Box, Frame, View
-from fovea.tasks import Task
+from fovea.tasks import AnswerKind, Task
 
 NAMES = ("locate", "look", "adjust", "verify", "summarise")
 UNIT_VIEW = View((1, 1), (1, 1))
@@ -175,7 +176,23 @@ COMMON = frozenset(
 
 def tells(text: str, task: Task) -> bool:
     """Whether a text holds the right answer as words of its own; what the question itself says tells nothing."""
-    answer = str(task.answer).strip().lower()
-    if not answer or answer in COMMON or re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", task.prompt.lower()):
+    answers = task.answer if isinstance(task.answer, (list, tuple)) else [task.answer]
+    if task.kind is AnswerKind.CHOICE:  # all options stand in the question; the letter, or the option alone, tells
+        letter = written(task)
+        options = {chr(65 + number): choice for number, choice in enumerate(task.choices)}
+        right = options.get(letter, letter)
+        others = [choice for choice in task.choices if choice != right]
+        if re.search(rf"\({re.escape(letter)}\)", text):
+            return True
+        return _holds(text, right) and not any(_holds(text, choice) for choice in others)
+    return any(_holds(text, str(answer)) and not _holds(task.prompt, str(answer)) for answer in answers)
+
+
+def _holds(text: str, words: str) -> bool:
+    """Whether a text holds some words, numbers with or without their commas."""
+    sought = words.strip().lower()
+    if not sought or sought in COMMON:
         return False
-    return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text.lower()) is not None
+    plain = (re.sub(r"(?<=\d),(?=\d{3})", "", some.lower()) for some in (text, sought))
+    held, needle = plain
+    return re.search(rf"(?<!\w)(?<!\d\.){re.escape(needle)}(?!\w|\.\d)", held) is not None

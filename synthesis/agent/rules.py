@@ -10,6 +10,7 @@ import numpy as np
 from fovea.answers import score, written
 from fovea.boxes import Box, Frame, coverage
 from fovea.tasks import Task
+from synthesis.agent.questions import question_of
 from synthesis.agent.roles import ADVICE, UNIT_VIEW, WHOLE, Judgement, Note, Sight, Usage
 
 CANNOT_SEE = "I cannot see it."
@@ -68,7 +69,7 @@ class Truth(Rules):
         held = [
             any(_shows(one, target.box, target.img_idx) for one in shown if not one.is_whole) for target in task.boxes
         ]
-        if question == task.prompt or not task.metadata.get("readings"):
+        if question == question_of(task) or not task.metadata.get("readings"):
             return written(task) if all(held) else CANNOT_SEE
         for place, reading in enumerate(task.metadata["readings"]):
             target = task.boxes[place]

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 from environments.play import opening, tools_of
 from fovea.boxes import Box, Frame, Framing, View
 from fovea.episodes import ModelFault
-from fovea.tasks import Task
+from fovea.images import pixels_under
+from fovea.tasks import AnswerKind, Task
+from synthesis.agent.questions import question_of
 from synthesis.agent.roles import (
     WHOLE,
     Judgement,
@@ -104,6 +106,8 @@ class Agent:
 
     def _views(self, task: Task, environment: Any) -> list[Sight]:
         """The first views of a task."""
+        if task.kind is AnswerKind.BOX:
+            raise GivenUp("it asks for a box: fovea traces knows where that is")
         content = opening(environment, task)[1]["content"]
         images = [block["image"] for block in content if not isinstance(block, str) and block["type"] == "image"]
         if not images:
@@ -114,7 +118,7 @@ class Agent:
         """The answer that the first views give each time that they are asked; None if it is not always right."""
         answer = None
         for _ in range(self.bounds.num_sights):
-            answer = self._look(views[-1], task.prompt, [Note(view, "", "") for view in views[:-1]])
+            answer = self._look(views[-1], question_of(task), [Note(view, "", "") for view in views[:-1]])
             if not self._judge(task, answer).is_right:
                 return None
         return answer
@@ -122,24 +126,26 @@ class Agent:
     def _by_zooming(self, task: Task, views: Sequence[Sight]) -> tuple[str, list[Zoom]]:
         """An answer that was right, and the zooms before it; a chain of zooms is adjusted by the advice on the last."""
         advice = ""
-        boxes: dict[int, Box] = {}
+        places: dict[int, tuple[int, Box]] = {}
         for _ in range(self.bounds.max_attempts):
             try:
-                zooms = self._chain(task, views, boxes, advice)
+                zooms = self._chain(task, views, places, advice)
             except ModelFault as fault:
                 advice = str(fault)
                 continue
             answer = zooms[-1].note.answer
-            if zooms[-1].note.question != task.prompt:
-                answer = self._look(zooms[-1].note.sight, task.prompt, [zoom.note for zoom in zooms])
+            if zooms[-1].note.question != question_of(task):
+                answer = self._look(zooms[-1].note.sight, question_of(task), [zoom.note for zoom in zooms])
             judgement = self._judge(task, answer)
             if judgement.is_right:
                 return answer, zooms
             advice = judgement.advice
         raise GivenUp("never right" if advice else "never located")
 
-    def _chain(self, task: Task, views: Sequence[Sight], boxes: dict[int, Box], advice: str) -> list[Zoom]:
-        """Zooms into each thing that the task asks about; `boxes` are those of the last attempt, and become this one's.
+    def _chain(self, task: Task, views: Sequence[Sight], places: dict[int, tuple[int, Box]], advice: str) -> list[Zoom]:
+        """Zooms into each thing that the task asks about.
+
+        `places` are image and box of each in the last attempt, and become this one's.
 
         Raises:
             ModelFault: for a zoom that the environment refuses.
@@ -148,11 +154,11 @@ class Agent:
         opening(environment, task)
         seen = list(views)
         zooms: list[Zoom] = []
-        for place, (target, question) in enumerate(looked_for(task)):
-            is_inside = bool(task.metadata.get("nested")) and place > 0
-            index, box = self._place(seen[-1:] if is_inside else views, target, boxes.get(place), advice)
-            index = len(seen) - 1 if is_inside else index
-            boxes[place] = box
+        for number, (target, question) in enumerate(looked_for(task)):
+            is_inside = bool(task.metadata.get("nested")) and number > 0
+            first = len(seen) - 1 if is_inside else 0
+            places[number] = self._place(seen[first:] if is_inside else views, target, places.get(number), advice)
+            index, box = first + places[number][0], places[number][1]
             sight = seen[index]
             arguments = {"bbox_2d": _numbers(environment, sight, index, box, len(views)), "label": target,
                          "img_idx": index}  # fmt: skip
@@ -164,15 +170,17 @@ class Agent:
             zooms.append(Zoom(arguments, Note(crop, question, answer)))
         return zooms
 
-    def _place(self, sights: Sequence[Sight], target: str, before: Box | None, advice: str) -> tuple[int, Box]:
-        """Which of some images holds the target, and where."""
+    def _place(
+        self, sights: Sequence[Sight], target: str, before: tuple[int, Box] | None, advice: str
+    ) -> tuple[int, Box]:
+        """Which of some images holds the target, and where; with advice, a better box in the image of `before`."""
         if before is not None and advice:
-            index = 0
-            box = self._ask(
-                "adjust", lambda: checked_box(self.team.adjust.adjust(sights[0], before, advice, self.usage))
+            index, old = before
+            adjusted = self._ask(
+                "adjust", lambda: checked_box(self.team.adjust.adjust(sights[index], old, advice, self.usage))
             )
-            if box is not None:
-                return index, box
+            if adjusted is not None:
+                return index, adjusted
         for index, sight in enumerate(sights):
 
             def located(sight: Sight = sight) -> Box | None:
@@ -203,19 +211,36 @@ def looked_for(task: Task) -> list[tuple[str, str]]:
 
     Tasks say it by `metadata["labels"]` and `metadata["questions"]`; else it is what the question asks about.
     """
-    labels = [str(label) for label in task.metadata.get("labels", ())]
+    question = question_of(task)
+    labels, asked = (_texts(task.metadata.get(name)) for name in ("labels", "questions"))
     if not labels:
-        return [(task.prompt, task.prompt)]
-    asked = list(task.metadata.get("questions", ()))
+        return [(question, question)]
     if len(asked) != len(labels):
-        asked = [task.prompt] if len(labels) == 1 else [""] * (len(labels) - 1) + [task.prompt]
+        asked = [question] if len(labels) == 1 else [""] * (len(labels) - 1) + [question]
     return list(zip(labels, asked, strict=True))
 
 
+def _texts(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else [str(item) for item in value]
+
+
 def _numbers(environment: Any, sight: Sight, index: int, box: Box, num_views: int) -> list[float]:
-    """A box (UNIT of an image of the episode) as the model writes it."""
-    framing: Framing = environment.framing
-    view = framing.view(index) if index < num_views else View(sight.image.size, sight.image.size)
+    """A box (UNIT of an image of the episode) as the model writes it.
+
+    Raises:
+        GivenUp: for an environment that does not say in which frame that is.
+    """
+    framing: Framing | None = getattr(environment, "framing", None)
+    if framing is None:
+        raise GivenUp("the environment has no framing: in which frame boxes are written is not known")
     if framing.frame is Frame.UNIT:
         return [round(value, 3) for value in box.coordinates]
+    view = View(sight.image.size, sight.image.size)
+    if index < num_views:
+        view = framing.view(index)
+    elif framing.frame is Frame.ORIGINAL:
+        left, top, right, bottom = pixels_under(sight.region, framing.view(sight.root).original)
+        view = View((right - left, bottom - top), sight.image.size)
     return [round(value) for value in box.to(framing.frame, view).coordinates]

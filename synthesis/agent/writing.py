@@ -29,7 +29,7 @@ class Replay:
         thought = f"<think>{self.solution.thoughts[number]}</think>"
         if number == len(self.solution.zooms):
             return f"{thought}\n<answer>{written(conversation.task, conversation.framing)}</answer>"
-        call = json.dumps({"name": ZOOM, "arguments": self.solution.zooms[number].arguments})
+        call = json.dumps({"name": ZOOM, "arguments": self.solution.zooms[number].arguments}, ensure_ascii=False)
         return f"{thought}\n<tool_call>\n{call}\n</tool_call>"
 
 

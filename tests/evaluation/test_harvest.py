@@ -33,13 +33,14 @@ def run(tiny, tmp_path):
     factory = environment_factory(EPISODES, tiny)
     episodes = play(OraclePolicy(Frame.PER_MILLE), tasks, environment_factory=factory, limits=EPISODES.limits())
     rollouts = [Rollout.of(one, step=0, rewards={"accuracy": float(n < 8)}) for n, one in enumerate(episodes)]
-    directory.add_rollouts([*rollouts, *rollouts])
+    held_out = [replace(rollout, mode="eval", task_id=f"held-{n}") for n, rollout in enumerate(rollouts)]
+    directory.add_rollouts([*rollouts, *rollouts, *held_out])
     return directory.path
 
 
 def test_each_success_is_a_trace_once_with_the_crops_that_it_saw(run, tmp_path):
     table = harvest(run, tmp_path / "out", model=None, max_traces=None, max_per_task=2)
-    assert "8 traces of 18 episodes, 8 different ones right" in table
+    assert "8 traces of 27 episodes, 8 different ones right" in table
     traces = list(read_traces(tmp_path / "out"))
     assert len(traces) == 8 and all(trace["messages"][-1]["role"] == "assistant" for trace in traces)
     calls = sum("<tool_call>" in m["content"] for t in traces for m in t["messages"] if m["role"] == "assistant")

@@ -17,6 +17,7 @@ from environments.traces import write_traces
 from fovea.boxes import Frame
 from synthesis.checks import CheckArguments, check, main
 from synthesis.shapes import make_tasks
+from tests.fakes import Says
 
 EPISODES = EpisodeArguments(crop_min_pixels=64 * 64, crop_max_pixels=80 * 64)
 
@@ -139,3 +140,22 @@ def test_the_command_says_by_its_status_whether_something_is_wrong(good, tmp_pat
         assert exit_.value.code == status
         assert len(json.loads((tmp_path / "found.json").read_text())) == status
     assert "unreadable: 1\n  line 1: messages is 'none'" in capsys.readouterr().out
+
+
+def test_several_calls_in_a_turn_and_zooms_into_their_crops_are_no_problem(_tiny, tmp_path):
+    [task] = make_tasks(num_tasks=1, seed=12, families={"compare": 1.0})
+    x = [[round(1000 * value) for value in target.box.enlarged(1.5).coordinates] for target in task.boxes]
+    call = '<tool_call>{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {}, "img_idx": {}}}}}</tool_call>'
+    texts = ["<think>I zoom in twice.</think>" + "".join(call.format(box, 0) for box in x),
+             "<think>Closer.</think>" + call.format([100, 100, 900, 900], 2),
+             f"<think>I see.</think><answer>{task.answer}</answer>"]  # fmt: skip
+    factory = environment_factory(EPISODES, _tiny)
+    write_traces(play(Says(texts), [task], environment_factory=factory, limits=Limits()), tmp_path)
+    checker = check(CheckArguments(dataset_name=str(tmp_path)), EPISODES)
+    assert (checker.num_zooms, checker.problems) == (3, [])
+
+
+def test_a_call_of_what_is_no_tool_is_refused(good):
+    lines = lines_of(good)
+    lines[0] = replaced_in(2, "image_zoom_in_tool", "reset")(lines[0])
+    assert [problem.kind for problem in checked(good, lines).problems] == ["refused call"]

@@ -13,8 +13,11 @@ from environments.traces import read_traces
 from evaluation.discover import find_runs
 from fovea.boxes import Box, Frame, coverage
 from fovea.config import ConfigError
+from fovea.tasks import AnswerKind
+from synthesis.agent.chats import ChatRole
 from synthesis.agent.command import AgentArguments, run
-from synthesis.agent.roles import ADVICE, Judgement, Usage
+from synthesis.agent.functions import FunctionRole
+from synthesis.agent.roles import ADVICE, Judgement, RoleError, Usage, tells
 from synthesis.agent.rules import CANNOT_SEE, Rules, Truth
 from synthesis.agent.solving import Agent, Bounds, GivenUp, Team, looked_for
 from synthesis.agent.writing import played
@@ -262,3 +265,105 @@ def test_usage_is_counted_by_role():
     usage.add("look", 5)
     usage.add("look", 2)
     assert (usage.requests, usage.tokens) == ({"look": 2}, {"look": 7})
+
+
+class OnlyInTheSecond(Truth):
+    """Finds its target in the second image alone, and reads it only after an adjustment."""
+
+    def __init__(self):
+        super().__init__()
+        self.adjusted = []
+
+    def locate(self, sight, target, usage):
+        return Box(0.4, 0.4, 0.5, 0.5, Frame.UNIT) if sight.root == 1 else None
+
+    def adjust(self, sight, box, advice, usage):
+        self.adjusted.append(sight.root)
+        return box.enlarged(2)
+
+    def look(self, sight, question, notes, usage):
+        return str(sight.task.answer) if self.adjusted and not sight.is_whole else CANNOT_SEE
+
+
+def test_a_box_is_adjusted_in_the_image_that_it_is_in(factory, make_task, picture):
+    task = replace(make_task(), images=(picture, picture.rotate(180)))
+    player = OnlyInTheSecond()
+    solution, _ = solve(task, factory, locate=player, adjust=player, look=player)
+    assert player.adjusted == [1] and solution.zooms[0].arguments["img_idx"] == 1
+    assert solution.zooms[0].note.sight.root == 1
+
+
+def test_a_function_that_draws_on_its_image_changes_no_trace(factory, make_task):
+    def look(image, question):
+        image.thumbnail((4, 4))
+        return "7" if image.size[0] else ""
+
+    solution, _ = solve(make_task(), factory, look=FunctionRole(look))
+    [message] = [m for m in played(make_task(), solution, factory, Limits()).messages if m["role"] == "user"]
+    assert message["content"][0]["image"].width > 4
+
+
+class Chat:
+    frame = Frame.PER_MILLE
+
+    def __init__(self, reply):
+        self.reply = reply
+
+    def ask(self, messages, *, max_tokens, draw):
+        return self.reply, 1
+
+    def shown(self, image):
+        return image
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_right"),
+    [("right", True), ("Right.", True), ("wrong: look left", False), ("Wrong", False),
+     ("Right answer: 7. The given answer is 8, so it is wrong.", None), ("It depends", None)],
+)  # fmt: skip
+def test_a_verdict_is_one_word_that_nothing_contradicts(reply, is_right, make_task):
+    role = ChatRole(Chat(reply))
+    if is_right is None:
+        with pytest.raises(RoleError):
+            role.verify(make_task(), "8", Usage())
+    else:
+        assert role.verify(make_task(), "8", Usage()).is_right is is_right
+
+
+def test_an_answer_is_told_by_option_item_or_number_however_written(make_task):
+    choice = make_task("B", AnswerKind.CHOICE, choices=("red", "blue"))
+    assert tells("It is (B).", choice) and tells("It looks blue.", choice)
+    assert not tells("Is it red or blue? I zoom in.", choice)
+    assert tells("A feline, I think.", make_task(["cat", "feline"], AnswerKind.TEXT))
+    assert tells("about 1,234 of them", make_task("1234")) and not tells("I see 7.5", make_task("7"))
+    assert not tells("I look at it.", make_task("at", AnswerKind.TEXT))
+
+
+def test_one_task_that_cannot_be_worked_on_does_not_end_the_others(tmp_path, picture):
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    rows = [
+        {"images": ["a.png"], "question": "Where?", "answer": [1, 2, 30, 40], "kind": "box", "id": "box"},
+        {"images": ["broken.png"], "question": "Which?", "answer": "7", "id": "broken"},
+        {"images": ["a.png"], "question": "How much?", "answer": "\\frac{1}{2}", "kind": "math", "id": "math"},
+        {"images": ["a.png"], "question": "Which?", "answer": "7", "id": "labelled", "metadata": {"labels": None}},
+        {"question": "Which?", "answer": "7", "id": "blind"},
+    ]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = arguments_of(tmp_path / "out", dataset_name=str(tmp_path / "tasks.jsonl"))
+    run(arguments, EpisodeArguments(**CROPS))
+    outcomes = {line["task_id"]: line["reason"] for line in map(json.loads, (tmp_path / "out/outcomes.jsonl").open())}
+    assert outcomes["math"] == outcomes["labelled"] == "answered at sight"
+    assert (
+        outcomes["blind"] == "no image" and "asks for a box" in outcomes["box"] and "broken.png" in outcomes["broken"]
+    )
+
+
+def test_what_others_have_finished_is_kept_when_a_role_fails(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def look(image, question, task):\n    assert not task.id.endswith('-3')\n    return str(task.answer)\n"
+    )
+    arguments = arguments_of(tmp_path / "out", look=f"{tmp_path}/mine.py:look", num_workers=3)
+    with pytest.raises(AssertionError):
+        run(arguments, EpisodeArguments(**CROPS))
+    assert len((tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()) >= 3
