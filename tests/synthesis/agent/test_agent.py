@@ -354,9 +354,8 @@ def test_one_task_that_cannot_be_worked_on_does_not_end_the_others(tmp_path, pic
     run(arguments, EpisodeArguments(**CROPS))
     outcomes = {line["task_id"]: line["reason"] for line in map(json.loads, (tmp_path / "out/outcomes.jsonl").open())}
     assert outcomes["math"] == outcomes["labelled"] == "answered at sight"
-    assert (
-        outcomes["blind"] == "no image" and "asks for a box" in outcomes["box"] and "broken.png" in outcomes["broken"]
-    )
+    assert outcomes["blind"] == "no image" and "asks for a box" in outcomes["box"]
+    assert "cannot be opened" in outcomes["broken"]
 
 
 def test_what_others_have_finished_is_kept_when_a_role_fails(tmp_path):
