@@ -107,7 +107,8 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     traces = [outcome for outcome in outcomes if outcome.is_trace]
     lines = [f"\n{len(traces)} traces of {len(outcomes)} tasks ({len(traces) / max(1, len(outcomes)):.0%})\n",
              "| outcome | tasks |", "|---|---|"]  # fmt: skip
-    lines += [f"| {reason} | {count} |" for reason, count in Counter(o.reason for o in outcomes).most_common()]
+    reasons = Counter(outcome.reason.partition(":")[0] for outcome in outcomes)
+    lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
     roles = sorted({role for outcome in outcomes for role in outcome.requests})
     if roles:
         lines += ["\n| role | requests | tokens | tokens a trace |", "|---|---|---|---|"]
