@@ -9,7 +9,7 @@ from doctor.environment import NUM_SHOWN, ZOOM, Subject, zoomed
 from doctor.findings import Note, colored, evenly
 from environments.play import opening, tools_of
 from environments.rendering import Renderer
-from fovea.boxes import Box, Frame
+from fovea.boxes import WHOLE
 
 
 def hidden_tools(note: Note, subject: Subject) -> None:
@@ -94,6 +94,6 @@ def _longest(subject: Subject) -> tuple[int, int]:
         prompt = max(prompt, len(renderer.prompt_ids(messages, list(tools.values()))))
         views = [block["image"] for block in messages[1]["content"] if block["type"] == "image"]
         if views and ZOOM in tools:
-            whole = zoomed(environment, views[0], views[0], Box(0, 0, 1, 1, Frame.UNIT), subject.frame)
+            whole = zoomed(environment, views[0], views[0], WHOLE, subject.frame)
             crop = max(crop, renderer.image_inputs(whole).num_tokens)
     return prompt, crop

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from fovea.answers.boxes import is_finite
-from fovea.boxes import Box, Frame, Framing, View
+from fovea.boxes import WHOLE, Box, Frame, Framing, View
 from fovea.episodes import Crop, FaultKind, ModelFault
 from fovea.images import MAX_ASPECT_RATIO, ImageStore, PixelLimits, cut, fit
 from fovea.placeholders import MARK
@@ -104,7 +104,7 @@ class ZoomEnvironment:
             limits = PixelLimits(limits.min_pixels, most, limits.factor)
         view = self._store.fitted(source, limits, self._settings.first_view)
         size = self._store.open(source).size
-        self._seen.append(_Seen(root, Box(0, 0, 1, 1, Frame.UNIT), View(size, view.size)))
+        self._seen.append(_Seen(root, WHOLE, View(size, view.size)))
         return {"type": "image", "image": _view(view, self._settings.views)}
 
     @property

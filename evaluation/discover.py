@@ -71,16 +71,12 @@ def find_runs(folders: Sequence[Path]) -> list[FoundRun]:
 
 
 def _find_run(folder: Path, name: str) -> FoundRun:
-    named_folders = [
-        (evaluation_name, path) for evaluation_name, path in evaluations_in(folder).items() if _has_line(path / SAMPLES)
-    ]
-    named_folders.sort(
-        key=lambda named_folder: (not _is_plain(named_folder[1]), named_folder[0] != OWN, named_folder[0] != DEFAULT)
-    )
+    folders = {name: path for name, path in evaluations_in(folder).items() if _has_line(path / SAMPLES)}
+    ranked = sorted(folders, key=lambda name: (not _is_plain(folders[name]), name != OWN, name != DEFAULT))
     training = StoredRun(folder, ROLLOUTS) if (folder / ROLLOUTS).exists() else None
-    if not named_folders and training is None:
+    if not folders and training is None:
         raise SystemExit(f"{folder} holds no episodes, neither of an evaluation nor of a training: name a run's folder")
-    evaluations = {evaluation_name or DEFAULT: StoredRun(path, SAMPLES) for evaluation_name, path in named_folders}
+    evaluations = {name or DEFAULT: StoredRun(folders[name], SAMPLES) for name in ranked}
     return FoundRun(name, folder, evaluations, training)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Conversation, Limits, Reply, play
+from environments.play import Limits, play
+from environments.policies.replay import NoTextLeft, Replay
 from environments.traces import unfit, write_traces
 from evaluation.stored import StoredRun, stored_run
 from fovea.config import ConfigError
@@ -28,17 +29,6 @@ from fovea.models.loading import load_outline
 from fovea.models.names import base_of
 from fovea.runs.records import Rollout, Sample
 from fovea.tasks import Task
-
-
-@dataclass
-class Texts:
-    """A policy that writes the texts of an episode again."""
-
-    texts: Sequence[str]
-
-    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
-        [conversation] = conversations
-        return [Reply(self.texts[sum(message["role"] == "assistant" for message in conversation.messages)])]
 
 
 @dataclass(frozen=True)
@@ -55,9 +45,7 @@ def stage_of(run: StoredRun, model: str | None) -> Stage:
     Raises:
         ConfigError: for a run whose crops or views were replaced: its episodes show nothing of the images.
     """
-    settings = run.info.chosen("episodes")
-    names = {field.name for field in fields(EpisodeArguments)}
-    episodes = EpisodeArguments(**{name: value for name, value in settings.items() if name in names})
+    episodes = run.info.arguments(EpisodeArguments, "episodes")
     if (episodes.crops, episodes.views) != ("true", "true"):
         raise ConfigError(f"{run.folder} was played with crops {episodes.crops} and views {episodes.views}: name a run")
     chosen = run.info.chosen("script", "evaluation", "model")
@@ -71,10 +59,10 @@ def replayed(record: Sample | Rollout, task: Task, stage: Stage) -> tuple[Episod
     """The episode of a record, played again, or None and why it becomes no trace."""
     if isinstance(record, Sample) and record.task_hash not in (None, fingerprint(task)):
         return None, "its question, reference or image has changed"
-    script = Texts([turn.text for turn in record.turns])
+    script = Replay([turn.text for turn in record.turns])
     try:
         [episode] = play(script, [task], environment_factory=stage.make_environment, limits=stage.limits)
-    except IndexError:  # the environment wanted more turns than there were
+    except NoTextLeft:
         return None, "ends otherwise when it is played again"
     if (reason := unfit(episode)) is not None:
         return None, reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -56,11 +56,9 @@ class StoredRun:
         from evaluation.arguments import EvaluationArguments  # imports torch, which only tasks need
         from fovea.arguments import TaskArguments
 
-        chosen = self.info.chosen("script", "evaluation")
         kind: type[TaskArguments] = EvaluationArguments if self.file == SAMPLES else TaskArguments
-        names = {field.name for field in fields(kind)}
-        arguments = kind(**{name: value for name, value in chosen.items() if name in names})
-        held_out = chosen.get("eval_dataset_name")
+        arguments = self.info.arguments(kind, "script", "evaluation")
+        held_out = self.info.chosen("script", "evaluation").get("eval_dataset_name")
         try:
             if self.file == SAMPLES:
                 tasks = {"eval": arguments.load_tasks()}

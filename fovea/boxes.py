@@ -160,6 +160,12 @@ class Box:
         return cls.of(data["coordinates"], Frame(data["frame"]))
 
 
+UNIT_VIEW = View((1, 1), (1, 1))
+"""Of an image whose size does not matter, since its boxes are in UNIT or PER_MILLE."""
+WHOLE = Box(0.0, 0.0, 1.0, 1.0, Frame.UNIT)
+"""A whole image."""
+
+
 @dataclass(frozen=True)
 class Framing:
     """The frame in which a model writes boxes, with the views of a task's images, by which they are read."""
@@ -176,7 +182,7 @@ class Framing:
         if image < len(self.views):
             return self.views[image]
         if self.frame in (Frame.UNIT, Frame.PER_MILLE):
-            return View((1, 1), (1, 1))
+            return UNIT_VIEW
         raise ValueError(
             f"boxes of image {image} in {self.frame.value} pixels need its view, {len(self.views)} are known"
         )

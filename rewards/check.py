@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from fovea.boxes import Box, Frame
+from fovea.boxes import WHOLE, Box, Frame
 from fovea.episodes import (
     Answer,
     Call,
@@ -30,7 +30,6 @@ from rewards.registry import RewardError, load_reward
 from rewards.trl_adapter import score
 
 TARGET = Box(0.4, 0.4, 0.6, 0.6, Frame.UNIT)
-WHOLE = Box(0.0, 0.0, 1.0, 1.0, Frame.UNIT)
 ELSEWHERE = Box(0.0, 0.0, 0.1, 0.1, Frame.UNIT)
 
 

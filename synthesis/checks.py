@@ -29,6 +29,7 @@ from environments.protocol import parse_actions
 from environments.trace_crops import difference, likeness, zooms_in
 from environments.traces import Trace, TraceError, blocks_of, numbered_traces, to_trace
 from fovea.answers.boxes import is_four_numbers
+from fovea.answers.telling import tells
 from fovea.arguments import PixelArguments
 from fovea.boxes import Box, Frame, View
 from fovea.config import parse
@@ -127,21 +128,23 @@ class Checker:
         tool = tools_of(self.environment).get(call.name)
         if tool is None:
             return "refused call", f"there is no tool {call.name!r}"
-        index = call.arguments.get("img_idx", 0)
+        numbers, index = call.arguments.get("bbox_2d"), call.arguments.get("img_idx", 0)
         is_crop = isinstance(index, int) and num_views <= index < len(shown)
-        try:
-            tool(**(call.arguments | {"img_idx": 0} if is_crop and self.frame is not Frame.INPUT else call.arguments))
-        except (ModelFault, TypeError) as error:
-            if not is_crop:  # of an earlier crop the environment would know another size than the trace shows
+        if not is_crop:  # of an earlier crop the environment would know another size than the trace shows
+            try:
+                tool(**call.arguments)
+            except (ModelFault, TypeError) as error:
                 return "refused call", str(error)
-        crop = next(crops, None)
-        if crop is None:
-            return "no crop", "no image stands behind the call"
-        if not is_four_numbers(call.arguments.get("bbox_2d")) or not isinstance(index, int) or index >= len(shown):
+        if not is_four_numbers(numbers) or not isinstance(index, int) or index >= len(shown):
             return "refused call", "its box or its image is not to be read"
         source = shown[index]
         view = View(source.size, source.size if is_crop else fit(source, self.limits).size)
-        box = Box.of(call.arguments["bbox_2d"], self.frame).to(Frame.UNIT, view).enlarged(self.padding).clipped(view)
+        box = Box.of(numbers or (), self.frame).to(Frame.UNIT, view).enlarged(self.padding).clipped(view)
+        if box.is_empty:
+            return "refused call", f"the box holds nothing of image {index}"
+        crop = next(crops, None)
+        if crop is None:
+            return "no crop", "no image stands behind the call"
         if (value := likeness(cut(source, box), crop)) < UNLIKE:
             return "other crop", f"the image behind the call shows something else (correlation {value:.2f})"
         return None
@@ -198,13 +201,10 @@ def leaks(trace: Trace) -> Iterator[tuple[str, str]]:
     match = re.search(r"<answer>(.*?)</answer>", texts[-1], re.DOTALL)
     if match is None or len(texts) < 2:
         return
-    answer = match[1].strip().lower()
-    asked = " ".join(_text(message) for message in trace.messages[: _first_turn(trace)]).lower()
-    told = rf"(?<!\w)(?<!\d\.){re.escape(answer)}(?!\w|\.\d)"
-    is_telling = len(answer) > 0 and answer not in ("yes", "no") and not re.search(told, asked)
-    thought = texts[0].partition("<tool_call>")[0].lower()
-    if is_telling and re.search(told, thought):
-        yield "leaked answer", f"the first turn tells {match[1].strip()!r} before anything was zoomed into"
+    asked = " ".join(_text(message) for message in trace.messages[: _first_turn(trace)])
+    task = Task("", (), asked, match[1].strip())
+    if tells(texts[0].partition("<tool_call>")[0], task):
+        yield "leaked answer", f"the first turn tells {task.answer!r} before anything was zoomed into"
 
 
 def _first_turn(trace: Trace) -> int:

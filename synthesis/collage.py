@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from fovea.answers.boxes import reference_boxes
 from fovea.arguments import TaskArguments
-from fovea.boxes import Box, Frame, View
+from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, View
 from fovea.config import ConfigError, parse
 from fovea.data.columns import TaskError
 from fovea.data.task_files import save_tasks
@@ -27,7 +28,6 @@ from fovea.images import open_image, source_hash
 from fovea.placeholders import MARK
 from fovea.tasks import AnswerKind, Target, Task
 
-UNIT_VIEW = View((1, 1), (1, 1))
 QUALITY = 92
 """Of the JPEG files."""
 
@@ -89,10 +89,12 @@ def detail_side_px(detail: Box, grid: Grid, view_px: int) -> float:
     return min(detail.width * width, detail.height * height) * scale
 
 
-def collage_of(task: Task, others: Sequence[Task], arguments: CollageArguments, rng: np.random.Generator) -> Task:
-    """The task on a collage of its picture and distractors, drawn from `others`, whose pictures are other ones."""
+def collage_of(
+    task: Task, pool: Sequence[Task], own: int, arguments: CollageArguments, rng: np.random.Generator
+) -> Task:
+    """The task on a collage of its picture and distractors: those of `pool`, whose pictures all differ, but `own`."""
     picture = fitted(open_image(task.images[0]), arguments.picture_px)
-    details = [target.box for target in task.boxes] or [Box(0, 0, 1, 1, Frame.UNIT)]
+    details = [target.box for target in task.boxes] or [WHOLE]
     for side in sorted(arguments.sides):
         grid = Grid(side, (arguments.picture_px, arguments.picture_px), arguments.gap_px)
         number = int(rng.integers(side**2))
@@ -101,23 +103,23 @@ def collage_of(task: Task, others: Sequence[Task], arguments: CollageArguments, 
         if smallest <= arguments.detail_px:
             break
     canvas = Image.new("RGB", grid.size, "white")
-    chosen = rng.choice(len(others), size=grid.side**2 - 1, replace=len(others) < grid.side**2 - 1)
-    distractors = iter([others[index] for index in chosen])
+    num_others, num_places = len(pool) - 1, grid.side**2 - 1
+    chosen = rng.choice(num_others, size=num_places, replace=num_others < num_places)
+    distractors = iter([pool[index + (index >= own)] for index in chosen])
     for cell in range(grid.side**2):
         shown = picture if cell == number else fitted(open_image(next(distractors).images[0]), arguments.picture_px)
         box = grid.place(cell, shown.size).to(Frame.ORIGINAL, View(grid.size, grid.size))
         canvas.paste(shown, (round(box.x1), round(box.y1)))
     row, column = divmod(number, grid.side)
-    where = f"In the picture in row {row + 1}, column {column + 1}: "
-    metadata = {**task.metadata, "collage_side": grid.side, "detail_px": round(smallest, 1), "needs_zoom": True}
     there = f"the picture in row {row + 1}, column {column + 1}"
+    metadata = {**task.metadata, "collage_side": grid.side, "detail_px": round(smallest, 1), "needs_zoom": True}
     if "labels" in metadata:
         metadata["labels"] = [f"{label} in {there}" for label in metadata["labels"]]
     return replace(
         task,
         id=f"{task.id}-collage",
         images=(_jpeg(canvas),),
-        question=where + task.question.replace(MARK, ""),
+        question=f"In {there}: " + task.question.replace(MARK, ""),
         answer=_moved_answer(task, place),
         boxes=tuple(Target(box.within(place, view=UNIT_VIEW)) for box in details),
         first_view_max_pixels=arguments.view_px**2,
@@ -149,10 +151,14 @@ def collages(tasks: Sequence[Task], arguments: CollageArguments) -> Iterator[Tas
     hashes = [source_hash(task.images[0]) for task in single]
     if len(set(hashes)) < 2:
         raise ConfigError(f"{len(set(hashes))} different pictures are too few: a collage needs others than its own")
-    for number, (task, own) in enumerate(zip(tqdm(single, desc="collages"), hashes, strict=True)):
-        firsts = {other: index for index, other in reversed(list(enumerate(hashes))) if other != own}
-        others = [single[index] for index in sorted(firsts.values())]
-        yield collage_of(task, others, arguments, np.random.default_rng([arguments.seed, number]))
+    pool: dict[str, Task] = {}
+    for task, picture in zip(single, hashes, strict=True):
+        pool.setdefault(picture, task)
+    places = {picture: place for place, picture in enumerate(pool)}
+    different = list(pool.values())
+    for number, (task, picture) in enumerate(zip(tqdm(single, desc="collages"), hashes, strict=True)):
+        rng = np.random.default_rng([arguments.seed, number])
+        yield collage_of(task, different, places[picture], arguments, rng)
 
 
 def main() -> None:
@@ -162,10 +168,16 @@ def main() -> None:
     except (FileNotFoundError, TaskError) as error:
         raise SystemExit(str(error)) from error
     folder = Path(arguments.output_dir)
-    made = list(collages(tasks, arguments))
-    save_tasks(made, folder)
-    sides = [task.metadata["collage_side"] for task in made]
-    small = sum(task.metadata["detail_px"] <= arguments.detail_px for task in made)
+    made: list[Mapping[str, Any]] = []
+
+    def noted() -> Iterator[Task]:
+        for task in collages(tasks, arguments):
+            made.append(task.metadata)
+            yield task
+
+    save_tasks(noted(), folder)
+    sides = [metadata["collage_side"] for metadata in made]
+    small = sum(metadata["detail_px"] <= arguments.detail_px for metadata in made)
     grids = ", ".join(f"{sides.count(side)} of {side}x{side}" for side in sorted(set(sides)))
     print(f"{len(made)} collages of {len(tasks)} tasks: {grids}")
     print(f"in {small} of them the detail has {arguments.detail_px:g} pixels or less in the first view")

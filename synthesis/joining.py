@@ -29,7 +29,7 @@ def join(shards: Sequence[Path], folder: Path) -> int:
     known: dict[str, Path] = {}
     aside = folder / ".traces.jsonl.part"
     with aside.open("w") as file:
-        for shard in tqdm(sorted(shards), desc="shards"):
+        for order, shard in enumerate(tqdm(sorted(shards), desc="shards")):
             if not (shard / "traces.jsonl").exists():
                 raise FileNotFoundError(f"{shard / 'traces.jsonl'} does not exist: has this shard been worked on?")
             for number, record in enumerate(read_jsonl(shard / "traces.jsonl")):
@@ -37,7 +37,7 @@ def join(shards: Sequence[Path], folder: Path) -> int:
                 if name in known:
                     raise TraceError(f"{known[name]} and {shard} both hold a trace of {name!r}")
                 known[name] = shard
-                places = [f"images/{shard.name}-{number}-{Path(image).name}" for image in record["images"]]
+                places = [f"images/{order}-{number}-{Path(image).name}" for image in record["images"]]
                 for image, place in zip(record["images"], places, strict=True):
                     _link(shard / image, folder / place)
                 file.write(json.dumps({**record, "images": places, "id": name}) + "\n")

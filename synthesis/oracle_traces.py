@@ -20,27 +20,21 @@ from environments.factories import environment_factory
 from environments.play import Limits, play
 from environments.policies.oracle import OraclePolicy
 from environments.traces import write_fit_traces
-from fovea.arguments import PixelArguments, TaskArguments
+from fovea.arguments import PixelArguments
 from fovea.boxes import Frame
 from fovea.config import CONFIGS, parse
 from fovea.models.loading import load_outline
 from fovea.tasks import Task
+from synthesis.arguments import TraceSourceArguments
 from synthesis.shapes import make_tasks
 
 DEFAULT_FOLDER = Path("runs/tiny/traces")
 
 
 @dataclass(kw_only=True)
-class TraceArguments(TaskArguments, PixelArguments):
-    """Which tasks are played, for which model, and how well."""
+class TraceArguments(TraceSourceArguments):
+    """Which tasks with boxes are played, for which model, and how well."""
 
-    output_dir: str = field(metadata={"help": "Folder for traces.jsonl and the images as the model sees them."})
-    dataset_name: str = field(
-        default="", metadata={"help": "Tasks with boxes: file, folder or hub id (default: fresh procedural scenes)."}
-    )
-    model_name_or_path: str = field(
-        default="tiny", metadata={"help": "The model to be trained: its processor and frame make the traces."}
-    )
     num_traces: int = field(default=500, metadata={"help": "Scenes to draw where no tasks are named."})
     seed: int = field(default=11, metadata={"help": "Seed of the scenes and of the oracle's hand."})
     noise: float = field(default=0.12, metadata={"help": "Standard deviation of a box's shift, in its own size."})

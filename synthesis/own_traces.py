@@ -1,4 +1,4 @@
-"""Traces from a model's own successes (rejection sampling): `python -m synthesis.own_traces --output_dir DIR …`.
+"""Traces from a model's own successes (rejection sampling): `fovea traces sampled --output_dir DIR`.
 
 The model plays tasks; episodes that end with the right answer, every turn well formed, become traces to train on.
 """

@@ -13,6 +13,7 @@ from PIL import Image
 from doctor.findings import colored
 from environments.factories import environment_factory
 from environments.play import Limits, play
+from environments.policies.replay import Replay
 from environments.rendering import Renderer
 from fovea.data.columns import TaskError
 from fovea.data.task_files import load_tasks
@@ -20,7 +21,6 @@ from fovea.episodes import Answer, Fault, NoAction, StopReason
 from fovea.images import ImageError, open_image
 from fovea.runs.records import Rollout
 from rewards.accuracy import accuracy
-from tests.fakes import Says
 
 
 def as_bytes(image, form, **options):
@@ -60,7 +60,7 @@ def test_a_broken_image_in_a_dataset_stops_the_run_and_names_the_image(tiny, epi
     (tmp_path / "half.png").write_bytes(IMAGES["half a PNG"][0])
     task = replace(make_task(), images=(str(tmp_path / "half.png"),))
     with pytest.raises(ImageError, match="cannot be opened"):
-        play(Says([]), [task], environment_factory=environment_factory(episode_arguments, tiny), limits=Limits())
+        play(Replay([]), [task], environment_factory=environment_factory(episode_arguments, tiny), limits=Limits())
 
 
 def test_a_row_of_100_megabytes_is_refused_by_number(tmp_path):
@@ -104,7 +104,7 @@ def test_whatever_a_model_writes_is_data(name, tiny, episode_arguments, make_tas
     factory = environment_factory(episode_arguments, tiny)
     renderer = Renderer(tiny.processor)
     task = replace(make_task(), images=(Image.new("RGB", (1920, 1080)),))
-    [episode] = play(Says([text, "<answer>7</answer>"]), [task], environment_factory=factory, limits=Limits(),
+    [episode] = play(Replay([text, "<answer>7</answer>"]), [task], environment_factory=factory, limits=Limits(),
                      renderer=renderer)  # fmt: skip
     assert isinstance(episode.turns[0].action, kind)
     if kind is Fault:
@@ -126,7 +126,7 @@ def test_a_dataset_whose_text_holds_control_tokens(tiny, episode_arguments, make
     counts = []
     for question in ("Which digit?", f"Which digit {token}?"):
         task = make_task(question=question)
-        [episode] = play(Says(["<answer>7</answer>"]), [task], environment_factory=factory, limits=Limits(),
+        [episode] = play(Replay(["<answer>7</answer>"]), [task], environment_factory=factory, limits=Limits(),
                          renderer=renderer)  # fmt: skip
         specials = renderer.tokenizer.all_special_ids
         counts.append([id for id in episode.record.prompt_ids if id in specials])

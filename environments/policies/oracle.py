@@ -64,9 +64,15 @@ class OraclePolicy:
             left, top, right, bottom = pixels_under(crop, view.original)
             unit = unit.relative_to(crop)
             view = View((right - left, bottom - top), conversation.images[img_idx].size)
-        dx, dy = self._rng.normal(0, self.noise, size=2) * (unit.width, unit.height)
-        loose = Box(unit.x1 + dx, unit.y1 + dy, unit.x2 + dx, unit.y2 + dy, Frame.UNIT)
-        drawn = loose.enlarged(self._rng.uniform(*self.looseness)).clipped(view).to(self.frame, view)
+        drawn = drawn_by_hand(unit, self.noise, self.looseness, self._rng).clipped(view).to(self.frame, view)
         if self.frame is Frame.UNIT:
             return [round(value, 3) for value in drawn.coordinates]
         return [round(value / self.box_step) * self.box_step for value in drawn.coordinates]
+
+
+def drawn_by_hand(box: Box, noise: float, looseness: tuple[float, float], rng: np.random.Generator) -> Box:
+    """A box (UNIT) as an annotator draws it: off centre by `noise` (a standard deviation, in its own size), too large
+    by a factor in the range `looseness`. It may reach beyond the image."""
+    dx, dy = rng.normal(0, noise, size=2) * (box.width, box.height)
+    moved = Box(box.x1 + dx, box.y1 + dy, box.x2 + dx, box.y2 + dy, Frame.UNIT)
+    return moved.enlarged(rng.uniform(*looseness))

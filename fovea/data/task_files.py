@@ -90,7 +90,7 @@ def to_tasks(
     return tasks
 
 
-def save_tasks(tasks: list[Task], folder: Path) -> None:
+def save_tasks(tasks: Iterable[Task], folder: Path) -> None:
     """Writes `tasks.jsonl` and the images that are not already files below `folder`."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     with (folder / "tasks.jsonl").open("w") as file:

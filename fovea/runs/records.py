@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from fovea.boxes import Framing
 from fovea.episodes import Episode, StopReason, Turn
@@ -21,6 +21,7 @@ from fovea.tasks import AnswerKind, Task
 
 SCHEMA = 1
 SAMPLES, ROLLOUTS, RUN, SUMMARY = "samples.jsonl", "episodes.jsonl", "run.json", "summary.json"
+Arguments = TypeVar("Arguments")
 
 
 class Group(NamedTuple):
@@ -171,6 +172,11 @@ class RunInfo:
     def chosen(self, *parts: str) -> dict[str, Any]:
         """The options of these parts together, later parts winning."""
         return {name: value for part in parts for name, value in self.settings.get(part, {}).items()}
+
+    def arguments(self, kind: type[Arguments], *parts: str) -> Arguments:
+        """These options as an argument class; those that it does not have, or no longer, are left out."""
+        names = {one.name for one in fields(cast(Any, kind))}
+        return kind(**{name: value for name, value in self.chosen(*parts).items() if name in names})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.play import Limits
-from fovea.arguments import PixelArguments, TaskArguments
 from fovea.config import ConfigError, parse
 from fovea.data.columns import TaskError
 from fovea.data.identity import digest, fingerprint
@@ -36,20 +35,14 @@ from synthesis.agent.outcomes import FREE_SETTINGS, Outcome, append_outcome, fin
 from synthesis.agent.roles import NAMES
 from synthesis.agent.solving import Agent, Bounds, GivenUp, Team
 from synthesis.agent.writing import played
+from synthesis.arguments import TraceSourceArguments
 from synthesis.shapes import make_tasks
 
 
 @dataclass(kw_only=True)
-class AgentArguments(TaskArguments, PixelArguments):
+class AgentArguments(TraceSourceArguments):
     """Which tasks, for which model, and who plays which role."""
 
-    output_dir: str = field(metadata={"help": "Folder for traces.jsonl, its images, and every outcome."})
-    dataset_name: str = field(
-        default="", metadata={"help": "Tasks: file, folder or hub id (default: fresh procedural scenes)."}
-    )
-    model_name_or_path: str = field(
-        default="tiny", metadata={"help": "The model to be trained: its processor and frame make the traces."}
-    )
     num_scenes: int = field(default=100, metadata={"help": "Scenes to draw where no tasks are named."})
     agent: str | None = field(
         default=None,
@@ -106,10 +99,8 @@ def work(task: Task, task_hash: str, agent: Agent, limits: Limits, folder: Path)
     try:
         solution = agent.solve(task)
         episode = played(task, solution, agent.make_environment, limits)
-    except GivenUp as reason:
-        return Outcome.given_up(task, task_hash, str(reason), agent.usage)
-    except (ImageError, RefusedRequest) as error:
-        return Outcome.given_up(task, task_hash, str(error)[:200], agent.usage)
+    except (GivenUp, ImageError, RefusedRequest) as reason:
+        return Outcome.given_up(task, task_hash, str(reason)[:300], agent.usage)
     return Outcome.of(episode, task_hash, agent.usage, folder)
 
 
@@ -186,6 +177,8 @@ def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
     )
     smaller = replace(episodes, image_cache_gib=episodes.image_cache_gib / arguments.num_workers)
     missing = [task for task in tasks if task.id not in outcomes]
+    num_traces = sum(outcome.is_trace for outcome in outcomes.values())
+    num_tokens = sum(sum(outcome.tokens.values()) for outcome in outcomes.values())
     with tqdm(total=len(tasks), initial=len(outcomes), desc="tasks") as bar:
         for outcome in work_on_all(
             missing, hashes, team, arguments.bounds(), lambda: environment_factory(smaller, outline),
@@ -193,8 +186,9 @@ def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
         ):  # fmt: skip
             append_outcome(folder, outcome)
             outcomes[outcome.task_id] = outcome
-            num_traces = sum(one.is_trace for one in outcomes.values())
-            bar.set_postfix(traces=num_traces, tokens=sum(sum(one.tokens.values()) for one in outcomes.values()))
+            num_traces += outcome.is_trace
+            num_tokens += sum(outcome.tokens.values())
+            bar.set_postfix(traces=num_traces, tokens=num_tokens)
             bar.update()
     print(finish(folder, [outcomes[task.id] for task in tasks]))
     return folder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fovea.placeholders import MARK
 from fovea.tasks import Task
 
@@ -9,3 +11,23 @@ from fovea.tasks import Task
 def question_of(task: Task) -> str:
     """The question with its choices, without the places of images."""
     return task.prompt.replace(MARK, "").strip()
+
+
+def looked_for(task: Task) -> list[tuple[str, str]]:
+    """What a task asks to be found, one after the other, and what is asked about each; "" where nothing is read.
+
+    Tasks say it by `metadata["labels"]` and `metadata["questions"]`; else it is what the question asks about.
+    """
+    question = question_of(task)
+    labels, asked = (_texts(task.metadata.get(name)) for name in ("labels", "questions"))
+    if not labels:
+        return [(question, question)]
+    if len(asked) != len(labels):
+        asked = [question] if len(labels) == 1 else [""] * (len(labels) - 1) + [question]
+    return list(zip(labels, asked, strict=True))
+
+
+def _texts(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else [str(item) for item in value]

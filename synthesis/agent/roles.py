@@ -13,12 +13,11 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from fovea.answers import written
-from fovea.boxes import Box, Frame, View
-from fovea.tasks import AnswerKind, Task
+from fovea.answers.telling import tells
+from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, View
+from fovea.tasks import Task
 
 NAMES = ("locate", "look", "adjust", "verify", "summarise")
-UNIT_VIEW = View((1, 1), (1, 1))
 MAX_ANSWER = 2000
 """Characters of an answer or a thought; a longer one is nonsense."""
 
@@ -39,9 +38,6 @@ class Sight:
     @property
     def is_whole(self) -> bool:
         return self.region == WHOLE
-
-
-WHOLE = Box(0.0, 0.0, 1.0, 1.0, Frame.UNIT)
 
 
 @dataclass(frozen=True)
@@ -167,32 +163,3 @@ def checked_thoughts(value: Any, task: Task, notes: Sequence[Note]) -> list[str]
 
 
 ADVICE = "It is not right. Look at a larger part around it, or elsewhere."
-COMMON = frozenset(
-    ("a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "i", "in", "is", "it", "no", "not", "of", "on",
-     "or", "part", "so", "that", "the", "this", "to", "we", "yes")
-)  # fmt: skip
-"""Words that any sentence may hold: as an answer they are not told by it."""
-
-
-def tells(text: str, task: Task) -> bool:
-    """Whether a text holds the right answer as words of its own; what the question itself says tells nothing."""
-    answers = task.answer if isinstance(task.answer, (list, tuple)) else [task.answer]
-    if task.kind is AnswerKind.CHOICE:  # all options stand in the question; the letter, or the option alone, tells
-        letter = written(task)
-        options = {chr(65 + number): choice for number, choice in enumerate(task.choices)}
-        right = options.get(letter, letter)
-        others = [choice for choice in task.choices if choice != right]
-        if re.search(rf"\({re.escape(letter)}\)", text):
-            return True
-        return _holds(text, right) and not any(_holds(text, choice) for choice in others)
-    return any(_holds(text, str(answer)) and not _holds(task.prompt, str(answer)) for answer in answers)
-
-
-def _holds(text: str, words: str) -> bool:
-    """Whether a text holds some words, numbers with or without their commas."""
-    sought = words.strip().lower()
-    if not sought or sought in COMMON:
-        return False
-    plain = (re.sub(r"(?<=\d),(?=\d{3})", "", some.lower()) for some in (text, sought))
-    held, needle = plain
-    return re.search(rf"(?<!\w)(?<!\d\.){re.escape(needle)}(?!\w|\.\d)", held) is not None

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from environments.policies.oracle import drawn_by_hand
 from fovea.answers import score, written
-from fovea.boxes import Box, Frame, coverage
+from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, coverage
 from fovea.tasks import Task
-from synthesis.agent.questions import question_of
-from synthesis.agent.roles import ADVICE, UNIT_VIEW, WHOLE, Judgement, Note, Sight, Usage
+from synthesis.agent.questions import looked_for, question_of
+from synthesis.agent.roles import ADVICE, Judgement, Note, Sight, Usage
 
 CANNOT_SEE = "I cannot see it."
 
@@ -51,15 +52,13 @@ class Truth(Rules):
     """Boxes are enlarged by a factor in this range."""
 
     def locate(self, sight: Sight, target: str, usage: Usage) -> Box | None:
-        labels = list(sight.task.metadata.get("labels", ()))
-        place = labels.index(target) if target in labels else 0
+        places = [number for number, (sought, _) in enumerate(looked_for(sight.task)) if sought == target]
+        place = places[0] if places else 0
         if place >= len(sight.task.boxes) or sight.task.boxes[place].img_idx != sight.root:
             return None
         true = sight.task.boxes[place].box.relative_to(sight.region)
         rng = np.random.default_rng([self.seed, place, *(int(1e6 * abs(value)) for value in true.coordinates)])
-        dx, dy = rng.normal(0, self.noise, size=2) * (true.width, true.height)
-        drawn = Box(true.x1 + dx, true.y1 + dy, true.x2 + dx, true.y2 + dy, Frame.UNIT)
-        return drawn.enlarged(rng.uniform(*self.looseness))
+        return drawn_by_hand(true, self.noise, self.looseness, rng)
 
     def look(self, sight: Sight, question: str, notes: Sequence[Note], usage: Usage) -> str:
         task = sight.task

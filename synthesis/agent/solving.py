@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from environments.play import opening, tools_of
-from fovea.boxes import Box, Frame, Framing, View
+from fovea.boxes import WHOLE, Box, Frame, Framing, View
 from fovea.episodes import ModelFault
 from fovea.images import pixels_under
 from fovea.tasks import AnswerKind, Task
-from synthesis.agent.questions import question_of
+from synthesis.agent.questions import looked_for, question_of
 from synthesis.agent.roles import (
-    WHOLE,
     Judgement,
     Note,
     RoleError,
@@ -70,9 +69,8 @@ class Zoom:
 
 @dataclass
 class Solution:
-    """A verified answer, the zooms that led to it, and the thoughts of its trace."""
+    """The zooms that led to a verified answer, and the thoughts of its trace."""
 
-    answer: str
     zooms: list[Zoom]
     thoughts: list[str]
 
@@ -102,7 +100,7 @@ class Agent:
         def summarised() -> list[str]:
             return checked_thoughts(self.team.summarise.summarise(task, notes, answer, self.usage), task, notes)
 
-        return Solution(answer, zooms, self._ask("summarise", summarised))
+        return Solution(zooms, self._ask("summarise", summarised))
 
     def _views(self, task: Task, environment: Any) -> list[Sight]:
         """The first views of a task."""
@@ -204,26 +202,6 @@ class Agent:
             except RoleError as error:
                 last = error
         raise GivenUp(f"{role} is unusable: {last}")
-
-
-def looked_for(task: Task) -> list[tuple[str, str]]:
-    """What a task asks to be found, one after the other, and what is asked about each; "" where nothing is read.
-
-    Tasks say it by `metadata["labels"]` and `metadata["questions"]`; else it is what the question asks about.
-    """
-    question = question_of(task)
-    labels, asked = (_texts(task.metadata.get(name)) for name in ("labels", "questions"))
-    if not labels:
-        return [(question, question)]
-    if len(asked) != len(labels):
-        asked = [question] if len(labels) == 1 else [""] * (len(labels) - 1) + [question]
-    return list(zip(labels, asked, strict=True))
-
-
-def _texts(value: Any) -> list[str]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else [str(item) for item in value]
 
 
 def _numbers(environment: Any, sight: Sight, index: int, box: Box, num_views: int) -> list[float]:

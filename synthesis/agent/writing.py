@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-from environments.play import Conversation, Limits, Reply, play
+from environments.play import Limits, play
+from environments.policies.replay import NoTextLeft, Replay
 from environments.traces import unfit
 from fovea.answers import written
 from fovea.episodes import Episode
@@ -15,22 +15,14 @@ from fovea.tasks import Task
 from synthesis.agent.solving import ZOOM, GivenUp, Solution
 
 
-@dataclass
-class Replay:
-    """A policy that writes a solution: its zooms, then the reference in its own words."""
-
-    solution: Solution
-
-    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
-        return [Reply(self._turn(conversation)) for conversation in conversations]
-
-    def _turn(self, conversation: Conversation) -> str:
-        number = sum(message["role"] == "assistant" for message in conversation.messages)
-        thought = f"<think>{self.solution.thoughts[number]}</think>"
-        if number == len(self.solution.zooms):
-            return f"{thought}\n<answer>{written(conversation.task, conversation.framing)}</answer>"
-        call = json.dumps({"name": ZOOM, "arguments": self.solution.zooms[number].arguments}, ensure_ascii=False)
-        return f"{thought}\n<tool_call>\n{call}\n</tool_call>"
+def turns_of(task: Task, solution: Solution) -> list[str]:
+    """The turns of a solution: its zooms, then the reference in its own words."""
+    thoughts = [f"<think>{thought}</think>" for thought in solution.thoughts]
+    calls = [json.dumps({"name": ZOOM, "arguments": zoom.arguments}, ensure_ascii=False) for zoom in solution.zooms]
+    zooms = [
+        f"{thought}\n<tool_call>\n{call}\n</tool_call>" for thought, call in zip(thoughts[:-1], calls, strict=True)
+    ]
+    return [*zooms, f"{thoughts[-1]}\n<answer>{written(task)}</answer>"]
 
 
 def played(task: Task, solution: Solution, make_environment: Callable[[], Any], limits: Limits) -> Episode:
@@ -39,7 +31,11 @@ def played(task: Task, solution: Solution, make_environment: Callable[[], Any], 
     Raises:
         GivenUp: if the environment or the scoring rule does not take it, with what they say.
     """
-    [episode] = play(Replay(solution), [task], environment_factory=make_environment, limits=limits)
+    policy = Replay(turns_of(task, solution))
+    try:
+        [episode] = play(policy, [task], environment_factory=make_environment, limits=limits)
+    except NoTextLeft as error:
+        raise GivenUp(f"not fit: the episode goes on after the answer ({error})") from error
     if (reason := unfit(episode)) is not None:
         raise GivenUp(f"not fit: {reason}")
     return episode

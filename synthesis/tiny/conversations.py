@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from fovea.boxes import Box, Frame, View, coverage
+from fovea.boxes import WHOLE, Box, View, coverage
 from fovea.images import PixelLimits, cut, fit
 from synthesis.shapes import questions
 from synthesis.shapes.scenes import FORMS, LEGIBLE_PX, Panel, Scene, Shape, glyph_box, render, sample_scene
@@ -102,7 +102,7 @@ def sample_conversation(rng: np.random.Generator, *, max_shapes: int = 6) -> lis
     scene = sample_scene(rng, num_shapes=num_shapes, num_panels=num_panels, large_print=large_print)
     image = render(scene, size_px=1024 if with_panel else 640)
     side = int(rng.choice(VIEW_SIZES_PX))
-    view = _picture(image, Box(0, 0, 1, 1, Frame.UNIT), PixelLimits(256, side * side, TOKEN_PX), scene)
+    view = _picture(image, WHOLE, PixelLimits(256, side * side, TOKEN_PX), scene)
     exchanges = _about_view(scene, view, rng)
     return exchanges + (_about_panels(scene, image, rng) if with_panel else _about_crops(scene, image, rng))
 
@@ -111,9 +111,7 @@ def sample_chart(rng: np.random.Generator) -> Picture:
     """An eye chart: a scene as full as it gets, so that nearly every visual token has something to learn from."""
     scene = sample_scene(rng, num_shapes=int(rng.integers(16, 37)), large_print=bool(rng.random() < 0.65))
     side = int(rng.choice(CHART_SIZES_PX))
-    return _picture(
-        render(scene, size_px=2 * side), Box(0, 0, 1, 1, Frame.UNIT), PixelLimits(256, side * side, TOKEN_PX), scene
-    )
+    return _picture(render(scene, size_px=2 * side), WHOLE, PixelLimits(256, side * side, TOKEN_PX), scene)
 
 
 def sample_reading(rng: np.random.Generator) -> list[Exchange]:
@@ -135,7 +133,7 @@ def sample_first_view_reading(rng: np.random.Generator) -> list[Exchange]:
     )
     side = 128 if with_panel else int(rng.choice(VIEW_SIZES_PX))
     limits = PixelLimits(256, side * side, TOKEN_PX)
-    view = _picture(render(scene, size_px=1024 if with_panel else 640), Box(0, 0, 1, 1, Frame.UNIT), limits, scene)
+    view = _picture(render(scene, size_px=1024 if with_panel else 640), WHOLE, limits, scene)
     asked = [
         Exchange(
             questions.read_question(shape.name, panel.name if panel else None), str(shape.digit), None, glyph_box(shape)
@@ -177,7 +175,7 @@ def sample_follow_up(rng: np.random.Generator) -> list[Exchange]:
     )
     image = render(scene, size_px=1024 if with_panel else 640)
     side = 128 if with_panel else int(rng.choice(VIEW_SIZES_PX))
-    view = _picture(image, Box(0, 0, 1, 1, Frame.UNIT), PixelLimits(256, side * side, TOKEN_PX), scene)
+    view = _picture(image, WHOLE, PixelLimits(256, side * side, TOKEN_PX), scene)
     if with_panel:
         return opened_with(_follow_into_panel(scene, image, rng), view)
     shapes = [scene.shapes[i] for i in rng.permutation(len(scene.shapes))[:2]]

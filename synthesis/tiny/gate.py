@@ -17,7 +17,7 @@ from PIL import Image
 
 from environments.policies.transformers import evaluation_mode
 from environments.rendering import Renderer
-from fovea.boxes import Box, Frame, View, coverage
+from fovea.boxes import UNIT_VIEW, Box, Frame, coverage
 from fovea.images import PixelLimits, cut, fit, open_image
 from fovea.models.loading import Model, load_model
 from fovea.statistics import best_constant, wilson_interval
@@ -25,8 +25,6 @@ from fovea.tasks import Task
 from synthesis.shapes import ZOOM_FAMILIES, make_tasks, questions
 from synthesis.tiny.architecture import FIRST_VIEW_PIXELS, TOKEN_PX
 from synthesis.tiny.conversations import CROP_LIMITS
-
-UNIT_VIEW = View((1, 1), (1, 1))
 
 
 class Asker:

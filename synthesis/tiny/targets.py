@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fovea.boxes import Box, View
+from fovea.boxes import UNIT_VIEW, Box
 from synthesis.shapes.scenes import COLORS, FORMS, LEGIBLE_PX, Shape, glyph_box
 from synthesis.tiny.conversations import Picture
-
-UNIT_VIEW = View((1, 1), (1, 1))
 
 
 def dense_targets(picture: Picture, *, token_px: int, num_bins: int) -> np.ndarray:

@@ -7,12 +7,12 @@ import pytest
 
 from environments.check import check_environment
 from environments.play import Limits, play
+from environments.policies.replay import Replay
 from examples.my_environment import Halves
 from examples.my_rewards import fewest_zooms
 from fovea.boxes import Box, Frame
 from rewards.registry import RewardKind, load_reward
 from rewards.trl_adapter import score
-from tests.fakes import Says
 
 ROOT = Path(__file__).parents[2]
 HERE = Box(0.1, 0.1, 0.4, 0.4, Frame.UNIT)
@@ -51,6 +51,6 @@ def test_the_environment_resets_completely_and_answers_its_tool():
 def test_an_episode_is_played_in_it(make_task):
     call = '<tool_call>{"name": "look_at_half", "arguments": {"side": "right"}}</tool_call>'
     [episode] = play(
-        Says([call, "<answer>7</answer>"]), [make_task()], environment_factory=Halves, limits=Limits(max_turns=2)
+        Replay([call, "<answer>7</answer>"]), [make_task()], environment_factory=Halves, limits=Limits(max_turns=2)
     )
     assert episode.turns[0].observation.text == "The right half." and episode.answer == "7"

@@ -13,11 +13,11 @@ from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.play import Limits, play
 from environments.policies.oracle import OraclePolicy
+from environments.policies.replay import Replay
 from environments.traces import write_traces
 from fovea.boxes import Frame
 from synthesis.checks import CheckArguments, check, main
 from synthesis.shapes import make_tasks
-from tests.fakes import Says
 
 EPISODES = EpisodeArguments(crop_min_pixels=64 * 64, crop_max_pixels=80 * 64)
 
@@ -150,7 +150,7 @@ def test_several_calls_in_a_turn_and_zooms_into_their_crops_are_no_problem(_tiny
              "<think>Closer.</think>" + call.format([100, 100, 900, 900], 2),
              f"<think>I see.</think><answer>{task.answer}</answer>"]  # fmt: skip
     factory = environment_factory(EPISODES, _tiny)
-    write_traces(play(Says(texts), [task], environment_factory=factory, limits=Limits()), tmp_path)
+    write_traces(play(Replay(texts), [task], environment_factory=factory, limits=Limits()), tmp_path)
     checker = check(CheckArguments(dataset_name=str(tmp_path)), EPISODES)
     assert (checker.num_zooms, checker.problems) == (3, [])
 
@@ -159,3 +159,25 @@ def test_a_call_of_what_is_no_tool_is_refused(good):
     lines = lines_of(good)
     lines[0] = replaced_in(2, "image_zoom_in_tool", "reset")(lines[0])
     assert [problem.kind for problem in checked(good, lines).problems] == ["refused call"]
+
+
+def test_an_impossible_zoom_into_an_earlier_crop_is_refused_by_name(_tiny, tmp_path):
+    [task] = make_tasks(num_tasks=1, seed=12, families={"read": 1.0})
+    call = '<tool_call>{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {}, "img_idx": {}}}}}</tool_call>'
+    for number, box in enumerate(([500, 500, 500, 500], [700, 700, 300, 300], [1200, 0, 1300, 90], "all", [1, 2])):
+        texts = ["<think>I zoom in.</think>" + call.format([100, 100, 600, 600], 0),
+                 "<think>Closer.</think>" + call.format(json.dumps(box), 1),
+                 f"<think>I see.</think><answer>{task.answer}</answer>"]  # fmt: skip
+        factory = environment_factory(EPISODES, _tiny)
+        folder = tmp_path / str(number)
+        write_traces(play(Replay(texts), [task], environment_factory=factory, limits=Limits()), folder)
+        checker = check(CheckArguments(dataset_name=str(folder)), EPISODES)
+        assert [problem.kind for problem in checker.problems] == ["refused call"], box
+
+
+@pytest.mark.parametrize("thought", ["It is 12,345.", "12345 stands there", "I read 12345!"])
+def test_an_answer_told_too_early_is_found_however_it_is_written(good, thought):
+    lines = lines_of(good)
+    lines[0] = rewritten(lines[0], -1, lambda text: "<think>I see.</think><answer>12,345</answer>")
+    lines[0] = rewritten(lines[0], 2, lambda text: text.replace("<think>", f"<think>{thought} "))
+    assert [problem.kind for problem in checked(good, lines).problems] == ["leaked answer"]

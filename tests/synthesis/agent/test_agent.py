@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
@@ -245,6 +246,26 @@ def test_shards_are_the_whole_and_are_joined(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="write I/N with I from 0"):
         arguments_of(tmp_path / "x", shard="3/3").load_tasks()
     monkeypatch.setattr(sys, "argv", ["fovea"])
+
+
+def test_shards_of_one_name_in_different_folders_keep_their_own_images(tmp_path):
+    for number, colour in enumerate(("red", "blue")):
+        folder = tmp_path / str(number) / "traces"
+        (folder / "images").mkdir(parents=True)
+        Image.new("RGB", (8, 8), colour).save(folder / "images" / "0.png")
+        line = {"id": colour, "images": ["images/0.png"], "messages": []}
+        (folder / "traces.jsonl").write_text(json.dumps(line) + "\n")
+    join([tmp_path / "0" / "traces", tmp_path / "1" / "traces"], tmp_path / "joined")
+    for line in map(json.loads, (tmp_path / "joined" / "traces.jsonl").open()):
+        shown = Image.open(tmp_path / "joined" / line["images"][0]).getpixel((0, 0))
+        assert shown == Image.new("RGB", (1, 1), line["id"]).getpixel((0, 0))
+
+
+@pytest.mark.parametrize("labels", [None, "it", ["it"], [1]])
+def test_the_truth_knows_where_things_are_in_whatever_form_they_are_named(factory, labels):
+    [task] = make_tasks(num_tasks=1, seed=5, families={"read": 1.0})
+    solution, _ = solve(replace(task, metadata={**task.metadata, "labels": labels}), factory)
+    assert len(solution.zooms) == 1
 
 
 def test_each_size_of_view_is_a_task_of_its_own(tmp_path):

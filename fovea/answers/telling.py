@@ -1,0 +1,38 @@
+"""Whether a text tells the answer to a task: what a thought before a zoom, or advice, must not do."""
+
+from __future__ import annotations
+
+import re
+
+from fovea.answers import written
+from fovea.answers.text import as_list
+from fovea.tasks import AnswerKind, Task
+
+COMMON = frozenset(
+    ("a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "i", "in", "is", "it", "no", "not", "of", "on",
+     "or", "part", "so", "that", "the", "this", "to", "we", "yes")
+)  # fmt: skip
+"""Words that any sentence may hold: as an answer they are not told by it."""
+
+
+def tells(text: str, task: Task) -> bool:
+    """Whether a text holds the right answer as words of its own; what the question itself says tells nothing."""
+    if task.kind is AnswerKind.CHOICE:  # all options stand in the question; the letter, or the option alone, tells
+        letter = written(task)
+        options = {chr(65 + number): choice for number, choice in enumerate(task.choices)}
+        right = options.get(letter, letter)
+        others = [choice for choice in task.choices if choice != right]
+        if re.search(rf"\({re.escape(letter)}\)", text):
+            return True
+        return _holds(text, right) and not any(_holds(text, choice) for choice in others)
+    return any(_holds(text, str(answer)) and not _holds(task.prompt, str(answer)) for answer in as_list(task.answer))
+
+
+def _holds(text: str, words: str) -> bool:
+    """Whether a text holds some words, numbers with or without their commas."""
+    sought = words.strip().lower()
+    if not sought or sought in COMMON:
+        return False
+    plain = (re.sub(r"(?<=\d),(?=\d{3})", "", some.lower()) for some in (text, sought))
+    held, needle = plain
+    return re.search(rf"(?<!\w)(?<!\d\.){re.escape(needle)}(?!\w|\.\d)", held) is not None
