@@ -7,10 +7,12 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fovea.data.columns import TaskError
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -50,6 +52,8 @@ def read_rows(source: str | Path, *, split: str | None = None, config: str | Non
 
     Raises:
         FileNotFoundError: if a file is named that is not there.
+        TaskError: here or later, among the rows, for a source that cannot be read, or has several configurations or
+            splits, of which none is named.
     """
     path = Path(source)
     if path.is_dir() and (path / "tasks.jsonl").exists():
@@ -59,13 +63,33 @@ def read_rows(source: str | Path, *, split: str | None = None, config: str | Non
     return path, _arrow(read_dataset(source, split=split, config=config))
 
 
+@contextmanager
+def _reading(source: str | Path) -> Iterator[None]:
+    """Whatever the readers of files raise for a source that they cannot read becomes a TaskError that names it."""
+    try:
+        yield
+    except (TaskError, FileNotFoundError):
+        raise
+    except Exception as error:
+        from datasets.exceptions import DatasetsError
+
+        if not isinstance(error, (OSError, ValueError, DatasetsError)):
+            raise
+        raise TaskError(f"{source} cannot be read: {error.__cause__ or error}") from error
+
+
 def read_dataset(source: str | Path, *, split: str | None = None, config: str | None = None) -> Dataset:
     """A JSON, JSONL or Parquet file (also a pattern or an address), a folder that `save_to_disk` wrote, or a hub id.
 
     Raises:
         FileNotFoundError: if a file is named that is not there.
-        ValueError: if there are several configurations or splits, and none is named.
+        TaskError: for a source that cannot be read, or has several configurations or splits, of which none is named.
     """
+    with _reading(source):
+        return _dataset(source, split, config)
+
+
+def _dataset(source: str | Path, split: str | None, config: str | None) -> Dataset:
     import datasets
 
     path = Path(source)
@@ -97,8 +121,14 @@ def read_file(path: Path) -> Iterator[Row]:
 
     Raises:
         FileNotFoundError: if it is not there.
+        TaskError: among the rows, if it cannot be read.
     """
-    return READERS[path.suffix](existing(path))
+    return _guarded(existing(path))
+
+
+def _guarded(path: Path) -> Iterator[Row]:
+    with _reading(path):
+        yield from READERS[path.suffix](path)
 
 
 def existing(path: Path) -> Path:

@@ -50,6 +50,9 @@ def cast_roles(
             name, _, address = word.partition("@http")
             answers = cache_folder / "answers.jsonl" if temperature == 0 else None
             return ChatRole(EndpointChat(ChatEndpoint(f"http{address}", name, cache=answers), temperature), changed)
+        start = word.partition(":")[0]
+        if "@" in start and not Path(start).exists():
+            raise ConfigError(f"{word!r} has no address behind the @: write NAME@https://host/v1")
         try:
             return FunctionRole(load_object(word)) if ":" in word else ChatRole(
                 LocalChat(load_model(word), temperature), changed)  # fmt: skip

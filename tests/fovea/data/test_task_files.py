@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import re
 from dataclasses import replace
 
 import datasets
@@ -291,3 +292,23 @@ def test_of_several_splits_train_is_read_or_one_is_named(tmp_path):
         load_tasks(saved("none", "test", "dev"))
     with pytest.raises(ValueError, match="has the splits test: name one"):
         load_tasks(tmp_path / "one", split="train")
+
+
+BROKEN_SOURCES = {
+    "a.parquet": b"no parquet",
+    "empty.parquet": b"",
+    "quote.tsv": b'index\timage\n"1\t2\n3',
+    "bytes.tsv": b"index\timage\n\xf7\xff\t2\n",
+    "empty.tsv": b"",
+    "folder/a.json": b"{",
+    "saved/dataset_info.json": b"{}",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_SOURCES)
+def test_a_source_that_cannot_be_read_is_named(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(BROKEN_SOURCES[name])
+    source = tmp_path / name if "/" not in name else (tmp_path / name).parent
+    with pytest.raises((TaskError, FileNotFoundError), match=re.escape(source.name)):
+        load_tasks(source)

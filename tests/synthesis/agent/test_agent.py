@@ -279,6 +279,9 @@ def test_a_role_that_nobody_plays_is_named(tmp_path):
         run(arguments_of(tmp_path, agent=None, look="truth"), EpisodeArguments(**CROPS))
     with pytest.raises(ConfigError, match="--look rules: it cannot look"):
         run(arguments_of(tmp_path, look="rules"), EpisodeArguments(**CROPS))
+    for word in ("qwen@", "qwen@localhost:8000/v1", "Qwen/Qwen3-VL@host"):
+        with pytest.raises(ConfigError, match=f"'{word}' has no address behind the @: write NAME@https://host/v1"):
+            run(arguments_of(tmp_path, look=word), EpisodeArguments(**CROPS))
 
 
 def test_usage_is_counted_by_role():
