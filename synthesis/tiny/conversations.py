@@ -63,6 +63,7 @@ def opened_with(exchanges: list[Exchange], picture: Picture) -> list[Exchange]:
 def grounding(box: Box, label: str) -> str:
     """The family's grounding JSON of a UNIT box.
 
+    >>> from fovea.boxes import Frame
     >>> grounding(Box(0.1, 0.2, 0.3, 0.4, Frame.UNIT), "red circle")
     '{"bbox_2d": [100, 200, 300, 400], "label": "red circle"}'
     """
