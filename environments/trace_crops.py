@@ -15,6 +15,9 @@ from fovea.boxes import Box, Frame, View
 from fovea.episodes import Call
 from fovea.images import cut
 
+UNLIKE = 0.1
+"""A crop whose correlation with what is under its box is below this shows something else. A crop of the original and a
+view of 128 pixels reach 0.17."""
 _COMPARED_PX = 32
 
 

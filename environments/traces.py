@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from fovea.answers import score
+from fovea.data.columns import TaskError
 from fovea.data.sources import BROKEN, READERS
+from fovea.data.task_files import image_source
 from fovea.episodes import Episode, StopReason
 from fovea.images import open_image
 from fovea.placeholders import PLACEHOLDER, escaped, parts_of
@@ -92,11 +94,12 @@ def read_traces(path: str | Path) -> Iterator[dict]:
     """
     for number, record in numbered_traces(path):
         if isinstance(record, TraceError):
-            raise TraceError(f"{_file_of(path)} line {number}: {record}") from None
+            raise TraceError(f"{file_of(path)} line {number}: {record}") from None
         yield {"messages": record["messages"], "images": record["images"]}
 
 
-def _file_of(path: str | Path) -> Path:
+def file_of(path: str | Path) -> Path:
+    """The file of traces that a path names, in a folder its traces.jsonl."""
     return Path(path) / "traces.jsonl" if Path(path).is_dir() else Path(path)
 
 
@@ -109,7 +112,7 @@ def numbered_traces(path: str | Path) -> Iterator[tuple[int, dict | TraceError]]
         FileNotFoundError: where there is no such file.
         TraceError: for a file that cannot be read at all.
     """
-    path = _file_of(path)
+    path = file_of(path)
     if not path.exists():
         raise FileNotFoundError(f"no traces at {path}: give a JSONL file of traces or a folder with traces.jsonl in it")
     if path.suffix not in (".jsonl", ".json"):
@@ -118,23 +121,29 @@ def numbered_traces(path: str | Path) -> Iterator[tuple[int, dict | TraceError]]
     try:
         for number, row in enumerate(READERS[path.suffix](path), start=1):
             try:
-                yield number, _checked(row, path.parent)
+                yield number, checked(row, path.parent)
             except TraceError as error:
                 yield number, error
     except UnicodeDecodeError as error:
         raise TraceError(f"{path} behind line {number}: it is not UTF-8 ({error.reason})") from None
 
 
-def _checked(row: Any, folder: Path) -> dict:
-    """A record whose messages are texts, of roles that follow each other as in a conversation."""
+def checked(row: Any, folder: Path) -> dict:
+    """A record whose messages are texts, of roles that follow each other as in a conversation.
+
+    Raises:
+        TraceError: for a row that is none; `folder` is where relative paths of images start.
+    """
     if not isinstance(row, Mapping):
         raise TraceError(f"it is a {type(row).__name__}, not an object with messages and images")
     if BROKEN in row:
         raise TraceError(row[BROKEN])
     if "messages" not in row:
-        hint = ", and conversations in ShareGPT's form are not read" if "conversations" in row else ""
-        raise TraceError(f"there are no messages, but {sorted(row)}{hint}: write [{{role, content}}, …]")
-    images = _paths(row.get("images"), folder)
+        raise TraceError(
+            f"there are no messages, but {sorted(row)}: write [{{role, content}}, …]; `fovea data convert` reads the "
+            "formats of other projects"
+        )
+    images = image_sources(row.get("images"), folder)
     if not isinstance(row["messages"], (list, tuple)) or not row["messages"]:
         raise TraceError(f"messages is {row['messages']!r}: it must be a list of {{role, content}}")
     messages = [_message(message, number) for number, message in enumerate(row["messages"])]
@@ -153,16 +162,17 @@ def _checked(row: Any, folder: Path) -> dict:
     return {**kept, "num_trailing": len(messages) - last - 1}
 
 
-def _paths(images: Any, folder: Path) -> list[str]:
-    if images is None:
-        return []
-    images = [images] if isinstance(images, str) else images
-    if not isinstance(images, (list, tuple)) or not all(isinstance(image, str) and image for image in images):
-        raise TraceError(f"images is {images!r}: it must be a list of paths")
-    for image in images:
-        if not (folder / image).is_file():
-            raise TraceError(f"image {folder / image} is not there: paths are relative to {folder}")
-    return [str(folder / image) for image in images]
+def image_sources(images: Any, folder: Path) -> list[Any]:
+    """What the images of a record can be opened from.
+
+    Raises:
+        TraceError: for one that is not there, or no image.
+    """
+    images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
+    try:
+        return [image_source(image, folder) for image in images]
+    except TaskError as error:
+        raise TraceError(str(error)) from None
 
 
 def _message(message: Any, number: int) -> dict[str, str]:

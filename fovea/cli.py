@@ -25,6 +25,7 @@ COMMANDS = {
     "tasks": ("synthesis.shapes.tasks:main", "write tasks on procedural scenes"),
     "tasks collage": ("synthesis.collage:main", "pack the pictures of any questions until a zoom is needed"),
     "data check": ("synthesis.checks:main", "find what is wrong with a file of traces"),
+    "data convert": ("synthesis.convert:main", "turn anyone's traces into a cold start for your model"),
     "data join": ("synthesis.joining:main", "put the shards of a job array together"),
     "gate": ("synthesis.tiny.gate:main", "measure what the tiny base can find and read"),
     "check-env": ("environments.check:main", "check an environment of your own"),

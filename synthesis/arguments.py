@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fovea.arguments import PixelArguments, TaskArguments
@@ -18,3 +19,17 @@ class TraceSourceArguments(TaskArguments, PixelArguments):
     model_name_or_path: str = field(
         default="tiny", metadata={"help": "The model to be trained: its processor and frame make the traces."}
     )
+
+
+def with_names(words: Sequence[str], *names: str) -> list[str]:
+    """A command line whose first words may stand without the options that they are for.
+
+    >>> with_names(["a.json", "out", "--to", "trl"], "--dataset_name", "--output_dir")
+    ['--dataset_name', 'a.json', '--output_dir', 'out', '--to', 'trl']
+    """
+    named: list[str] = []
+    for place, word in enumerate(words):
+        if place == len(names) or word.startswith("-"):
+            return [*named, *words[place:]]
+        named += [names[place], word]
+    return named

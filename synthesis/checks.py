@@ -26,7 +26,7 @@ from environments.arguments import EpisodeArguments
 from environments.factories import box_frame, environment_factory
 from environments.play import tools_of
 from environments.protocol import parse_actions
-from environments.trace_crops import difference, likeness, zooms_in
+from environments.trace_crops import UNLIKE, difference, likeness, zooms_in
 from environments.traces import Trace, TraceError, blocks_of, numbered_traces, to_trace
 from fovea.answers.boxes import is_four_numbers
 from fovea.answers.telling import tells
@@ -37,11 +37,9 @@ from fovea.episodes import Call, Fault, ModelFault
 from fovea.images import ImageError, cut, fit, image_hash
 from fovea.models.loading import Model, load_outline
 from fovea.tasks import Task
+from synthesis.arguments import with_names
 
 TAGS = ("think", "tool_call", "answer")
-UNLIKE = 0.1
-"""A crop whose correlation with what is under its box is below this shows something else. A crop of the original and a
-view of 128 pixels reach 0.17."""
 
 
 @dataclass(frozen=True)
@@ -243,8 +241,7 @@ def check(arguments: CheckArguments, episodes: EpisodeArguments) -> Checker:
 
 
 def main() -> None:
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
-        sys.argv[1:2] = ["--dataset_name", sys.argv[1]]
+    sys.argv[1:] = with_names(sys.argv[1:], "--dataset_name")
     arguments, episodes = parse((CheckArguments, EpisodeArguments))
     try:
         checker = check(arguments, episodes)

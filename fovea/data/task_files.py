@@ -164,7 +164,7 @@ def _task(
     choices, fields["answer"] = tuple(map(unescaped, choices)), _each_text(unescaped, fields["answer"])
     task = Task(
         id=str(fields["id"] if fields["id"] is not None else number),
-        images=tuple(_image(image, folder) for image in images),
+        images=tuple(image_source(image, folder) for image in images),
         question=marked(fields["question"], len(images)),
         answer=fields["answer"],
         kind=kind_of(fields["kind"], fields["answer"], choices, has_image=bool(images)),
@@ -178,8 +178,12 @@ def _task(
     return checked(task)
 
 
-def _image(image: Any, folder: Path) -> Any:
-    """An image source, with a relative path made absolute and checked to exist."""
+def image_source(image: Any, folder: Path) -> Any:
+    """What an image of a row can be opened from: a path is made absolute, base64 and data URIs become bytes.
+
+    Raises:
+        TaskError: for one that is empty, no image, or not there.
+    """
     if isinstance(image, Mapping):
         image = image.get("bytes") or image.get("path")
     if isinstance(image, str) and not image.strip():

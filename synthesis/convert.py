@@ -1,0 +1,299 @@
+"""Turns anyone's traces into a cold start for your model: `fovea data convert IN OUT --model_name_or_path MODEL`.
+
+IN is a JSONL, JSON or Parquet file, a saved dataset, a folder with traces.jsonl, or a hub id. Its format is told by its
+content: Chain-of-Focus (MM-CoF, and the older form), LLaMA-Factory's sharegpt, ms-swift, TRL, Hermes, Mini-o3,
+Pixel-Reasoner, ViGoRL; prompts of DeepEyes become tasks. Each trace is played again in the zoom environment: boxes are
+turned into the frame of the model, crops are cut and worded as in its rollouts. What was changed is counted and shown.
+
+OUT gets traces.jsonl for SFT, tasks/ for GRPO, and what `fovea report OUT` and `fovea view OUT` show. `--to FORMAT`
+writes another format in place of ours: chain_of_focus, chain_of_focus_v0, sharegpt, swift, trl, hermes, mini_o3,
+pixel_reasoner, vigorl.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice, takewhile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from environments.arguments import EpisodeArguments
+from environments.factories import box_frame, environment_factory
+from environments.traces import TraceError, file_of, to_trace
+from fovea.arguments import PixelArguments
+from fovea.boxes import Frame
+from fovea.config import ConfigError, parse
+from fovea.data.columns import TaskError
+from fovea.data.identity import fingerprint
+from fovea.data.sources import read_rows
+from fovea.data.task_files import save_tasks, to_tasks
+from fovea.episodes import Episode
+from fovea.images import ImageError, PixelLimits
+from fovea.models.loading import Model, load_outline
+from fovea.runs.directory import RunDirectory
+from fovea.runs.records import SAMPLES, Sample, append
+from fovea.tasks import Task
+from synthesis.arguments import with_names
+from synthesis.formats.dialects import Cutting
+from synthesis.formats.frames import FrameEvidence
+from synthesis.formats.prompts import is_prompt, task_row
+from synthesis.formats.reading import ForeignTrace, numbered_foreign_traces
+from synthesis.formats.replaying import Changes, Stage, replayed
+from synthesis.formats.writing import WRITERS, written
+
+NUM_JUDGED = 300
+"""Traces by which the frame of a file is found out."""
+
+
+@dataclass(kw_only=True)
+class ConvertArguments(PixelArguments):
+    """What is converted, for which model, into what."""
+
+    dataset_name: str = field(metadata={"help": "Traces of any format: file, folder, saved dataset or hub id."})
+    output_dir: str = field(metadata={"help": "Folder for the converted traces."})
+    to: str = field(default="fovea", metadata={"help": "What to write: fovea, or the name of another format."})
+    model_name_or_path: str = field(
+        default="tiny", metadata={"help": "The model to be trained: its frame, its processor's limits, its tool."}
+    )
+    image_dir: str | None = field(
+        default=None, metadata={"help": "Where relative image paths start (default: the folder of the file)."}
+    )
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of a saved or hub dataset."})
+    source_frame: Frame | None = field(
+        default=None, metadata={"help": "Frame of the file's boxes, where the crops behind them should not decide."}
+    )
+    source_padding: float | None = field(
+        default=None, metadata={"help": "By what the file's tool enlarged boxes, where the crops should not decide."}
+    )
+    source_min_pixels: int | None = field(
+        default=None, metadata={"help": "Least pixels of first views for the file's model (default: as for yours)."}
+    )
+    source_max_pixels: int | None = field(
+        default=None, metadata={"help": "Most pixels of first views for the file's model (default: as for yours)."}
+    )
+    zoom_tools: list[str] = field(
+        default_factory=list, metadata={"help": "Other names under which the file calls its zoom tool."}
+    )
+    strip: str | None = field(
+        default=None, metadata={"help": "Regular expression: what it matches is taken out of questions."}
+    )
+    max_traces: int | None = field(default=None, metadata={"help": "Convert so many traces at most."})
+
+    def __post_init__(self) -> None:
+        if self.to not in WRITERS:
+            raise ConfigError(f"--to {self.to!r} is no format: write one of {', '.join(WRITERS)}")
+        try:
+            re.compile(self.strip or "")
+        except re.error as error:
+            raise ConfigError(f"--strip {self.strip!r} is no regular expression: {error}") from None
+
+    def traces(self) -> Iterator[tuple[int, ForeignTrace | TraceError]]:
+        """The traces of the file with their numbers."""
+        found = numbered_foreign_traces(
+            self.dataset_name, self.zoom_tools, split=self.dataset_split, image_dir=self.image_dir
+        )
+        return islice(found, self.max_traces)
+
+    def stage(self, model: Model, episodes: EpisodeArguments) -> Stage:
+        """Where the traces are played again."""
+        limits = model.limits
+        seen = PixelLimits(self.source_min_pixels or limits.min_pixels, self.source_max_pixels or limits.max_pixels,
+                           limits.factor)  # fmt: skip
+        strip = re.compile(self.strip, re.DOTALL) if self.strip else None
+        return Stage(environment_factory(episodes, model), box_frame(episodes, model), seen, strip)
+
+
+@dataclass
+class Conversion:
+    """What came of the traces of a file."""
+
+    formats: Counter[str] = field(default_factory=Counter)
+    evidence: dict[str, str] = field(default_factory=dict)
+    num_written: int = 0
+    dropped: dict[int, str] = field(default_factory=dict)
+    """Why a trace was dropped, by its number in the file."""
+    changes: Changes = field(default_factory=Changes)
+    tail: str | None = None
+    """With what all questions end, as far as they do."""
+
+    def keep_tail(self, question: str) -> None:
+        """Takes a question into account."""
+        if self.tail is None:
+            self.tail = question
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(self.tail), reversed(question), strict=False))
+        self.tail = "".join(letter for letter, _ in alike)[::-1]
+
+    def table(self) -> str:
+        """The summary, for people."""
+        total = self.num_written + len(self.dropped)
+        told = ", ".join(f"{count} {name}" for name, count in self.formats.most_common())
+        lines = [f"\n{self.num_written} of {total} traces were converted (told by content: {told or 'none'})"]
+        lines += [f"{name}: {words}" for name, words in self.evidence.items()]
+        reasons = Counter(reason.partition(":")[0] for reason in self.dropped.values())
+        for reason, count in reasons.most_common():
+            line = next(number for number, one in self.dropped.items() if one.partition(":")[0] == reason)
+            lines.append(f"dropped {count}: {self.dropped[line][:200]} (trace {line})")
+        if any("There is no such tool" in reason for reason in self.dropped.values()):
+            lines.append("  a zoom tool of another name: give it with --zoom_tools")
+        for what, count in self.changes.counts.most_common():
+            lines.append(f"{count} {what}")
+            if what in self.changes.examples:
+                before, after = (_line(text) for text in self.changes.examples[what])
+                lines.append(f"  {before}\n  -> {after}")
+        if self.num_written > 4 and self.tail and len(self.tail.strip()) > 24:
+            lines.append(f"all questions end with {self.tail[-200:]!r}: --strip takes it out if it is an instruction")
+        return "\n".join(lines)
+
+
+def _line(text: str) -> str:
+    text = re.sub(r"\s+", " ", text)
+    return text if len(text) <= 160 else f"{text[:100]} … {text[-50:]}"
+
+
+def found_cuttings(
+    arguments: ConvertArguments, stage: Stage, padding: float, conversion: Conversion
+) -> dict[str, Cutting]:
+    """How the boxes of each format in the file are meant where the format does not say it, by the crops behind them."""
+    given = Cutting(arguments.source_frame, arguments.source_padding)
+    frames = tuple(Frame) if given.frame is None else (given.frame,)
+    paddings = (1.0, 1.5, padding) if given.scale is None else (given.scale,)
+    evidence: dict[str, FrameEvidence] = {}
+    for _, foreign in tqdm(islice(arguments.traces(), NUM_JUDGED), desc="frames", leave=False):
+        if isinstance(foreign, TraceError) or foreign.cutting.frame is not None:
+            continue
+        kept = evidence.setdefault(foreign.format, FrameEvidence(stage.source_limits, frames=frames, paddings=paddings))
+        try:
+            kept.add(to_trace(foreign.record))
+        except ImageError:
+            continue  # it is dropped by name when it is converted
+    found = {}
+    for name, one in evidence.items():
+        found[name] = given
+        if one.num_zooms:
+            frame, scale = one.best(stage.frame)
+            found[name] = Cutting(frame, scale)
+            conversion.evidence[name] = (
+                f"boxes are read in {frame.value}, enlarged x{scale:g} (median difference of {one.num_zooms} crops in "
+                f"levels: {one.words()})"
+            )
+    return found
+
+
+def episodes_of(
+    arguments: ConvertArguments, stage: Stage, padding: float, conversion: Conversion
+) -> Iterator[tuple[str, Episode]]:
+    """The traces as episodes of the environment, with their names; what becomes none is kept in `conversion`."""
+    cuttings = found_cuttings(arguments, stage, padding, conversion)
+    for number, foreign in tqdm(arguments.traces(), desc="traces"):
+        if isinstance(foreign, TraceError):
+            conversion.dropped[number] = str(foreign)
+            continue
+        conversion.formats[foreign.format] += 1
+        cutting = foreign.cutting if foreign.cutting.frame is not None else cuttings.get(foreign.format, Cutting())
+        try:
+            if cutting.frame is None and '"bbox_2d"' in json.dumps(foreign.record["messages"]):
+                raise TraceError("no crop tells in which frame its boxes are: name it with --source_frame")
+            episode, changes = replayed(foreign, str(number), cutting, stage)
+        except (TraceError, ImageError) as error:
+            conversion.dropped[number] = str(error)
+            continue
+        conversion.changes.add(changes)
+        conversion.keep_tail(episode.task.question)
+        yield str(number), episode
+
+
+def convert(arguments: ConvertArguments, episodes: EpisodeArguments) -> Conversion:
+    """Converts a file of traces, one at a time.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        TraceError: for a file that cannot be read, or of which no trace is left.
+    """
+    model = load_outline(arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)
+    stage, conversion = arguments.stage(model, episodes), Conversion()
+    found = episodes_of(arguments, stage, episodes.crop_padding, conversion)
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / ".traces.part"
+    tasks = _written(found, folder, aside, arguments, stage, conversion)
+    if arguments.to == "fovea":
+        (folder / SAMPLES).unlink(missing_ok=True)
+        save_tasks(tasks, folder / "tasks")
+        RunDirectory(folder).write_start(
+            convert=arguments, episodes=episodes,
+            evaluation={"dataset_name": str(folder / "tasks"), "output_dir": str(folder)},
+        )  # fmt: skip
+    else:
+        for _ in tasks:
+            pass
+    if not conversion.num_written:
+        aside.unlink()
+        raise TraceError(f"{conversion.table()}\nno trace is left")
+    aside.replace(path_of(arguments))
+    dropped = [{"trace": number, "reason": reason} for number, reason in conversion.dropped.items()]
+    (folder / "dropped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in dropped))
+    return conversion
+
+
+LISTS = ("mini_o3", "pixel_reasoner")
+"""Formats whose files are one JSON list."""
+
+
+def path_of(arguments: ConvertArguments) -> Path:
+    """The file that is written."""
+    return Path(arguments.output_dir) / f"traces.{'json' if arguments.to in LISTS else 'jsonl'}"
+
+
+def _written(
+    found: Iterator[tuple[str, Episode]], folder: Path, path: Path, arguments: ConvertArguments, stage: Stage,
+    conversion: Conversion,
+) -> Iterator[Task]:  # fmt: skip
+    """Writes the episodes as they come; their tasks."""
+    is_list = arguments.to in LISTS
+    with path.open("w") as file:
+        for name, episode in found:
+            try:
+                row = written(episode, folder, WRITERS[arguments.to], frame=stage.frame, name=name)
+            except ValueError as error:
+                conversion.dropped[int(name)] = str(error)
+                continue
+            before = ("[\n" if not conversion.num_written else ",\n") if is_list else ""
+            file.write(f"{before}{json.dumps(row, ensure_ascii=False)}{'' if is_list else chr(10)}")
+            if arguments.to == "fovea":
+                kept = replace(episode, tokens=None)
+                append(folder / SAMPLES, [Sample.of(kept, family=episode.task.family, score=1.0, why="converted",
+                                                    task_hash=fingerprint(episode.task))])  # fmt: skip
+            conversion.num_written += 1
+            yield episode.task
+        file.write("\n]\n" if is_list and conversion.num_written else "")
+
+
+def main() -> None:
+    sys.argv[1:] = with_names(sys.argv[1:], "--dataset_name", "--output_dir")
+    arguments, episodes = parse((ConvertArguments, EpisodeArguments))
+    try:
+        path = file_of(arguments.dataset_name)
+        source = path if path.exists() else arguments.dataset_name
+        folder, rows = read_rows(source, split=arguments.dataset_split)
+        first = next(rows, {})
+        if is_prompt(first):
+            rows = islice(chain([first], tqdm(rows, desc="tasks")), arguments.max_traces)
+            tasks = to_tasks(map(task_row, rows), source=str(source), folder=Path(arguments.image_dir or folder))
+            save_tasks(tasks, Path(arguments.output_dir))
+            print(f"{len(tasks)} prompts without traces became tasks: {Path(arguments.output_dir) / 'tasks.jsonl'}")
+            return
+        conversion = convert(arguments, episodes)
+    except (FileNotFoundError, TraceError, TaskError) as error:
+        raise SystemExit(str(error)) from error
+    print(conversion.table())
+    print(f"written to {path_of(arguments)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Anyone's trace file as traces of ours: `FORMATS` names what is read, and a row tells its own format.
+
+A file is JSONL, JSON, Parquet, a saved dataset or a hub id. The messages, calls and answers come out as the environment
+reads them; boxes keep their frame and crops their pixels until `synthesis.convert` plays the trace again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from environments.traces import TraceError, checked, file_of, image_sources
+from fovea.data.columns import TaskError
+from fovea.data.sources import BROKEN, read_rows
+from fovea.images import ImageError
+from synthesis.formats.dialects import Cutting, translated
+from synthesis.formats.layouts import Conversation, conversation
+
+
+@dataclass(frozen=True)
+class ForeignTrace:
+    """A trace of a file: its record in our form, the format it was written in, and how its boxes are meant."""
+
+    record: dict
+    format: str
+    cutting: Cutting
+
+
+FORMATS: dict[str, Callable[[Conversation, str], bool]] = {
+    "chain_of_focus_v0": lambda told, text: "<|image_zoomin|>" in text,
+    "mini_o3": lambda told, text: "<grounding>" in text,
+    "vigorl": lambda told, text: '"search_coordinate"' in text,
+    "pixel_reasoner": lambda told, text: "message_list" in told.layout or '"crop_image' in text,
+    "trl": lambda told, text: bool({"prompt", "tool_calls"} & told.layout),
+    "swift": lambda told, text: bool({"tool_call", "tool_response"} & told.layout),
+    "hermes": lambda told, text: {"from", "tool"} <= told.layout,
+    "sharegpt": lambda told, text: bool({"from", "function_call", "observation"} & told.layout),
+    "fovea": lambda told, text: True,
+}
+"""The formats by name, the most particular first: a row is in the first that it has the marks of."""
+NUM_TOLD = 200
+"""Rows by which it is told how a file writes answers."""
+
+
+def has_answer_tags(rows: Iterable[Any]) -> bool:
+    """Whether the assistant of these rows writes answers in tags (or boxes); if never, its last turn is the answer."""
+
+    def texts() -> Iterator[str]:
+        for row in rows:
+            with suppress(TraceError, AttributeError):
+                yield _said(conversation(row))
+
+    return any(re.search(r"<answer>|\\boxed\{", text) for text in texts())
+
+
+def _said(told: Conversation) -> str:
+    return "\n".join(message.text for message in told.messages if message.role == "assistant")
+
+
+def read_trace(row: Any, folder: Path, *, zoom_tools: Sequence[str] = (), plain: bool = False) -> ForeignTrace:
+    """One row as a trace; `plain` takes a last turn without a tag for the answer.
+
+    Raises:
+        TraceError: for a row that is none, or whose images are not there.
+    """
+    if not isinstance(row, Mapping):
+        raise TraceError(f"it is a {type(row).__name__}, not an object with messages and images")
+    if BROKEN in row:
+        raise TraceError(row[BROKEN])
+    told = conversation(row)
+    name = next(name for name, has_marks in FORMATS.items() if has_marks(told, _said(told)))
+    sources = image_sources([_without_scheme(image) for image in told.images], folder)
+    try:
+        messages, cutting = translated(told.messages, sources, plain=plain, zoom_tools=zoom_tools)
+    except ImageError as error:
+        raise TraceError(str(error)) from None
+    written = [{"role": message.role, "content": message.text} for message in messages]
+    return ForeignTrace(checked({"messages": written, "images": sources}, folder), name, cutting)
+
+
+def _without_scheme(image: Any) -> Any:
+    return image.removeprefix("file://") if isinstance(image, str) else image
+
+
+def numbered_foreign_traces(
+    source: str | Path, zoom_tools: Sequence[str] = (), *, split: str | None = None, image_dir: str | Path | None = None
+) -> Iterator[tuple[int, ForeignTrace | TraceError]]:
+    """The traces of a file, a folder with traces.jsonl, a saved dataset or a hub id, numbered from 1.
+
+    In place of a row that is no trace stands what is wrong with it.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        TraceError: for a source that cannot be read at all.
+    """
+    path = file_of(source)
+    number = 0
+    try:
+        folder, rows = read_rows(path if path.exists() else source, split=split)
+        folder = Path(image_dir) if image_dir else folder
+        first = list(islice(rows, NUM_TOLD))
+        plain = not has_answer_tags(first)
+        for number, row in enumerate(chain(first, rows), start=1):
+            try:
+                yield number, read_trace(row, folder, zoom_tools=zoom_tools, plain=plain)
+            except TraceError as error:
+                yield number, error
+    except TaskError as error:
+        raise TraceError(f"behind row {number}: {error}" if number else str(error)) from None

@@ -1,0 +1,302 @@
+"""A trace of others, played again in the environment of the model that is to be trained.
+
+Boxes are turned into the model's frame, observations are the environment's own. What was changed is counted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from typing import Any
+
+from PIL import Image
+
+from environments.play import Conversation, Limits, Reply, play, tools_of
+from environments.policies.replay import NoTextLeft
+from environments.protocol import is_well_formed, parse_actions
+from environments.trace_crops import UNLIKE, likeness
+from environments.traces import TraceError, blocks_of, to_trace, unfit
+from fovea.answers.boxes import is_four_numbers
+from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, Framing, Size, View, iou
+from fovea.episodes import Call, Crop, Episode
+from fovea.images import PixelLimits, cut, fit, pixels_under
+from fovea.placeholders import MARK
+from fovea.tasks import Task
+from synthesis.formats.dialects import Cutting
+from synthesis.formats.reading import ForeignTrace
+
+SAME_REGION = 0.9
+"""Intersection over union from which a file's crop shows what the environment would cut."""
+CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_INSTRUCTIONS = re.compile(
+    r"\s*(?:Think (?:first|in the mind first), .*Format strictly as:.*"
+    r"|Guidelines: Understand the given visual information.*)\Z",
+    re.DOTALL,
+)
+"""What Chain-of-Focus, DeepEyes and Pixel-Reasoner write behind a question: how their own protocols go."""
+_PREFIX = re.compile(r"\A(?:\s*Question:)+\s*")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What traces are played in: the environment and the model's frame and limits, and what is taken off questions."""
+
+    make_environment: Callable[[], Any]
+    frame: Frame
+    source_limits: PixelLimits
+    """Between how many pixels the file's model saw first views; boxes in INPUT are in such pixels."""
+    strip: re.Pattern | None = None
+
+
+@dataclass
+class Changes:
+    """What was changed on the way in: counts, and the first example of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def note(self, what: str, before: str, after: str) -> None:
+        """Counts a change, if it is one."""
+        if before != after:
+            self.counts[what] += 1
+            self.examples.setdefault(what, (before, after))
+
+    def add(self, other: Changes) -> None:
+        """Takes over what another one counted."""
+        self.counts += other.counts
+        self.examples = {**other.examples, **self.examples}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What an image of a conversation shows: a region (UNIT) of the task's image `root`; boxes on it are in `view`."""
+
+    root: int
+    region: Box
+    view: View
+
+
+def places_of(
+    messages: Iterable[Mapping[str, Any]], sizes: Sequence[Size], framing: Framing | None, frame: Frame
+) -> list[Place]:
+    """What the images of a conversation show: first views of originals of `sizes`, then crops."""
+    framing = framing or Framing(frame)
+    places = [Place(root, WHOLE, framing.view(root)) for root in range(len(sizes))]
+    for block in (block for message in messages for block in blocks_of(message["content"])):
+        if isinstance(crop := block.get("crop"), Crop):
+            left, top, right, bottom = pixels_under(crop.region, sizes[crop.root])
+            places.append(Place(crop.root, crop.region, View((right - left, bottom - top), crop.input_size)))
+    return places
+
+
+def question_of(text: str, strip: re.Pattern | None, changes: Changes) -> str:
+    """The question without the instructions of another protocol."""
+    bare = _PREFIX.sub("", _INSTRUCTIONS.sub("", text)).strip()
+    bare = strip.sub("", bare).strip() if strip else bare
+    changes.note("instructions taken out of questions", text.strip(), bare)
+    return bare
+
+
+def in_protocol(text: str) -> str:
+    """A turn in the protocol's form: all that is neither a call nor the answer becomes the thoughts.
+
+    >>> in_protocol("It is red. <answer>red</answer>")
+    '<think>It is red.</think>\\n<answer>red</answer>'
+    """
+    if is_well_formed(text):
+        return text
+    head, _, body = text.rpartition("</think>")
+    actions = re.findall(r"<tool_call>.*?</tool_call>", body, re.DOTALL)
+    actions = actions or re.findall(r"<answer>.*?</answer>", body, re.DOTALL)[:1]
+    for action in actions:
+        body = body.replace(action, "", 1)
+    thoughts = [part.strip() for part in (re.sub(r"</?think>", "", head), re.sub(r"</?think>", "", body))]
+    return f"<think>{' '.join(part for part in thoughts if part)}</think>\n" + "\n".join(actions)
+
+
+class Rewriting:
+    """A policy that writes the turns of one trace, with its boxes as the model would have written them."""
+
+    def __init__(self, turns: Sequence[_Turn], views: Sequence[Image.Image], cutting: Cutting, stage: Stage) -> None:
+        self.changes = Changes()
+        self.cuts: list[tuple[Box, Image.Image | None]] = []
+        """What each call cut in the file (UNIT of its root), and the crop there."""
+        self._turns, self._sizes, self._frame = turns, [view.size for view in views], stage.frame
+        self._cutting = replace(cutting, frame=cutting.frame or stage.frame)
+        first_views = [View(view.size, fit(view, stage.source_limits).size) for view in views]
+        self._theirs = [Place(root, WHOLE, view) for root, view in enumerate(first_views)]
+        tools = tools_of(stage.make_environment())
+        self._parameters = {name: tuple(inspect.signature(tool).parameters) for name, tool in tools.items()}
+
+    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        [conversation] = conversations
+        number = sum(message["role"] == "assistant" for message in conversation.messages)
+        if number == len(self._turns):
+            raise NoTextLeft("it ends without an answer")
+        turn = self._turns[number]
+        written = in_protocol(turn.text)
+        self.changes.note("turns put into the protocol's form", turn.text.strip(), written)
+        ours = places_of(conversation.messages, self._sizes, conversation.framing, self._frame)
+        crops = iter(turn.crops)
+        new: list[Place] = []
+        text = CALL.sub(lambda match: self._rewritten(match, ours, next(crops, None), new), written)
+        self._theirs += new
+        return [Reply(text)]
+
+    def _rewritten(self, match: re.Match, ours: list[Place], crop: Image.Image | None, new: list[Place]) -> str:
+        """A call with its box in the model's frame; one that cannot be read stays, for the environment to refuse."""
+        call, index = _read_call(match[1])
+        if call is None or not 0 <= index < min(len(self._theirs), len(ours)):
+            return match[0]
+        theirs = self._theirs[index]
+        drawn = Box.of(call["arguments"]["bbox_2d"], self._frame_of_file).to(Frame.UNIT, theirs.view)
+        cut_region = self._cutting.region(drawn).clipped(UNIT_VIEW)
+        if drawn.is_empty or cut_region.is_empty:
+            return match[0]
+        region = cut_region.within(theirs.region, view=theirs.view)
+        size = crop.size if crop else theirs.view.input
+        new.append(Place(theirs.root, region, View(size, size)))
+        self.cuts.append((region, crop))
+        meant = drawn.within(theirs.region, view=theirs.view).relative_to(ours[index].region).clipped(UNIT_VIEW)
+        framing = Framing(self._frame, tuple(place.view for place in ours))
+        text = self._written(call, framing.write(meant, index))
+        is_turned = self._frame_of_file is not self._frame
+        what = (
+            f"boxes turned from {self._frame_of_file.value} into {self._frame.value}" if is_turned else "calls reworded"
+        )
+        self.changes.note(what if is_turned else "calls reworded", match[1].strip(), text)
+        return f"<tool_call>\n{text}\n</tool_call>"
+
+    @property
+    def _frame_of_file(self) -> Frame:
+        return self._cutting.frame or self._frame
+
+    def _written(self, call: dict[str, Any], numbers: list[float]) -> str:
+        """The JSON of a call, with the arguments that the tool takes."""
+        arguments = {"label": "", "img_idx": 0, **call["arguments"], "bbox_2d": numbers}
+        known = self._parameters.get(call["name"], tuple(arguments))
+        kept = {name: arguments[name] for name in known if name in arguments}
+        return json.dumps({"name": call["name"], "arguments": kept}, ensure_ascii=False)
+
+
+def _read_call(text: str) -> tuple[dict[str, Any] | None, int]:
+    """A call that holds a box, and the image that it means; None for any other."""
+    [action] = parse_actions(f"<tool_call>{text}</tool_call>")
+    if not isinstance(action, Call) or not is_four_numbers(action.arguments.get("bbox_2d")):
+        return None, 0
+    index = action.arguments.get("img_idx", 0)
+    return {"name": action.name, "arguments": action.arguments}, index if type(index) is int else -1
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A turn of the assistant in a file, with the words and the images that stand behind it."""
+
+    text: str
+    words: str
+    crops: tuple[Image.Image, ...]
+
+
+def _turns_of(messages: Sequence[dict]) -> list[_Turn]:
+    turns: list[_Turn] = []
+    for message in messages:
+        blocks = blocks_of(message["content"])
+        text = "".join(block["text"] for block in blocks if block["type"] == "text")
+        images = tuple(block["image"] for block in blocks if block["type"] == "image")
+        if message["role"] == "assistant":
+            turns.append(_Turn(text, "", ()))
+        elif turns:
+            last = turns[-1]
+            turns[-1] = replace(last, words=f"{last.words}\n{text}".strip(), crops=(*last.crops, *images))
+    return turns
+
+
+def replayed(foreign: ForeignTrace, name: str, cutting: Cutting, stage: Stage) -> tuple[Episode, Changes]:
+    """The trace as an episode of the environment, and what was changed for it.
+
+    Raises:
+        TraceError: with the reason, for a trace that is no episode of the environment.
+    """
+    messages = to_trace(foreign.record).messages
+    start = list(takewhile(lambda message: message["role"] != "assistant", messages))
+    if any(message["role"] == "user" for message in messages[len(start) :]):
+        raise TraceError("the user speaks again behind a turn that called no tool")
+    turns, changes = _turns_of(messages), Changes()
+    _check_crops(turns)
+    task, views = _task_of(foreign, name, start, turns[-1].text, stage, changes)
+    script = Rewriting(turns, views, cutting, stage)
+    try:
+        [episode] = play(script, [task], environment_factory=stage.make_environment, limits=_ANY_LENGTH)
+    except NoTextLeft as error:
+        raise TraceError(str(error)) from None
+    if len(episode.turns) < len(turns):
+        raise TraceError("more follows the answer")
+    if (reason := unfit(episode)) is not None:
+        raise TraceError(f"{reason}: {episode.faults[0].message}" if episode.faults else reason)
+    changes.add(script.changes)
+    for theirs, ours in zip(turns, episode.turns, strict=True):
+        changes.note("words of the tool replaced", theirs.words, ours.observation.text if ours.observation else "")
+    return _with_kept_crops(episode, script, views, changes), changes
+
+
+_ANY_LENGTH = Limits(max_turns=2**31, max_tokens_per_turn=2**31, max_completion_tokens=2**31)
+
+
+def _task_of(
+    foreign: ForeignTrace, name: str, start: Sequence[dict], last: str, stage: Stage, changes: Changes
+) -> tuple[Task, list[Image.Image]]:
+    """The task of a trace, its reference the trace's own answer, and its opened images."""
+    answer = re.search(r"<answer>(.*?)</answer>", last, re.DOTALL)
+    if answer is None:
+        raise TraceError("it ends without an answer")
+    asked = [block for message in start if message["role"] == "user" for block in blocks_of(message["content"])]
+    views = [block["image"] for block in asked if block["type"] == "image"]
+    whole = "".join(MARK if block["type"] == "image" else block["text"] for block in asked)
+    head = re.match(rf"[\s{MARK}]*", whole)
+    lead = head[0] if head else ""
+    question = question_of(whole[len(lead) :], stage.strip, changes)
+    question = "".join(lead.split()) + question if MARK in question else question
+    return Task(name, tuple(foreign.record["images"][: len(views)]), question, answer[1].strip()), views
+
+
+def _check_crops(turns: Sequence[_Turn]) -> None:
+    """Raises TraceError unless each call has its crop behind it, or none has: then all are cut anew."""
+    if not any(turn.crops for turn in turns):
+        return
+    for number, turn in enumerate(turns):
+        if (num_calls := len(CALL.findall(turn.text))) != len(turn.crops):
+            raise TraceError(f"turns with other numbers of calls and images: turn {number} has {num_calls} calls, "
+                             f"and {len(turn.crops)} images follow it")  # fmt: skip
+
+
+def _with_kept_crops(episode: Episode, script: Rewriting, views: Sequence[Image.Image], changes: Changes) -> Episode:
+    """The episode with the file's own pixels where its crop shows the same region, and more than the stored image can.
+
+    Files often hold a first view that is smaller than the picture from which their crops were cut.
+
+    Raises:
+        TraceError: for a crop that shows something else than its box.
+    """
+    cuts = iter(script.cuts)
+
+    def kept(block: dict) -> dict:
+        if not isinstance(crop := block.get("crop"), Crop):
+            return block
+        region, picture = next(cuts)
+        native = cut(views[crop.root], region)
+        if picture is not None and (value := likeness(native, picture)) < UNLIKE:
+            raise TraceError(f"a crop shows something else than its box: correlation {value:.2f}")
+        is_same = picture is not None and iou(region, crop.region) >= SAME_REGION
+        if picture is None or not is_same or (picture.width <= native.width and picture.size != crop.input_size):
+            changes.counts["crops cut anew from the file's image"] += 1
+            return block
+        changes.counts["crops of the file kept, at the environment's size"] += 1
+        return {**block, "image": picture.resize(crop.input_size, Image.Resampling.BICUBIC)}
+
+    messages = [{**message, "content": list(map(kept, blocks_of(message["content"])))} for message in episode.messages]
+    return replace(episode, messages=tuple(messages))

@@ -1,0 +1,90 @@
+"""Episodes as rows of other projects' formats.
+
+A format with a zoom tool of its own gets the crops that this tool would return, and boxes as it reads them. The others
+get the model's boxes and the environment's crops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from environments.traces import trace_record
+from fovea.boxes import UNIT_VIEW, Box, Frame, Size
+from fovea.episodes import Call, Episode
+from fovea.images import cut, open_image
+from synthesis.formats import rows
+from synthesis.formats.dialects import MARGIN, POINT_RADIUS
+from synthesis.formats.replaying import places_of
+from synthesis.formats.rows import Drawn, WrittenTrace, centre
+
+
+def _square(box: Box, size: Size) -> Box:
+    """What ViGoRL's tool cuts for the centre of a box (UNIT)."""
+    x, y = centre(box, size)
+    width, height = size
+    radius = POINT_RADIUS
+    return Box((x - radius) / width, (y - radius) / height, (x + radius) / width, (y + radius) / height, Frame.UNIT)
+
+
+def _with_margin(box: Box, size: Size) -> Box:
+    """What Pixel-Reasoner's tool cuts for a box (UNIT)."""
+    return Box(box.x1 - MARGIN, box.y1 - MARGIN, box.x2 + MARGIN, box.y2 + MARGIN, Frame.UNIT)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """How a format is written; `tool` says what its own zoom tool cuts for a box (UNIT) of an image of some size."""
+
+    row: Callable[[WrittenTrace], dict[str, Any]]
+    tool: Callable[[Box, Size], Box] | None = None
+
+
+WRITERS: dict[str, Writer] = {
+    "fovea": Writer(rows.fovea),
+    "chain_of_focus": Writer(rows.chain_of_focus),
+    "chain_of_focus_v0": Writer(rows.chain_of_focus_v0),
+    "sharegpt": Writer(rows.sharegpt),
+    "swift": Writer(rows.swift),
+    "trl": Writer(rows.trl),
+    "hermes": Writer(rows.hermes),
+    "mini_o3": Writer(rows.mini_o3, lambda box, size: box),
+    "pixel_reasoner": Writer(rows.pixel_reasoner, _with_margin),
+    "vigorl": Writer(rows.vigorl, _square),
+}
+"""What can be written, by name."""
+
+
+def written(episode: Episode, folder: Path, writer: Writer, *, frame: Frame, name: str) -> dict[str, Any]:
+    """The row of an episode whose model writes boxes in `frame`; its images go to `folder`/images.
+
+    Raises:
+        ValueError: for an episode that the format cannot express.
+    """
+    record = trace_record(episode, folder, name=name)
+    views = [open_image(image) for image in episode.task.images]
+    zooms = list(_drawn(episode, [view.size for view in views], writer, frame))
+    if writer.tool is not None:
+        for zoom, path in zip(zooms, record["images"][len(views) :], strict=True):
+            cut(views[zoom.root], zoom.region).save(folder / path)
+    first_size = open_image(folder / record["images"][0]).size if views else (0, 0)
+    return writer.row(WrittenTrace(record, zooms, len(views), first_size))
+
+
+def _drawn(episode: Episode, sizes: Sequence[Size], writer: Writer, frame: Frame) -> Iterator[Drawn]:
+    """The zooms of an episode as the format's tool is asked for them, on what it showed before."""
+    ours = places_of(episode.messages, sizes, episode.framing, frame)
+    theirs = [place.region for place in ours[: len(sizes)]]
+    for call in (action for turn in episode.turns for action in turn.actions if isinstance(action, Call)):
+        index = call.arguments.get("img_idx", 0)
+        place = ours[index]
+        box = Box.of(call.arguments["bbox_2d"], frame).to(Frame.UNIT, place.view).clipped(UNIT_VIEW)
+        if writer.tool is None:
+            yield Drawn(box, index, place.root, place.region)
+            continue
+        drawn = box.within(place.region, view=UNIT_VIEW).relative_to(theirs[index]).clipped(UNIT_VIEW)
+        region = writer.tool(drawn, ours[0].view.input).clipped(UNIT_VIEW).within(theirs[index], view=UNIT_VIEW)
+        theirs.append(region)
+        yield Drawn(drawn, index, place.root, region)
