@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
 from doctor.environment import Subject
 from doctor.episode import show_tokens
 from doctor.findings import Note, evenly
-from environments.trace_crops import difference, zooms_in
+from environments.trace_crops import FrameEvidence, zooms_in
 from environments.traces import to_trace
-from fovea.boxes import Box, Frame, View
-from fovea.images import fit
 from fovea.models.processors import pixel_limits
 from sft.collator import TraceCollator
 
@@ -81,31 +78,20 @@ def misplaced_loss(note: Note, subject: Subject, records: Sequence[dict], max_le
 
 def boxes_in_another_frame(note: Note, subject: Subject, records: Sequence[dict]) -> None:
     """Boxes that give the crops behind them only if they are read in another frame."""
-    frame = subject.frame
-    apart: dict[Frame, list[float]] = {other: [] for other in Frame}
-    limits = pixel_limits(subject.model.processor)
+    evidence = FrameEvidence(pixel_limits(subject.model.processor), paddings=(subject.padding,))
     for record in evenly(records, NUM_LOOKED_AT):
-        for zoom in zooms_in(to_trace(record)):
-            view = View(zoom.source.size, fit(zoom.source, limits).size)
-            for other, differences in apart.items():
-                differences.append(
-                    difference(zoom.source, Box.of(zoom.numbers, other), view, zoom.crop, subject.padding)
-                )
-    if not apart[frame]:
+        evidence.add(to_trace(record))
+    if not evidence.num_zooms:
         note.warn(
             "no zoom with a crop behind it was found",
             "put each crop into the turn behind its call, as the tool's image",
         )
         return
-    typical = {other: median(differences) for other, differences in apart.items()}
-    best = min(typical, key=lambda other: typical[other])
-    if best is not frame and typical[best] < 0.7 * typical[frame]:
-        note.fail(
-            f"boxes give the crops behind them if they are read in {best.value}, but this model reads {frame.value}",
-            f"convert the boxes, or train with --box_frame {best.value}",
-        )
+    if misread := evidence.misread(subject.frame):
+        best, words = misread
+        note.fail(words, f"convert the boxes with `fovea data convert`, or train with --box_frame {best.value}")
         return
-    note.ok(f"{len(apart[frame])} boxes read in {frame.value} give the crops behind them")
+    note.ok(f"{evidence.num_zooms} boxes read in {subject.frame.value} give the crops behind them")
 
 
 def crops_of_another_size(note: Note, subject: Subject, records: Sequence[dict]) -> None:

@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from fovea.answers import score
 from fovea.data.columns import TaskError
 from fovea.data.sources import BROKEN, READERS
@@ -159,7 +161,7 @@ def checked(row: Any, folder: Path) -> dict:
         raise TraceError(f"messages hold {sum(counts)} {PLACEHOLDER} placeholders for {len(images)} images")
     last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
     kept = {"messages": messages[: last + 1], "images": images[: sum(counts[: last + 1])]}
-    return {**kept, "num_trailing": len(messages) - last - 1}
+    return {**kept, "num_trailing": len(messages) - last - 1, "id": row.get("id")}
 
 
 def image_sources(images: Any, folder: Path) -> list[Any]:
@@ -169,6 +171,8 @@ def image_sources(images: Any, folder: Path) -> list[Any]:
         TraceError: for one that is not there, or no image.
     """
     images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
+    if any(not (isinstance(image, (str, bytes, Mapping, Image.Image)) or hasattr(image, "read")) for image in images):
+        raise TraceError(f"images is {images!r:.200}: it must be a list of paths, bytes, or images in base64")
     try:
         return [image_source(image, folder) for image in images]
     except TaskError as error:
@@ -265,3 +269,19 @@ def to_trace(record: dict) -> Trace:
 def blocks_of(content: str | list[dict]) -> list[dict]:
     """The content of a chat message as blocks."""
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def text_of(message: dict) -> str:
+    """The text of a chat message, images left out."""
+    return "".join(block["text"] for block in blocks_of(message["content"]) if block["type"] == "text")
+
+
+def images_of(messages: Iterable[dict]) -> list[Image.Image]:
+    """The images of chat messages, in order."""
+    blocks = (block for message in messages for block in blocks_of(message["content"]))
+    return [block["image"] for block in blocks if block["type"] == "image"]
+
+
+def first_turn(trace: Trace) -> int:
+    """The number of the message in which the assistant first speaks."""
+    return next(number for number, message in enumerate(trace.messages) if message["role"] == "assistant")

@@ -24,7 +24,7 @@ COMMANDS = {
     "traces sampled": ("synthesis.own_traces:main", "let a model play, and write traces of its successes"),
     "tasks": ("synthesis.shapes.tasks:main", "write tasks on procedural scenes"),
     "tasks collage": ("synthesis.collage:main", "pack the pictures of any questions until a zoom is needed"),
-    "data check": ("synthesis.checks:main", "find what is wrong with a file of traces"),
+    "data check": ("synthesis.checks.command:main", "find what is wrong with a file of traces"),
     "data convert": ("synthesis.convert:main", "turn anyone's traces into a cold start for your model"),
     "data join": ("synthesis.joining:main", "put the shards of a job array together"),
     "gate": ("synthesis.tiny.gate:main", "measure what the tiny base can find and read"),

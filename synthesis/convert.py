@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import box_frame, environment_factory
+from environments.trace_crops import FrameEvidence
 from environments.traces import TraceError, file_of, to_trace
 from fovea.arguments import PixelArguments
 from fovea.boxes import Frame
@@ -41,7 +42,6 @@ from fovea.runs.records import SAMPLES, Sample, append
 from fovea.tasks import Task
 from synthesis.arguments import with_names
 from synthesis.formats.dialects import Cutting
-from synthesis.formats.frames import FrameEvidence
 from synthesis.formats.prompts import is_prompt, task_row
 from synthesis.formats.reading import ForeignTrace, numbered_foreign_traces
 from synthesis.formats.replaying import Changes, Stage, replayed

@@ -116,7 +116,7 @@ def test_a_written_thought_with_a_placeholder_reads_back(tiny, episode_arguments
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"conversations": []}, "no messages, but .*conversations in ShareGPT's form"),
+        ({"conversations": []}, "no messages, but .*fovea data convert"),
         ({"messages": []}, "messages is"),
         ({"messages": [USER, ANSWER], "images": [3]}, "images is"),
         ({"messages": [USER, ANSWER], "images": []}, "1 <image> placeholders for 0 images"),
@@ -133,7 +133,7 @@ def test_a_written_thought_with_a_placeholder_reads_back(tiny, episode_arguments
         ({"messages": [USER, ANSWER | {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
           "images": ["a.png"]}, "are no JSON"),
         ([1], "it is a list"),
-        ({"messages": [USER, ANSWER], "images": ["gone.png"]}, "gone.png is not there"),
+        ({"messages": [USER, ANSWER], "images": ["gone.png"]}, "gone.png does not exist"),
         ({"messages": [USER | {"content": "q"}, ANSWER | {"content": "<image>"}], "images": ["a.png"]},
          "shows no images"),
     ],

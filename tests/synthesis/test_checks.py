@@ -16,7 +16,7 @@ from environments.policies.oracle import OraclePolicy
 from environments.policies.replay import Replay
 from environments.traces import write_traces
 from fovea.boxes import Frame
-from synthesis.checks import CheckArguments, check, main
+from synthesis.checks.command import CheckArguments, check, main
 from synthesis.shapes import make_tasks
 
 EPISODES = EpisodeArguments(crop_min_pixels=64 * 64, crop_max_pixels=80 * 64)
