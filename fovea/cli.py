@@ -27,6 +27,7 @@ COMMANDS = {
     "data check": ("synthesis.checks.command:main", "find what is wrong with a file of traces"),
     "data convert": ("synthesis.convert:main", "turn anyone's traces into a cold start for your model"),
     "data join": ("synthesis.joining:main", "put the shards of a job array together"),
+    "data mix": ("synthesis.mixing:main", "mix traces or tasks without duplicates and without benchmark pictures"),
     "gate": ("synthesis.tiny.gate:main", "measure what the tiny base can find and read"),
     "check-env": ("environments.check:main", "check an environment of your own"),
 }

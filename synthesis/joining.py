@@ -39,13 +39,14 @@ def join(shards: Sequence[Path], folder: Path) -> int:
                 known[name] = shard
                 places = [f"images/{order}-{number}-{Path(image).name}" for image in record["images"]]
                 for image, place in zip(record["images"], places, strict=True):
-                    _link(shard / image, folder / place)
+                    linked(shard / image, folder / place)
                 file.write(json.dumps({**record, "images": places, "id": name}) + "\n")
     aside.replace(folder / "traces.jsonl")
     return len(known)
 
 
-def _link(source: Path, target: Path) -> None:
+def linked(source: Path, target: Path) -> None:
+    """Puts a file to another place without a copy of its content, where the file system can."""
     target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

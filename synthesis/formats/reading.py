@@ -80,7 +80,8 @@ def read_trace(row: Any, folder: Path, *, zoom_tools: Sequence[str] = (), plain:
     except ImageError as error:
         raise TraceError(str(error)) from None
     written = [{"role": message.role, "content": message.text} for message in messages]
-    return ForeignTrace(checked({"messages": written, "images": sources, "id": row.get("id", row.get("qid"))}, Path()), name, cutting)
+    record = {"messages": written, "images": sources, "id": row.get("id", row.get("qid"))}
+    return ForeignTrace(checked(record, Path()), name, cutting)
 
 
 def _without_scheme(image: Any) -> Any:

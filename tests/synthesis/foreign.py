@@ -102,8 +102,8 @@ def call(zoom, **others):
 
 COF_PROMPT = (
     "\nThink in the mind first, and then decide whether to call tools one or more times OR provide final answer. "
-    "Format strictly as: <think>...</think> <tool_call>...</tool_call> <tool_call>...</tool_call> (if any tools needed) "
-    "OR <answer>...</answer> (if no tools needed)."
+    "Format strictly as: <think>...</think> <tool_call>...</tool_call> <tool_call>...</tool_call> "
+    "(if any tools needed) OR <answer>...</answer> (if no tools needed)."
 )
 
 
@@ -208,14 +208,13 @@ def mini_o3(story, folder):
         [{"from": "system", "value": "You."}, {"from": "human", "value": "<image>\nQuestion: Which digit?"}],
         0,
     )
-    for [zoom] in story.turns:
+    for number, [zoom] in enumerate(story.turns):
         source = f"observation_{zoom.image}" if zoom.image else "original_image"
         grounding = f'<grounding>{{"bbox_2d": {json.dumps(list(zoom.box))}, "source": "{source}"}}</grounding>'
         rows += [
             {"from": "gpt", "value": f"<think>Closer.</think>{grounding}"},
             {"from": "human", "value": words.format(number, number + 1)},
         ]
-        number += 1
     rows.append({"from": "gpt", "value": "<think>I read 7.</think><answer> 7 </answer>"})
     return {"conversations": json.dumps(rows), "images": story.paths(folder), "data_source": "x", "sample_index": 0}
 

@@ -4,17 +4,18 @@ import json
 import re
 import sys
 
+import datasets
 import pytest
 from PIL import Image
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
 from environments.traces import read_traces
-from fovea.boxes import iou
+from fovea.data.task_files import load_tasks
 from fovea.runs.records import read_samples
 from sft.collator import TraceCollator
 from synthesis.checks.command import CheckArguments, check
-from synthesis.convert import LISTS, ConvertArguments, convert
+from synthesis.convert import LISTS, ConvertArguments, convert, main
 from synthesis.formats.writing import WRITERS
 from synthesis.oracle_traces import TraceArguments, write_oracle_traces
 from tests.conftest import TINY_CROPS
@@ -128,24 +129,25 @@ def test_a_smaller_first_view_does_not_blur_the_crops(tmp_path, picture):
 
 
 def test_deepeyes_prompts_become_tasks(tmp_path, picture, monkeypatch, capsys):
-    import datasets
-
-    from synthesis.convert import main
-
-    (tmp_path / "a.png").parent.mkdir(exist_ok=True)
     picture.save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
-    suffix = "\nThink first, call **image_zoom_in_tool** if needed, then answer. Format strictly as:  <think>...</think>  <tool_call>...</tool_call> (if tools needed)  <answer>...</answer> "
-    row = {"data_source": "vstar", "prompt": [{"role": "system", "content": "You."}, {"role": "user", "content": f"<image>\nIs it red?{suffix}"}],
-           "images": [{"bytes": content, "path": None}], "ability": "vl", "env_name": "visual_toolbox_v2",
-           "reward_model": {"ground_truth": "red", "style": "model"}, "extra_info": {"answer": "red", "index": "0", "question": "q", "split": "train"}}  # fmt: skip
-    datasets.Dataset.from_list([row, {**row, "reward_model": {"ground_truth": "B", "style": "rule"}}]).to_parquet(
-        tmp_path / "d.parquet"
+    suffix = (
+        "\nThink first, call **image_zoom_in_tool** if needed, then answer. Format strictly as:  <think>...</think>  "
+        "<tool_call>...</tool_call> (if tools needed)  <answer>...</answer> "
     )
+    row = {
+        "data_source": "vstar",
+        "prompt": [{"role": "system", "content": "You."}, {"role": "user", "content": f"<image>\nIs it red?{suffix}"}],
+        "images": [{"bytes": content, "path": None}],
+        "ability": "vl",
+        "env_name": "visual_toolbox_v2",
+        "reward_model": {"ground_truth": "red", "style": "model"},
+        "extra_info": {"answer": "red", "index": "0", "question": "q", "split": "train"},
+    }
+    rows = [row, {**row, "reward_model": {"ground_truth": "B", "style": "rule"}}]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "d.parquet")
     monkeypatch.setattr(sys, "argv", ["fovea data convert", str(tmp_path / "d.parquet"), str(tmp_path / "out")])
     main()
-    from fovea.data.task_files import load_tasks
-
     tasks = load_tasks(tmp_path / "out")
     assert [(task.question, task.answer) for task in tasks] == [("Is it red?", "red"), ("Is it red?", "B")]
     assert "2 prompts without traces became tasks" in capsys.readouterr().out

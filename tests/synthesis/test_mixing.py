@@ -1,0 +1,156 @@
+"""Mixtures: shares, duplicates, held-out pictures, and benchmark pictures that stay out."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from environments.traces import read_traces
+from fovea.data.task_files import load_tasks
+from synthesis.duplicates import HashTable, alike, perceptual_hash
+from synthesis.mixing import main, mix
+
+
+def photo(seed, size=(160, 120)):
+    """A picture like no other: coarse noise."""
+    noise = np.random.default_rng(seed).integers(0, 256, size=(12, 16, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+def tasks(folder, seeds, *, question="What is it?", suffix=".png"):
+    (folder / "pictures").mkdir(parents=True)
+    rows = []
+    for number, seed in enumerate(seeds):
+        photo(seed).save(folder / f"pictures/{number}{suffix}")
+        rows.append(
+            {
+                "id": f"{folder.name}-{number}",
+                "images": [f"pictures/{number}{suffix}"],
+                "question": question,
+                "answer": str(seed),
+            }
+        )
+    (folder / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def traces(folder, seeds, said="It is here."):
+    tasks(folder, seeds)
+    rows = []
+    for line in (folder / "tasks.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        messages = [
+            {"role": "user", "content": f"<image>{row['question']}"},
+            {"role": "assistant", "content": f"<think>{said}</think><answer>{row['answer']}</answer>"},
+        ]
+        rows.append({"messages": messages, "images": row["images"], "id": row["id"]})
+    (folder / "tasks.jsonl").unlink()
+    (folder / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def answers(folder):
+    return sorted(int(task.answer) for task in load_tasks(folder))
+
+
+def test_weights_are_shares_and_no_row_comes_twice(tmp_path):
+    a, b = tasks(tmp_path / "a", range(12)), tasks(tmp_path / "b", range(100, 104))
+    table = mix([a, b], tmp_path / "out", weights=[2, 1], seed=3)
+    found = answers(tmp_path / "out")
+    assert len(found) == len(set(found)) == 12 and found[8:] == [100, 101, 102, 103]
+    assert "| 8 | 0 | 4 | 0 |" in table
+    mix([a, b], tmp_path / "all")
+    assert answers(tmp_path / "all") == [*range(12), *range(100, 104)]
+    order = [line for line in (tmp_path / "out/tasks.jsonl").read_text().splitlines()]
+    mix([a, b], tmp_path / "again", weights=[2, 1], seed=3)
+    assert [line for line in (tmp_path / "again/tasks.jsonl").read_text().splitlines()] == order
+
+
+def test_the_same_of_the_same_picture_is_a_duplicate_however_it_is_encoded(tmp_path):
+    a, b = tasks(tmp_path / "a", [1, 2, 3]), tasks(tmp_path / "b", [2, 3, 4], suffix=".bmp")
+    table = mix([a, b], tmp_path / "out")
+    assert answers(tmp_path / "out") == [1, 2, 3, 4] and "2 duplicates" in table
+    other = tasks(tmp_path / "c", [1], question="Where is it?")
+    mix([a, other], tmp_path / "two")
+    assert answers(tmp_path / "two") == [1, 1, 2, 3]
+    mix([a, other], tmp_path / "one", per_image=1)
+    assert answers(tmp_path / "one") == [1, 2, 3]
+
+
+def test_two_ways_to_the_same_answer_are_two_traces(tmp_path):
+    a, b, c = traces(tmp_path / "a", [1, 2]), traces(tmp_path / "b", [2]), traces(tmp_path / "c", [2], said="I looked.")
+    mix([a, b, c], tmp_path / "out")
+    assert len(list(read_traces(tmp_path / "out"))) == 3
+
+
+def test_pictures_of_a_benchmark_stay_out_when_they_were_resized_and_compressed(tmp_path):
+    bench = tmp_path / "bench"
+    (bench / "pictures").mkdir(parents=True)
+    photo(2, (640, 480)).resize((233, 171)).save(bench / "pictures/0.jpg", quality=60)
+    (bench / "tasks.jsonl").write_text(
+        json.dumps({"image": "pictures/0.jpg", "question": "Else?", "answer": "x"}) + "\n"
+    )
+    table = mix([tasks(tmp_path / "a", [1, 2, 3])], tmp_path / "out", forbidden=[str(bench)])
+    assert answers(tmp_path / "out") == [1, 3] and "1 pictures of --against" in table
+
+
+def test_held_out_pictures_are_in_no_row_that_is_trained_on(tmp_path):
+    seeds = [number // 3 for number in range(120)]
+    source = tmp_path / "a"
+    tasks(source, seeds)
+    rows = [json.loads(line) for line in (source / "tasks.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["question"] = f"Question {number}?"
+    rows.append(
+        {**rows[0], "id": "both", "question": "Compare?", "images": [row["images"][0] for row in rows[::3]][:40]}
+    )
+    (source / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = mix([str(source)], tmp_path / "out", held_out=0.3)
+    kept, held_out = answers(tmp_path / "out"), answers(tmp_path / "out/held_out")
+    assert len(kept) + len(held_out) == 120 and not set(kept) & set(held_out)
+    assert 4 <= len(set(held_out)) <= 22
+    assert "1 pictures of both sides" in table
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["a", "b", "--weights", "1"], "--weights [1.0] for 2 sources"),
+        (["a", "t"], "mix traces alone, and tasks alone"),
+        (["a", "gone"], "no traces.jsonl or tasks.jsonl at gone"),
+        (["a", "--held_out", "1"], "--held_out 1.0 is a share"),
+        (["a", "broken"], "line 1: not JSON"),
+        (["a", "--against", "a"], "nothing is left to mix"),
+        (["a", "foreign"], "line 1: it is no row of traces or tasks"),
+    ],
+)
+def test_what_cannot_be_mixed_is_said(tmp_path, monkeypatch, words, message):
+    tasks(tmp_path / "a", [1]), tasks(tmp_path / "b", [2]), traces(tmp_path / "t", [3])
+    for name, line in (("broken", "{"), ("foreign", '{"conversations": []}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "traces.jsonl").write_text(line + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fovea data mix", *words, "--output_dir", "out"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert message in str(exit_.value)
+
+
+def test_a_picture_that_cannot_be_opened_is_counted(tmp_path):
+    source = tasks(tmp_path / "a", [1, 2])
+    (tmp_path / "a/pictures/0.png").write_bytes(b"nothing")
+    assert "1 pictures that cannot be opened" in mix([source], tmp_path / "out")
+
+
+def test_looks_are_kept_by_size_and_compression_and_told_apart():
+    table = HashTable()
+    for seed in range(200):
+        table.add(perceptual_hash(photo(seed)), seed)
+    for seed in range(0, 200, 10):
+        file = io.BytesIO()
+        photo(seed).resize((100, 81)).save(file, "JPEG", quality=70)
+        assert list(table.owners_of(perceptual_hash(Image.open(file)))) == [seed]
+    assert len(alike(perceptual_hash(photo(500)), np.stack([perceptual_hash(photo(seed)) for seed in range(50)]))) == 0
