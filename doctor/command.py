@@ -51,6 +51,8 @@ def write_findings(examination: Examination, path: Path) -> None:
 
 def main() -> None:
     words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
     files = list(takewhile(lambda word: not word.startswith("-"), words))
     if files:
         words = ["--config", *files, *words[len(files) :]]

@@ -28,7 +28,7 @@ def main() -> None:
         sys.argv[1:2] = ["--model_name_or_path", sys.argv[1]]
     named = sys.argv.index("--model_name_or_path") + 1 if "--model_name_or_path" in sys.argv else len(sys.argv)
     defaults = taught_settings(sys.argv[named]) if named < len(sys.argv) else {}
-    arguments, episodes = parse((EvaluationArguments, EpisodeArguments), defaults=defaults)
+    arguments, episodes = parse((EvaluationArguments, EpisodeArguments), defaults=defaults, description=__doc__)
     try:
         model, tasks = arguments.load_model(), arguments.load_tasks()
     except (FileNotFoundError, TaskError) as error:

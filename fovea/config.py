@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import itertools
@@ -33,11 +34,13 @@ def parse(
     default_config: str | None = None,
     defaults: Mapping[str, Any] | None = None,
     arguments: Sequence[str] | None = None,
+    description: str | None = None,
 ) -> tuple[Any, ...]:
     """One instance of each dataclass, from YAML and command line (which wins); `defaults` hold where neither says.
 
     Several files may follow `--config`, later ones winning: `--config qwen3_vl_8b_grpo.yaml hardware/1x24gb.yaml`.
     Without it the shipped `default_config` is read, if there is one. Names without a file resolve in `configs/` too.
+    `description` is what `--help` says before the options.
 
     Raises:
         ConfigError: for a missing file, an unknown key, with the nearest known name, or settings that cannot be.
@@ -49,7 +52,7 @@ def parse(
     settings: dict[str, Any] = dict(defaults or {})
     for name in names:
         settings |= _read(find_config(name), known)
-    parsed, rest = _parse(dataclass_types, settings, words)
+    parsed, rest = _parse(dataclass_types, settings, words, description)
     if rest:
         option = next((word for word in rest if word.startswith("--")), rest[0])
         raise ConfigError(_unknown(option.lstrip("-").partition("=")[0], known, "on the command line"))
@@ -70,11 +73,17 @@ def config_names(words: Sequence[str]) -> tuple[list[str] | None, list[str]]:
     return names, words[:place] + words[place + 1 + len(names) :]
 
 
-def _parse(types: Sequence[type], settings: Mapping[str, Any], words: Sequence[str]) -> tuple[list[Any], list[str]]:
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The description as it was written, and the default of each option."""
+
+
+def _parse(
+    types: Sequence[type], settings: Mapping[str, Any], words: Sequence[str], description: str | None
+) -> tuple[list[Any], list[str]]:
     """Instances of the types by TRL's parser, which takes settings from a file alone, and the words it did not know."""
     from trl import TrlParser
 
-    parser = TrlParser(cast(Any, list(types)), allow_abbrev=False)
+    parser = TrlParser(cast(Any, list(types)), allow_abbrev=False, description=description, formatter_class=_Help)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(dict(settings), file)
         file.flush()

@@ -142,7 +142,7 @@ def for_episodes(
 
 
 def main() -> None:
-    script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_grpo.yaml")
+    script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_grpo.yaml", description=__doc__)
     check_weights(script.reward_funcs, args.reward_weights)
     rewards = load_rewards(script.reward_funcs)
     run = RunDirectory(args.output_dir)

@@ -38,7 +38,7 @@ def load_traces(records: list[dict], eval_fraction: float, seed: int) -> tuple[D
 
 
 def main() -> None:
-    script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_sft.yaml")
+    script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_sft.yaml", description=__doc__)
     check_options(args, shared_prefix=script.shared_prefix)
     trainee = load_for_training(
         model_args,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from environments.arguments import EpisodeArguments
 from fovea.arguments import PixelArguments, TaskArguments
 
 
@@ -19,6 +20,11 @@ class TraceSourceArguments(TaskArguments, PixelArguments):
     model_name_or_path: str = field(
         default="tiny", metadata={"help": "The model to be trained: its processor and frame make the traces."}
     )
+
+
+def for_one_pass(episodes: EpisodeArguments) -> EpisodeArguments:
+    """The arguments without a cache of images: each is shown once."""
+    return replace(episodes, image_cache_gib=min(episodes.image_cache_gib, 1 / 64))
 
 
 def with_names(words: Sequence[str], *names: str) -> list[str]:

@@ -162,7 +162,7 @@ def collages(tasks: Sequence[Task], arguments: CollageArguments) -> Iterator[Tas
 
 
 def main() -> None:
-    [arguments] = parse((CollageArguments,), arguments=sys.argv[1:])
+    [arguments] = parse((CollageArguments,), arguments=sys.argv[1:], description=__doc__)
     try:
         tasks = arguments.load_tasks()
     except (FileNotFoundError, TaskError) as error:

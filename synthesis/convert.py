@@ -40,7 +40,7 @@ from fovea.models.loading import Model, load_outline
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import SAMPLES, Sample, append
 from fovea.tasks import Task
-from synthesis.arguments import with_names
+from synthesis.arguments import for_one_pass, with_names
 from synthesis.formats.dialects import Cutting
 from synthesis.formats.prompts import is_prompt, task_row
 from synthesis.formats.reading import ForeignTrace, numbered_foreign_traces
@@ -216,7 +216,7 @@ def convert(arguments: ConvertArguments, episodes: EpisodeArguments) -> Conversi
         TraceError: for a file that cannot be read, or of which no trace is left.
     """
     model = load_outline(arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)
-    stage, conversion = arguments.stage(model, episodes), Conversion()
+    stage, conversion = arguments.stage(model, for_one_pass(episodes)), Conversion()
     found = episodes_of(arguments, stage, episodes.crop_padding, conversion)
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -276,7 +276,7 @@ def _written(
 
 def main() -> None:
     sys.argv[1:] = with_names(sys.argv[1:], "--dataset_name", "--output_dir")
-    arguments, episodes = parse((ConvertArguments, EpisodeArguments))
+    arguments, episodes = parse((ConvertArguments, EpisodeArguments), description=__doc__)
     try:
         path = file_of(arguments.dataset_name)
         source = path if path.exists() else arguments.dataset_name

@@ -127,7 +127,9 @@ def recipe_of(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
 
 def main() -> None:
     config, defaults = recipe_of(sys.argv[1:])
-    arguments, episodes = parse((TraceArguments, EpisodeArguments), default_config=config, defaults=defaults)
+    arguments, episodes = parse(
+        (TraceArguments, EpisodeArguments), default_config=config, defaults=defaults, description=__doc__
+    )
     try:
         folder = write_oracle_traces(arguments, episodes)
     except (FileNotFoundError, ValueError) as error:

@@ -37,7 +37,7 @@ def successes(episodes: list[Episode]) -> list[Episode]:
 
 
 def main() -> None:
-    arguments, episodes = parse((OwnTracesArguments, EpisodeArguments))
+    arguments, episodes = parse((OwnTracesArguments, EpisodeArguments), description=__doc__)
     set_seed(arguments.seed)
     model = arguments.load_model()
     renderer = make_renderer(episodes, model)

@@ -195,7 +195,7 @@ def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
 
 
 def main() -> None:
-    arguments, episodes = parse((AgentArguments, EpisodeArguments))
+    arguments, episodes = parse((AgentArguments, EpisodeArguments), description=__doc__)
     try:
         folder = run(arguments, episodes)
     except (FileNotFoundError, TaskError, RuntimeError) as error:

@@ -28,7 +28,7 @@ from fovea.data.columns import TaskError
 from fovea.data.task_files import tasks_from
 from fovea.images import ImageError
 from fovea.models.loading import load_outline
-from synthesis.arguments import with_names
+from synthesis.arguments import for_one_pass, with_names
 from synthesis.checks.checker import Checker, Problem
 from synthesis.checks.page import article, page
 from synthesis.formats.reading import numbered_foreign_traces
@@ -84,7 +84,7 @@ def check(arguments: CheckArguments, episodes: EpisodeArguments) -> Checker:
         arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels
     )
     tasks = {task.id: task for task in tasks_from(arguments.tasks)} if arguments.tasks else None
-    checker = Checker(outline, episodes, max_length=arguments.max_length, tasks=tasks)
+    checker = Checker(outline, for_one_pass(episodes), max_length=arguments.max_length, tasks=tasks)
     for line, trace in tqdm(arguments.traces(), desc="traces"):
         checker.examine(line, trace)
     checker.finish()
@@ -119,7 +119,7 @@ def _drawn(arguments: CheckArguments, checker: Checker, limits: Any) -> Iterator
 
 def main() -> None:
     sys.argv[1:] = with_names(sys.argv[1:], "--dataset_name")
-    arguments, episodes = parse((CheckArguments, EpisodeArguments))
+    arguments, episodes = parse((CheckArguments, EpisodeArguments), description=__doc__)
     try:
         checker = check(arguments, episodes)
     except (FileNotFoundError, TraceError, TaskError) as error:

@@ -98,7 +98,7 @@ def question_of(text: str, strip: re.Pattern | None, changes: Changes) -> str:
     """The question without the instructions of another protocol."""
     bare = _PREFIX.sub("", _INSTRUCTIONS.sub("", text)).strip()
     bare = strip.sub("", bare).strip() if strip else bare
-    changes.note("instructions taken out of questions", text.strip(), bare)
+    changes.note("instructions taken out of questions", text.replace(MARK, "").strip(), bare.replace(MARK, ""))
     return bare
 
 

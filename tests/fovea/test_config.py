@@ -1,8 +1,12 @@
+import inspect
+import sys
 from dataclasses import dataclass, field
 
 import pytest
 
+from fovea.cli import COMMANDS
 from fovea.config import CONFIGS, ConfigError, parse
+from fovea.plugins import load_object
 
 
 @dataclass
@@ -83,3 +87,13 @@ def test_every_sft_recipe_parses(path):
     kinds = [SFTScriptArguments, EpisodeArguments, ModelConfig, SFTConfig]
     _, _, model, _ = parse(kinds, arguments=["--config", str(path), "--bf16", "false"])
     assert model.model_name_or_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_says_what_it_does(command, monkeypatch, capsys):
+    function = load_object(COMMANDS[command][0])
+    monkeypatch.setattr(sys, "argv", [f"fovea {command}", "--help"])
+    with pytest.raises(SystemExit) as exit_:
+        function()
+    first = (inspect.getmodule(function).__doc__ or "").splitlines()[0]
+    assert not exit_.value.code and first in " ".join(capsys.readouterr().out.split())

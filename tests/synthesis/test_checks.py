@@ -10,13 +10,16 @@ import pytest
 from PIL import Image
 
 from environments.arguments import EpisodeArguments
-from environments.factories import environment_factory
+from environments.factories import environment_factory, make_renderer
 from environments.play import Limits, play
 from environments.policies.oracle import OraclePolicy
 from environments.policies.replay import Replay
-from environments.traces import write_traces
-from fovea.boxes import Frame
+from environments.traces import read_traces, to_trace, write_traces
+from fovea.boxes import Box, Frame
+from fovea.data.task_files import save_tasks
+from sft.collator import TraceCollator
 from synthesis.checks.command import CheckArguments, check, main
+from synthesis.checks.texts import unsupported
 from synthesis.shapes import make_tasks
 
 EPISODES = EpisodeArguments(crop_min_pixels=64 * 64, crop_max_pixels=80 * 64)
@@ -181,3 +184,56 @@ def test_an_answer_told_too_early_is_found_however_it_is_written(good, thought):
     lines[0] = rewritten(lines[0], -1, lambda text: "<think>I see.</think><answer>12,345</answer>")
     lines[0] = rewritten(lines[0], 2, lambda text: text.replace("<think>", f"<think>{thought} "))
     assert [problem.kind for problem in checked(good, lines).problems] == ["leaked answer"]
+
+
+def test_a_picture_that_was_only_resized_is_a_near_duplicate_and_no_problem(good):
+    lines = lines_of(good)
+    twin = {**lines[1], "images": ["twin.jpg", lines[1]["images"][1]]}
+    picture = Image.open(good / lines[1]["images"][0])
+    picture.resize((picture.width + 16, picture.height + 16)).save(good / "twin.jpg", quality=80)
+    checker = checked(good, [*lines, twin])
+    assert [(problem.line, problem.kind) for problem in checker.problems] == [(7, "near-duplicate")]
+    assert checker.num_problems == 0 and "line 2 asks the same" in checker.problems[0].message
+
+
+def test_tokens_are_those_that_sft_would_see(good, tiny):
+    checker = checked(good, lines_of(good))
+    records = list(read_traces(good))
+    environment = environment_factory(EPISODES, tiny)()
+    collator = TraceCollator(make_renderer(EPISODES, tiny), environment, tiny.limits)
+    assert checker.lengths == [len(collator.encode(to_trace(record))[0]) for record in records]
+    limited = checked(good, lines_of(good), max_length=max(checker.lengths) - 1)
+    assert {problem.kind for problem in limited.problems} == {"too long"}
+
+
+def test_an_answer_that_the_last_thought_does_not_hold_is_noted():
+    def notes(thought, answer):
+        return [kind for kind, _ in unsupported(["", f"<think>{thought}</think><answer>{answer}</answer>"])]
+
+    assert notes("I read 8.", "9") and notes("So (B) fits.", "C") and notes("Yes, it is.", "no")
+    for fine in (("I read 8.", "8"), ("I can see it.", "8"), ("So (B) fits.", "B"), ("A car.", "C"), ("red", "blue")):
+        assert not notes(*fine), fine
+
+
+def test_tasks_tell_wrong_answers_and_targets_that_no_crop_shows(good, tmp_path):
+    tasks = make_tasks(num_tasks=6, seed=12, families={"read": 1.0})
+    lines = lines_of(good)
+    zoomed = next(number for number, line in enumerate(lines) if len(line["images"]) == 2)
+    moved = [replace(target, box=Box(0.01, 0.01, 0.05, 0.05, Frame.UNIT)) for target in tasks[zoomed].boxes]
+    tasks[zoomed] = replace(tasks[zoomed], boxes=tuple(moved))
+    wrong = (zoomed + 1) % 6
+    tasks[wrong] = replace(tasks[wrong], answer=int(tasks[wrong].answer) + 1)
+    save_tasks(tasks[:-1] if wrong != 5 and zoomed != 5 else tasks, tmp_path)
+    checker = checked(good, lines, tasks=str(tmp_path))
+    found = {(problem.line - 1, problem.kind) for problem in checker.problems}
+    assert {(zoomed, "target missed"), (wrong, "wrong answer")} <= found
+    assert found - {(zoomed, "target missed"), (wrong, "wrong answer")} <= {(5, "no task")}
+
+
+def test_the_page_draws_what_is_wrong_and_some_that_is_not(good, tmp_path):
+    lines = lines_of(good)
+    lines[3] = PLANTED["two answers"][0](lines[3])
+    checked(good, lines, page=str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<article>") == 6 and page.count("class=problem") == 1
+    assert "two answers: the turns hold 2 answers" in page and page.count("data:image/png") >= 6

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import datasets
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
 from environments.traces import read_traces
+from fovea.boxes import UNIT_VIEW, Box, Frame, coverage
 from fovea.data.task_files import load_tasks
 from fovea.runs.records import read_samples
 from sft.collator import TraceCollator
@@ -60,6 +62,34 @@ def learns_what_the_assistant_says(tiny, records, story):
     loss = tiny.network(**batch).loss
     loss.backward()
     assert loss.isfinite()
+
+
+@pytest.mark.parametrize("name", ["chain_of_focus", "swift", "pixel_reasoner", "mini_o3"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"box_frame": "input"},
+        {"box_frame": "original"},
+        {"box_frame": "unit", "crop_padding": 1.5},
+        {"environment": "qwen3_zoom", "crop_padding": 1.2},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_boxes_are_written_as_the_model_to_be_trained_writes_them(name, settings, tmp_path, picture):
+    path, story = write(tmp_path, picture, name)
+    episodes = replace(EPISODES, **settings)
+    conversion = convert(ConvertArguments(dataset_name=str(path), output_dir=str(tmp_path / "out")), episodes)
+    assert conversion.dropped == {}, conversion.table()
+    regions = [crop.region for turn in read_samples(tmp_path / "out")[0].turns if turn.observation
+               for crop in turn.observation.crops]  # fmt: skip
+    for region, zoom in zip(regions, story.zooms, strict=True):
+        drawn = Box(*zoom.drawn, Frame.UNIT)
+        if zoom.image == 0:
+            drawn = drawn.enlarged(episodes.crop_padding).clipped(UNIT_VIEW)
+            assert region.coordinates == pytest.approx(drawn.coordinates, abs=0.02)
+        assert coverage(Box(*zoom.drawn, Frame.UNIT), region) > 0.9
+    if episodes.box_frame != "original":  # of which a file does not hold the size
+        assert check(CheckArguments(dataset_name=str(tmp_path / "out")), episodes).problems == []
 
 
 def test_questions_lose_the_instructions_of_their_old_protocol(tmp_path, picture):
