@@ -44,7 +44,8 @@ from synthesis.arguments import for_one_pass, with_names
 from synthesis.formats.dialects import Cutting
 from synthesis.formats.prompts import is_prompt, task_row
 from synthesis.formats.reading import ForeignTrace, numbered_foreign_traces
-from synthesis.formats.replaying import Changes, Stage, replayed
+from synthesis.formats.replaying import Stage, replayed
+from synthesis.formats.wording import Changes
 from synthesis.formats.writing import WRITERS, written
 
 NUM_JUDGED = 300
@@ -96,7 +97,7 @@ class ConvertArguments(PixelArguments):
     def traces(self) -> Iterator[tuple[int, ForeignTrace | TraceError]]:
         """The traces of the file with their numbers."""
         found = numbered_foreign_traces(
-            self.dataset_name, self.zoom_tools, split=self.dataset_split, image_dir=self.image_dir
+            self.dataset_name, zoom_tools=self.zoom_tools, split=self.dataset_split, image_dir=self.image_dir
         )
         return islice(found, self.max_traces)
 

@@ -31,7 +31,7 @@ from fovea.models.loading import load_outline
 from synthesis.arguments import for_one_pass, with_names
 from synthesis.checks.checker import Checker, Problem
 from synthesis.checks.page import article, page
-from synthesis.formats.reading import numbered_foreign_traces
+from synthesis.formats.reading import OWN, numbered_foreign_traces
 
 
 @dataclass(kw_only=True)
@@ -62,13 +62,17 @@ class CheckArguments(PixelArguments):
 
     def traces(self) -> Iterator[tuple[int, Any]]:
         """The traces of the file with their lines."""
-        return numbered_foreign_traces(self.dataset_name, self.zoom_tools, image_dir=self.image_dir)
+        return numbered_foreign_traces(
+            self.dataset_name, zoom_tools=self.zoom_tools, image_dir=self.image_dir, as_written=True
+        )
 
 
 def table(checker: Checker, max_shown: int) -> str:
     """The problems by kind, the first of each in full."""
     told = ", ".join(f"{count} {name}" for name, count in checker.formats.most_common())
     lines = [f"\n{checker.num_traces} traces ({told}), {checker.num_zooms} calls, {checker.num_problems} problems"]
+    if set(checker.formats) - {OWN}:
+        lines.append("SFT reads our own form: turn the others with `fovea data convert` before training")
     if checker.lengths:
         lines.append(f"{median(checker.lengths):.0f} tokens in the median, {max(checker.lengths)} at most")
     for kind, count in Counter(problem.kind for problem in checker.problems).most_common():

@@ -54,6 +54,8 @@ class Conversation:
     images: list[Any]
     layout: frozenset[str]
     """What the row was written with: names of columns, keys and roles, by which formats are told apart."""
+    has_unplaced_images: bool = False
+    """Whether no text says where the images stand: TRL puts all before the first question."""
 
 
 def conversation(row: Mapping[str, Any]) -> Conversation:
@@ -76,7 +78,9 @@ def conversation(row: Mapping[str, Any]) -> Conversation:
         keys |= set(raw)
         messages += _messages(raw, ROLES[raw[role_key]], f"{column}[{number}]")
     messages = list(_joined(messages))
-    return Conversation(messages, _images(row, messages), frozenset({column, *roles, *keys}))
+    placed = any(len(parts_of(message.text)) > 1 for message in messages)
+    images = _images(row, messages)
+    return Conversation(messages, images, frozenset({column, *roles, *keys}), bool(images) and not placed)
 
 
 def _written(row: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:

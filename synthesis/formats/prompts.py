@@ -7,7 +7,7 @@ from typing import Any
 
 from environments.traces import TraceError
 from fovea.placeholders import PLACEHOLDER
-from synthesis.formats.replaying import Changes, question_of
+from synthesis.formats.wording import Changes, question_of
 
 
 def is_prompt(row: Any) -> bool:

@@ -18,6 +18,7 @@ from environments.traces import TraceError, checked, file_of, image_sources
 from fovea.data.columns import TaskError
 from fovea.data.sources import BROKEN, read_rows
 from fovea.images import ImageError
+from fovea.placeholders import PLACEHOLDER
 from synthesis.formats.dialects import Cutting, translated
 from synthesis.formats.layouts import Conversation, conversation
 
@@ -31,18 +32,20 @@ class ForeignTrace:
     cutting: Cutting
 
 
-FORMATS: dict[str, Callable[[Conversation, str], bool]] = {
-    "chain_of_focus_v0": lambda told, text: "<|image_zoomin|>" in text,
-    "mini_o3": lambda told, text: "<grounding>" in text,
-    "vigorl": lambda told, text: '"search_coordinate"' in text,
-    "pixel_reasoner": lambda told, text: "message_list" in told.layout or '"crop_image' in text,
-    "trl": lambda told, text: bool({"prompt", "tool_calls"} & told.layout),
-    "swift": lambda told, text: bool({"tool_call", "tool_response"} & told.layout),
-    "hermes": lambda told, text: {"from", "tool"} <= told.layout,
-    "sharegpt": lambda told, text: bool({"from", "function_call", "observation"} & told.layout),
-    "fovea": lambda told, text: True,
+FORMATS: dict[str, Callable[[frozenset[str], str], bool]] = {
+    "chain_of_focus_v0": lambda layout, text: "<|image_zoomin|>" in text,
+    "mini_o3": lambda layout, text: "<grounding>" in text,
+    "vigorl": lambda layout, text: '"search_coordinate"' in text,
+    "pixel_reasoner": lambda layout, text: "message_list" in layout or '"crop_image' in text,
+    "trl": lambda layout, text: bool({"prompt", "tool_calls"} & layout),
+    "swift": lambda layout, text: bool({"tool_call", "tool_response"} & layout),
+    "hermes": lambda layout, text: {"from", "tool"} <= layout,
+    "sharegpt": lambda layout, text: bool({"from", "function_call", "observation"} & layout),
+    "fovea": lambda layout, text: True,
 }
 """The formats by name, the most particular first: a row is in the first that it has the marks of."""
+OWN = "fovea"
+"""The format that SFT reads."""
 NUM_TOLD = 200
 """Rows by which it is told how a file writes answers."""
 
@@ -53,17 +56,21 @@ def has_answer_tags(rows: Iterable[Any]) -> bool:
     def texts() -> Iterator[str]:
         for row in rows:
             with suppress(TraceError, AttributeError):
-                yield _said(conversation(row))
+                yield _assistant_text(conversation(row))
 
     return any(re.search(r"<answer>|\\boxed\{", text) for text in texts())
 
 
-def _said(told: Conversation) -> str:
-    return "\n".join(message.text for message in told.messages if message.role == "assistant")
+def _assistant_text(read: Conversation) -> str:
+    return "\n".join(message.text for message in read.messages if message.role == "assistant")
 
 
-def read_trace(row: Any, folder: Path, *, zoom_tools: Sequence[str] = (), plain: bool = False) -> ForeignTrace:
+def read_trace(
+    row: Any, folder: Path, *, zoom_tools: Sequence[str] = (), plain: bool = False, as_written: bool = False
+) -> ForeignTrace:
     """One row as a trace; `plain` takes a last turn without a tag for the answer.
+
+    With `as_written` a row in our own form keeps its texts, which SFT would learn as they are.
 
     Raises:
         TraceError: for a row that is none, or whose images are not there.
@@ -72,11 +79,15 @@ def read_trace(row: Any, folder: Path, *, zoom_tools: Sequence[str] = (), plain:
         raise TraceError(f"it is a {type(row).__name__}, not an object with messages and images")
     if BROKEN in row:
         raise TraceError(row[BROKEN])
-    told = conversation(row)
-    name = next(name for name, has_marks in FORMATS.items() if has_marks(told, _said(told)))
-    sources = image_sources([_without_scheme(image) for image in told.images], folder)
+    read = conversation(row)
+    name = next(name for name, has_marks in FORMATS.items() if has_marks(read.layout, _assistant_text(read)))
+    sources = image_sources([_without_scheme(image) for image in read.images], folder)
+    if name == OWN and as_written and read.has_unplaced_images:
+        raise TraceError(f"messages hold no {PLACEHOLDER} for {len(read.images)} images: write one where each stands")
+    messages, cutting = read.messages, Cutting()
     try:
-        messages, cutting = translated(told.messages, sources, plain=plain, zoom_tools=zoom_tools)
+        if name != OWN or not as_written:
+            messages, cutting = translated(read.messages, sources, plain=plain, zoom_tools=zoom_tools)
     except ImageError as error:
         raise TraceError(str(error)) from None
     written = [{"role": message.role, "content": message.text} for message in messages]
@@ -89,7 +100,12 @@ def _without_scheme(image: Any) -> Any:
 
 
 def numbered_foreign_traces(
-    source: str | Path, zoom_tools: Sequence[str] = (), *, split: str | None = None, image_dir: str | Path | None = None
+    source: str | Path,
+    *,
+    zoom_tools: Sequence[str] = (),
+    split: str | None = None,
+    image_dir: str | Path | None = None,
+    as_written: bool = False,
 ) -> Iterator[tuple[int, ForeignTrace | TraceError]]:
     """The traces of a file, a folder with traces.jsonl, a saved dataset or a hub id, numbered from 1.
 
@@ -108,7 +124,7 @@ def numbered_foreign_traces(
         plain = not has_answer_tags(first)
         for number, row in enumerate(chain(first, rows), start=1):
             try:
-                yield number, read_trace(row, folder, zoom_tools=zoom_tools, plain=plain)
+                yield number, read_trace(row, folder, zoom_tools=zoom_tools, plain=plain, as_written=as_written)
             except TraceError as error:
                 yield number, error
     except TaskError as error:

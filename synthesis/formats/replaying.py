@@ -8,9 +8,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -18,28 +17,22 @@ from PIL import Image
 
 from environments.play import Conversation, Limits, Reply, play, tools_of
 from environments.policies.replay import NoTextLeft
-from environments.protocol import is_well_formed, parse_actions
+from environments.protocol import parse_actions
 from environments.trace_crops import UNLIKE, likeness
 from environments.traces import TraceError, blocks_of, to_trace, unfit
 from fovea.answers.boxes import is_four_numbers
 from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, Framing, Size, View, iou
+from fovea.data.references import kind_of
 from fovea.episodes import Call, Crop, Episode
 from fovea.images import PixelLimits, cut, fit, pixels_under
 from fovea.placeholders import MARK
-from fovea.tasks import Task
+from fovea.tasks import AnswerKind, Task
 from synthesis.formats.dialects import Cutting
 from synthesis.formats.reading import ForeignTrace
+from synthesis.formats.wording import Changes, calls_in, in_protocol, question_of, with_calls
 
 SAME_REGION = 0.9
 """Intersection over union from which a file's crop shows what the environment would cut."""
-CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_INSTRUCTIONS = re.compile(
-    r"\s*(?:Think (?:first|in the mind first), .*Format strictly as:.*"
-    r"|Guidelines: Understand the given visual information.*)\Z",
-    re.DOTALL,
-)
-"""What Chain-of-Focus, DeepEyes and Pixel-Reasoner write behind a question: how their own protocols go."""
-_PREFIX = re.compile(r"\A(?:\s*Question:)+\s*")
 
 
 @dataclass(frozen=True)
@@ -51,25 +44,6 @@ class Stage:
     source_limits: PixelLimits
     """Between how many pixels the file's model saw first views; boxes in INPUT are in such pixels."""
     strip: re.Pattern | None = None
-
-
-@dataclass
-class Changes:
-    """What was changed on the way in: counts, and the first example of each."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, tuple[str, str]] = field(default_factory=dict)
-
-    def note(self, what: str, before: str, after: str) -> None:
-        """Counts a change, if it is one."""
-        if before != after:
-            self.counts[what] += 1
-            self.examples.setdefault(what, (before, after))
-
-    def add(self, other: Changes) -> None:
-        """Takes over what another one counted."""
-        self.counts += other.counts
-        self.examples = {**other.examples, **self.examples}
 
 
 @dataclass(frozen=True)
@@ -92,31 +66,6 @@ def places_of(
             left, top, right, bottom = pixels_under(crop.region, sizes[crop.root])
             places.append(Place(crop.root, crop.region, View((right - left, bottom - top), crop.input_size)))
     return places
-
-
-def question_of(text: str, strip: re.Pattern | None, changes: Changes) -> str:
-    """The question without the instructions of another protocol."""
-    bare = _PREFIX.sub("", _INSTRUCTIONS.sub("", text)).strip()
-    bare = strip.sub("", bare).strip() if strip else bare
-    changes.note("instructions taken out of questions", text.replace(MARK, "").strip(), bare.replace(MARK, ""))
-    return bare
-
-
-def in_protocol(text: str) -> str:
-    """A turn in the protocol's form: all that is neither a call nor the answer becomes the thoughts.
-
-    >>> in_protocol("It is red. <answer>red</answer>")
-    '<think>It is red.</think>\\n<answer>red</answer>'
-    """
-    if is_well_formed(text):
-        return text
-    head, _, body = text.rpartition("</think>")
-    actions = re.findall(r"<tool_call>.*?</tool_call>", body, re.DOTALL)
-    actions = actions or re.findall(r"<answer>.*?</answer>", body, re.DOTALL)[:1]
-    for action in actions:
-        body = body.replace(action, "", 1)
-    thoughts = [part.strip() for part in (re.sub(r"</?think>", "", head), re.sub(r"</?think>", "", body))]
-    return f"<think>{' '.join(part for part in thoughts if part)}</think>\n" + "\n".join(actions)
 
 
 class Rewriting:
@@ -144,33 +93,30 @@ class Rewriting:
         ours = places_of(conversation.messages, self._sizes, conversation.framing, self._frame)
         crops = iter(turn.crops)
         new: list[Place] = []
-        text = CALL.sub(lambda match: self._rewritten(match, ours, next(crops, None), new), written)
+        text = with_calls(written, lambda call: self._rewritten(call, ours, next(crops, None), new))
         self._theirs += new
         return [Reply(text)]
 
-    def _rewritten(self, match: re.Match, ours: list[Place], crop: Image.Image | None, new: list[Place]) -> str:
-        """A call with its box in the model's frame; one that cannot be read stays, for the environment to refuse."""
-        call, index = _read_call(match[1])
+    def _rewritten(self, text: str, ours: list[Place], crop: Image.Image | None, new: list[Place]) -> str:
+        """The JSON of a call with its box in the model's frame; the environment refuses one that cannot be read."""
+        call, index = _read_call(text)
         if call is None or not 0 <= index < min(len(self._theirs), len(ours)):
-            return match[0]
+            return text
         theirs = self._theirs[index]
         drawn = Box.of(call["arguments"]["bbox_2d"], self._frame_of_file).to(Frame.UNIT, theirs.view)
         cut_region = self._cutting.region(drawn).clipped(UNIT_VIEW)
         if drawn.is_empty or cut_region.is_empty:
-            return match[0]
+            return text
         region = cut_region.within(theirs.region, view=theirs.view)
         size = crop.size if crop else theirs.view.input
         new.append(Place(theirs.root, region, View(size, size)))
         self.cuts.append((region, crop))
-        meant = drawn.within(theirs.region, view=theirs.view).relative_to(ours[index].region).clipped(UNIT_VIEW)
+        target = drawn.within(theirs.region, view=theirs.view).relative_to(ours[index].region).clipped(UNIT_VIEW)
         framing = Framing(self._frame, tuple(place.view for place in ours))
-        text = self._written(call, framing.write(meant, index))
-        is_turned = self._frame_of_file is not self._frame
-        what = (
-            f"boxes turned from {self._frame_of_file.value} into {self._frame.value}" if is_turned else "calls reworded"
-        )
-        self.changes.note(what if is_turned else "calls reworded", match[1].strip(), text)
-        return f"<tool_call>\n{text}\n</tool_call>"
+        rewritten = self._written(call, framing.write(target, index))
+        turned = f"boxes turned from {self._frame_of_file.value} into {self._frame.value}"
+        self.changes.note(turned if self._frame_of_file is not self._frame else "calls reworded", text, rewritten)
+        return rewritten
 
     @property
     def _frame_of_file(self) -> Frame:
@@ -261,7 +207,12 @@ def _task_of(
     lead = head[0] if head else ""
     question = question_of(whole[len(lead) :], stage.strip, changes)
     question = "".join(lead.split()) + question if MARK in question else question
-    return Task(name, tuple(foreign.record["images"][: len(views)]), question, answer[1].strip()), views
+    if not question.replace(MARK, "").strip():
+        raise TraceError("it asks nothing")
+    reference = answer[1].strip()
+    if (kind := kind_of(None, reference, (), has_image=bool(views))) is AnswerKind.BOX:
+        raise TraceError("its answer is a box: answers are not turned into another frame")
+    return Task(name, tuple(foreign.record["images"][: len(views)]), question, reference, kind), views
 
 
 def _check_crops(turns: Sequence[_Turn]) -> None:
@@ -269,7 +220,7 @@ def _check_crops(turns: Sequence[_Turn]) -> None:
     if not any(turn.crops for turn in turns):
         return
     for number, turn in enumerate(turns):
-        if (num_calls := len(CALL.findall(turn.text))) != len(turn.crops):
+        if (num_calls := len(calls_in(turn.text))) != len(turn.crops):
             raise TraceError(f"turns with other numbers of calls and images: turn {number} has {num_calls} calls, "
                              f"and {len(turn.crops)} images follow it")  # fmt: skip
 

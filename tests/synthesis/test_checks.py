@@ -90,6 +90,13 @@ PLANTED = {
     "an unknown tool": (replaced_in(2, "image_zoom_in_tool", "zoom"), "refused call"),
     "a broken call": (replaced_in(2, '{"name"', "{name"), "unreadable call"),
     "an image without a place": (replaced_in(3, "<image>", ""), "unreadable"),
+    "an image of which no text speaks": (
+        lambda line: {
+            "messages": [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "<answer>7</answer>"}],
+            "images": line["images"][:1],
+        },
+        "unreadable",
+    ),
     "no answer": (lambda line: rewritten(line, 4, lambda text: "<think>Hm.</think>"), "no answer"),
     "a turn of the user at the end": (
         lambda line: {**line, "messages": [*line["messages"], {"role": "user", "content": "Thanks."}]},

@@ -1,0 +1,75 @@
+"""The words of a trace in the protocol's form, and a count of what was changed for it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from environments.protocol import is_well_formed
+from fovea.placeholders import MARK
+
+_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_INSTRUCTIONS = re.compile(
+    r"\s*(?:Think (?:first|in the mind first), .*Format strictly as:.*"
+    r"|Guidelines: Understand the given visual information.*)\Z",
+    re.DOTALL,
+)
+"""What Chain-of-Focus, DeepEyes and Pixel-Reasoner write behind a question: how their own protocols go."""
+_PREFIX = re.compile(r"\A(?:\s*Question:)+\s*")
+
+
+@dataclass
+class Changes:
+    """What was changed on the way in: counts, and the first example of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def note(self, what: str, before: str, after: str) -> None:
+        """Counts a change, if it is one."""
+        if before != after:
+            self.counts[what] += 1
+            self.examples.setdefault(what, (before, after))
+
+    def add(self, other: Changes) -> None:
+        """Takes over what another one counted."""
+        self.counts += other.counts
+        self.examples = {**other.examples, **self.examples}
+
+
+def question_of(text: str, strip: re.Pattern | None, changes: Changes) -> str:
+    """The question without the instructions of another protocol."""
+    bare = _PREFIX.sub("", _INSTRUCTIONS.sub("", text)).strip()
+    bare = strip.sub("", bare).strip() if strip else bare
+    changes.note("instructions taken out of questions", text.replace(MARK, "").strip(), bare.replace(MARK, ""))
+    return bare
+
+
+def in_protocol(text: str) -> str:
+    """A turn in the protocol's form: all that is neither a call nor the answer becomes the thoughts.
+
+    >>> in_protocol("It is red. <answer>red</answer>")
+    '<think>It is red.</think>\\n<answer>red</answer>'
+    """
+    if is_well_formed(text):
+        return text
+    head, _, body = text.rpartition("</think>")
+    actions = re.findall(r"<tool_call>.*?</tool_call>", body, re.DOTALL)
+    actions = actions or re.findall(r"<answer>.*?</answer>", body, re.DOTALL)[:1]
+    for action in actions:
+        body = body.replace(action, "", 1)
+    thoughts = [part.strip() for part in (re.sub(r"</?think>", "", head), re.sub(r"</?think>", "", body))]
+    return f"<think>{' '.join(part for part in thoughts if part)}</think>\n" + "\n".join(actions)
+
+
+def calls_in(text: str) -> list[str]:
+    """The tool calls of a turn, without their tags; those that its thoughts mention are none."""
+    return _CALL.findall(text.rpartition("</think>")[2])
+
+
+def with_calls(text: str, rewritten: Callable[[str], str]) -> str:
+    """A turn with the text inside each of its `<tool_call>` tags rewritten."""
+    head, end, body = text.rpartition("</think>")
+    return head + end + _CALL.sub(lambda match: f"<tool_call>\n{rewritten(match[1].strip())}\n</tool_call>", body)
