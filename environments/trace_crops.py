@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 from PIL import Image
@@ -13,7 +11,7 @@ from PIL import Image
 from environments.protocol import parse_actions
 from environments.traces import Trace, blocks_of
 from fovea.answers.boxes import is_four_numbers
-from fovea.boxes import Box, Frame, View
+from fovea.boxes import WHOLE, Box, Frame, View
 from fovea.episodes import Call
 from fovea.images import PixelLimits, cut, fit
 
@@ -71,6 +69,16 @@ def _small(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB").resize((_COMPARED_PX, _COMPARED_PX), Image.Resampling.BOX), dtype=float)
 
 
+Reading = tuple[Frame, float]
+"""A frame in which boxes may be meant, and by what their tool enlarged them."""
+NEAR = 2.0
+"""Levels within which a reading fits a crop as well as the best one."""
+LEAST_APART = 10.0
+"""Levels that places elsewhere are taken to differ at least, as in plain pictures they do not."""
+CLEAR = 0.5
+"""A reading is clear if its crops are at most half as far off as places elsewhere in the images."""
+
+
 class FrameEvidence:
     """How far crops are from what is under their boxes, for each frame and each padding that they may have."""
 
@@ -78,40 +86,68 @@ class FrameEvidence:
         self, limits: PixelLimits, *, frames: Sequence[Frame] = tuple(Frame), paddings: Sequence[float]
     ) -> None:
         self._limits = limits
-        self._readings = [(frame, padding) for frame in frames for padding in dict.fromkeys(paddings)]
-        self._apart: dict[tuple[Frame, float], list[float]] = defaultdict(list)
-        self.num_zooms = 0
+        self.readings: list[Reading] = [(frame, padding) for frame in frames for padding in dict.fromkeys(paddings)]
+        self._rows: list[np.ndarray] = []
+
+    @property
+    def num_zooms(self) -> int:
+        return len(self._rows)
 
     def add(self, trace: Trace) -> None:
         """Takes the zooms of a trace into account."""
-        for zoom in zooms_in(trace):
-            if self.num_zooms == MAX_ZOOMS:
-                return
-            self.num_zooms += 1
-            view = View(zoom.source.size, fit(zoom.source, self._limits).size)
-            for frame, padding in self._readings:
-                apart = difference(zoom.source, Box.of(zoom.numbers, frame), view, zoom.crop, padding)
-                self._apart[frame, padding].append(apart)
+        if self.num_zooms < MAX_ZOOMS:
+            self._rows += self.measured(trace)
 
-    def typical(self) -> dict[tuple[Frame, float], float]:
+    def measured(self, trace: Trace) -> list[np.ndarray]:
+        """For each zoom of a trace the differences by reading [readings], and last that to a place elsewhere."""
+        return [self._measured(zoom) for zoom in zooms_in(trace)]
+
+    def _measured(self, zoom: TracedZoom) -> np.ndarray:
+        view = View(zoom.source.size, fit(zoom.source, self._limits).size)
+        apart = [
+            difference(zoom.source, Box.of(zoom.numbers, frame), view, zoom.crop, padding)
+            for frame, padding in self.readings
+        ]
+        frame, _ = self.readings[int(np.argmin(apart))]
+        box = Box.of(zoom.numbers, frame).to(Frame.UNIT, view)
+        elsewhere = WHOLE
+        if 0 < box.width < 1 and 0 < box.height < 1:
+            left, top = (box.x1 + 0.5) % 1.0 * (1 - box.width), (box.y1 + 0.5) % 1.0 * (1 - box.height)
+            elsewhere = Box(left, top, left + box.width, top + box.height, Frame.UNIT)
+        return np.array([*apart, max(LEAST_APART, difference(zoom.source, elsewhere, view, zoom.crop, 1.0))])
+
+    def typical(self) -> dict[Reading, float]:
         """The median difference (levels, 0 to 255) of each reading; empty without zooms."""
-        return {reading: median(apart) for reading, apart in self._apart.items()}
+        return dict(zip(self.readings, np.median(self._rows, axis=0), strict=False)) if self._rows else {}
 
-    def best(self, preferred: Frame) -> tuple[Frame, float]:
-        """The frame and the padding that give the crops best; of equal ones the preferred frame.
+    def best(self, preferred: Frame) -> Reading | None:
+        """The reading that fits most zooms as well as any other; None if it is hardly better than places elsewhere.
 
-        Raises:
-            ValueError: without zooms.
+        Of equal ones it is the one with the smaller median, then the preferred frame.
         """
-        typical = self.typical()
-        if not typical:
-            raise ValueError("there are no crops by which frames could be told apart")
-        rank = {preferred: 0, Frame.ORIGINAL: 2}
-        return min(typical, key=lambda reading: (round(typical[reading], 1), rank.get(reading[0], 1)))
+        if not self._rows:
+            return None
+        rows, typical = np.array(self._rows), self.typical()
+        fits = (rows[:, :-1] <= rows[:, :-1].min(axis=1, keepdims=True) + NEAR).sum(axis=0)
+        votes = dict(zip(self.readings, fits, strict=True))
+        rank = {preferred: 0, Frame.ORIGINAL: 2}  # images that were never resized are INPUT as well
+        best = min(self.readings, key=lambda one: (-votes[one], round(typical[one], 1), rank.get(one[0], 1)))
+        is_clear = np.median(rows[:, self.readings.index(best)]) <= CLEAR * np.median(rows[:, -1])
+        return best if is_clear else None
+
+    def reading_of(self, trace: Trace, usual: Reading) -> Reading | None:
+        """The reading of one trace: the usual one, or another one that its crops clearly show; None if none fits."""
+        rows = self.measured(trace)
+        if not rows:
+            return usual
+        *apart, elsewhere = np.mean(rows, axis=0)
+        if apart[self.readings.index(usual)] <= 1.25 * min(apart) + NEAR:
+            return usual
+        return self.readings[int(np.argmin(apart))] if min(apart) <= CLEAR * elsewhere else None
 
     def words(self) -> str:
         """The evidence of the best readings, for a message."""
-        several = len({padding for _, padding in self._readings}) > 1
+        several = len({padding for _, padding in self.readings}) > 1
         ranked = sorted(self.typical().items(), key=lambda item: item[1])[:4]
         return ", ".join(
             f"{frame.value}{f' x{padding:g}' if several else ''} {value:.1f}" for (frame, padding), value in ranked
@@ -120,12 +156,10 @@ class FrameEvidence:
     def misread(self, frame: Frame) -> tuple[Frame, str] | None:
         """The frame in which boxes are meant, with the evidence, if they give their crops in another one alone."""
         typical = {other: value for (other, _), value in self.typical().items()}
-        if not typical:
+        reading = self.best(frame)
+        if reading is None or reading[0] is frame or typical[reading[0]] >= 0.7 * typical[frame]:
             return None
-        best, _ = self.best(frame)
-        if best is frame or typical[best] >= 0.7 * typical[frame]:
-            return None
-        return best, (
-            f"boxes give the crops behind them if they are read in {best.value}, and this model writes {frame.value} "
-            f"(median difference of levels: {self.words()})"
+        return reading[0], (
+            f"boxes give the crops behind them if they are read in {reading[0].value}, and this model writes "
+            f"{frame.value} (median difference of levels: {self.words()})"
         )

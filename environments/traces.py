@@ -21,7 +21,7 @@ from fovea.data.columns import TaskError
 from fovea.data.sources import BROKEN, READERS
 from fovea.data.task_files import image_source
 from fovea.episodes import Episode, StopReason
-from fovea.images import open_image
+from fovea.images import ImageError, open_image
 from fovea.placeholders import PLACEHOLDER, escaped, parts_of
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -77,6 +77,7 @@ def trace_record(episode: Episode, folder: Path, *, name: str) -> dict[str, Any]
                 texts.append(escaped(block["text"]))
                 continue
             path = f"images/{name}-{len(paths)}.png"
+            (folder / path).unlink(missing_ok=True)  # it may be a link to another folder's file
             block["image"].save(folder / path)
             paths.append(path)
             texts.append(PLACEHOLDER)
@@ -175,7 +176,7 @@ def image_sources(images: Any, folder: Path) -> list[Any]:
         raise TraceError(f"images is {images!r:.200}: it must be a list of paths, bytes, or images in base64")
     try:
         return [image_source(image, folder) for image in images]
-    except TaskError as error:
+    except (TaskError, ImageError) as error:
         raise TraceError(str(error)) from None
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from environments.arguments import EpisodeArguments
 from fovea.arguments import PixelArguments, TaskArguments
+from fovea.config import ConfigError
 
 
 @dataclass(kw_only=True)
@@ -25,6 +27,13 @@ class TraceSourceArguments(TaskArguments, PixelArguments):
 def for_one_pass(episodes: EpisodeArguments) -> EpisodeArguments:
     """The arguments without a cache of images: each is shown once."""
     return replace(episodes, image_cache_gib=min(episodes.image_cache_gib, 1 / 64))
+
+
+def refuse_own_folder(folder: Path, sources: Iterable[Path]) -> None:
+    """Raises ConfigError for an output folder that holds one of the sources: their images would be overwritten."""
+    for source in sources:
+        if source.exists() and folder.resolve() in (source.resolve(), source.resolve().parent):
+            raise ConfigError(f"--output_dir {folder} holds {source}, which is read: name another folder")
 
 
 def with_names(words: Sequence[str], *names: str) -> list[str]:

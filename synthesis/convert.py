@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice, takewhile
 from pathlib import Path
 
@@ -25,25 +26,24 @@ from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import box_frame, environment_factory
-from environments.trace_crops import FrameEvidence
-from environments.traces import TraceError, file_of, to_trace
+from environments.traces import TraceError, file_of
 from fovea.arguments import PixelArguments
 from fovea.boxes import Frame
 from fovea.config import ConfigError, parse
 from fovea.data.columns import TaskError
 from fovea.data.identity import fingerprint
 from fovea.data.sources import read_rows
-from fovea.data.task_files import save_tasks, to_tasks
+from fovea.data.task_files import BAD_ROW, save_tasks, to_tasks
 from fovea.episodes import Episode
-from fovea.images import ImageError, PixelLimits
+from fovea.images import PixelLimits
 from fovea.models.loading import Model, load_outline
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import SAMPLES, Sample, append
 from fovea.tasks import Task
-from synthesis.arguments import for_one_pass, with_names
-from synthesis.formats.dialects import Cutting
+from synthesis.arguments import for_one_pass, refuse_own_folder, with_names
+from synthesis.formats.frames import cutting_of, found_readings
 from synthesis.formats.prompts import is_prompt, task_row
-from synthesis.formats.reading import ForeignTrace, numbered_foreign_traces
+from synthesis.formats.reading import OWN, ForeignTrace, numbered_foreign_traces
 from synthesis.formats.replaying import Stage, replayed
 from synthesis.formats.wording import Changes
 from synthesis.formats.writing import WRITERS, written
@@ -66,8 +66,12 @@ class ConvertArguments(PixelArguments):
         default=None, metadata={"help": "Where relative image paths start (default: the folder of the file)."}
     )
     dataset_split: str | None = field(default=None, metadata={"help": "Split of a saved or hub dataset."})
-    source_frame: Frame | None = field(
-        default=None, metadata={"help": "Frame of the file's boxes, where the crops behind them should not decide."}
+    source_frame: str | None = field(
+        default=None,
+        metadata={
+            "help": "Frame of the file's boxes, where the crops behind them should not decide.",
+            "choices": [frame.value for frame in Frame],
+        },
     )
     source_padding: float | None = field(
         default=None, metadata={"help": "By what the file's tool enlarged boxes, where the crops should not decide."}
@@ -77,6 +81,9 @@ class ConvertArguments(PixelArguments):
     )
     source_max_pixels: int | None = field(
         default=None, metadata={"help": "Most pixels of first views for the file's model (default: as for yours)."}
+    )
+    source_factor: int | None = field(
+        default=None, metadata={"help": "Pixels to which its sides were rounded: 28 for Qwen2.5-VL (default: yours)."}
     )
     zoom_tools: list[str] = field(
         default_factory=list, metadata={"help": "Other names under which the file calls its zoom tool."}
@@ -94,6 +101,11 @@ class ConvertArguments(PixelArguments):
         except re.error as error:
             raise ConfigError(f"--strip {self.strip!r} is no regular expression: {error}") from None
 
+    @property
+    def frame(self) -> Frame | None:
+        """The frame that was named for the boxes of the file."""
+        return Frame(self.source_frame) if self.source_frame else None
+
     def traces(self) -> Iterator[tuple[int, ForeignTrace | TraceError]]:
         """The traces of the file with their numbers."""
         found = numbered_foreign_traces(
@@ -105,7 +117,7 @@ class ConvertArguments(PixelArguments):
         """Where the traces are played again."""
         limits = model.limits
         seen = PixelLimits(self.source_min_pixels or limits.min_pixels, self.source_max_pixels or limits.max_pixels,
-                           limits.factor)  # fmt: skip
+                           self.source_factor or limits.factor)  # fmt: skip
         strip = re.compile(self.strip, re.DOTALL) if self.strip else None
         return Stage(environment_factory(episodes, model), box_frame(episodes, model), seen, strip)
 
@@ -157,56 +169,37 @@ def _line(text: str) -> str:
     return text if len(text) <= 160 else f"{text[:100]} … {text[-50:]}"
 
 
-def found_cuttings(
-    arguments: ConvertArguments, stage: Stage, padding: float, conversion: Conversion
-) -> dict[str, Cutting]:
-    """How the boxes of each format in the file are meant where the format does not say it, by the crops behind them."""
-    given = Cutting(arguments.source_frame, arguments.source_padding)
-    frames = tuple(Frame) if given.frame is None else (given.frame,)
-    paddings = (1.0, 1.5, padding) if given.scale is None else (given.scale,)
-    evidence: dict[str, FrameEvidence] = {}
-    for _, foreign in tqdm(islice(arguments.traces(), NUM_JUDGED), desc="frames", leave=False):
-        if isinstance(foreign, TraceError) or foreign.cutting.frame is not None:
-            continue
-        kept = evidence.setdefault(foreign.format, FrameEvidence(stage.source_limits, frames=frames, paddings=paddings))
-        try:
-            kept.add(to_trace(foreign.record))
-        except ImageError:
-            continue  # it is dropped by name when it is converted
-    found = {}
-    for name, one in evidence.items():
-        found[name] = given
-        if one.num_zooms:
-            frame, scale = one.best(stage.frame)
-            found[name] = Cutting(frame, scale)
-            conversion.evidence[name] = (
-                f"boxes are read in {frame.value}, enlarged x{scale:g} (median difference of {one.num_zooms} crops in "
-                f"levels: {one.words()})"
-            )
-    return found
-
-
 def episodes_of(
     arguments: ConvertArguments, stage: Stage, padding: float, conversion: Conversion
-) -> Iterator[tuple[str, Episode]]:
-    """The traces as episodes of the environment, with their names; what becomes none is kept in `conversion`."""
-    cuttings = found_cuttings(arguments, stage, padding, conversion)
+) -> Iterator[tuple[int, Episode]]:
+    """The traces as episodes of the environment, with their numbers; what becomes none is kept in `conversion`."""
+    first = (trace for _, trace in tqdm(islice(arguments.traces(), NUM_JUDGED), desc="frames", leave=False))
+    findings = found_readings(
+        (trace for trace in first if not isinstance(trace, TraceError)), stage.source_limits, stage.frame,
+        frames=tuple(Frame) if arguments.frame is None else (arguments.frame,),
+        paddings=(arguments.source_padding,) if arguments.source_padding else (1.0, 1.5, padding),
+    )  # fmt: skip
+    conversion.evidence = {name: finding.words() for name, finding in findings.items() if finding.evidence.num_zooms}
+    names: set[str] = set()
     for number, foreign in tqdm(arguments.traces(), desc="traces"):
         if isinstance(foreign, TraceError):
             conversion.dropped[number] = str(foreign)
             continue
         conversion.formats[foreign.format] += 1
-        cutting = foreign.cutting if foreign.cutting.frame is not None else cuttings.get(foreign.format, Cutting())
+        name = str(foreign.record["id"] if foreign.record["id"] is not None else number)
+        name = name if name not in names else f"{name}#{number}"
+        names.add(name)
+        changes = Changes()
         try:
-            if cutting.frame is None and '"bbox_2d"' in json.dumps(foreign.record["messages"]):
-                raise TraceError("no crop tells in which frame its boxes are: name it with --source_frame")
-            episode, changes = replayed(foreign, str(number), cutting, stage)
-        except (TraceError, ImageError) as error:
+            cutting = cutting_of(foreign, findings.get(foreign.format), arguments.frame, changes)
+            episode, of_trace = replayed(foreign, name, cutting, stage)
+        except (TraceError, *BAD_ROW) as error:
             conversion.dropped[number] = str(error)
             continue
+        changes.add(of_trace)
         conversion.changes.add(changes)
         conversion.keep_tail(episode.task.question)
-        yield str(number), episode
+        yield number, episode
 
 
 def convert(arguments: ConvertArguments, episodes: EpisodeArguments) -> Conversion:
@@ -220,6 +213,7 @@ def convert(arguments: ConvertArguments, episodes: EpisodeArguments) -> Conversi
     stage, conversion = arguments.stage(model, for_one_pass(episodes)), Conversion()
     found = episodes_of(arguments, stage, episodes.crop_padding, conversion)
     folder = Path(arguments.output_dir)
+    refuse_own_folder(folder, [file_of(arguments.dataset_name)])
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / ".traces.part"
     tasks = _written(found, folder, aside, arguments, stage, conversion)
@@ -252,17 +246,17 @@ def path_of(arguments: ConvertArguments) -> Path:
 
 
 def _written(
-    found: Iterator[tuple[str, Episode]], folder: Path, path: Path, arguments: ConvertArguments, stage: Stage,
+    found: Iterator[tuple[int, Episode]], folder: Path, path: Path, arguments: ConvertArguments, stage: Stage,
     conversion: Conversion,
 ) -> Iterator[Task]:  # fmt: skip
     """Writes the episodes as they come; their tasks."""
     is_list = arguments.to in LISTS
     with path.open("w") as file:
-        for name, episode in found:
+        for number, episode in found:
             try:
-                row = written(episode, folder, WRITERS[arguments.to], frame=stage.frame, name=name)
+                row = written(episode, folder, WRITERS[arguments.to], frame=stage.frame, name=str(number))
             except ValueError as error:
-                conversion.dropped[int(name)] = str(error)
+                conversion.dropped[number] = str(error)
                 continue
             before = ("[\n" if not conversion.num_written else ",\n") if is_list else ""
             file.write(f"{before}{json.dumps(row, ensure_ascii=False)}{'' if is_list else chr(10)}")
@@ -284,8 +278,14 @@ def main() -> None:
         folder, rows = read_rows(source, split=arguments.dataset_split)
         first = next(rows, {})
         if is_prompt(first):
+            if arguments.to != OWN:
+                raise TraceError("prompts without replies become tasks, whatever --to says: leave it out")
             rows = islice(chain([first], tqdm(rows, desc="tasks")), arguments.max_traces)
-            tasks = to_tasks(map(task_row, rows), source=str(source), folder=Path(arguments.image_dir or folder))
+            strip = re.compile(arguments.strip, re.DOTALL) if arguments.strip else None
+            of_prompts = map(partial(task_row, strip=strip), rows)
+            tasks = to_tasks(
+                of_prompts, source=str(source), folder=Path(arguments.image_dir or folder), skip_bad_rows=True
+            )
             save_tasks(tasks, Path(arguments.output_dir))
             print(f"{len(tasks)} prompts without traces became tasks: {Path(arguments.output_dir) / 'tasks.jsonl'}")
             return

@@ -47,5 +47,9 @@ class HashTable:
         for place in alike(picture_hash, self._hashes[: len(self._owners)]):
             yield self._owners[place]
 
+    def hash_of(self, place: int) -> np.ndarray:
+        """The hash that was added as the nth, from 0."""
+        return self._hashes[place]
+
     def __len__(self) -> int:
         return len(self._owners)

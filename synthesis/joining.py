@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from environments.traces import TraceError
 from fovea.jsonl import read_jsonl
+from synthesis.arguments import refuse_own_folder
 
 
 def join(shards: Sequence[Path], folder: Path) -> int:
@@ -25,6 +26,7 @@ def join(shards: Sequence[Path], folder: Path) -> int:
         FileNotFoundError: for a shard without traces.
         TraceError: if a trace of one id is there twice.
     """
+    refuse_own_folder(folder, shards)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     known: dict[str, Path] = {}
     aside = folder / ".traces.jsonl.part"
@@ -47,6 +49,7 @@ def join(shards: Sequence[Path], folder: Path) -> int:
 
 def linked(source: Path, target: Path) -> None:
     """Puts a file to another place without a copy of its content, where the file system can."""
+    source = source.resolve()  # a link to a relative link would lead nowhere
     target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -93,7 +93,8 @@ def _dataset(source: str | Path, split: str | None, config: str | None) -> Datas
     import datasets
 
     path = Path(source)
-    builder = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}.get(path.suffix)
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    builder = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}.get(suffix)
     if builder is not None:
         is_pattern = "://" in str(source) or "*" in str(source)
         return datasets.load_dataset(builder, data_files=str(source if is_pattern else existing(path)), split="train")
@@ -191,7 +192,7 @@ def _left_in(table: Any, row: int, value: Any, where: tuple[str | int, ...]) -> 
 def _jsonl(path: Path) -> Iterator[Row]:
     """The objects of a file with one a line, or of a JSON list that bears this name."""
     with path.open(encoding="utf-8-sig") as file:
-        if file.read(1) == "[":
+        if file.read(1024).lstrip().startswith("["):
             file.seek(0)
             with suppress(ValueError, RecursionError):
                 rows = json.load(file)

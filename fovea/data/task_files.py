@@ -123,6 +123,7 @@ def _image_path(image: Any, folder: Path, name: str) -> str:
         return str(path.relative_to(folder) if path.is_relative_to(folder) else path.absolute())
     content = encoded(image)
     path = folder / "images" / f"{file_name(name)}.{'img' if isinstance(content, bytes) else 'png'}"
+    path.unlink(missing_ok=True)  # it may be a link to another folder's file
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:

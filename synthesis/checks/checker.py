@@ -14,7 +14,8 @@ from environments.trace_tokens import TraceEncoder
 from environments.traces import Trace, TraceError, first_turn, images_of, text_of, to_trace
 from fovea.answers import score
 from fovea.boxes import UNIT_VIEW, Frame, Framing, coverage
-from fovea.images import ImageError, image_hash
+from fovea.data.task_files import BAD_ROW
+from fovea.images import image_hash
 from fovea.models.loading import Model
 from fovea.tasks import Task
 from synthesis.checks.calls import CallChecker
@@ -77,10 +78,11 @@ class Checker:
         try:
             if isinstance(foreign, TraceError):
                 raise foreign
-            trace = to_trace(foreign.record)
-        except (TraceError, ImageError) as error:
+            self._examine(line, foreign, to_trace(foreign.record))
+        except (TraceError, *BAD_ROW) as error:
             self._add(line, "unreadable", str(error))
-            return
+
+    def _examine(self, line: int, foreign: ForeignTrace, trace: Trace) -> None:
         self.formats[foreign.format] += 1
         if foreign.record["num_trailing"]:
             self._add(line, "trailing turn", f"{foreign.record['num_trailing']} turns follow the assistant's last")

@@ -17,7 +17,8 @@ from fovea.answers.boxes import is_four_numbers
 from fovea.boxes import Box, Frame, Size
 from fovea.images import image_size
 from fovea.placeholders import PLACEHOLDER, parts_of
-from synthesis.formats.layouts import Message, loaded
+from synthesis.formats.calls import loaded
+from synthesis.formats.layouts import Message
 
 TOOL = "image_zoom_in_tool"
 BOX_NAMES = ("bbox_2d", "bbox", "box", "bounding_box")
@@ -109,38 +110,71 @@ def _tool_calls(text: str, images: Images, observation: str, zoom_tools: Sequenc
     """Calls in tags: tools of others become the environment's, and JSON is read as leniently as Hermes does."""
     cuttings: set[Cutting] = set()
 
-    def call(match: re.Match) -> str:
+    def tag(match: re.Match) -> str:
         try:
             written = loaded(match[1])
-            name, arguments = written["name"], dict(written.get("arguments", written.get("parameters", {})))
+            calls = [_read(one) for one in (written if isinstance(written, list) else [written])]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return match[0]
-        written = {"name": name, "arguments": arguments}
-        if name in ("crop_image", "crop_image_normalized"):
-            tag, cutting = _crop_image(written)
-        elif name == "search_coordinate":
-            tag, cutting = _search_coordinate(written, images, observation)
+        tags = [one(call, match if len(calls) == 1 else None) for call in calls]
+        return "\n".join(tags)
+
+    def one(call: dict[str, Any], match: re.Match | None) -> str:
+        if call["name"] in ("crop_image", "crop_image_normalized"):
+            written, cutting = _crop_image(call)
+        elif call["name"] == "search_coordinate":
+            written, cutting = _search_coordinate(call, images, observation)
         else:
-            tag, cutting = _renamed(match, written, zoom_tools), Cutting()
+            written, cutting = _renamed(call, match, zoom_tools), Cutting()
         cuttings.add(cutting)
-        return tag
+        return written
 
-    return _TAG.sub(call, text), cuttings
+    return _TAG.sub(tag, text), cuttings
 
 
-def _renamed(match: re.Match, call: dict[str, Any], zoom_tools: Sequence[str]) -> str:
+def _read(written: Any) -> dict[str, Any]:
+    arguments = written.get("arguments", written.get("parameters", {}))
+    arguments = loaded(arguments) if isinstance(arguments, str) else arguments
+    return {"name": written["name"], "arguments": dict(arguments)}
+
+
+def _renamed(call: dict[str, Any], match: re.Match | None, zoom_tools: Sequence[str]) -> str:
     """The call with the environment's names for its tool and arguments; as it was written where it has them."""
     arguments = call["arguments"]
     box_name = next((name for name in BOX_NAMES if name in arguments), None)
     index_name = next((name for name in INDEX_NAMES if name in arguments), None)
-    name = TOOL if call["name"] in zoom_tools else call["name"]
-    is_ours = name == call["name"] and box_name in (None, "bbox_2d") and index_name in (None, "img_idx")
-    if box_name is None or (is_ours and _is_json(match[1]) and match[2]):
-        return match[0]
     renamed = {box_name: "bbox_2d", index_name: "img_idx"}
-    arguments = {renamed.get(key, key): value for key, value in arguments.items()}
-    written = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
-    return f"<tool_call>\n{written}\n{match[2]}"
+    named = {renamed.get(key, key): value for key, value in arguments.items()}
+    if box_name is not None:
+        named["bbox_2d"] = numbers_of(named["bbox_2d"])
+    if isinstance(named.get("img_idx"), str) and named["img_idx"].strip().isdigit():
+        named["img_idx"] = int(named["img_idx"])
+    name = TOOL if call["name"] in zoom_tools else call["name"]
+    if match is not None and (name, named) == (call["name"], arguments) and _is_json(match[1]) and match[2]:
+        return match[0]
+    written = json.dumps({"name": name, "arguments": named}, ensure_ascii=False)
+    return f"<tool_call>\n{written}\n{'</tool_call>' if match is None else match[2]}"
+
+
+def numbers_of(box: Any) -> Any:
+    """Four numbers of a box that is written as texts, as corners, as an object or as a list of one; else the value.
+
+    >>> numbers_of([["1", 2], [3, 4.5]]), numbers_of({"x1": 1, "y1": 2, "x2": 3, "y2": 4}), numbers_of("?")
+    ([1, 2, 3, 4.5], [1, 2, 3, 4], '?')
+    """
+    value = box
+    if isinstance(value, Mapping):
+        value = [value.get(name) for name in ("x1", "y1", "x2", "y2")]
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(one, (list, tuple)) for one in value):
+        value = [*value[0], *value[1]]
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
+        return box
+    try:
+        return [loaded(one) if isinstance(one, str) else one for one in value]
+    except ValueError:
+        return box
 
 
 def _is_json(text: str) -> bool:
@@ -190,15 +224,15 @@ def boxed(text: str) -> str | None:
 
 def with_answer_tag(text: str, *, plain: bool) -> str:
     r"""A last turn with its answer in tags: that of `\boxed{}`, or with `plain` all that follows the thoughts."""
-    if "<answer>" in text or "<tool_call>" in text:
+    head, end, body = text.rpartition("</think>")
+    if "<answer>" in body or "<tool_call>" in body:
         return text
-    if (answer := boxed(text)) is not None:
-        thought = text[: text.rfind("\\boxed{")].strip()
-        return f"{thought}\n<answer>{answer.strip()}</answer>"
-    head, _, body = text.rpartition("</think>")
+    if answer := (boxed(body) or "").strip():
+        thought = body[: body.rfind("\\boxed{")].strip()
+        return f"{head}{end}{thought}\n<answer>{answer}</answer>"
     if not plain or not body.strip():
         return text
-    return f"{head}</think>\n<answer>{body.strip()}</answer>" if head else f"<answer>{body.strip()}</answer>"
+    return f"{head}{end}\n<answer>{body.strip()}</answer>" if end else f"<answer>{body.strip()}</answer>"
 
 
 def translated(

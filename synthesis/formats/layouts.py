@@ -6,21 +6,21 @@ Pixel-Reasoner, Mini-o3 and ViGoRL. Nothing here knows what a call means; `diale
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby, islice
 from typing import Any
 
 from environments.traces import TraceError
 from fovea.placeholders import PLACEHOLDER, escaped, parts_of
+from synthesis.formats.calls import call_tag, loaded_of, short, thought_and_json
 
 COLUMNS = ("messages", "conversations", "conversation", "message_list")
 """Where a conversation stands, besides `prompt` and `completion`."""
 ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "assistant": "assistant",
@@ -31,6 +31,7 @@ ROLES = {
     "observation": "tool",
     "tool_response": "tool",
     "function_response": "tool",
+    "function": "tool",
 }
 """The roles of all layouts; a `call` is a turn of the assistant that holds nothing but the JSON of calls."""
 _WRAPPED = re.compile(r"\s*<(tool_response|observation)>\n?(.*?)\n?</\1>\s*", re.DOTALL)
@@ -43,7 +44,13 @@ class Message:
     role: str
     text: str
     images: list[Any] = field(default_factory=list)
-    """Sources of those of its images that the message itself holds; the others are in the row's `images`."""
+    """Sources of its images."""
+    call_ids: tuple[str, ...] = ()
+    """Ids of the calls in it, or of the one that it answers."""
+
+    @property
+    def num_placeholders(self) -> int:
+        return len(parts_of(self.text)) - 1
 
 
 @dataclass
@@ -69,18 +76,21 @@ def conversation(row: Mapping[str, Any]) -> Conversation:
     roles, keys = set(), set()
     for number, raw in enumerate(written):
         if not isinstance(raw, Mapping):
-            raise TraceError(f"{column}[{number}] is {_short(raw)}: it must be an object with a role and a text")
+            raise TraceError(f"{column}[{number}] is {short(raw)}: it must be an object with a role and a text")
         raw = {key: value for key, value in raw.items() if value is not None}
         role_key = next((key for key in ("role", "from") if key in raw), None)
-        if role_key is None or raw[role_key] not in ROLES:
-            raise TraceError(f"{column}[{number}] has the role {raw.get(role_key or 'role')!r}: known are {[*ROLES]}")
-        roles.add(raw[role_key])
+        role = raw.get(role_key or "role")
+        if not isinstance(role, str) or role not in ROLES:
+            raise TraceError(f"{column}[{number}] has the role {short(role)}: known are {', '.join(ROLES)}")
+        roles.add(role)
         keys |= set(raw)
-        messages += _messages(raw, ROLES[raw[role_key]], f"{column}[{number}]")
-    messages = list(_joined(messages))
-    placed = any(len(parts_of(message.text)) > 1 for message in messages)
-    images = _images(row, messages)
-    return Conversation(messages, images, frozenset({column, *roles, *keys}), bool(images) and not placed)
+        messages.append(_message(raw, ROLES[role], f"{column}[{number}]"))
+    _refuse_objects(row, messages)
+    is_placed = any(message.num_placeholders for message in messages)
+    _place_images(row, messages)
+    messages = list(_joined(_in_order_of_calls(_tools_crops(messages))))
+    images = [image for message in messages for image in message.images]
+    return Conversation(messages, images, frozenset({column, *roles, *keys}), bool(images) and not is_placed)
 
 
 def _written(row: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
@@ -88,16 +98,20 @@ def _written(row: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
     for column in COLUMNS:
         value = row.get(column)
         if isinstance(value, str) and value.lstrip().startswith("["):
-            value = _loaded(value, column)
+            value = loaded_of(value, column)
         if isinstance(value, (list, tuple)) and value:
             return column, value
         if value:
-            raise TraceError(f"{column} is {_short(value)}: it must be a list of messages")
+            raise TraceError(f"{column} is {short(value)}: it must be a list of messages")
     if row.get("prompt") and row.get("completion"):
         return "prompt", [
             *_side(row["prompt"], "user"),
             *_side(row["completion"], "assistant"),
         ]
+    if isinstance(row.get("query"), str) and isinstance(row.get("response"), str):
+        turns = [*(row.get("history") or ()), (row["query"], row["response"])]
+        sides = [[("user", asked), ("assistant", told)] for asked, told in turns]
+        return "query", [{"role": role, "content": text} for pair in sides for role, text in pair]
     raise TraceError(f"there are no messages, but {sorted(row)}: write [{{role, content}}, …]")
 
 
@@ -106,32 +120,28 @@ def _side(value: Any, role: str) -> Sequence[Any]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     if not isinstance(value, (list, tuple)):
-        raise TraceError(f"a prompt or a completion is {_short(value)}: it must be text, or a list of messages")
+        raise TraceError(f"a prompt or a completion is {short(value)}: it must be text, or a list of messages")
     return value
 
 
-def _messages(raw: Mapping[str, Any], role: str, where: str) -> Iterator[Message]:
-    """The messages that one written message is; calls beside its text or in place of it become tags in the text."""
+def _message(raw: Mapping[str, Any], role: str, where: str) -> Message:
+    """A written message; thoughts and calls beside its text, or in place of it, become tags in the text."""
     text, images = _content(raw.get("content", raw.get("value", "")), where)
-    calls = raw.get("tool_calls") or ()
+    calls = raw.get("tool_calls") or raw.get("function_call") or ()
     if calls and role != "assistant":
         raise TraceError(f"{where}.tool_calls: only the assistant calls tools")
     if role == "call":
-        head, tail = _thought(text)
-        calls = () if "<tool_call>" in tail else _loaded(tail, where)
+        head, tail = thought_and_json(text)
+        calls = () if "<tool_call>" in tail else loaded_of(tail, where)
         text = text if "<tool_call>" in tail else head
-    written = [call_tag(call, where) for call in (calls if isinstance(calls, (list, tuple)) else [calls])]
-    text = "\n".join(part for part in (text, *written) if part)
-    yield Message(
-        "assistant" if role == "call" else role, _unwrapped(text) if role in ("user", "tool") else text, images
-    )
-
-
-def _thought(text: str) -> tuple[str, str]:
-    """What stands before the JSON of a call, and the JSON."""
-    place = re.search(r"[\[{]", text.rpartition("</think>")[2])
-    start = len(text) - len(text.rpartition("</think>")[2]) + (place.start() if place else 0)
-    return text[:start].strip(), text[start:].strip()
+    calls = calls if isinstance(calls, (list, tuple)) else [calls]
+    thought = next((raw[key] for key in ("reasoning_content", "reasoning") if isinstance(raw.get(key), str)), "")
+    thought = f"<think>{escaped(thought.strip())}</think>" if thought.strip() else ""
+    text = "\n".join(part for part in (thought, text, *(call_tag(call, where) for call in calls)) if part)
+    ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if calls else [raw.get("tool_call_id")]
+    known = tuple(str(one) for one in ids if one is not None)
+    text = _unwrapped(text) if role in ("user", "tool") else text
+    return Message("assistant" if role == "call" else role, text, images, known)
 
 
 def _content(content: Any, where: str) -> tuple[str, list[Any]]:
@@ -141,23 +151,24 @@ def _content(content: Any, where: str) -> tuple[str, list[Any]]:
     if isinstance(content, Mapping):
         content = [content]
     if not isinstance(content, (list, tuple)):
-        raise TraceError(f"{where}.content is {_short(content)}: it must be text, or a list of blocks")
+        raise TraceError(f"{where}.content is {short(content)}: it must be text, or a list of blocks")
     texts, images, num_bare = [], [], 0
     for block in content:
         if isinstance(block, str):
             texts.append(block)
             continue
         block = {k: v for k, v in block.items() if v is not None} if isinstance(block, Mapping) else {}
-        if isinstance(block.get("text"), str):
+        is_image = block.get("type") in ("image", "image_url") or ("image" in block and not block.get("text"))
+        if isinstance(block.get("text"), str) and not is_image:
             texts.append(escaped(block["text"]))
-        elif block.get("type") == "image_url" or "image" in block or block.get("type") == "image":
+        elif is_image:
             source = block.get("image", block.get("image_url", block.get("path", block.get("url"))))
             source = source.get("url") if isinstance(source, Mapping) and "url" in source else source
             texts.append(PLACEHOLDER)
             images += [source] if source is not None else []
             num_bare += source is None
         else:
-            raise TraceError(f"{where}.content holds {_short(block)}: blocks are texts and images")
+            raise TraceError(f"{where}.content holds {short(block)}: blocks are texts and images")
     if images and num_bare:
         raise TraceError(f"{where}.content names some of its images and leaves others to the row's: name all or none")
     return "".join(texts), images
@@ -169,7 +180,36 @@ def _unwrapped(text: str) -> str:
     return "\n".join(part for _, part in parts) if parts and not _WRAPPED.sub("", text).strip() else text
 
 
-def _joined(messages: Sequence[Message]) -> Iterator[Message]:
+def _refuse_objects(row: Mapping[str, Any], messages: Sequence[Message]) -> None:
+    """Raises TraceError for texts that ms-swift would fill in from the row's `objects`."""
+    if row.get("objects") and any(re.search(r"<bbox>|<ref-object>", message.text) for message in messages):
+        raise TraceError(
+            "its texts hold <bbox> or <ref-object>, which `objects` fill in: write the boxes into the texts"
+        )
+
+
+def _tools_crops(messages: Sequence[Message]) -> Iterator[Message]:
+    """Images that the user shows right behind a tool's answer are the tool's: OpenAI's tools return only text."""
+    before = ""
+    for message in messages:
+        is_crop = before == "tool" and message.role == "user" and bool(message.images)
+        yield replace(message, role="tool") if is_crop else message
+        before = "tool" if is_crop else message.role
+
+
+def _in_order_of_calls(messages: Iterable[Message]) -> Iterator[Message]:
+    """Answers of tools in the order of the calls that they name by id."""
+    order: dict[str, int] = {}
+    for role, run in groupby(messages, key=lambda message: message.role):
+        group = list(run)
+        if role == "assistant":
+            order = {one: place for place, one in enumerate(one for message in group for one in message.call_ids)}
+        elif role == "tool" and all(message.call_ids and message.call_ids[0] in order for message in group):
+            group.sort(key=lambda message: order[message.call_ids[0]])
+        yield from group
+
+
+def _joined(messages: Iterable[Message]) -> Iterator[Message]:
     """Messages of the assistant that follow each other are one turn: thoughts and calls stand apart in some layouts."""
     for role, run in groupby(messages, key=lambda message: message.role):
         group = list(run)
@@ -183,68 +223,25 @@ def _joined(messages: Sequence[Message]) -> Iterator[Message]:
         yield Message(role, text, [image for message in group for image in message.images])
 
 
-def _images(row: Mapping[str, Any], messages: Sequence[Message]) -> list[Any]:
-    """All images in the order of their placeholders, whether messages or the row hold them."""
+def _place_images(row: Mapping[str, Any], messages: Sequence[Message]) -> None:
+    """Gives the images that the row holds to the messages that show them."""
     held = row.get("images", row.get("image"))
     held = [] if held is None else list(held) if isinstance(held, (list, tuple)) else [held]
     held = [one["image"] if isinstance(one, Mapping) and one.keys() == {"image"} else one for one in held]
-    counts = [len(parts_of(message.text)) - 1 for message in messages]
-    inline = [image for message in messages for image in message.images]
+    num_shown, inline = (
+        sum(counts) for counts in zip(*((m.num_placeholders, len(m.images)) for m in messages), strict=True)
+    )
     if inline and held:
-        raise TraceError(f"messages hold {len(inline)} images and the row {len(held)} more: name each once")
-    if held and not any(counts):
+        raise TraceError(f"messages hold {inline} images and the row {len(held)} more: name each once")
+    if held and not num_shown:
         first = next((message for message in messages if message.role == "user"), None)
         if first is None or any("<tool_call>" in message.text for message in messages):
             raise TraceError(
                 f"messages hold no {PLACEHOLDER} placeholders for {len(held)} images: say where they stand"
             )
         first.text = PLACEHOLDER * len(held) + first.text
-    elif sum(counts) != len(inline or held):
-        raise TraceError(f"messages hold {sum(counts)} {PLACEHOLDER} placeholders for {len(inline or held)} images")
-    return inline or held
-
-
-def call_tag(call: Any, where: str) -> str:
-    """A call as a `<tool_call>` tag, from the forms of OpenAI, Hermes and ms-swift.
-
-    Raises:
-        TraceError: for one without a name, or whose arguments cannot be read.
-    """
-    call = _loaded(call, where) if isinstance(call, str) else call
-    function = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise TraceError(f"{where} holds the call {_short(call)}: it must be {{name, arguments}}")
-    arguments = function.get("arguments", function.get("parameters", {}))
-    arguments = _loaded(arguments, where) if isinstance(arguments, str) else arguments
-    if not isinstance(arguments, Mapping):
-        raise TraceError(f"{where} holds the arguments {_short(arguments)}: they must be an object")
-    given = {name: value for name, value in arguments.items() if value is not None}
-    return f"<tool_call>\n{escaped(json.dumps({'name': function['name'], 'arguments': given}))}\n</tool_call>"
-
-
-def loaded(text: str) -> Any:
-    """What a text of JSON says, or of a Python literal, as older data writes it; never evaluated.
-
-    Raises:
-        ValueError: for a text that is neither.
-    """
-    try:
-        return json.loads(text)
-    except ValueError:
-        try:
-            return ast.literal_eval(text.strip())
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            pass
-        raise
-
-
-def _loaded(text: str, where: str) -> Any:
-    try:
-        return loaded(text)
-    except (ValueError, RecursionError) as error:
-        raise TraceError(f"{where} holds {_short(text)}, which is no JSON ({error})") from None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 120 else f"{text[:120]}…"
+    elif num_shown != (inline or len(held)):
+        raise TraceError(f"messages hold {num_shown} {PLACEHOLDER} placeholders for {inline or len(held)} images")
+    left = iter(held)
+    for message in messages if held else ():
+        message.images = list(islice(left, message.num_placeholders))

@@ -17,6 +17,7 @@ from typing import Any
 from environments.traces import TraceError, checked, file_of, image_sources
 from fovea.data.columns import TaskError
 from fovea.data.sources import BROKEN, read_rows
+from fovea.data.task_files import BAD_ROW
 from fovea.images import ImageError
 from fovea.placeholders import PLACEHOLDER
 from synthesis.formats.dialects import Cutting, translated
@@ -51,14 +52,13 @@ NUM_TOLD = 200
 
 
 def has_answer_tags(rows: Iterable[Any]) -> bool:
-    """Whether the assistant of these rows writes answers in tags (or boxes); if never, its last turn is the answer."""
-
-    def texts() -> Iterator[str]:
-        for row in rows:
-            with suppress(TraceError, AttributeError):
-                yield _assistant_text(conversation(row))
-
-    return any(re.search(r"<answer>|\\boxed\{", text) for text in texts())
+    """Whether the last turns of these rows hold their answers in tags (or boxes); else the whole turn is the answer."""
+    last_turns = []
+    for row in rows:
+        with suppress(TraceError, *BAD_ROW):
+            last_turns += [message.text for message in conversation(row).messages if message.role == "assistant"][-1:]
+    tagged = [text for text in last_turns if re.search(r"<answer>|\\boxed\{", text.rpartition("</think>")[2])]
+    return 2 * len(tagged) >= len(last_turns)
 
 
 def _assistant_text(read: Conversation) -> str:
@@ -80,6 +80,7 @@ def read_trace(
     if BROKEN in row:
         raise TraceError(row[BROKEN])
     read = conversation(row)
+    "".join(message.text for message in read.messages).encode()  # half a surrogate pair is no text
     name = next(name for name, has_marks in FORMATS.items() if has_marks(read.layout, _assistant_text(read)))
     sources = image_sources([_without_scheme(image) for image in read.images], folder)
     if name == OWN and as_written and read.has_unplaced_images:
@@ -127,5 +128,7 @@ def numbered_foreign_traces(
                 yield number, read_trace(row, folder, zoom_tools=zoom_tools, plain=plain, as_written=as_written)
             except TraceError as error:
                 yield number, error
+            except BAD_ROW as error:
+                yield number, TraceError(f"it cannot be read: {error!r}")
     except TaskError as error:
         raise TraceError(f"behind row {number}: {error}" if number else str(error)) from None

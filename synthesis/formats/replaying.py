@@ -21,16 +21,20 @@ from environments.protocol import parse_actions
 from environments.trace_crops import UNLIKE, likeness
 from environments.traces import TraceError, blocks_of, to_trace, unfit
 from fovea.answers.boxes import is_four_numbers
-from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, Framing, Size, View, iou
-from fovea.data.references import kind_of
-from fovea.episodes import Call, Crop, Episode
+from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, Framing, Size, View, coverage, iou
+from fovea.data.columns import check_types
+from fovea.data.references import checked, kind_of
+from fovea.episodes import Answer, Call, Crop, Episode, Fault
 from fovea.images import PixelLimits, cut, fit, pixels_under
 from fovea.placeholders import MARK
-from fovea.tasks import AnswerKind, Task
+from fovea.tasks import Task
 from synthesis.formats.dialects import Cutting
 from synthesis.formats.reading import ForeignTrace
 from synthesis.formats.wording import Changes, calls_in, in_protocol, question_of, with_calls
 
+_BOX = re.compile(r"bbox|^\s*[\[(]?\s*-?[\d.]+(?:\s*,\s*-?[\d.]+){3}\s*[\])]?\s*$")
+WHOLE_SHARE = 0.98
+"""Share of a box from which an image is taken to show all of it."""
 SAME_REGION = 0.9
 """Intersection over union from which a file's crop shows what the environment would cut."""
 
@@ -76,7 +80,7 @@ class Rewriting:
         self.cuts: list[tuple[Box, Image.Image | None]] = []
         """What each call cut in the file (UNIT of its root), and the crop there."""
         self._turns, self._sizes, self._frame = turns, [view.size for view in views], stage.frame
-        self._cutting = replace(cutting, frame=cutting.frame or stage.frame)
+        self._cutting, self._source_limits = cutting, stage.source_limits
         first_views = [View(view.size, fit(view, stage.source_limits).size) for view in views]
         self._theirs = [Place(root, WHOLE, view) for root, view in enumerate(first_views)]
         tools = tools_of(stage.make_environment())
@@ -98,43 +102,63 @@ class Rewriting:
         return [Reply(text)]
 
     def _rewritten(self, text: str, ours: list[Place], crop: Image.Image | None, new: list[Place]) -> str:
-        """The JSON of a call with its box in the model's frame; the environment refuses one that cannot be read."""
+        """The JSON of a call with its box in the model's frame.
+
+        Raises:
+            TraceError: for a call that the tool of the file cannot have carried out.
+        """
         call, index = _read_call(text)
-        if call is None or not 0 <= index < min(len(self._theirs), len(ours)):
-            return text
+        if not 0 <= index < min(len(self._theirs), len(ours)):
+            raise TraceError(f"a call means image {index}, and {len(self._theirs)} are shown")
         theirs = self._theirs[index]
         drawn = Box.of(call["arguments"]["bbox_2d"], self._frame_of_file).to(Frame.UNIT, theirs.view)
-        cut_region = self._cutting.region(drawn).clipped(UNIT_VIEW)
-        if drawn.is_empty or cut_region.is_empty:
-            return text
-        region = cut_region.within(theirs.region, view=theirs.view)
-        size = crop.size if crop else theirs.view.input
-        new.append(Place(theirs.root, region, View(size, size)))
+        if drawn.is_empty or drawn.clipped(UNIT_VIEW).is_empty:
+            raise TraceError(f"a box holds nothing of its image: {text[:100]} in {self._frame_of_file.value}")
+        region = self._cutting.region(drawn).clipped(UNIT_VIEW).within(theirs.region, view=theirs.view)
+        new.append(Place(theirs.root, region, self._view(theirs.root, region, crop)))
         self.cuts.append((region, crop))
-        target = drawn.within(theirs.region, view=theirs.view).relative_to(ours[index].region).clipped(UNIT_VIEW)
+        target = drawn.clipped(UNIT_VIEW).within(theirs.region, view=theirs.view)
+        if coverage(target, ours[index].region) < WHOLE_SHARE:  # their crop showed more than ours
+            self.changes.counts["boxes drawn on the first view, since the crop does not show all of them"] += 1
+            index = theirs.root
         framing = Framing(self._frame, tuple(place.view for place in ours))
-        rewritten = self._written(call, framing.write(target, index))
+        numbers = framing.write(target.relative_to(ours[index].region).clipped(UNIT_VIEW), index)
+        rewritten = self._written(call, numbers, index)
         turned = f"boxes turned from {self._frame_of_file.value} into {self._frame.value}"
         self.changes.note(turned if self._frame_of_file is not self._frame else "calls reworded", text, rewritten)
         return rewritten
+
+    def _view(self, root: int, region: Box, crop: Image.Image | None) -> View:
+        """The sizes in which a box on a crop was drawn: those of the crop, or of what it must have been."""
+        if crop is not None:
+            return View(crop.size, crop.size)
+        left, top, right, bottom = pixels_under(region, self._sizes[root])
+        size = (right - left, bottom - top)
+        return View(size, self._source_limits.fit_size(size))
 
     @property
     def _frame_of_file(self) -> Frame:
         return self._cutting.frame or self._frame
 
-    def _written(self, call: dict[str, Any], numbers: list[float]) -> str:
+    def _written(self, call: dict[str, Any], numbers: list[float], index: int) -> str:
         """The JSON of a call, with the arguments that the tool takes."""
-        arguments = {"label": "", "img_idx": 0, **call["arguments"], "bbox_2d": numbers}
+        arguments = {"label": "", **call["arguments"], "bbox_2d": numbers, "img_idx": index}
         known = self._parameters.get(call["name"], tuple(arguments))
         kept = {name: arguments[name] for name in known if name in arguments}
         return json.dumps({"name": call["name"], "arguments": kept}, ensure_ascii=False)
 
 
-def _read_call(text: str) -> tuple[dict[str, Any] | None, int]:
-    """A call that holds a box, and the image that it means; None for any other."""
+def _read_call(text: str) -> tuple[dict[str, Any], int]:
+    """A call that holds a box, and the image that it means.
+
+    Raises:
+        TraceError: for any other.
+    """
     [action] = parse_actions(f"<tool_call>{text}</tool_call>")
+    if isinstance(action, Fault):
+        raise TraceError(f"a call that cannot be read: {action.message}")
     if not isinstance(action, Call) or not is_four_numbers(action.arguments.get("bbox_2d")):
-        return None, 0
+        raise TraceError(f"a call without a box: {text[:100]}")
     index = action.arguments.get("img_idx", 0)
     return {"name": action.name, "arguments": action.arguments}, index if type(index) is int else -1
 
@@ -197,8 +221,8 @@ def _task_of(
     foreign: ForeignTrace, name: str, start: Sequence[dict], last: str, stage: Stage, changes: Changes
 ) -> tuple[Task, list[Image.Image]]:
     """The task of a trace, its reference the trace's own answer, and its opened images."""
-    answer = re.search(r"<answer>(.*?)</answer>", last, re.DOTALL)
-    if answer is None:
+    [answer, *_] = parse_actions(last)
+    if not isinstance(answer, Answer):
         raise TraceError("it ends without an answer")
     asked = [block for message in start if message["role"] == "user" for block in blocks_of(message["content"])]
     views = [block["image"] for block in asked if block["type"] == "image"]
@@ -207,12 +231,15 @@ def _task_of(
     lead = head[0] if head else ""
     question = question_of(whole[len(lead) :], stage.strip, changes)
     question = "".join(lead.split()) + question if MARK in question else question
-    if not question.replace(MARK, "").strip():
-        raise TraceError("it asks nothing")
-    reference = answer[1].strip()
-    if (kind := kind_of(None, reference, (), has_image=bool(views))) is AnswerKind.BOX:
+    if not question.replace(MARK, "").strip() or not answer.text:
+        raise TraceError("it asks nothing" if answer.text else "its answer is empty")
+    if _BOX.search(answer.text):
         raise TraceError("its answer is a box: answers are not turned into another frame")
-    return Task(name, tuple(foreign.record["images"][: len(views)]), question, reference, kind), views
+    kind = kind_of(None, answer.text, (), has_image=bool(views))
+    task = Task(name, tuple(foreign.record["images"][: len(views)]), question, answer.text, kind)
+    check_types({"question": question, "answer": answer.text, **dict.fromkeys(("choices", "metadata", "boxes"))}
+                | {"first_view_max_pixels": None})  # fmt: skip
+    return checked(task), views
 
 
 def _check_crops(turns: Sequence[_Turn]) -> None:

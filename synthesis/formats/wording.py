@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from environments.protocol import is_well_formed
+from environments.traces import TraceError
 from fovea.placeholders import MARK
 
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _INSTRUCTIONS = re.compile(
-    r"\s*(?:Think (?:first|in the mind first), .*Format strictly as:.*"
-    r"|Guidelines: Understand the given visual information.*)\Z",
-    re.DOTALL,
+    r"\s*(?:Think (?:first, call \*\*\w+\*\* if needed|in the mind first, and then decide)[^\n]*Format strictly as:"
+    r"[^\n]*|Guidelines: Understand the given visual information[^\n]*)\s*\Z"
 )
 """What Chain-of-Focus, DeepEyes and Pixel-Reasoner write behind a question: how their own protocols go."""
 _PREFIX = re.compile(r"\A(?:\s*Question:)+\s*")
@@ -57,7 +57,9 @@ def in_protocol(text: str) -> str:
         return text
     head, _, body = text.rpartition("</think>")
     actions = re.findall(r"<tool_call>.*?</tool_call>", body, re.DOTALL)
-    actions = actions or re.findall(r"<answer>.*?</answer>", body, re.DOTALL)[:1]
+    actions = actions or re.findall(r"<answer>.*?</answer>", body, re.DOTALL)
+    if len(actions) > 1 and actions[0].startswith("<answer>"):
+        raise TraceError("a turn holds two answers")
     for action in actions:
         body = body.replace(action, "", 1)
     thoughts = [part.strip() for part in (re.sub(r"</?think>", "", head), re.sub(r"</?think>", "", body))]

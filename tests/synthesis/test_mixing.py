@@ -3,13 +3,16 @@
 import io
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from environments.traces import read_traces
-from fovea.data.task_files import load_tasks
+from fovea.config import ConfigError
+from fovea.data.task_files import load_tasks, save_tasks
+from fovea.images import open_image
 from synthesis.duplicates import HashTable, alike, perceptual_hash
 from synthesis.mixing import main, mix
 
@@ -154,3 +157,80 @@ def test_looks_are_kept_by_size_and_compression_and_told_apart():
         photo(seed).resize((100, 81)).save(file, "JPEG", quality=70)
         assert list(table.owners_of(perceptual_hash(Image.open(file)))) == [seed]
     assert len(alike(perceptual_hash(photo(500)), np.stack([perceptual_hash(photo(seed)) for seed in range(50)]))) == 0
+
+
+def test_pictures_that_change_slowly_are_on_one_side(tmp_path):
+    """Each frame of a film looks like the next one, and the last not at all like the first."""
+    first, last = (np.asarray(photo(seed), dtype=float) for seed in (1, 2))
+    source = tmp_path / "film"
+    (source / "pictures").mkdir(parents=True)
+    rows = []
+    for number in range(41):
+        mixed = first + (last - first) * number / 40
+        Image.fromarray(mixed.astype(np.uint8)).save(source / f"pictures/{number}.png")
+        row = {"image": f"pictures/{number}.png", "question": f"Question {number}?", "answer": str(number)}
+        rows.append(json.dumps({"id": str(number), **row}) + "\n")
+    (source / "tasks.jsonl").write_text("".join(rows))
+    for seed in range(4):
+        mixed = tmp_path / f"out-{seed}"
+        try:
+            mix([str(source)], mixed, held_out=0.5, seed=seed)
+        except ValueError as error:
+            assert "nothing is left" in str(error)
+            continue
+        assert answers(mixed) == list(range(41)) and answers(mixed / "held_out") == []
+
+
+def test_a_picture_in_the_column_image_is_kept_and_kept_out(tmp_path):
+    source = tmp_path / "a"
+    tasks(source, [1, 2])
+    rows = [json.loads(line) for line in (source / "tasks.jsonl").read_text().splitlines()]
+    for row, change in zip(
+        rows, (lambda images: {"image": images[0]}, lambda images: {"images": images[0]}), strict=True
+    ):
+        row |= change(row.pop("images"))
+    (source / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mix([str(source)], tmp_path / "out")
+    assert [len(task.images) for task in load_tasks(tmp_path / "out")] == [1, 1]
+    with pytest.raises(ValueError, match="2 pictures of --against"):
+        mix([str(source)], tmp_path / "none", forbidden=[str(source)])
+
+
+def test_weights_leave_what_is_held_out_alone(tmp_path):
+    a, b = tasks(tmp_path / "a", range(40)), tasks(tmp_path / "b", range(100, 103))
+    mix([a, b], tmp_path / "out", weights=[3, 1], held_out=0.2, seed=1)
+    held_out = answers(tmp_path / "out/held_out")
+    assert len(held_out) >= 4 and not set(held_out) & set(answers(tmp_path / "out"))
+
+
+def test_ids_are_told_apart_in_mixtures_of_mixtures(tmp_path):
+    names = []
+    for number in range(3):
+        source = tmp_path / f"s{number}"
+        names.append(tasks(source, [10 * number + 1, 10 * number + 2]))
+        text = (source / "tasks.jsonl").read_text()
+        (source / "tasks.jsonl").write_text(text.replace(f"s{number}-", ""))
+    mix(names[:2], tmp_path / "two")
+    mix([str(tmp_path / "two"), names[2], tasks(tmp_path / "other", [50])], tmp_path / "three")
+    assert len({task.id for task in load_tasks(tmp_path / "three")}) == 7
+
+
+def test_linked_pictures_arrive_and_the_sources_stay_what_they_are(tmp_path):
+    source = tmp_path / "a"
+    tasks(source, [1, 2])
+    (source / "pictures/0.png").rename(tmp_path / "blob")
+    (source / "pictures/0.png").symlink_to("../../blob")
+    mix([str(source)], tmp_path / "out")
+    before = (tmp_path / "blob").read_bytes()
+    assert [open_image(task.images[0]).size for task in load_tasks(tmp_path / "out")] == [(160, 120)] * 2
+    save_tasks([replace(task, images=(photo(9, (30, 20)),)) for task in load_tasks(tmp_path / "out")], tmp_path / "out")
+    assert (tmp_path / "blob").read_bytes() == before
+
+
+def test_a_folder_that_is_read_or_full_is_not_mixed_into(tmp_path):
+    source = tasks(tmp_path / "a", [1, 2])
+    with pytest.raises(ConfigError, match="which is read"):
+        mix([source], tmp_path / "a")
+    mix([source], tmp_path / "out", held_out=0.5)
+    with pytest.raises(ValueError, match="holds data already"):
+        mix([source], tmp_path / "out")

@@ -1,0 +1,162 @@
+"""Which rows of a mixture are kept: duplicates, benchmark pictures, and pictures that look alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from environments.traces import TraceError, image_sources
+from fovea.data.task_files import BAD_ROW
+from fovea.images import ImageError, image_hash, open_image
+from synthesis.duplicates import HashTable, perceptual_hash
+from synthesis.formats.layouts import conversation
+
+NAMES = {"messages": "traces.jsonl", "question": "tasks.jsonl"}
+"""The file of a kind of rows, by the column that tells it."""
+
+
+class Place(NamedTuple):
+    """Where a row stands, and which pictures it shows."""
+
+    source: int
+    offset: int
+    """The byte at which its line begins."""
+    pictures: tuple[int, ...]
+    """Their numbers in `Sieve.looks`."""
+
+
+@dataclass
+class Source:
+    """A file of traces or tasks, and where the rows of it stand that are kept."""
+
+    path: Path
+    name: str | None = None
+    """traces.jsonl or tasks.jsonl, by what its rows are."""
+    kept: list[Place] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, name: str) -> Source:
+        """The source of a folder or a file.
+
+        Raises:
+            FileNotFoundError: where there is none.
+        """
+        path = Path(name)
+        found = [path / one for one in NAMES.values() if (path / one).is_file()] if path.is_dir() else [path]
+        if not found or not found[0].is_file() or found[0].suffix != ".jsonl":
+            raise FileNotFoundError(
+                f"no traces.jsonl or tasks.jsonl at {name}: `fovea data convert` writes one of other formats"
+            )
+        return cls(found[0])
+
+    def rows(self) -> Iterator[tuple[int, dict]]:
+        """The rows with the bytes at which their lines begin.
+
+        Raises:
+            TraceError: for a line that is no row, or of another kind than those before.
+        """
+        with self.path.open("rb") as file:
+            offset = 0
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield offset, self._row(line, number)
+                offset += len(line)
+
+    def _row(self, line: bytes, number: int) -> dict:
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise TraceError(f"{self.path} line {number}: not JSON: {error}") from None
+        kind = next((name for name in NAMES if isinstance(row, dict) and name in row), None)
+        if kind is None or self.name not in (None, NAMES[kind]):
+            raise TraceError(f"{self.path} line {number}: it is no row of {self.name or 'traces or tasks'}")
+        self.name = NAMES[kind]
+        return row
+
+
+def images_of(row: Mapping[str, Any]) -> list[Any]:
+    """The images of a row: a trace's in the order in which they are shown, a task's in `images` or `image`."""
+    images = row.get("images") if row.get("images") is not None else row.get("image")
+    return list(images) if isinstance(images, (list, tuple)) else [] if images is None else [images]
+
+
+def shown_first(row: Mapping[str, Any]) -> list[Any]:
+    """The pictures that a row asks about, its crops left out."""
+    if "messages" not in row:
+        return images_of(row)
+    read = conversation(row)
+    before = takewhile(lambda message: message.role != "assistant", read.messages)
+    return [image for message in before for image in message.images]
+
+
+def words_of(row: Mapping[str, Any]) -> str:
+    """What makes a row another one on the same pictures: all that a trace says, what a task asks."""
+    said = row["question"] if "question" in row else [message["content"] for message in row["messages"]]
+    return " ".join(json.dumps(said).split())
+
+
+@dataclass
+class Sieve:
+    """Decides which rows are kept. Of each picture it keeps a hash, of each row another."""
+
+    forbidden: HashTable
+    per_image: int | None
+    looks: HashTable = field(default_factory=HashTable)
+    """The pictures of the rows, with their groups: pictures that look alike, or like another one of the group."""
+    _groups: list[int] = field(default_factory=list)
+    _known: set[bytes] = field(default_factory=set)
+    _of_picture: Counter[bytes] = field(default_factory=Counter)
+
+    def judge(self, source: Source, number: int, offset: int, row: Mapping[str, Any]) -> None:
+        """Keeps a row, or counts why it is dropped."""
+        try:
+            pictures = [open_image(image) for image in image_sources(shown_first(row), source.path.parent)]
+            words = words_of(row)
+        except (TraceError, *BAD_ROW) as error:
+            is_picture = isinstance(error, ImageError) or "image" in str(error)
+            source.dropped["pictures that cannot be opened" if is_picture else "rows that cannot be read"] += 1
+            return
+        hashes = list(map(perceptual_hash, pictures))
+        names = "\n".join(map(image_hash, pictures))
+        group, key = (hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in (names, f"{names}\n{words}"))
+        if any(next(self.forbidden.owners_of(one), None) is not None for one in hashes):
+            source.dropped["pictures of --against"] += 1
+        elif key in self._known:
+            source.dropped["duplicates"] += 1
+        elif pictures and self.per_image is not None and self._of_picture[group] >= self.per_image:
+            source.dropped["beyond --per_image"] += 1
+        else:
+            self._known.add(key)
+            self._of_picture[group] += 1
+            source.kept.append(Place(number, offset, tuple(map(self._picture, hashes))))
+
+    def _picture(self, picture_hash: np.ndarray) -> int:
+        """The number of a picture; it joins the groups of all that look like it."""
+        near = sorted({self.group_of(owner) for owner in self.looks.owners_of(picture_hash)})
+        number = len(self._groups)
+        self._groups.append(near[0] if near else number)
+        for other in near[1:]:
+            self._groups[other] = near[0]
+        self.looks.add(picture_hash, number)
+        return number
+
+    def group_of(self, picture: int) -> int:
+        """The first picture of the group of a picture."""
+        while self._groups[picture] != picture:
+            self._groups[picture] = picture = self._groups[self._groups[picture]]
+        return picture
+
+    def is_held_out(self, picture: int, share: float, seed: int) -> bool:
+        """Whether a picture is held out, which the hash of the first of its group and the seed draw."""
+        first = self.looks.hash_of(self.group_of(picture))
+        digest = hashlib.sha256(f"{seed} {first.tobytes().hex()}".encode()).digest()
+        return int.from_bytes(digest[:4], "big") / 2**32 < share
