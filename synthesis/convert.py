@@ -7,7 +7,7 @@ turned into the frame of the model, crops are cut and worded as in its rollouts.
 
 OUT gets traces.jsonl for SFT, tasks/ for GRPO, and what `fovea report OUT` and `fovea view OUT` show. `--to FORMAT`
 writes another format in place of ours: chain_of_focus, chain_of_focus_v0, sharegpt, swift, trl, hermes, mini_o3,
-pixel_reasoner, vigorl.
+pixel_reasoner, vigorl, or deepeyes, which are prompts for RL.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import Counter
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, islice, takewhile
+from itertools import chain, islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -41,13 +41,16 @@ from fovea.runs.directory import RunDirectory
 from fovea.runs.records import SAMPLES, Sample, append
 from fovea.tasks import Task
 from synthesis.arguments import for_one_pass, refuse_own_folder, with_names
+from synthesis.formats.conversion import Conversion
 from synthesis.formats.frames import cutting_of, found_readings
-from synthesis.formats.prompts import is_prompt, task_row
+from synthesis.formats.prompts import is_prompt, task_row, write_prompts
 from synthesis.formats.reading import OWN, ForeignTrace, numbered_foreign_traces
 from synthesis.formats.replaying import Stage, replayed
 from synthesis.formats.wording import Changes
 from synthesis.formats.writing import WRITERS, written
 
+DEEPEYES = "deepeyes"
+"""A format of prompts: of traces only their tasks are written."""
 NUM_JUDGED = 300
 """Traces by which the frame of a file is found out."""
 
@@ -58,7 +61,7 @@ class ConvertArguments(PixelArguments):
 
     dataset_name: str = field(metadata={"help": "Traces of any format: file, folder, saved dataset or hub id."})
     output_dir: str = field(metadata={"help": "Folder for the converted traces."})
-    to: str = field(default="fovea", metadata={"help": "What to write: fovea, or the name of another format."})
+    to: str = field(default=OWN, metadata={"help": "What to write: fovea, or the name of another format."})
     model_name_or_path: str = field(
         default="tiny", metadata={"help": "The model to be trained: its frame, its processor's limits, its tool."}
     )
@@ -94,8 +97,8 @@ class ConvertArguments(PixelArguments):
     max_traces: int | None = field(default=None, metadata={"help": "Convert so many traces at most."})
 
     def __post_init__(self) -> None:
-        if self.to not in WRITERS:
-            raise ConfigError(f"--to {self.to!r} is no format: write one of {', '.join(WRITERS)}")
+        if self.to not in (*WRITERS, DEEPEYES):
+            raise ConfigError(f"--to {self.to!r} is no format: write one of {', '.join((*WRITERS, DEEPEYES))}")
         try:
             re.compile(self.strip or "")
         except re.error as error:
@@ -120,53 +123,6 @@ class ConvertArguments(PixelArguments):
                            self.source_factor or limits.factor)  # fmt: skip
         strip = re.compile(self.strip, re.DOTALL) if self.strip else None
         return Stage(environment_factory(episodes, model), box_frame(episodes, model), seen, strip)
-
-
-@dataclass
-class Conversion:
-    """What came of the traces of a file."""
-
-    formats: Counter[str] = field(default_factory=Counter)
-    evidence: dict[str, str] = field(default_factory=dict)
-    num_written: int = 0
-    dropped: dict[int, str] = field(default_factory=dict)
-    """Why a trace was dropped, by its number in the file."""
-    changes: Changes = field(default_factory=Changes)
-    tail: str | None = None
-    """With what all questions end, as far as they do."""
-
-    def keep_tail(self, question: str) -> None:
-        """Takes a question into account."""
-        if self.tail is None:
-            self.tail = question
-        alike = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(self.tail), reversed(question), strict=False))
-        self.tail = "".join(letter for letter, _ in alike)[::-1]
-
-    def table(self) -> str:
-        """The summary, for people."""
-        total = self.num_written + len(self.dropped)
-        told = ", ".join(f"{count} {name}" for name, count in self.formats.most_common())
-        lines = [f"\n{self.num_written} of {total} traces were converted (told by content: {told or 'none'})"]
-        lines += [f"{name}: {words}" for name, words in self.evidence.items()]
-        reasons = Counter(reason.partition(":")[0] for reason in self.dropped.values())
-        for reason, count in reasons.most_common():
-            line = next(number for number, one in self.dropped.items() if one.partition(":")[0] == reason)
-            lines.append(f"dropped {count}: {self.dropped[line][:200]} (trace {line})")
-        if any("There is no such tool" in reason for reason in self.dropped.values()):
-            lines.append("  a zoom tool of another name: give it with --zoom_tools")
-        for what, count in self.changes.counts.most_common():
-            lines.append(f"{count} {what}")
-            if what in self.changes.examples:
-                before, after = (_line(text) for text in self.changes.examples[what])
-                lines.append(f"  {before}\n  -> {after}")
-        if self.num_written > 4 and self.tail and len(self.tail.strip()) > 24:
-            lines.append(f"all questions end with {self.tail[-200:]!r}: --strip takes it out if it is an instruction")
-        return "\n".join(lines)
-
-
-def _line(text: str) -> str:
-    text = re.sub(r"\s+", " ", text)
-    return text if len(text) <= 160 else f"{text[:100]} … {text[-50:]}"
 
 
 def episodes_of(
@@ -215,18 +171,18 @@ def convert(arguments: ConvertArguments, episodes: EpisodeArguments) -> Conversi
     folder = Path(arguments.output_dir)
     refuse_own_folder(folder, [file_of(arguments.dataset_name)])
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / ".traces.part"
-    tasks = _written(found, folder, aside, arguments, stage, conversion)
-    if arguments.to == "fovea":
+    aside = folder / f".{path_of(arguments).name}.part"
+    if arguments.to == DEEPEYES:
+        write_prompts(_tasks_of(found, conversion), aside)
+    elif arguments.to == OWN:
         (folder / SAMPLES).unlink(missing_ok=True)
-        save_tasks(tasks, folder / "tasks")
+        save_tasks(_written(found, folder, aside, arguments, stage, conversion), folder / "tasks")
         RunDirectory(folder).write_start(
             convert=arguments, episodes=episodes,
             evaluation={"dataset_name": str(folder / "tasks"), "output_dir": str(folder)},
         )  # fmt: skip
     else:
-        for _ in tasks:
-            pass
+        deque(_written(found, folder, aside, arguments, stage, conversion), maxlen=0)
     if not conversion.num_written:
         aside.unlink()
         raise TraceError(f"{conversion.table()}\nno trace is left")
@@ -236,13 +192,20 @@ def convert(arguments: ConvertArguments, episodes: EpisodeArguments) -> Conversi
     return conversion
 
 
+def _tasks_of(found: Iterator[tuple[int, Episode]], conversion: Conversion) -> Iterator[Task]:
+    for _, episode in found:
+        conversion.num_written += 1
+        yield episode.task
+
+
 LISTS = ("mini_o3", "pixel_reasoner")
 """Formats whose files are one JSON list."""
 
 
 def path_of(arguments: ConvertArguments) -> Path:
     """The file that is written."""
-    return Path(arguments.output_dir) / f"traces.{'json' if arguments.to in LISTS else 'jsonl'}"
+    names = {DEEPEYES: "prompts.parquet", **dict.fromkeys(LISTS, "traces.json")}
+    return Path(arguments.output_dir) / names.get(arguments.to, "traces.jsonl")
 
 
 def _written(
@@ -260,7 +223,7 @@ def _written(
                 continue
             before = ("[\n" if not conversion.num_written else ",\n") if is_list else ""
             file.write(f"{before}{json.dumps(row, ensure_ascii=False)}{'' if is_list else chr(10)}")
-            if arguments.to == "fovea":
+            if arguments.to == OWN:
                 kept = replace(episode, tokens=None)
                 append(folder / SAMPLES, [Sample.of(kept, family=episode.task.family, score=1.0, why="converted",
                                                     task_hash=fingerprint(episode.task))])  # fmt: skip

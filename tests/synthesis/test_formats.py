@@ -14,6 +14,7 @@ from environments.factories import environment_factory, make_renderer
 from environments.traces import read_traces
 from fovea.boxes import UNIT_VIEW, Box, Frame, coverage
 from fovea.data.task_files import load_tasks
+from fovea.images import image_hash, open_image
 from fovea.runs.records import read_samples
 from sft.collator import TraceCollator
 from synthesis.checks.command import CheckArguments, check
@@ -129,6 +130,23 @@ def test_what_is_written_in_a_format_is_read_again(name, oracle, tmp_path):
     assert after == before
     if name not in ("chain_of_focus_v0", "vigorl"):
         assert first.dropped == {}
+
+
+def test_tasks_are_written_as_deepeyes_prompts_and_read_again(oracle, tmp_path, monkeypatch):
+    converted(oracle, tmp_path / "tasks")
+    converted(oracle, tmp_path / "prompts", to="deepeyes")
+    words = [str(tmp_path / "prompts/prompts.parquet"), str(tmp_path / "back")]
+    monkeypatch.setattr(sys, "argv", ["fovea data convert", *words])
+    main()
+    before, after = (load_tasks(tmp_path / name) for name in ("tasks/tasks", "back"))
+    assert [(task.question, task.answer, task.kind) for task in after] == [
+        (task.question, task.answer, task.kind) for task in before
+    ]
+    assert [task.metadata["index"] for task in after] == [task.id for task in before]
+    assert all(
+        image_hash(open_image(a.images[0])) == image_hash(open_image(b.images[0]))
+        for a, b in zip(before, after, strict=True)
+    )
 
 
 def test_a_file_tells_by_its_other_rows_whether_a_bare_last_turn_is_an_answer(tmp_path, picture):
