@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from synthesis.shapes.scenes import Scene, Shape
 
 
@@ -32,6 +34,31 @@ def color_question(form: str) -> str:
 def locate_question(name: str) -> str:
     """Asks for a box, answered in the family's grounding JSON."""
     return f"Where is the {name}?"
+
+
+def which_image_question(name: str) -> str:
+    """Asks which image of an album shows a shape; the answer is the image's number, from 0."""
+    return f"Which image shows the {name}?"
+
+
+def image_without_question(form: str) -> str:
+    """Asks for the only image of an album without shapes of a form; the answer is its number, from 0."""
+    return f"Which image has no {form}?"
+
+
+def sum_question(names: Sequence[str]) -> str:
+    """Asks for the sum of the digits on several shapes.
+
+    >>> sum_question(["red cross", "blue square", "cyan square"])
+    'What is the sum of the digits on the red cross, the blue square and the cyan square?'
+    """
+    listed = [f"the {name}" for name in names]
+    return f"What is the sum of the digits on {', '.join(listed[:-1])} and {listed[-1]}?"
+
+
+def count_in_all_question(form: str) -> str:
+    """Asks how many shapes of a form there are in all images of an album together."""
+    return f"How many {form}{'es' if form.endswith('s') else 's'} are there in all images?"
 
 
 def num_of_form(scene: Scene, form: str) -> int:

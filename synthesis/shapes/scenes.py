@@ -8,6 +8,7 @@ All boxes of a scene are in the UNIT frame.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,9 @@ COLORS = {
     "cyan": (40, 190, 210),
 }
 FORMS = ("square", "triangle", "cross")
+Name = tuple[str, str]
+"""Colour and form of a shape."""
+NAMES: tuple[Name, ...] = tuple((color, form) for color in COLORS for form in FORMS)
 GLYPHS = (
     "111101101101111",
     "110010010010111",
@@ -87,22 +91,32 @@ class Scene:
         return self.shapes + tuple(shape for panel in self.panels for shape in panel.shapes)
 
 
-def sample_scene(rng: np.random.Generator, *, num_shapes: int, num_panels: int = 0, large_print: bool = False) -> Scene:
-    """A random scene of `num_shapes` shapes and `num_panels` panels; none overlap, names repeat only if they must."""
+def sample_scene(
+    rng: np.random.Generator,
+    *,
+    num_shapes: int,
+    num_panels: int = 0,
+    large_print: bool = False,
+    names: Sequence[Name] | None = None,
+) -> Scene:
+    """A random scene of `num_shapes` shapes and `num_panels` panels; none overlap, names repeat only if they must.
+
+    `names` are those of the shapes, one for each, where they are not drawn.
+    """
     free = np.ones((GRID, GRID), dtype=bool)
     panels = tuple(
         _sample_panel(rng, free, color) for color in rng.choice(list(COLORS), size=num_panels, replace=False)
     )
-    names = [(color, form) for color in COLORS for form in FORMS]
-    chosen = rng.choice(len(names), size=num_shapes, replace=num_shapes > len(names))
+    if names is None:
+        drawn = rng.choice(len(NAMES), size=num_shapes, replace=num_shapes > len(NAMES))
+        names = [NAMES[index] for index in drawn]
     cells = np.argwhere(free)
     cells = cells[rng.choice(len(cells), size=num_shapes, replace=False)]
     shapes = []
-    for index, (row, column) in zip(chosen, cells, strict=True):
+    for (color, form), (row, column) in zip(names, cells, strict=True):
         size = rng.uniform(0.14, 0.155) if large_print else rng.uniform(0.08, 0.092)
         print_height = (LARGE_PRINT if large_print else SMALL_PRINT) * rng.uniform(0.95, 1.08)
         box = _jittered_box(rng, column / GRID, row / GRID, 1 / GRID, size)
-        color, form = names[index]
         shapes.append(Shape(color, form, box, int(rng.integers(10)), print_height))
     shapes.sort(key=lambda shape: (round(shape.box.y1 * GRID), shape.box.x1))
     return Scene(tuple(shapes), panels, int(rng.integers(2**31)))
@@ -126,15 +140,14 @@ def _sample_panel(rng: np.random.Generator, free: np.ndarray, color: str) -> Pan
     free[row : row + 2, column : column + 2] = False
     box = _jittered_box(rng, column / GRID, row / GRID, 2 / GRID, rng.uniform(0.27, 0.3))
     cell = box.width / 3
-    names = [(name, form) for name in COLORS for form in FORMS]
     shapes = []
     num_shapes = int(rng.integers(2, 4))
     cells = rng.choice(9, size=num_shapes, replace=False)
-    for index, place in zip(rng.choice(len(names), size=num_shapes, replace=False), cells, strict=True):
+    for index, place in zip(rng.choice(len(NAMES), size=num_shapes, replace=False), cells, strict=True):
         inner = _jittered_box(
             rng, box.x1 + place % 3 * cell, box.y1 + place // 3 * cell, cell, rng.uniform(0.046, 0.053)
         )
-        name, form = names[index]
+        name, form = NAMES[index]
         shapes.append(Shape(name, form, inner, int(rng.integers(10)), SMALL_PRINT * 0.62))
     return Panel(str(color), box, tuple(shapes))
 

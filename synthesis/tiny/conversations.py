@@ -40,7 +40,9 @@ class Picture:
 class Exchange:
     """One question, perhaps with an image before it, and its answer.
 
-    `target` is where the answer lies, in UNIT of the last image shown, or of the first if `in_first`.
+    `target` is where the answer lies, in UNIT of the last image shown, or of the first if `in_first`. An `album` is
+    shown before the question, its pictures numbered from 0; `looks` are the places in it, by picture, where the answer
+    lies.
     """
 
     question: str
@@ -48,6 +50,12 @@ class Exchange:
     picture: Picture | None = None
     target: Box | None = None
     in_first: bool = False
+    album: tuple[Picture, ...] = ()
+    looks: tuple[tuple[int, Box], ...] = ()
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return self.album if self.picture is None else (*self.album, self.picture)
 
 
 def locate(thing: Shape | Panel, box: Box) -> Exchange:
@@ -71,7 +79,7 @@ def grounding(box: Box, label: str) -> str:
     return json.dumps({"bbox_2d": numbers, "label": label})
 
 
-def _picture(image: Image.Image, region: Box, limits: PixelLimits, scene: Scene) -> Picture:
+def picture_of(image: Image.Image, region: Box, limits: PixelLimits, scene: Scene) -> Picture:
     """`region` (UNIT of the scene) of the image within `limits`, with the things that lie mostly inside it."""
     pixels = np.asarray(fit(cut(image, region), limits))
     contents = []
@@ -103,7 +111,7 @@ def sample_conversation(rng: np.random.Generator, *, max_shapes: int = 6) -> lis
     scene = sample_scene(rng, num_shapes=num_shapes, num_panels=num_panels, large_print=large_print)
     image = render(scene, size_px=1024 if with_panel else 640)
     side = int(rng.choice(VIEW_SIZES_PX))
-    view = _picture(image, WHOLE, PixelLimits(256, side * side, TOKEN_PX), scene)
+    view = picture_of(image, WHOLE, PixelLimits(256, side * side, TOKEN_PX), scene)
     exchanges = _about_view(scene, view, rng)
     return exchanges + (_about_panels(scene, image, rng) if with_panel else _about_crops(scene, image, rng))
 
@@ -112,13 +120,13 @@ def sample_chart(rng: np.random.Generator) -> Picture:
     """An eye chart: a scene as full as it gets, so that nearly every visual token has something to learn from."""
     scene = sample_scene(rng, num_shapes=int(rng.integers(16, 37)), large_print=bool(rng.random() < 0.65))
     side = int(rng.choice(CHART_SIZES_PX))
-    return _picture(render(scene, size_px=2 * side), WHOLE, PixelLimits(256, side * side, TOKEN_PX), scene)
+    return picture_of(render(scene, size_px=2 * side), WHOLE, PixelLimits(256, side * side, TOKEN_PX), scene)
 
 
 def sample_reading(rng: np.random.Generator) -> list[Exchange]:
     """One crop of a shape, drawn as tightly or loosely as boxes may be, and its digit."""
     scene = sample_scene(rng, num_shapes=int(rng.integers(1, 6)))
-    return [_read(scene.shapes[0], None, scene, render(scene), rng)]
+    return [read_closely(scene.shapes[0], None, scene, render(scene), rng)]
 
 
 def sample_first_view_reading(rng: np.random.Generator) -> list[Exchange]:
@@ -134,7 +142,7 @@ def sample_first_view_reading(rng: np.random.Generator) -> list[Exchange]:
     )
     side = 128 if with_panel else int(rng.choice(VIEW_SIZES_PX))
     limits = PixelLimits(256, side * side, TOKEN_PX)
-    view = _picture(render(scene, size_px=1024 if with_panel else 640), WHOLE, limits, scene)
+    view = picture_of(render(scene, size_px=1024 if with_panel else 640), WHOLE, limits, scene)
     asked = [
         Exchange(
             questions.read_question(shape.name, panel.name if panel else None), str(shape.digit), None, glyph_box(shape)
@@ -143,12 +151,12 @@ def sample_first_view_reading(rng: np.random.Generator) -> list[Exchange]:
         for shape in (panel.shapes if panel else scene.shapes)
     ]
     shapes = [scene.shapes[i] for i in rng.permutation(len(scene.shapes))[:2]]
-    comparison = [_compare(*shapes)] if len(shapes) == 2 else []
+    comparison = [compare(*shapes)] if len(shapes) == 2 else []
     shuffled = [asked[i] for i in rng.permutation(len(asked))]
     return opened_with(comparison + shuffled if rng.random() < 0.5 else shuffled + comparison, view)
 
 
-def _compare(first: Shape, second: Shape) -> Exchange:
+def compare(first: Shape, second: Shape) -> Exchange:
     larger = "yes" if first.digit > second.digit else "no"
     return Exchange(questions.compare_question(first.name, second.name), larger)
 
@@ -176,14 +184,14 @@ def sample_follow_up(rng: np.random.Generator) -> list[Exchange]:
     )
     image = render(scene, size_px=1024 if with_panel else 640)
     side = 128 if with_panel else int(rng.choice(VIEW_SIZES_PX))
-    view = _picture(image, WHOLE, PixelLimits(256, side * side, TOKEN_PX), scene)
+    view = picture_of(image, WHOLE, PixelLimits(256, side * side, TOKEN_PX), scene)
     if with_panel:
         return opened_with(_follow_into_panel(scene, image, rng), view)
     shapes = [scene.shapes[i] for i in rng.permutation(len(scene.shapes))[:2]]
     if rng.random() < 0.5:
         asked = Exchange(questions.read_question(shapes[0].name), TOO_SMALL)
         return opened_with([asked, *_look_closer("Where is it?", shapes[0], scene, image, rng)], view)
-    comparison = _compare(*shapes)
+    comparison = compare(*shapes)
     first = _look_closer("Where is the first?", shapes[0], scene, image, rng)
     second = _look_closer("Where is the other?", shapes[1], scene, image, rng)
     asked = replace(comparison, answer=TOO_SMALL)
@@ -195,7 +203,7 @@ def _look_closer(
 ) -> list[Exchange]:
     """The place of a shape in the first view, and its digit in a closer one."""
     location = replace(locate(shape, shape.box), question=where, in_first=True)
-    return [location, replace(_read(shape, None, scene, image, rng), question="And here?")]
+    return [location, replace(read_closely(shape, None, scene, image, rng), question="And here?")]
 
 
 def _follow_into_panel(scene: Scene, image: Image.Image, rng: np.random.Generator) -> list[Exchange]:
@@ -203,13 +211,13 @@ def _follow_into_panel(scene: Scene, image: Image.Image, rng: np.random.Generato
     panel = scene.panels[0]
     shape = panel.shapes[rng.integers(len(panel.shapes))]
     region = _loose(panel.box, rng, smallest=0.95, largest=1.6)
-    picture = _picture(image, region, CROP_LIMITS, scene)
+    picture = picture_of(image, region, CROP_LIMITS, scene)
     within = locate(shape, shape.box.relative_to(region))
     return [
         Exchange(questions.read_question(shape.name, panel.name), TOO_SMALL),
         replace(locate(panel, panel.box), question="Where is the panel?", in_first=True),
         replace(within, question="Where is it?", picture=picture),
-        replace(_read(shape, panel.color, scene, image, rng), question="And here?"),
+        replace(read_closely(shape, panel.color, scene, image, rng), question="And here?"),
     ]
 
 
@@ -235,9 +243,9 @@ def _about_view(scene: Scene, view: Picture, rng: np.random.Generator) -> list[E
 def _about_crops(scene: Scene, image: Image.Image, rng: np.random.Generator) -> list[Exchange]:
     """Two crops read, and compared."""
     shapes = [scene.shapes[i] for i in rng.permutation(len(scene.shapes))[:2]]
-    exchanges = [_read(shape, None, scene, image, rng) for shape in shapes]
+    exchanges = [read_closely(shape, None, scene, image, rng) for shape in shapes]
     if len(shapes) == 2:
-        exchanges.append(_compare(*shapes))
+        exchanges.append(compare(*shapes))
     return exchanges
 
 
@@ -245,15 +253,17 @@ def _about_panels(scene: Scene, image: Image.Image, rng: np.random.Generator) ->
     """A crop of one panel, boxes of the shapes in it, and crops of one of them read."""
     panel = scene.panels[rng.integers(len(scene.panels))]
     region = _loose(panel.box, rng, smallest=0.95, largest=1.3)
-    picture = _picture(image, region, CROP_LIMITS, scene)
+    picture = picture_of(image, region, CROP_LIMITS, scene)
     exchanges = opened_with([locate(thing, box) for thing, box in picture.contents if thing in panel.shapes], picture)
     shape = panel.shapes[rng.integers(len(panel.shapes))]
-    return [*exchanges, _read(shape, panel.color, scene, image, rng)]
+    return [*exchanges, read_closely(shape, panel.color, scene, image, rng)]
 
 
-def _read(shape: Shape, panel: str | None, scene: Scene, image: Image.Image, rng: np.random.Generator) -> Exchange:
+def read_closely(
+    shape: Shape, panel: str | None, scene: Scene, image: Image.Image, rng: np.random.Generator
+) -> Exchange:
     region = _loose(shape.box, rng, smallest=0.6, largest=1.7)
-    picture = _picture(image, region, CROP_LIMITS, scene)
+    picture = picture_of(image, region, CROP_LIMITS, scene)
     where = f"{panel} panel" if panel else None
     digit = glyph_box(shape).relative_to(region)
     return Exchange(questions.read_question(shape.name, where), str(shape.digit), picture, digit)

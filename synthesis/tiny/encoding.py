@@ -47,23 +47,29 @@ class Encoder:
         ids = list(self.ids(f"<|im_start|>system\n{filler}<|im_end|>\n")) if filler else []
         labels, looks = [-100] * len(ids), []
         shown: list[tuple[int, tuple[int, int]]] = []
+        album: list[tuple[int, tuple[int, int]]] = []
+        start, end = self.ids(IMAGE.format(""))
         for exchange in exchanges:
             asked = list(self.ids("<|im_start|>user\n"))
-            if exchange.picture is not None:
-                rows, columns = (side // TOKEN_PX for side in exchange.picture.pixels.shape[:2])
-                start, end = self.ids(IMAGE.format(""))
+            for number, picture in enumerate(exchange.pictures):
+                rows, columns = (side // TOKEN_PX for side in picture.pixels.shape[:2])
+                asked += self.ids(f"Image {number}: ") if exchange.album else ()
                 shown.append((len(ids) + len(asked) + 1, (rows, columns)))
                 asked += [start, *[self.image_id] * (rows * columns), end]
+                asked += self.ids("\n") if exchange.album else ()
+            album = shown[-len(exchange.pictures) :] if exchange.album else album
             asked += [*self.ids(exchange.question), *self.ids("<|im_end|>\n<|im_start|>assistant\n")]
             answer = [*self.ids(exchange.answer), *self.ids("<|im_end|>")]
             newline = list(self.ids("\n"))
+            first = len(ids) + len(asked) - 1
+            places = [album[number] for number, _ in exchange.looks]
+            targets = [box for _, box in exchange.looks]
             if exchange.target is not None and shown:
-                first = len(ids) + len(asked) - 1
-                looks.append(
-                    Look(
-                        first, first + len(answer) - 1, _under(exchange.target, *shown[0 if exchange.in_first else -1])
-                    )
-                )
+                places.append(shown[0 if exchange.in_first else -1])
+                targets.append(exchange.target)
+            if targets:
+                under = [_under(box, *place) for box, place in zip(targets, places, strict=True)]
+                looks.append(Look(first, first + len(answer) - 1, [token for tokens in under for token in tokens]))
             ids += asked + answer + newline
             labels += [-100] * len(asked) + answer + [-100] * len(newline)
         return ids, labels, looks
@@ -88,7 +94,7 @@ class Encoder:
             "labels": labels,
             "mm_token_type_ids": (input_ids == self.image_id).long(),
             "looks": looks,
-            **self.images([e.picture for c in conversations for e in c if e.picture is not None]),
+            **self.images([picture for c in conversations for e in c for picture in e.pictures]),
         }
 
     def images(self, pictures: list[Picture]) -> dict[str, torch.Tensor]:

@@ -43,6 +43,16 @@ PLACES = (
     "box: {box}; of: {label}",
 )
 """How a place is written."""
+ALBUM_PLACES = (
+    '{{"image": {image}, "bbox_2d": {box}, "label": "{label}"}}',
+    '{{"bbox_2d": {box}, "label": "{label}", "image": {image}}}',
+    '{{"bbox_2d": {box}, "image": {image}}}',
+    '{{"what": {{"bbox_2d": {box}, "number": {image}}}}}',
+    "image {image}: {box}",
+    "{box} in {image}",
+    "{label} {box} ({image})",
+)
+"""How a place in one of several images is written."""
 
 
 @dataclass(frozen=True)
@@ -55,34 +65,35 @@ class Form:
     place: str
 
     @classmethod
-    def sample(cls, rng: np.random.Generator) -> Form:
+    def sample(cls, rng: np.random.Generator, places: tuple[str, ...] = PLACES) -> Form:
         words = rng.choice(WORDS, size=3)
         lead = LEADS[rng.integers(len(LEADS))].format(*words)
         before, after = (part.format(*words) for part in WRAPS[rng.integers(len(WRAPS))])
-        return cls(lead, before, after, PLACES[rng.integers(len(PLACES))])
+        return cls(lead, before, after, places[rng.integers(len(places))])
 
     def of_text(self, text: str, *, echo: str = "") -> str:
         return f"{self.lead}{echo}{self.before}{text}{self.after}"
 
-    def of_place(self, box: str, label: str) -> str:
-        return self.of_text(self.place.format(box=box, label=label))
+    def of_place(self, box: str, label: str, image: object = 0) -> str:
+        return self.of_text(self.place.format(box=box, label=label, image=image))
 
 
 def in_some_form(exchanges: list[Exchange], rng: np.random.Generator) -> list[Exchange]:
     """The conversation with its answers in a random form that its first question asks for."""
     if not exchanges:
         return []
-    form = Form.sample(rng)
+    has_album = any(exchange.album for exchange in exchanges)
+    form = Form.sample(rng, ALBUM_PLACES if has_album else PLACES)
     echoes = rng.random() < 0.3
 
     def written(answer: str) -> str:
-        if answer.startswith('{"bbox_2d"'):
+        if answer.startswith("{"):
             target = json.loads(answer)
-            return form.of_place(json.dumps(target["bbox_2d"]), target["label"])
+            return form.of_place(json.dumps(target["bbox_2d"]), target["label"], target.get("image", 0))
         return form.of_text(answer, echo=f"It says {answer}, so " if echoes else "")
 
     formed = [replace(exchange, answer=written(exchange.answer)) for exchange in exchanges]
-    request = f"Write {written('it')} and {form.of_place('[x1, y1, x2, y2]', 'name')}."
+    request = f"Write {written('it')} and {form.of_place('[x1, y1, x2, y2]', 'name', 'n')}."
     return [replace(formed[0], question=f"{request} {formed[0].question}"), *formed[1:]]
 
 

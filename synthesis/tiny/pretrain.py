@@ -1,8 +1,8 @@
 """Makes the tiny base model: `python -m synthesis.tiny.pretrain --output_dir fovea/tiny`.
 
-What it is: four stages (see, read, speak, follow) of training on pictures of scenes and answers about them, with two
-auxiliary losses. What it is not: it never sees the zoom protocol, neither its prompt nor a tool call nor a think or
-answer tag.
+What it is: five stages (see, read, speak, follow, albums) of training on pictures of scenes and answers about them,
+with two auxiliary losses. What it is not: it never sees the zoom protocol, neither its prompt nor a tool call nor a
+think or answer tag.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from fovea.images import PixelLimits
 from fovea.kernels.vision_attention import batch_vision_attention
 from fovea.models.loading import freeze_vision
 from synthesis.shapes import make_tasks
+from synthesis.tiny.album_conversations import sample_with_albums
 from synthesis.tiny.architecture import (
     FIRST_VIEW_PIXELS,
     PROTOCOL_TOKENS,
@@ -205,6 +206,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--follow_steps", type=int, default=2000, help="steps on follow-up questions and prescribed forms, tower frozen"
     )
+    parser.add_argument("--album_steps", type=int, default=2500, help="steps with albums among them, tower frozen")
     parser.add_argument("--pool_size", type=int, default=9000, help="distinct samples of each stage")
     parser.add_argument("--learning_rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -251,6 +253,11 @@ def main() -> None:
         pool = sample_pool(sample_in_some_form, seed=seed + 300_000, size=size)
         options |= {"steps": args.follow_steps, "peak": args.learning_rate / 2}
         learn_to_speak(model, None, encoder, pool, log=Log(path, "follow"), **options)
+    if args.album_steps and not args.control:
+        freeze_vision(model)
+        pool = sample_pool(sample_with_albums, seed=seed + 400_000, size=size)
+        options |= {"steps": args.album_steps, "peak": args.learning_rate / 2}
+        learn_to_speak(model, None, encoder, pool, log=Log(path, "albums"), **options)
     model.save_pretrained(args.output_dir)
 
 
