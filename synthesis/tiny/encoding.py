@@ -26,6 +26,18 @@ class Look:
     tokens: list[int]
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as tokens."""
+
+    ids: list[int]
+    labels: list[int]
+    """-100 where there is no loss."""
+    looks: list[Look]
+    numbered: list[tuple[int, int, int]]
+    """Of the pictures of an album: their first token, the one behind their last, and their number."""
+
+
 def _under(target: Box, start: int, grid: tuple[int, int]) -> list[int]:
     """Positions in the sequence of the visual tokens under `target`, of an image whose tokens begin at `start`."""
     rows, columns = tokens_under(target, *grid, margin=0.25)
@@ -42,19 +54,22 @@ class Encoder:
         self.image_id = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.ids = lru_cache(200_000)(lambda text: tuple(self.tokenizer(text, add_special_tokens=False).input_ids))
 
-    def encode(self, exchanges: list[Exchange], *, filler: str = "") -> tuple[list[int], list[int], list[Look]]:
-        """Token ids, labels (-100 where there is no loss) and where to look, of one conversation."""
+    def encode(self, exchanges: list[Exchange], *, filler: str = "") -> Encoded:
+        """One conversation as tokens."""
         ids = list(self.ids(f"<|im_start|>system\n{filler}<|im_end|>\n")) if filler else []
         labels, looks = [-100] * len(ids), []
         shown: list[tuple[int, tuple[int, int]]] = []
         album: list[tuple[int, tuple[int, int]]] = []
+        numbered: list[tuple[int, int, int]] = []
         start, end = self.ids(IMAGE.format(""))
         for exchange in exchanges:
             asked = list(self.ids("<|im_start|>user\n"))
             for number, picture in enumerate(exchange.pictures):
                 rows, columns = (side // TOKEN_PX for side in picture.pixels.shape[:2])
                 asked += self.ids(f"Image {number}: ") if exchange.album else ()
-                shown.append((len(ids) + len(asked) + 1, (rows, columns)))
+                first = len(ids) + len(asked) + 1
+                shown.append((first, (rows, columns)))
+                numbered += [(first, first + rows * columns, number)] if exchange.album else []
                 asked += [start, *[self.image_id] * (rows * columns), end]
                 asked += self.ids("\n") if exchange.album else ()
             album = shown[-len(exchange.pictures) :] if exchange.album else album
@@ -72,28 +87,35 @@ class Encoder:
                 looks.append(Look(first, first + len(answer) - 1, [token for tokens in under for token in tokens]))
             ids += asked + answer + newline
             labels += [-100] * len(asked) + answer + [-100] * len(newline)
-        return ids, labels, looks
+        return Encoded(ids, labels, looks, numbered)
 
     def batch(self, conversations: list[list[Exchange]], *, filler: str) -> dict[str, torch.Tensor]:
-        """Right-padded model inputs, `labels` [B, N], `looks` [B, N, N] and `dense` [vision tokens, 7]."""
+        """Right-padded model inputs, `labels` and `numbers` [B, N], `looks` [B, N, N], `dense` [vision tokens, 7].
+
+        `numbers` are those of the pictures of albums at their tokens, -100 elsewhere.
+        """
         encoded = [self.encode(conversation, filler=filler) for conversation in conversations]
-        length = max(len(ids) for ids, _, _ in encoded)
+        length = max(len(one.ids) for one in encoded)
         input_ids = torch.full((len(encoded), length), self.tokenizer.pad_token_id)
         labels = torch.full((len(encoded), length), -100)
         attention_mask = torch.zeros((len(encoded), length), dtype=torch.long)
         looks = torch.zeros((len(encoded), length, length), dtype=torch.bool)
-        for row, (ids, targets, wanted) in enumerate(encoded):
-            input_ids[row, : len(ids)] = torch.tensor(ids)
-            labels[row, : len(ids)] = torch.tensor(targets)
-            attention_mask[row, : len(ids)] = 1
-            for look in wanted:
+        numbers = torch.full((len(encoded), length), -100)
+        for row, one in enumerate(encoded):
+            input_ids[row, : len(one.ids)] = torch.tensor(one.ids)
+            labels[row, : len(one.ids)] = torch.tensor(one.labels)
+            attention_mask[row, : len(one.ids)] = 1
+            for look in one.looks:
                 looks[row, look.first : look.last, look.tokens] = True
+            for first, last, number in one.numbered:
+                numbers[row, first:last] = number
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "labels": labels,
             "mm_token_type_ids": (input_ids == self.image_id).long(),
             "looks": looks,
+            "numbers": numbers,
             **self.images([picture for c in conversations for e in c for picture in e.pictures]),
         }
 

@@ -79,3 +79,25 @@ class DenseHeads(nn.Module):
             counted = targets[:, column] > (0 if name == "form" else -1)
             report[name] = (logits.argmax(-1) == targets[:, column])[counted].float().mean().item()
         return report
+
+
+MAX_IMAGES = 24
+"""Images of an album, at most."""
+
+
+class NumberHead(nn.Module):
+    """Reads the number of its picture off each visual token within the language model; used in pre-training only.
+
+    The number stands in the text before a picture. Once the tokens of the picture bear it, whoever looks at a place in
+    an album knows which picture it is in.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, MAX_IMAGES)
+
+    def forward(self, hidden: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """Mean cross entropy; hidden [B, N, width], numbers [B, N] with -100 where there is none."""
+        if (numbers == -100).all():
+            return hidden.sum() * 0
+        return cross_entropy(self.linear(hidden).flatten(0, 1), numbers.flatten(), ignore_index=-100)

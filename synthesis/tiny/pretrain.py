@@ -58,7 +58,7 @@ from synthesis.tiny.conversations import (
 )
 from synthesis.tiny.encoding import Encoder
 from synthesis.tiny.forms import WORDS, sample_in_some_form
-from synthesis.tiny.losses import DenseHeads, attention_of_first_head, looking_loss
+from synthesis.tiny.losses import DenseHeads, NumberHead, attention_of_first_head, looking_loss
 
 LOOKING_LAYER = 2
 
@@ -153,16 +153,23 @@ def learn_to_speak(
     peak: float,
     log: Log,
     save_dir: Path,
+    number_head: NumberHead | None = None,
 ) -> None:
-    """The model on conversations, with the looking loss beside it, and the dense loss unless the tower is frozen."""
+    """The model on conversations, with the looking loss beside it, and the dense loss unless the tower is frozen.
+
+    With a `number_head` visual tokens also learn, below the layer that looks, in which picture of an album they are.
+    """
     features: list[torch.Tensor] = []
+    hidden: list[torch.Tensor] = []
     hook = model.model.visual.register_forward_hook(lambda *args: features.append(args[-1].pooler_output))
+    below = model.model.language_model.layers[LOOKING_LAYER - 1]
+    number_hook = below.register_forward_hook(lambda *args: hidden.append(args[-1]))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [{"params": trained}, *([{"params": list(heads.parameters())}] if heads else [])]
+    groups = [{"params": trained}, *({"params": list(part.parameters())} for part in (heads, number_head) if part)]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     rng = np.random.default_rng(1)
     queue: list[list[int]] = []
-    lengths = [len(encoder.encode(conversation)[0]) for conversation in tqdm(pool, desc="lengths")]
+    lengths = [len(encoder.encode(conversation).ids) for conversation in tqdm(pool, desc="lengths")]
     with attention_of_first_head(model, LOOKING_LAYER) as attention:
         for step in tqdm(range(steps), desc=log.stage):
             if not queue:
@@ -171,17 +178,21 @@ def learn_to_speak(
                 rng.shuffle(queue)
             filler = " ".join(rng.choice(WORDS, size=int(rng.integers(1, 120)))) if rng.random() < 0.15 else ""
             batch = encoder.batch([pool[i] for i in queue.pop()], filler=filler)
-            dense, looks = batch.pop("dense"), batch.pop("looks")
+            dense, looks, numbers = (batch.pop(name) for name in ("dense", "looks", "numbers"))
             output = model(**batch)
             seen = features.pop()
             dense_loss = heads(seen, dense) if heads else torch.zeros(())
             look_loss = looking_loss(attention.pop(), looks)
-            rate = learning_rate(step, steps=steps, peak=peak)
-            _update(output.loss + 0.1 * dense_loss + 0.2 * look_loss, optimizer, rate)
-            log.add(step, {"loss": output.loss.item(), "dense_loss": dense_loss.item(), "look_loss": look_loss.item()})
+            number_loss = number_head(hidden.pop(), numbers) if number_head else torch.zeros(())
+            hidden.clear()
+            losses = {"loss": output.loss, "dense_loss": dense_loss, "look_loss": look_loss, "number_loss": number_loss}
+            total = output.loss + 0.1 * dense_loss + 0.2 * look_loss + 0.2 * number_loss
+            _update(total, optimizer, learning_rate(step, steps=steps, peak=peak))
+            log.add(step, {name: value.item() for name, value in losses.items()})
             if (step + 1) % 200 == 0:
                 model.save_pretrained(save_dir)
     hook.remove()
+    number_hook.remove()
 
 
 def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -257,6 +268,7 @@ def main() -> None:
         freeze_vision(model)
         pool = sample_pool(sample_with_albums, seed=seed + 400_000, size=size)
         options |= {"steps": args.album_steps, "peak": args.learning_rate / 2}
+        options["number_head"] = NumberHead(model.config.get_text_config().hidden_size)
         learn_to_speak(model, None, encoder, pool, log=Log(path, "albums"), **options)
     model.save_pretrained(args.output_dir)
 

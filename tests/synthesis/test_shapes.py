@@ -137,7 +137,8 @@ def test_a_place_in_the_first_view_is_looked_for_there(tiny):
     seeds = (seed for seed in range(99) if len(sample_follow_up(np.random.default_rng(seed))) == 6)
     exchanges = sample_follow_up(np.random.default_rng(next(seeds)))
     encoder = Encoder(tiny.processor)
-    ids, _, looks = encoder.encode(exchanges)
+    encoded = encoder.encode(exchanges)
+    ids, looks = encoded.ids, encoded.looks
     starts = [index for index, token in enumerate(ids) if token == encoder.image_id and ids[index - 1] != token]
     second_place = looks[2]
     assert len(starts) == 3 and all(starts[0] <= token < starts[1] for token in second_place.tokens)
