@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -75,6 +76,8 @@ def main() -> None:
             "convert": ["data", "convert", folder, f"{folder}-converted", *CROPS],
             "mix": ["data", "mix", folder, folder, "--held_out", "0.05", "--output_dir", f"{folder}-mixed"],
         }
+        for kind in ("converted", "mixed"):
+            shutil.rmtree(f"{folder}-{kind}", ignore_errors=True)
         for name, words in commands.items():
             seconds, peak, said = measured(words)
             rows.append(f"| {name} | {number} | {seconds:.0f} | {number / seconds:.0f} | {peak:.2f} |")

@@ -37,6 +37,10 @@ class EpisodeArguments:
     crop_padding: float = field(
         default=1.0, metadata={"help": "Each zoom box is enlarged by this factor (Chain-of-Focus: 1.5)."}
     )
+    max_image_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Visual tokens that the first views of a task may have together: they shrink evenly to it."},
+    )
     crops: str = field(
         default="true",
         metadata={

@@ -38,6 +38,7 @@ def environment_factory(arguments: EpisodeArguments, model: Model) -> Callable[[
         crops=arguments.crops,
         views=arguments.views,
         names_frame=isinstance(model, RemoteModel),
+        max_image_tokens=arguments.max_image_tokens,
     )
     return partial(ENVIRONMENTS[arguments.environment], settings, ImageStore(max_bytes=arguments.half_cache_bytes))
 

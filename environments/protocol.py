@@ -19,6 +19,16 @@ _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
+def behind_thoughts(text: str) -> tuple[str, str]:
+    """A turn's thoughts with their end tag, and what stands behind them, where alone calls and answers count.
+
+    >>> behind_thoughts("<think>no <answer> yet</think><answer>7</answer>")
+    ('<think>no <answer> yet</think>', '<answer>7</answer>')
+    """
+    head, end, body = text.rpartition("</think>")
+    return head + end, body
+
+
 def parse_actions(text: str) -> list[Action]:
     """The actions in one assistant text: its tool calls, at most `MAX_CALLS` of them, or one answer, or none.
 
@@ -27,7 +37,7 @@ def parse_actions(text: str) -> list[Action]:
     >>> parse_actions("I do not know")
     [NoAction()]
     """
-    body = text.rpartition("</think>")[2]
+    _, body = behind_thoughts(text)
     calls = [_parse_call(call) for call in _CALL.findall(body)]
     if len(calls) > MAX_CALLS:
         too_many = f"A turn may hold {MAX_CALLS} tool calls. The others were not carried out."

@@ -7,7 +7,10 @@ from typing import Any
 
 from fovea.runs.records import read_run
 
-TAUGHT = ("environment", "box_frame", "crop_min_pixels", "crop_max_pixels", "crop_padding", "min_pixels", "max_pixels")
+TAUGHT = (
+    "environment", "box_frame", "crop_min_pixels", "crop_max_pixels", "crop_padding", "min_pixels", "max_pixels",
+    "max_image_tokens",
+)  # fmt: skip
 """What a training teaches a model to expect."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from environments.protocol import parse_actions
-from environments.traces import Trace, blocks_of
+from environments.traces import Trace, images_of, text_of
 from fovea.answers.boxes import is_four_numbers
 from fovea.boxes import WHOLE, Box, Frame, View
 from fovea.episodes import Call
@@ -37,9 +37,9 @@ def zooms_in(trace: Trace) -> Iterator[TracedZoom]:
     shown: list[Image.Image] = []
     asked: list[Call] = []
     for message in trace.messages:
-        images = [block["image"] for block in blocks_of(message["content"]) if block["type"] == "image"]
+        images = images_of([message])
         if message["role"] == "assistant":
-            actions = parse_actions("".join(block["text"] for block in blocks_of(message["content"])))
+            actions = parse_actions(text_of(message))
             asked = [action for action in actions if isinstance(action, Call)]
         for crop in images if message["role"] == "tool" else ():
             call = asked.pop(0) if asked else Call("", {})

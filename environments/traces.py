@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from environments.protocol import behind_thoughts
 from fovea.answers import score
 from fovea.data.columns import TaskError
 from fovea.data.sources import BROKEN, READERS
@@ -257,7 +258,7 @@ def to_trace(record: dict) -> Trace:
     called = False
     for message in record["messages"]:
         role = "tool" if message["role"] == "user" and called else message["role"]
-        called = role == "assistant" and "<tool_call>" in message["content"].rpartition("</think>")[2]
+        called = role == "assistant" and "<tool_call>" in behind_thoughts(message["content"])[1]
         blocks: list[dict] = []
         for number, text in enumerate(parts_of(message["content"])):
             blocks += [{"type": "image", "image": next(images)}] if number else []

@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 from fovea.answers.boxes import is_finite
 from fovea.boxes import WHOLE, Box, Frame, Framing, View
 from fovea.episodes import Crop, FaultKind, ModelFault
-from fovea.images import MAX_ASPECT_RATIO, ImageStore, PixelLimits, cut, fit
+from fovea.images import MAX_ASPECT_RATIO, ImageStore, PixelLimits, cut, fit, within_budget
 from fovea.placeholders import MARK
 from fovea.tasks import AnswerKind, Task
 
@@ -38,7 +38,8 @@ class ZoomSettings:
     random place of the same size in the same image, the same place of another task's image (`metadata["other_image"]`),
     or the nearest of the task's own boxes, which shows what a perfect zoom is worth. `views` other than "true" blurs or
     blanks the first views, which leaves only zooms to see by. `names_frame` tells the model in every question how boxes
-    are written, as questions that ask for boxes always do: for models that were taught no frame.
+    are written, as questions that ask for boxes always do: for models that were taught no frame. `max_image_tokens` is
+    what the first views of a task may have together in visual tokens; they shrink evenly to it.
     """
 
     frame: Frame
@@ -49,6 +50,7 @@ class ZoomSettings:
     crops: str = "true"
     views: str = "true"
     names_frame: bool = False
+    max_image_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name, modes in (("crops", CROP_MODES), ("views", VIEW_MODES)):
@@ -86,7 +88,8 @@ class ZoomEnvironment:
         """
         self._task = task or Task.of_row(row)
         self._seen = []
-        views = [self._first_view(root) for root in range(len(self._task.images))]
+        limits = self._view_limits()
+        views = [self._first_view(root, limit) for root, limit in enumerate(limits)]
         question = self._task.prompt
         if self._task.kind is AnswerKind.BOX or self._settings.names_frame:
             question = f"{question}\n{self._describe_frame()}"
@@ -96,12 +99,25 @@ class ZoomEnvironment:
         between = [block for pair in zip(texts, views, strict=False) for block in pair]
         return [block for block in (*between, texts[-1]) if block.get("text") != ""]
 
-    def _first_view(self, root: int) -> dict[str, Any]:
-        """The block of a task's image; at fewer pixels than the least the processor would enlarge it again."""
-        source, limits, most = self._task.images[root], self._settings.first_view, self._task.first_view_max_pixels
+    def _view_limits(self) -> list[PixelLimits]:
+        """The limits of each first view; at fewer pixels than the least the processor would enlarge it again.
+
+        Raises:
+            ValueError: for more images than `max_image_tokens` can hold.
+        """
+        limits, most = self._settings.first_view, self._task.first_view_max_pixels
         if most is not None:
             most = max(limits.min_pixels, min(limits.max_pixels, most))
             limits = PixelLimits(limits.min_pixels, most, limits.factor)
+        alike = [limits] * len(self._task.images)
+        if self._settings.max_image_tokens is None:
+            return alike
+        sizes = [self._store.open(source).size for source in self._task.images]
+        return within_budget(sizes, alike, self._settings.max_image_tokens)
+
+    def _first_view(self, root: int, limits: PixelLimits) -> dict[str, Any]:
+        """The block of a task's image within its limits."""
+        source = self._task.images[root]
         view = self._store.fitted(source, limits, self._settings.first_view)
         size = self._store.open(source).size
         self._seen.append(_Seen(root, WHOLE, View(size, view.size)))

@@ -36,6 +36,13 @@ def refuse_own_folder(folder: Path, sources: Iterable[Path]) -> None:
             raise ConfigError(f"--output_dir {folder} holds {source}, which is read: name another folder")
 
 
+def refuse_full_folder(folder: Path) -> None:
+    """Raises ConfigError for an output folder that holds traces or tasks: old and new images would bear one name."""
+    names = ("traces.jsonl", "traces.json", "prompts.parquet", "tasks.jsonl", "tasks", "images", "held_out")
+    if present := [name for name in names if (folder / name).exists()]:
+        raise ConfigError(f"--output_dir {folder} holds {present[0]} already: use another folder, or delete it")
+
+
 def with_names(words: Sequence[str], *names: str) -> list[str]:
     """A command line whose first words may stand without the options that they are for.
 

@@ -1,7 +1,7 @@
 """Pictures that look alike, by perceptual hash (ImageHash): 256 bits of the low frequencies of a picture.
 
-Resizing changes up to 16 bits of a procedural scene, JPEG at quality 60 ten in the median, and two different scenes of
-500 are at least 42 apart. Cropped or mirrored copies are not found.
+Resizing changes up to 16 bits of a procedural scene, JPEG at quality 60 ten in the median and 42 at most; two different
+scenes of 500 are at least 42 apart. Strongly compressed, cropped or mirrored copies are not found.
 """
 
 from __future__ import annotations

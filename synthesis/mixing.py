@@ -2,11 +2,12 @@
 
 A and B are folders with traces.jsonl or tasks.jsonl, or such files. A trace that says the same of the same picture as
 one before it is a duplicate, as is a task that asks the same of it. Pictures of `--against FILE…`, the benchmarks that
-you evaluate on, are kept out by perceptual hash, however they were resized or compressed. `--held_out 0.1` puts a tenth
-of the pictures, with all rows that show them, into OUT/held_out. What was dropped is counted.
+you evaluate on, are kept out by perceptual hash, also when they were resized or saved as JPEG. `--held_out 0.1` draws
+each picture with this chance, and puts all rows that show it, or one that looks like it, into OUT/held_out. What was
+dropped is counted.
 
-`--weights` are shares of the mixture; it becomes as large as they allow without a row twice. What is held out has no
-shares. Images are linked.
+`--weights` are the shares of the sources in the mixture, which is as large as they allow without a row twice. They do
+not touch what is held out. Images are linked.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ import numpy as np
 from tqdm import tqdm
 
 from environments.traces import image_sources
-from fovea.data.columns import TaskError
+from fovea.data.columns import TaskError, parse_columns
 from fovea.data.task_files import tasks_from
 from fovea.images import open_image
-from synthesis.arguments import refuse_own_folder
+from synthesis.arguments import refuse_full_folder, refuse_own_folder
 from synthesis.duplicates import HashTable, perceptual_hash
 from synthesis.joining import linked
-from synthesis.sieve import NAMES, Place, Sieve, Source, images_of
+from synthesis.sieve import Place, Sieve, Source, images_of
 
 
 def sides_of(source: Source, sieve: Sieve, share: float, seed: int) -> tuple[list[Place], list[Place]]:
@@ -69,7 +70,7 @@ def write(sources: Sequence[Source], places: Sequence[Place], folder: Path, name
             images = image_sources(images_of(row), sources[place.source].path.parent)
             paths = [put(image, folder, f"{number}-{index}") for index, image in enumerate(images)]
             row = {name: value for name, value in row.items() if name != "image"}
-            row |= {"images": paths, "id": unused(str(row.get("id", number)), used)}
+            row |= {"images": paths, "id": unused(str(number if row.get("id") is None else row["id"]), used)}
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
     aside.replace(folder / name)
 
@@ -91,11 +92,12 @@ def put(image: Any, folder: Path, name: str) -> str:
     return path
 
 
-def against(names: Sequence[str]) -> HashTable:
+def against(names: Sequence[str], split: str | None, columns: Sequence[str]) -> HashTable:
     """The pictures of benchmark files."""
     table = HashTable()
     for name in names:
-        for task in tqdm(tasks_from(name), desc=f"pictures of {Path(name).name}"):
+        options = {"split": split, "columns": parse_columns(list(columns))} if ":" not in name else {}
+        for task in tqdm(tasks_from(name, **options), desc=f"pictures of {Path(name).name}"):
             for image in task.images:
                 table.add(perceptual_hash(open_image(image)), 0)
     return table
@@ -107,6 +109,8 @@ def mix(
     *,
     weights: Sequence[float] | None = None,
     forbidden: Sequence[str] = (),
+    forbidden_split: str | None = None,
+    forbidden_columns: Sequence[str] = (),
     held_out: float = 0.0,
     per_image: int | None = None,
     seed: int = 0,
@@ -123,9 +127,8 @@ def mix(
     if not 0 <= held_out < 1:
         raise ValueError(f"--held_out {held_out} is a share of the pictures: from 0 to below 1")
     refuse_own_folder(folder, [source.path for source in sources])
-    if any((folder / name).exists() for name in (*NAMES.values(), "images", "held_out")):
-        raise ValueError(f"{folder} holds data already: use another --output_dir, or delete it")
-    sieve = Sieve(against(forbidden), per_image)
+    refuse_full_folder(folder)
+    sieve = Sieve(against(forbidden, forbidden_split, forbidden_columns), per_image)
     for number, source in enumerate(sources):
         for offset, row in tqdm(source.rows(), desc=str(source.path)):
             sieve.judge(source, number, offset, row)
@@ -163,12 +166,15 @@ def main() -> None:
     parser.add_argument("--output_dir", required=True, type=Path, help="where the mixture goes")
     parser.add_argument("--weights", nargs="+", type=float, help="the share of each source (default: all of each)")
     parser.add_argument("--against", nargs="+", default=[], metavar="FILE", help="tasks whose pictures are kept out")
+    parser.add_argument("--against_split", help="their split, where they are saved or hub datasets with several")
+    parser.add_argument("--against_columns", nargs="+", default=[], metavar="OURS=THEIRS", help="their column names")
     parser.add_argument("--held_out", type=float, default=0.0, help="share of the pictures that are held out")
     parser.add_argument("--per_image", type=int, help="rows of one picture at most")
     parser.add_argument("--seed", type=int, default=0, help="of what is chosen, held out, and its order")
     args = parser.parse_args()
     try:
         print(mix(args.sources, args.output_dir, weights=args.weights, forbidden=args.against,
+                  forbidden_split=args.against_split, forbidden_columns=args.against_columns,
                   held_out=args.held_out, per_image=args.per_image, seed=args.seed))  # fmt: skip
     except (FileNotFoundError, ValueError, TaskError) as error:
         raise SystemExit(str(error)) from error

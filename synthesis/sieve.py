@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from environments.traces import TraceError, image_sources
+from environments.traces import TraceError, checked, image_sources
 from fovea.data.task_files import BAD_ROW
 from fovea.images import ImageError, image_hash, open_image
 from synthesis.duplicates import HashTable, perceptual_hash
@@ -99,9 +99,11 @@ def shown_first(row: Mapping[str, Any]) -> list[Any]:
 
 
 def words_of(row: Mapping[str, Any]) -> str:
-    """What makes a row another one on the same pictures: all that a trace says, what a task asks."""
-    said = row["question"] if "question" in row else [message["content"] for message in row["messages"]]
-    return " ".join(json.dumps(said).split())
+    """What makes a row another one on the same pictures: all that a trace says, what a task asks and shows."""
+    names = ("question", "choices", "first_view_max_pixels")
+    if "messages" in row:
+        return json.dumps([message["content"] for message in row["messages"]])
+    return json.dumps([row.get(name) for name in names])
 
 
 @dataclass
@@ -119,6 +121,9 @@ class Sieve:
     def judge(self, source: Source, number: int, offset: int, row: Mapping[str, Any]) -> None:
         """Keeps a row, or counts why it is dropped."""
         try:
+            image_sources(images_of(row), source.path.parent)  # crops have to be there too
+            if "messages" in row:
+                checked(row, source.path.parent)
             pictures = [open_image(image) for image in image_sources(shown_first(row), source.path.parent)]
             words = words_of(row)
         except (TraceError, *BAD_ROW) as error:

@@ -19,7 +19,7 @@ from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, Framing, View
 from fovea.episodes import Call, Fault, ModelFault
 from fovea.images import PixelLimits, cut, fit
 from fovea.tasks import Task
-from synthesis.formats.dialects import Cutting
+from synthesis.formats.dialects import TOOL, Cutting
 
 
 @dataclass
@@ -65,7 +65,9 @@ class CallChecker:
                     found.problems.append(("unreadable call", f"message {number}: {action.message}"))
                 if isinstance(action, Call):
                     found.num_calls += 1
-                    outcome = self._examined(action, shown, len(views), crops, cutting)
+                    outcome = self._examined(action, [*shown, *new], len(views), crops, cutting)
+                    if outcome is None:
+                        continue
                     if isinstance(outcome, _Shown):
                         new.append(outcome)
                         continue
@@ -77,10 +79,12 @@ class CallChecker:
 
     def _examined(
         self, call: Call, shown: Sequence[_Shown], num_views: int, crops: Iterator[Image.Image], cutting: Cutting
-    ) -> _Shown | tuple[str, str]:
-        """What a call shows, or what is wrong with it: the kind and the words."""
+    ) -> _Shown | tuple[str, str] | None:
+        """What a call shows, or what is wrong with it: the kind and the words; None for a tool that does not zoom."""
         if call.name not in self._tools:
             return "refused call", f"there is no tool {call.name!r}"
+        if call.name != TOOL:
+            return None
         numbers, index = call.arguments.get("bbox_2d"), call.arguments.get("img_idx", 0)
         is_crop = isinstance(index, int) and num_views <= index < len(shown)
         if not is_crop and (refusal := self._refusal(call, cutting)):

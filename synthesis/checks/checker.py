@@ -9,19 +9,22 @@ from dataclasses import dataclass
 
 from environments.arguments import EpisodeArguments
 from environments.factories import box_frame, environment_factory, make_renderer
+from environments.protocol import behind_thoughts
 from environments.trace_crops import FrameEvidence
 from environments.trace_tokens import TraceEncoder
 from environments.traces import Trace, TraceError, first_turn, images_of, text_of, to_trace
 from fovea.answers import score
 from fovea.boxes import UNIT_VIEW, Frame, Framing, coverage
 from fovea.data.task_files import BAD_ROW
-from fovea.images import image_hash
+from fovea.images import PixelLimits, image_hash
 from fovea.models.loading import Model
 from fovea.tasks import Task
 from synthesis.checks.calls import CallChecker
 from synthesis.checks.texts import answer_problems, leaks, tag_problems, unsupported
 from synthesis.duplicates import HashTable, perceptual_hash
-from synthesis.formats.reading import ForeignTrace
+from synthesis.formats.dialects import Cutting
+from synthesis.formats.frames import Finding, evidence_of
+from synthesis.formats.reading import OWN, ForeignTrace
 
 NOTES = ("near-duplicate", "answer not in the last thought")
 """Kinds that are worth a look and need not be wrong."""
@@ -49,16 +52,20 @@ class Checker:
         self,
         model: Model,
         episodes: EpisodeArguments,
+        limits: PixelLimits,
         *,
+        findings: Mapping[str, Finding],
         max_length: int | None = None,
         tasks: Mapping[str, Task] | None = None,
     ) -> None:
         environment = environment_factory(episodes, model)()
         self.frame = box_frame(episodes, model)
-        self._calls = CallChecker(environment, self.frame, model.limits, episodes.crop_padding)
+        self._calls = CallChecker(environment, self.frame, limits, episodes.crop_padding)
         self._encoder = TraceEncoder(make_renderer(episodes, model), environment, model.limits)
-        self._evidence = FrameEvidence(model.limits, paddings=(episodes.crop_padding,))
-        self._max_length, self._tasks = max_length, tasks
+        self._evidence = FrameEvidence(limits, paddings=(episodes.crop_padding,))
+        self._findings = findings
+        self.evidence = evidence_of({name: one for name, one in findings.items() if name != OWN})
+        self._max_length, self._tasks, self._padding = max_length, tasks, episodes.crop_padding
         self.problems: list[Problem] = []
         self.formats: Counter[str] = Counter()
         self.lengths: list[int] = []
@@ -66,6 +73,13 @@ class Checker:
         self.num_traces = self.num_zooms = 0
         self._seen: dict[bytes, int] = {}
         self._pictures: dict[bytes, HashTable] = defaultdict(HashTable)
+
+    def cutting_of(self, foreign: ForeignTrace) -> Cutting:
+        """How the boxes of a trace are meant: as its format says, else as the crops of its file tell."""
+        finding = self._findings.get(foreign.format)
+        if foreign.cutting.frame is not None or finding is None or finding.usual is None:
+            return foreign.cutting
+        return Cutting(*finding.usual)
 
     @property
     def num_problems(self) -> int:
@@ -89,7 +103,8 @@ class Checker:
         texts = [text_of(message) for message in trace.messages if message["role"] == "assistant"]
         for kind, message in (*tag_problems(texts), *answer_problems(texts), *leaks(trace), *unsupported(texts)):
             self._add(line, kind, message)
-        calls = self._calls.examine(trace, foreign.cutting)
+        cutting = self.cutting_of(foreign)
+        calls = self._calls.examine(trace, cutting)
         self.num_zooms += calls.num_calls
         for kind, message in calls.problems:
             self._add(line, kind, message)
@@ -109,7 +124,7 @@ class Checker:
         if task is None:
             self._add(line, "no task", f"no task has its id {name!r}")
             return
-        answer = last.partition("<answer>")[2].partition("</answer>")[0].strip()
+        answer = behind_thoughts(last)[1].partition("<answer>")[2].partition("</answer>")[0].strip()
         framing = Framing(self.frame)
         if task.kind.value != "box" and score(task, answer, framing) < 0.99:
             self._add(line, "wrong answer", f"it answers {answer!r}, and the task's reference is {task.answer!r}")
@@ -144,6 +159,12 @@ class Checker:
         known.add(picture, line)
 
     def finish(self) -> None:
-        """Adds what only all traces together show: boxes in another frame than the model's."""
+        """Adds what only all traces together show of files that SFT reads: another frame or other crops than ours."""
+        if not self.formats[OWN]:
+            return
         if misread := self._evidence.misread(self.frame):
             self._add(0, "other frame", misread[1])
+        usual = self._findings[OWN].usual if OWN in self._findings else None
+        if usual is not None and usual[1] != self._padding:
+            words = f"crops show {usual[1]:g} times their boxes, and the environment cuts {self._padding:g} times"
+            self._add(0, "other padding", f"{words} (--crop_padding)")

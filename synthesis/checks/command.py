@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.traces import TraceError, to_trace
-from fovea.arguments import PixelArguments
 from fovea.config import parse
 from fovea.data.columns import TaskError
 from fovea.data.task_files import tasks_from
@@ -31,46 +30,30 @@ from fovea.models.loading import load_outline
 from synthesis.arguments import for_one_pass, with_names
 from synthesis.checks.checker import Checker, Problem
 from synthesis.checks.page import article, page
-from synthesis.formats.reading import OWN, numbered_foreign_traces
+from synthesis.formats.reading import OWN
+from synthesis.formats.sources import SourceArguments
 
 
 @dataclass(kw_only=True)
-class CheckArguments(PixelArguments):
-    """Which traces, and for which model."""
+class CheckArguments(SourceArguments):
+    """Which traces, for which model, and what is shown of them."""
 
-    dataset_name: str = field(
-        metadata={"help": "Traces of any format: a file, a folder with traces.jsonl in it, or a hub id."}
-    )
-    model_name_or_path: str = field(
-        default="tiny", metadata={"help": "The model to be trained: its frame, its processor's limits, its tool."}
-    )
-    image_dir: str | None = field(
-        default=None, metadata={"help": "Where relative image paths start (default: the folder of the file)."}
-    )
     tasks: str | None = field(
         default=None, metadata={"help": "Tasks with the ids of the traces: are answers right, and boxes shown?"}
     )
     max_length: int | None = field(default=None, metadata={"help": "Tokens that a trace may have."})
-    zoom_tools: list[str] = field(
-        default_factory=list, metadata={"help": "Other names under which the file calls its zoom tool."}
-    )
     max_problems: int = field(default=5, metadata={"help": "Problems of one kind that are shown."})
     json: str | None = field(default=None, metadata={"help": "Write all problems to this file."})
     page: str | None = field(
         default=None, metadata={"help": "Draw traces to this HTML file: two of each kind of problem, and six without."}
     )
 
-    def traces(self) -> Iterator[tuple[int, Any]]:
-        """The traces of the file with their lines."""
-        return numbered_foreign_traces(
-            self.dataset_name, zoom_tools=self.zoom_tools, image_dir=self.image_dir, as_written=True
-        )
-
 
 def table(checker: Checker, max_shown: int) -> str:
     """The problems by kind, the first of each in full."""
     told = ", ".join(f"{count} {name}" for name, count in checker.formats.most_common())
     lines = [f"\n{checker.num_traces} traces ({told}), {checker.num_zooms} calls, {checker.num_problems} problems"]
+    lines += [f"{name}: {words}" for name, words in checker.evidence.items()]
     if set(checker.formats) - {OWN}:
         lines.append("SFT reads our own form: turn the others with `fovea data convert` before training")
     if checker.lengths:
@@ -87,13 +70,16 @@ def check(arguments: CheckArguments, episodes: EpisodeArguments) -> Checker:
     outline = load_outline(
         arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels
     )
+    episodes = for_one_pass(episodes)
     tasks = {task.id: task for task in tasks_from(arguments.tasks)} if arguments.tasks else None
-    checker = Checker(outline, for_one_pass(episodes), max_length=arguments.max_length, tasks=tasks)
-    for line, trace in tqdm(arguments.traces(), desc="traces"):
+    findings = arguments.findings(outline, episodes)
+    limits = arguments.limits(outline)
+    checker = Checker(outline, episodes, limits, findings=findings, max_length=arguments.max_length, tasks=tasks)
+    for line, trace in tqdm(arguments.traces(as_written=True), desc="traces"):
         checker.examine(line, trace)
     checker.finish()
     if arguments.page:
-        drawn = _drawn(arguments, checker, outline.limits)
+        drawn = _drawn(arguments, checker, limits)
         Path(arguments.page).write_text("".join(page(f"Traces of {arguments.dataset_name}", drawn)))
     return checker
 
@@ -109,14 +95,16 @@ def _drawn(arguments: CheckArguments, checker: Checker, limits: Any) -> Iterator
         if counts[problem.kind] <= 2:
             wanted.setdefault(problem.line, []).append(problem)
     num_good = 0
-    for line, foreign in arguments.traces():
+    for line, foreign in arguments.traces(as_written=True):
         is_good = line not in bad and num_good < 6
         if isinstance(foreign, TraceError) or not (is_good or line in wanted):
             continue
         num_good += is_good
         problems = [f"{problem.kind}: {problem.message}" for problem in wanted.get(line, ())]
         try:
-            yield article(f"Line {line}", to_trace(foreign.record), problems, foreign.cutting, checker.frame, limits)
+            yield article(
+                f"Line {line}", to_trace(foreign.record), problems, checker.cutting_of(foreign), checker.frame, limits
+            )
         except ImageError:
             continue  # named among the problems
 
@@ -130,7 +118,9 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     print(table(checker, arguments.max_problems))
     if arguments.json:
-        problems: list[dict[str, Any]] = [asdict(problem) for problem in checker.problems]
+        problems: list[dict[str, Any]] = [
+            {**asdict(problem), "is_note": problem.is_note} for problem in checker.problems
+        ]
         Path(arguments.json).write_text(json.dumps(problems, indent=2) + "\n")
     sys.exit(1 if checker.num_problems else 0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from environments.protocol import behind_thoughts
 from environments.traces import Trace, first_turn, text_of
 from fovea.answers.telling import tells
 from fovea.tasks import Task
@@ -30,19 +31,22 @@ def tag_problems(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def answer_problems(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Answers that are missing, doubled, or followed by more."""
-    counts = [len(re.findall(r"<answer>", text)) for text in texts]
+    bodies = [behind_thoughts(text)[1] for text in texts]
+    counts = [body.count("<answer>") for body in bodies]
     if sum(counts) == 0:
         yield "no answer", "no turn holds an answer"
+    elif any("<tool_call>" in body for body, count in zip(bodies[:-1], counts, strict=False) if count):
+        yield "call after answer", "a turn holds a call and an answer"
     elif sum(counts) > 1:
         yield "two answers", f"the turns hold {sum(counts)} answers"
-    elif counts[-1] == 0 or "<tool_call>" in texts[-1].partition("<answer>")[2]:
+    elif counts[-1] == 0 or "<tool_call>" in bodies[-1].partition("<answer>")[2]:
         yield "call after answer", "more follows the answer"
 
 
 def leaks(trace: Trace) -> Iterator[tuple[str, str]]:
     """An answer that is written before any crop was seen, in a trace with crops."""
     texts = [text_of(message) for message in trace.messages if message["role"] == "assistant"]
-    match = _ANSWER.search(texts[-1])
+    match = _ANSWER.search(behind_thoughts(texts[-1])[1])
     if match is None or len(texts) < 2:
         return
     asked = " ".join(text_of(message) for message in trace.messages[: first_turn(trace)])
@@ -56,10 +60,11 @@ def unsupported(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
 
     A sum of two readings is such an answer too, so this is something to look at and not an error.
     """
-    match = _ANSWER.search(texts[-1])
+    thoughts, body = behind_thoughts(texts[-1])
+    match = _ANSWER.search(body)
     if match is None:
         return
-    answer, thought = match[1].strip(), texts[-1][: match.start()]
+    answer, thought = match[1].strip(), thoughts + body[: match.start()]
     for whole, others in _CANDIDATES.values():
         if told := whole.fullmatch(answer):
             wanted = told[told.lastindex or 0].casefold()

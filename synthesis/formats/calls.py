@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from environments.protocol import behind_thoughts
 from environments.traces import TraceError
 from fovea.placeholders import escaped
 
@@ -67,7 +68,7 @@ def short(value: Any) -> str:
 
 def thought_and_json(text: str) -> tuple[str, str]:
     """What stands before the JSON of a call, and the JSON; brackets in the thought are no JSON."""
-    start = len(text) - len(text.rpartition("</think>")[2])
+    start = len(behind_thoughts(text)[0])
     places = [start + match.start() for match in re.finditer(r"[\[{]", text[start:])]
     for place in places:
         with suppress(ValueError, RecursionError):

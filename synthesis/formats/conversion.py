@@ -36,10 +36,11 @@ class Conversion:
         told = ", ".join(f"{count} {name}" for name, count in self.formats.most_common())
         lines = [f"\n{self.num_written} of {total} traces were converted (told by content: {told or 'none'})"]
         lines += [f"{name}: {words}" for name, words in self.evidence.items()]
-        reasons = Counter(reason.partition(":")[0] for reason in self.dropped.values())
-        for reason, count in reasons.most_common():
-            line = next(number for number, one in self.dropped.items() if one.partition(":")[0] == reason)
-            lines.append(f"dropped {count}: {self.dropped[line][:200]} (trace {line})")
+        kinds: dict[str, list[int]] = {}
+        for number, reason in self.dropped.items():
+            kinds.setdefault(_kind(reason), []).append(number)
+        for numbers in sorted(kinds.values(), key=len, reverse=True):
+            lines.append(f"dropped {len(numbers)}: {self.dropped[numbers[0]][:200]} (trace {numbers[0]})")
         if any("There is no such tool" in reason for reason in self.dropped.values()):
             lines.append("  a zoom tool of another name: give it with --zoom_tools")
         for what, count in self.changes.counts.most_common():
@@ -55,3 +56,8 @@ class Conversion:
 def _line(text: str) -> str:
     text = re.sub(r"\s+", " ", text)
     return text if len(text) <= 160 else f"{text[:100]} … {text[-50:]}"
+
+
+def _kind(reason: str) -> str:
+    """A reason without what differs from trace to trace: paths, numbers and quoted words."""
+    return re.sub(r"\S*/\S*|\d+|'[^']*'", "…", reason.partition(":")[0])

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from environments.protocol import behind_thoughts
 from environments.traces import TraceError
 from fovea.answers.boxes import is_four_numbers
 from fovea.boxes import Box, Frame, Size
@@ -224,15 +225,15 @@ def boxed(text: str) -> str | None:
 
 def with_answer_tag(text: str, *, plain: bool) -> str:
     r"""A last turn with its answer in tags: that of `\boxed{}`, or with `plain` all that follows the thoughts."""
-    head, end, body = text.rpartition("</think>")
+    thoughts, body = behind_thoughts(text)
     if "<answer>" in body or "<tool_call>" in body:
         return text
     if answer := (boxed(body) or "").strip():
         thought = body[: body.rfind("\\boxed{")].strip()
-        return f"{head}{end}{thought}\n<answer>{answer}</answer>"
+        return f"{thoughts}{thought}\n<answer>{answer}</answer>"
     if not plain or not body.strip():
         return text
-    return f"{head}{end}\n<answer>{body.strip()}</answer>" if end else f"<answer>{body.strip()}</answer>"
+    return f"{thoughts}\n<answer>{body.strip()}</answer>".lstrip()
 
 
 def translated(
@@ -265,7 +266,9 @@ def translated(
             cuttings |= found
         written.append(replace(message, text=with_answer_tag(text, plain=plain) if number == last else text))
     if len(cuttings) > 1:
-        raise TraceError("its calls are written in several ways: boxes in shares and in pixels cannot be told apart")
+        raise TraceError(
+            "its calls are written in several ways, or call several tools: only the zoom tool is played again"
+        )
     return written, cuttings.pop() if cuttings else Cutting()
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from environments.trace_crops import FrameEvidence, Reading, zooms_in
 from environments.traces import TraceError, to_trace
 from fovea.boxes import Frame
-from fovea.images import ImageError, PixelLimits
+from fovea.data.task_files import BAD_ROW
+from fovea.images import PixelLimits
 from synthesis.formats.dialects import Cutting
 from synthesis.formats.reading import ForeignTrace
 from synthesis.formats.wording import Changes, calls_in
@@ -48,25 +49,30 @@ def found_readings(
         if foreign.cutting.frame is not None:
             continue
         of_format = FrameEvidence(limits, frames=frames, paddings=paddings)
-        with suppress(ImageError):  # such a trace is dropped by name when it is converted
+        with suppress(*BAD_ROW):  # such a trace is dropped by name when it is converted
             evidence.setdefault(foreign.format, of_format).add(to_trace(foreign.record))
     return {name: Finding(one, one.best(preferred)) for name, one in evidence.items()}
 
 
-def cutting_of(foreign: ForeignTrace, finding: Finding | None, given: Frame | None, changes: Changes) -> Cutting:
-    """How the boxes of a trace are meant.
+def evidence_of(findings: Mapping[str, Finding]) -> dict[str, str]:
+    """What was found out by crops, by format, for a summary."""
+    return {name: finding.words() for name, finding in findings.items() if finding.evidence.num_zooms}
+
+
+def cutting_of(foreign: ForeignTrace, finding: Finding | None, given: Cutting, changes: Changes) -> Cutting:
+    """How the boxes of a trace are meant; as `given` says where no crop can tell.
 
     Raises:
         TraceError: where nothing tells.
     """
     texts = [message["content"] for message in foreign.record["messages"] if message["role"] == "assistant"]
-    if foreign.cutting.frame is not None or not any(map(calls_in, texts)):
+    if foreign.cutting.frame is not None or not any("bbox_2d" in call for text in texts for call in calls_in(text)):
         return foreign.cutting
     trace = to_trace(foreign.record)
     if finding is None or not any(True for _ in zooms_in(trace)):
-        if given is None:
+        if given.frame is None:
             raise TraceError("no crop tells in which frame its boxes are: name it with --source_frame")
-        return Cutting(given, 1.0)
+        return given
     reading = finding.usual and finding.evidence.reading_of(trace, finding.usual)
     if reading is None:
         raise TraceError(

@@ -225,7 +225,7 @@ def _joined(messages: Iterable[Message]) -> Iterator[Message]:
 
 def _place_images(row: Mapping[str, Any], messages: Sequence[Message]) -> None:
     """Gives the images that the row holds to the messages that show them."""
-    held = row.get("images", row.get("image"))
+    held = row.get("images") if row.get("images") is not None else row.get("image")
     held = [] if held is None else list(held) if isinstance(held, (list, tuple)) else [held]
     held = [one["image"] if isinstance(one, Mapping) and one.keys() == {"image"} else one for one in held]
     num_shown, inline = (

@@ -14,6 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from environments.protocol import behind_thoughts
 from environments.traces import TraceError, checked, file_of, image_sources
 from fovea.data.columns import TaskError
 from fovea.data.sources import BROKEN, read_rows
@@ -57,7 +58,7 @@ def has_answer_tags(rows: Iterable[Any]) -> bool:
     for row in rows:
         with suppress(TraceError, *BAD_ROW):
             last_turns += [message.text for message in conversation(row).messages if message.role == "assistant"][-1:]
-    tagged = [text for text in last_turns if re.search(r"<answer>|\\boxed\{", text.rpartition("</think>")[2])]
+    tagged = [text for text in last_turns if re.search(r"<answer>|\\boxed\{", behind_thoughts(text)[1])]
     return 2 * len(tagged) >= len(last_turns)
 
 

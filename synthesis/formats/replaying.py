@@ -17,9 +17,9 @@ from PIL import Image
 
 from environments.play import Conversation, Limits, Reply, play, tools_of
 from environments.policies.replay import NoTextLeft
-from environments.protocol import parse_actions
+from environments.protocol import behind_thoughts, parse_actions
 from environments.trace_crops import UNLIKE, likeness
-from environments.traces import TraceError, blocks_of, to_trace, unfit
+from environments.traces import TraceError, blocks_of, images_of, text_of, to_trace, unfit
 from fovea.answers.boxes import is_four_numbers
 from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, Framing, Size, View, coverage, iou
 from fovea.data.columns import check_types
@@ -33,6 +33,7 @@ from synthesis.formats.reading import ForeignTrace
 from synthesis.formats.wording import Changes, calls_in, in_protocol, question_of, with_calls
 
 _BOX = re.compile(r"bbox|^\s*[\[(]?\s*-?[\d.]+(?:\s*,\s*-?[\d.]+){3}\s*[\])]?\s*$")
+_COORDINATES = re.compile(r"[\[(]\s*\d+(?:\.\d+)?\s*,\s*\d+(?:\.\d+)?(?:\s*,\s*\d+(?:\.\d+)?){0,2}\s*[\])]")
 WHOLE_SHARE = 0.98
 """Share of a box from which an image is taken to show all of it."""
 SAME_REGION = 0.9
@@ -175,9 +176,7 @@ class _Turn:
 def _turns_of(messages: Sequence[dict]) -> list[_Turn]:
     turns: list[_Turn] = []
     for message in messages:
-        blocks = blocks_of(message["content"])
-        text = "".join(block["text"] for block in blocks if block["type"] == "text")
-        images = tuple(block["image"] for block in blocks if block["type"] == "image")
+        text, images = text_of(message), tuple(images_of([message]))
         if message["role"] == "assistant":
             turns.append(_Turn(text, "", ()))
         elif turns:
@@ -209,6 +208,14 @@ def replayed(foreign: ForeignTrace, name: str, cutting: Cutting, stage: Stage) -
     if (reason := unfit(episode)) is not None:
         raise TraceError(f"{reason}: {episode.faults[0].message}" if episode.faults else reason)
     changes.add(script.changes)
+    if foreign.record["num_trailing"]:
+        changes.counts["traces without the turns behind their answer"] += 1
+    if start[0]["role"] == "system":
+        changes.note("system prompts replaced", text_of(start[0]), text_of(episode.messages[0]))
+    if cutting.frame not in (None, stage.frame) and any(
+        map(_COORDINATES.search, (behind_thoughts(turn.text)[0] for turn in turns))
+    ):
+        changes.counts["traces whose thoughts hold coordinates, which stay as they were written"] += 1
     for theirs, ours in zip(turns, episode.turns, strict=True):
         changes.note("words of the tool replaced", theirs.words, ours.observation.text if ours.observation else "")
     return _with_kept_crops(episode, script, views, changes), changes

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from environments.protocol import parse_actions
+from environments.protocol import behind_thoughts, parse_actions
 from fovea.boxes import Box, Size
 from fovea.episodes import Call
 from fovea.placeholders import PLACEHOLDER, parts_of
@@ -36,6 +36,8 @@ class WrittenTrace:
     num_views: int
     first_size: Size
     """Width and height of the first image in the file, in pixels."""
+    tools: str
+    """The schemas of the environment's tools, as JSON."""
 
     @property
     def messages(self) -> Sequence[Mapping[str, str]]:
@@ -43,8 +45,13 @@ class WrittenTrace:
 
     @property
     def base(self) -> dict[str, Any]:
-        """What most formats keep of the record beside its messages."""
+        """What all formats keep of the record beside its messages."""
         return {"images": self.record["images"], "id": self.record["id"]}
+
+    @property
+    def base_with_tools(self) -> dict[str, Any]:
+        """The same for formats that declare their tools in a column."""
+        return {**self.base, "tools": self.tools}
 
 
 def _calls(text: str) -> list[Call]:
@@ -52,16 +59,20 @@ def _calls(text: str) -> list[Call]:
 
 
 def _without_calls(text: str) -> str:
-    return _TAG.sub("", text).strip()
+    thoughts, body = behind_thoughts(text)
+    return (thoughts + _TAG.sub("", body)).strip()
 
 
 def _json_of(call: Call) -> str:
     return json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
 
 
-def _plain(text: str) -> str:
-    """The last turn with its answer untagged, behind the thoughts."""
-    return _ANSWER.sub(lambda match: match[1], text)
+def _plain(message: Mapping[str, str]) -> str:
+    """The text of a message; an answer of the assistant stands without its tags behind the thoughts."""
+    if message["role"] != "assistant":
+        return message["content"]
+    thoughts, body = behind_thoughts(message["content"])
+    return thoughts + _ANSWER.sub(lambda match: match[1], body)
 
 
 def fovea(trace: WrittenTrace) -> dict[str, Any]:
@@ -118,9 +129,9 @@ def sharegpt(trace: WrittenTrace) -> dict[str, Any]:
             written = calls[0] if len(calls) == 1 else f"[{', '.join(calls)}]"
             row = {"from": "function_call", "value": f"{_without_calls(message['content'])}\n\n{written}"}
         elif message["role"] == "assistant":
-            row["value"] = _plain(message["content"])
+            row["value"] = _plain(message)
         rows.append(row)
-    return {"conversations": rows, **trace.base}
+    return {"conversations": rows, **trace.base_with_tools}
 
 
 def swift(trace: WrittenTrace) -> dict[str, Any]:
@@ -134,8 +145,8 @@ def swift(trace: WrittenTrace) -> dict[str, Any]:
         elif message["role"] == "tool":
             rows.append({"role": "tool_response", "content": message["content"]})
         else:
-            rows.append({"role": message["role"], "content": _plain(message["content"])})
-    return {"messages": rows, **trace.base}
+            rows.append({"role": message["role"], "content": _plain(message)})
+    return {"messages": rows, **trace.base_with_tools}
 
 
 def trl(trace: WrittenTrace) -> dict[str, Any]:
@@ -143,7 +154,7 @@ def trl(trace: WrittenTrace) -> dict[str, Any]:
     rows = []
     for message in _merged(trace.messages, "\n"):
         calls = _calls(message["content"]) if message["role"] == "assistant" else []
-        text = _plain(_without_calls(message["content"]) if calls else message["content"])
+        text = _without_calls(message["content"]) if calls else _plain(message)
         row: dict[str, Any] = {
             "role": "user" if message["role"] == "tool" else message["role"],
             "content": _blocks(text),
@@ -153,7 +164,7 @@ def trl(trace: WrittenTrace) -> dict[str, Any]:
             row["tool_calls"] = [{"type": "function", "function": function} for function in functions]
         rows.append(row)
     start = next(number for number, row in enumerate(rows) if row["role"] == "assistant")
-    return {"prompt": rows[:start], "completion": rows[start:], **trace.base}
+    return {"prompt": rows[:start], "completion": rows[start:], **trace.base_with_tools}
 
 
 def _blocks(text: str) -> list[dict[str, str]]:
@@ -168,11 +179,11 @@ def hermes(trace: WrittenTrace) -> dict[str, Any]:
     names = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}
     rows = []
     for message in trace.messages:
-        text = _plain(message["content"])
+        text = _plain(message)
         if message["role"] == "tool":
             text = f"<tool_response>\n{text}\n</tool_response>"
         rows.append({"from": names[message["role"]], "value": text})
-    return {"conversations": rows, **trace.base}
+    return {"conversations": rows, **trace.base_with_tools}
 
 
 def mini_o3(trace: WrittenTrace) -> dict[str, Any]:
@@ -251,7 +262,8 @@ def _retold(
     for message in trace.messages:
         role, text = message["role"], message["content"]
         if role == "assistant":
-            text = _TAG.sub(call, text)
+            thoughts, body = behind_thoughts(text)
+            text = thoughts + _TAG.sub(call, body)
         elif role == "tool":
             role, text = "user", observation(text)
         rows.append({"role": role, "content": text})

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from environments.protocol import is_well_formed
+from environments.protocol import behind_thoughts, is_well_formed
 from environments.traces import TraceError
 from fovea.placeholders import MARK
 
@@ -55,23 +55,26 @@ def in_protocol(text: str) -> str:
     """
     if is_well_formed(text):
         return text
-    head, _, body = text.rpartition("</think>")
-    actions = re.findall(r"<tool_call>.*?</tool_call>", body, re.DOTALL)
-    actions = actions or re.findall(r"<answer>.*?</answer>", body, re.DOTALL)
-    if len(actions) > 1 and actions[0].startswith("<answer>"):
+    thoughts, body = behind_thoughts(text)
+    calls = re.findall(r"<tool_call>.*?</tool_call>", body, re.DOTALL)
+    answers = re.findall(r"<answer>.*?</answer>", body, re.DOTALL)
+    if len(answers) > 1:
         raise TraceError("a turn holds two answers")
+    if calls and answers:
+        raise TraceError("a turn holds a call and an answer")
+    actions = calls or answers
     for action in actions:
         body = body.replace(action, "", 1)
-    thoughts = [part.strip() for part in (re.sub(r"</?think>", "", head), re.sub(r"</?think>", "", body))]
-    return f"<think>{' '.join(part for part in thoughts if part)}</think>\n" + "\n".join(actions)
+    parts = [re.sub(r"</?think>", "", part).strip() for part in (thoughts, body)]
+    return f"<think>{' '.join(part for part in parts if part)}</think>\n" + "\n".join(actions)
 
 
 def calls_in(text: str) -> list[str]:
     """The tool calls of a turn, without their tags; those that its thoughts mention are none."""
-    return _CALL.findall(text.rpartition("</think>")[2])
+    return _CALL.findall(behind_thoughts(text)[1])
 
 
 def with_calls(text: str, rewritten: Callable[[str], str]) -> str:
     """A turn with the text inside each of its `<tool_call>` tags rewritten."""
-    head, end, body = text.rpartition("</think>")
-    return head + end + _CALL.sub(lambda match: f"<tool_call>\n{rewritten(match[1].strip())}\n</tool_call>", body)
+    thoughts, body = behind_thoughts(text)
+    return thoughts + _CALL.sub(lambda match: f"<tool_call>\n{rewritten(match[1].strip())}\n</tool_call>", body)

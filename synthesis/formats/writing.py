@@ -6,18 +6,21 @@ get the model's boxes and the environment's crops.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import get_json_schema
+
 from environments.traces import trace_record
-from fovea.boxes import UNIT_VIEW, Box, Frame, Size
+from fovea.boxes import UNIT_VIEW, Box, Frame, Size, coverage
 from fovea.episodes import Call, Episode
 from fovea.images import cut, open_image
 from synthesis.formats import rows
 from synthesis.formats.dialects import MARGIN, POINT_RADIUS
-from synthesis.formats.replaying import places_of
+from synthesis.formats.replaying import WHOLE_SHARE, places_of
 from synthesis.formats.rows import Drawn, WrittenTrace, centre
 
 
@@ -57,7 +60,9 @@ WRITERS: dict[str, Writer] = {
 """What can be written, by name."""
 
 
-def written(episode: Episode, folder: Path, writer: Writer, *, frame: Frame, name: str) -> dict[str, Any]:
+def written(
+    episode: Episode, folder: Path, writer: Writer, *, frame: Frame, name: str, tools: Sequence[Callable] = ()
+) -> dict[str, Any]:
     """The row of an episode whose model writes boxes in `frame`; its images go to `folder`/images.
 
     Raises:
@@ -70,7 +75,8 @@ def written(episode: Episode, folder: Path, writer: Writer, *, frame: Frame, nam
         for zoom, path in zip(zooms, record["images"][len(views) :], strict=True):
             cut(views[zoom.root], zoom.region).save(folder / path)
     first_size = open_image(folder / record["images"][0]).size if views else (0, 0)
-    return writer.row(WrittenTrace(record, zooms, len(views), first_size))
+    schemas = json.dumps([get_json_schema(tool) for tool in tools])
+    return writer.row(WrittenTrace(record, zooms, len(views), first_size, schemas))
 
 
 def _drawn(episode: Episode, sizes: Sequence[Size], writer: Writer, frame: Frame) -> Iterator[Drawn]:
@@ -84,7 +90,9 @@ def _drawn(episode: Episode, sizes: Sequence[Size], writer: Writer, frame: Frame
         if writer.tool is None:
             yield Drawn(box, index, place.root, place.region)
             continue
-        drawn = box.within(place.region, view=UNIT_VIEW).relative_to(theirs[index]).clipped(UNIT_VIEW)
+        target = box.within(place.region, view=UNIT_VIEW)
+        index = index if coverage(target, theirs[index]) >= WHOLE_SHARE else place.root  # theirs showed less than ours
+        drawn = target.relative_to(theirs[index]).clipped(UNIT_VIEW)
         region = writer.tool(drawn, ours[0].view.input).clipped(UNIT_VIEW).within(theirs[index], view=UNIT_VIEW)
         theirs.append(region)
         yield Drawn(drawn, index, place.root, region)

@@ -36,6 +36,35 @@ def test_a_task_can_bound_its_first_view(picture):
     assert shown.width * shown.height <= 64 * 64
 
 
+def tokens_of(view):
+    return view.width * view.height // LIMITS.factor**2
+
+
+@pytest.mark.parametrize(
+    "budget, sizes", [(100, [(640, 480)] * 4), (60, [(640, 480), (64, 64), (900, 300)]), (24, [(99, 800)] * 24)]
+)
+def test_first_views_shrink_evenly_to_what_they_may_have_together(picture, budget, sizes):
+    images = [picture.resize(size) for size in sizes]
+    blocks = started(picture, max_image_tokens=budget).reset(images=images, question="q")
+    tokens = [tokens_of(block["image"]) for block in blocks if block["type"] == "image"]
+    free = [tokens_of(block["image"]) for block in started(picture).reset(images=images, question="q")[: len(images)]]
+    assert budget - 3 * len(sizes) <= sum(tokens) <= budget
+    assert all(now == before or now >= max(tokens) - 4 for now, before in zip(tokens, free, strict=True))
+
+
+def test_boxes_stay_right_within_an_image_budget(picture):
+    environment = started(picture, max_image_tokens=40)
+    environment.reset(images=[picture, picture], question="q")
+    crop, image = crop_of(environment.image_zoom_in_tool([250, 250, 500, 750], img_idx=1))
+    assert crop.region.coordinates == pytest.approx((0.25, 0.25, 0.5, 0.75))
+    assert np.asarray(image)[0, 0, 0] == pytest.approx(255 * 0.25, abs=8)
+
+
+def test_more_images_than_the_budget_can_hold_are_refused(picture):
+    with pytest.raises(ValueError, match="5 images have at least 5 visual tokens, more than --max_image_tokens 4"):
+        started(picture, max_image_tokens=4).reset(images=[picture] * 5, question="q")
+
+
 def test_a_crop_has_the_detail_of_the_original_not_of_the_first_view():
     pixels = np.zeros((1600, 1600, 3), dtype=np.uint8)
     pixels[:, ::2] = 255

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -60,6 +61,7 @@ def trace(folder, name, size, numbers, *, box=BOX, seed=0):
 
 def converted(folder, rows, **options):
     path = folder / "rows.jsonl"
+    shutil.rmtree(folder / "out", ignore_errors=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return convert(ConvertArguments(dataset_name=str(path), output_dir=str(folder / "out"), **options), EPISODES)
 
@@ -244,6 +246,7 @@ def test_boxes_in_other_forms_are_boxes(tmp_path, numbers):
         (said("Where?", "<answer>[1, 2, 30, 40]</answer>"), "is a box"),
         (said("Q" * 100_001), "characters"),
         (said("Which?", "<answer>1</answer><answer>2</answer>"), "two answers"),
+        (said("Which?", '<tool_call>{"name": "t"}</tool_call><answer>1</answer>'), "ends without an answer"),
         (said("Find <bbox>") | {"objects": {"bbox": [[1, 2, 3, 4]]}}, "objects"),
         ({"messages": None}, "there are no messages"),
         ([1], "it is a list"),
@@ -287,3 +290,9 @@ def test_the_folder_that_is_read_is_not_written_to(tmp_path):
         with pytest.raises(ConfigError, match="which is read"):
             convert(ConvertArguments(dataset_name=str(name), output_dir=str(tmp_path)), EPISODES)
     assert json.loads((tmp_path / "traces.jsonl").read_text()) == rows[0]
+
+
+def test_reasons_that_differ_in_a_path_are_one_line_of_the_summary(tmp_path):
+    rows = [{"messages": [asked(), answering()], "images": [f"gone/{number}.png"]} for number in range(300)]
+    summary = converted(tmp_path, [*rows, PLAIN]).table()
+    assert "dropped 300: image" in summary and len(summary.splitlines()) < 8

@@ -232,5 +232,22 @@ def test_a_folder_that_is_read_or_full_is_not_mixed_into(tmp_path):
     with pytest.raises(ConfigError, match="which is read"):
         mix([source], tmp_path / "a")
     mix([source], tmp_path / "out", held_out=0.5)
-    with pytest.raises(ValueError, match="holds data already"):
+    with pytest.raises(ConfigError, match=r"holds tasks\.jsonl already"):
         mix([source], tmp_path / "out")
+
+
+def test_other_choices_make_another_task_and_a_missing_crop_drops_its_trace(tmp_path):
+    source = tmp_path / "a"
+    tasks(source, [1])
+    row = json.loads((source / "tasks.jsonl").read_text())
+    rows = [{**row, "id": str(n), "choices": ["1", str(n)]} for n in (2, 3)]
+    (source / "tasks.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    mix([str(source)], tmp_path / "out")
+    assert len(load_tasks(tmp_path / "out")) == 2
+    traces(tmp_path / "t", [1, 2])
+    rows = [json.loads(line) for line in (tmp_path / "t/traces.jsonl").read_text().splitlines()]
+    rows[0]["images"].append("gone.png")
+    rows[0]["messages"][1:1] = [{"role": "assistant", "content": "<tool_call>{}</tool_call>"},
+                                {"role": "tool", "content": "<image>"}]  # fmt: skip
+    (tmp_path / "t/traces.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    assert "1 pictures that cannot be opened" in mix([str(tmp_path / "t")], tmp_path / "mixed")
