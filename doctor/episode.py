@@ -62,14 +62,16 @@ def overlong_episodes(note: Note, subject: Subject, engine_length: int | None) -
 
     `engine_length` is the longest sequence that vLLM was told to take, if it plays.
     """
-    prompt, crop = _longest(subject)
+    prompt, views, crop = _longest(subject)
     budget = subject.limits.max_completion_tokens
     positions = subject.model.network.config.get_text_config().max_position_embeddings
     context = min(positions, engine_length or positions)
     if prompt + budget > context:
+        image_tokens = sum(views) - (prompt + budget - context)
+        cure = f"lower max_episode_tokens to {max(0, context - prompt)}, or max_pixels"
         note.fail(
             f"a prompt of {prompt} tokens and max_episode_tokens {budget} do not fit into {context}",
-            f"lower max_episode_tokens to {max(0, context - prompt)}, or max_pixels",
+            f"{cure}, or give --max_image_tokens {image_tokens}" if image_tokens > 0 else cure,
         )
         return prompt
     turns = subject.limits.max_turns
@@ -80,20 +82,23 @@ def overlong_episodes(note: Note, subject: Subject, engine_length: int | None) -
             f"{budget}: the last zooms of such an episode end it",
             "raise max_episode_tokens, or lower crop_max_pixels",
         )
-    note.ok(f"prompts of up to {prompt} tokens, episodes of up to {budget} behind them, context {context}")
+    shown = f" ({len(views)} images of {min(views)} to {max(views)} tokens: {sum(views):,} in all)" if views else ""
+    note.ok(f"prompts of up to {prompt} tokens{shown}, episodes of up to {budget} behind them, context {context}")
     return prompt
 
 
-def _longest(subject: Subject) -> tuple[int, int]:
-    """Tokens of the longest prompt of some tasks, and of the largest crop of their first views."""
+def _longest(subject: Subject) -> tuple[int, list[int], int]:
+    """Of some tasks the tokens of the longest prompt, those of each image in it, and those of the largest crop."""
     environment, renderer = subject.make_environment(), subject.renderer
     tools = tools_of(environment)
-    prompt = crop = 0
+    prompt, shown, crop = 0, list[int](), 0
     for task in evenly(subject.tasks, NUM_SHOWN):
         messages = opening(environment, task)
-        prompt = max(prompt, len(renderer.prompt_ids(messages, list(tools.values()))))
         views = [block["image"] for block in messages[1]["content"] if block["type"] == "image"]
+        length = len(renderer.prompt_ids(messages, list(tools.values())))
+        if length > prompt:
+            prompt, shown = length, [renderer.image_inputs(view).num_tokens for view in views]
         if views and ZOOM in tools:
             whole = zoomed(environment, views[0], views[0], WHOLE, subject.frame)
             crop = max(crop, renderer.image_inputs(whole).num_tokens)
-    return prompt, crop
+    return prompt, shown, crop

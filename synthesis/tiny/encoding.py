@@ -36,6 +36,8 @@ class Encoded:
     looks: list[Look]
     numbered: list[tuple[int, int, int]]
     """Of the pictures of an album: their first token, the one behind their last, and their number."""
+    looked_in: list[tuple[int, int, int]]
+    """Of answers that lie in one picture of an album: the tokens that write them, and the picture's number."""
 
 
 def _under(target: Box, start: int, grid: tuple[int, int]) -> list[int]:
@@ -61,6 +63,7 @@ class Encoder:
         shown: list[tuple[int, tuple[int, int]]] = []
         album: list[tuple[int, tuple[int, int]]] = []
         numbered: list[tuple[int, int, int]] = []
+        looked_in: list[tuple[int, int, int]] = []
         start, end = self.ids(IMAGE.format(""))
         for exchange in exchanges:
             asked = list(self.ids("<|im_start|>user\n"))
@@ -82,17 +85,20 @@ class Encoder:
             if exchange.target is not None and shown:
                 places.append(shown[0 if exchange.in_first else -1])
                 targets.append(exchange.target)
+            if len({number for number, _ in exchange.looks}) == 1:
+                looked_in.append((first, first + len(answer) - 1, exchange.looks[0][0]))
             if targets:
                 under = [_under(box, *place) for box, place in zip(targets, places, strict=True)]
                 looks.append(Look(first, first + len(answer) - 1, [token for tokens in under for token in tokens]))
             ids += asked + answer + newline
             labels += [-100] * len(asked) + answer + [-100] * len(newline)
-        return Encoded(ids, labels, looks, numbered)
+        return Encoded(ids, labels, looks, numbered, looked_in)
 
     def batch(self, conversations: list[list[Exchange]], *, filler: str) -> dict[str, torch.Tensor]:
-        """Right-padded model inputs, `labels` and `numbers` [B, N], `looks` [B, N, N], `dense` [vision tokens, 7].
+        """Right-padded model inputs; `labels`, `numbers` and `looked_in` [B, N], `looks` [B, N, N], `dense` [T, 7].
 
-        `numbers` are those of the pictures of albums at their tokens, -100 elsewhere.
+        `numbers` are those of the pictures of albums at their tokens, `looked_in` those of the pictures in which an
+        answer lies at the tokens at which it is written; -100 elsewhere.
         """
         encoded = [self.encode(conversation, filler=filler) for conversation in conversations]
         length = max(len(one.ids) for one in encoded)
@@ -100,15 +106,16 @@ class Encoder:
         labels = torch.full((len(encoded), length), -100)
         attention_mask = torch.zeros((len(encoded), length), dtype=torch.long)
         looks = torch.zeros((len(encoded), length, length), dtype=torch.bool)
-        numbers = torch.full((len(encoded), length), -100)
+        numbers, looked_in = (torch.full((len(encoded), length), -100) for _ in range(2))
         for row, one in enumerate(encoded):
             input_ids[row, : len(one.ids)] = torch.tensor(one.ids)
             labels[row, : len(one.ids)] = torch.tensor(one.labels)
             attention_mask[row, : len(one.ids)] = 1
             for look in one.looks:
                 looks[row, look.first : look.last, look.tokens] = True
-            for first, last, number in one.numbered:
-                numbers[row, first:last] = number
+            for spans, target in ((one.numbered, numbers), (one.looked_in, looked_in)):
+                for first, last, number in spans:
+                    target[row, first:last] = number
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -116,6 +123,7 @@ class Encoder:
             "mm_token_type_ids": (input_ids == self.image_id).long(),
             "looks": looks,
             "numbers": numbers,
+            "looked_in": looked_in,
             **self.images([picture for c in conversations for e in c for picture in e.pictures]),
         }
 

@@ -86,10 +86,10 @@ MAX_IMAGES = 24
 
 
 class NumberHead(nn.Module):
-    """Reads the number of its picture off each visual token within the language model; used in pre-training only.
+    """Reads the number of a picture off tokens within the language model; used in pre-training only.
 
-    The number stands in the text before a picture. Once the tokens of the picture bear it, whoever looks at a place in
-    an album knows which picture it is in.
+    The number stands in the text before a picture. One head reads it off the picture's own tokens, below the layer that
+    looks; another one off the tokens of answers, behind it. So whoever looks at a place knows in which picture it is.
     """
 
     def __init__(self, width: int) -> None:

@@ -153,19 +153,20 @@ def learn_to_speak(
     peak: float,
     log: Log,
     save_dir: Path,
-    number_head: NumberHead | None = None,
+    number_heads: nn.ModuleList | None = None,
 ) -> None:
     """The model on conversations, with the looking loss beside it, and the dense loss unless the tower is frozen.
 
-    With a `number_head` visual tokens also learn, below the layer that looks, in which picture of an album they are.
+    With two `number_heads` visual tokens also learn, below the layer that looks, in which picture of an album they are,
+    and behind it answers learn in which picture they lie.
     """
     features: list[torch.Tensor] = []
     hidden: list[torch.Tensor] = []
     hook = model.model.visual.register_forward_hook(lambda *args: features.append(args[-1].pooler_output))
-    below = model.model.language_model.layers[LOOKING_LAYER - 1]
-    number_hook = below.register_forward_hook(lambda *args: hidden.append(args[-1]))
+    layers = model.model.language_model.layers[LOOKING_LAYER - 1 : LOOKING_LAYER + 1]
+    hooks = [hook, *(layer.register_forward_hook(lambda *args: hidden.append(args[-1])) for layer in layers)]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [{"params": trained}, *({"params": list(part.parameters())} for part in (heads, number_head) if part)]
+    groups = [{"params": trained}, *({"params": list(part.parameters())} for part in (heads, number_heads) if part)]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     rng = np.random.default_rng(1)
     queue: list[list[int]] = []
@@ -178,12 +179,14 @@ def learn_to_speak(
                 rng.shuffle(queue)
             filler = " ".join(rng.choice(WORDS, size=int(rng.integers(1, 120)))) if rng.random() < 0.15 else ""
             batch = encoder.batch([pool[i] for i in queue.pop()], filler=filler)
-            dense, looks, numbers = (batch.pop(name) for name in ("dense", "looks", "numbers"))
+            dense, looks = batch.pop("dense"), batch.pop("looks")
+            targets = [batch.pop("numbers"), batch.pop("looked_in")]
             output = model(**batch)
             seen = features.pop()
             dense_loss = heads(seen, dense) if heads else torch.zeros(())
             look_loss = looking_loss(attention.pop(), looks)
-            number_loss = number_head(hidden.pop(), numbers) if number_head else torch.zeros(())
+            counted = zip(number_heads or (), hidden, targets, strict=False)
+            number_loss = sum((head(states, target) for head, states, target in counted), torch.zeros(()))
             hidden.clear()
             losses = {"loss": output.loss, "dense_loss": dense_loss, "look_loss": look_loss, "number_loss": number_loss}
             total = output.loss + 0.1 * dense_loss + 0.2 * look_loss + 0.2 * number_loss
@@ -191,8 +194,8 @@ def learn_to_speak(
             log.add(step, {name: value.item() for name, value in losses.items()})
             if (step + 1) % 200 == 0:
                 model.save_pretrained(save_dir)
-    hook.remove()
-    number_hook.remove()
+    for hook in hooks:
+        hook.remove()
 
 
 def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -268,7 +271,8 @@ def main() -> None:
         freeze_vision(model)
         pool = sample_pool(sample_with_albums, seed=seed + 400_000, size=size)
         options |= {"steps": args.album_steps, "peak": args.learning_rate / 2}
-        options["number_head"] = NumberHead(model.config.get_text_config().hidden_size)
+        width = model.config.get_text_config().hidden_size
+        options["number_heads"] = nn.ModuleList([NumberHead(width), NumberHead(width)])
         learn_to_speak(model, None, encoder, pool, log=Log(path, "albums"), **options)
     model.save_pretrained(args.output_dir)
 

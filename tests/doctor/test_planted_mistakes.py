@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -28,6 +29,7 @@ from fovea.models.random_models import random_model
 from fovea.tasks import Task
 from rl.arguments import GRPOArguments
 from synthesis.shapes import make_tasks
+from synthesis.shapes.albums import make_albums
 from tests.training import trace_record
 
 
@@ -58,6 +60,15 @@ def test_nothing_is_found_where_nothing_is_wrong(found, subject):
         assert found(check, subject) == ""
     assert found(episode.overlong_episodes, subject, None) == found(data.unfit_tasks, subject.tasks) == ""
     assert found(log_probabilities.differing_log_probabilities, subject) == ""
+
+
+def test_prompts_of_many_images_that_do_not_fit_are_told_how_many_tokens_would(found, tiny, episode_arguments):
+    albums = make_albums(num_tasks=3, seed=0, families={"find": 1.0}, num_images=[8])
+    message = found(episode.overlong_episodes, Subject.of((tiny, True), albums, episode_arguments), 1100)
+    budget = int(re.search(r"--max_image_tokens (\d+)", message)[1])
+    within = replace(episode_arguments, max_image_tokens=budget)
+    assert 0 < budget < 512
+    assert found(episode.overlong_episodes, Subject.of((tiny, True), albums, within), 1100) == ""
 
 
 class SwappedBoxes(ZoomEnvironment):
