@@ -1,7 +1,7 @@
 """Makes the tiny base model: `python -m synthesis.tiny.pretrain --output_dir fovea/tiny`.
 
-What it is: five stages (see, read, speak, follow, albums) of training on pictures of scenes and answers about them,
-with two auxiliary losses. What it is not: it never sees the zoom protocol, neither its prompt nor a tool call nor a
+What it is: four stages (see, read, speak, follow) of training on pictures of scenes and answers about them, with two
+auxiliary losses; a fifth one, with several images, is begun by `--album_steps`. What it is not: it never sees the zoom protocol, neither its prompt nor a tool call nor a
 think or answer tag.
 """
 
@@ -220,7 +220,12 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--follow_steps", type=int, default=2000, help="steps on follow-up questions and prescribed forms, tower frozen"
     )
-    parser.add_argument("--album_steps", type=int, default=2500, help="steps with albums among them, tower frozen")
+    parser.add_argument(
+        "--album_steps",
+        type=int,
+        default=0,
+        help="steps with albums among them, tower frozen; the shipped base has none",
+    )
     parser.add_argument("--pool_size", type=int, default=9000, help="distinct samples of each stage")
     parser.add_argument("--learning_rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
