@@ -1,8 +1,8 @@
 """Makes the tiny base model: `python -m synthesis.tiny.pretrain --output_dir fovea/tiny`.
 
 What it is: four stages (see, read, speak, follow) of training on pictures of scenes and answers about them, with two
-auxiliary losses; a fifth one, with several images, is begun by `--album_steps`. What it is not: it never sees the zoom protocol, neither its prompt nor a tool call nor a
-think or answer tag.
+auxiliary losses. `--album_steps` adds a fifth on several images, which the shipped base does not have yet. What it is
+not: it never sees the zoom protocol, neither its prompt nor a tool call nor a think or answer tag.
 """
 
 from __future__ import annotations
