@@ -17,7 +17,8 @@ from PIL import Image, ImageFilter
 from fovea.answers.boxes import is_finite
 from fovea.boxes import WHOLE, Box, Frame, Framing, View
 from fovea.episodes import Crop, FaultKind, ModelFault
-from fovea.images import MAX_ASPECT_RATIO, ImageStore, PixelLimits, cut, fit, within_budget
+from fovea.image_budget import within_budget
+from fovea.images import MAX_ASPECT_RATIO, ImageStore, PixelLimits, cut, fit
 from fovea.placeholders import MARK
 from fovea.tasks import AnswerKind, Task
 

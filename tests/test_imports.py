@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 VOCABULARY = {"fovea"}
 FOVEA = VOCABULARY | {f"fovea.{name}" for name in ("data", "runs", "kernels", "models", "arguments", "training")}
 ENVIRONMENTS = {"environments", "environments.policies", "environments.probes"}
-SYNTHESIS = {"synthesis", "synthesis.shapes", "synthesis.tiny"}
+SYNTHESIS = {"synthesis", *(f"synthesis.{name}" for name in ("shapes", "tiny", "formats", "checks"))}
 TRAININGS = {"sft", "rl", "evaluation"}
 ALLOWED: dict[str, set[str]] = {
     "fovea": set(),
@@ -29,7 +29,9 @@ ALLOWED: dict[str, set[str]] = {
     "sft": FOVEA | ENVIRONMENTS,
     "synthesis.shapes": FOVEA,
     "synthesis.tiny": FOVEA | ENVIRONMENTS | {"rewards", "synthesis.shapes"},
-    "synthesis": FOVEA | ENVIRONMENTS | {"rewards", "synthesis.shapes", "synthesis.tiny"},
+    "synthesis.formats": FOVEA | ENVIRONMENTS,
+    "synthesis": FOVEA | ENVIRONMENTS | {"rewards", "synthesis.shapes", "synthesis.tiny", "synthesis.formats"},
+    "synthesis.checks": FOVEA | ENVIRONMENTS | {"synthesis", "synthesis.formats"},
     "rl": FOVEA | ENVIRONMENTS | {"rewards"},
     "evaluation": FOVEA | ENVIRONMENTS | {"rewards"},
     "doctor": FOVEA | ENVIRONMENTS | SYNTHESIS | TRAININGS | {"rewards"},
