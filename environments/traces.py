@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from environments.protocol import behind_thoughts
+from environments.trace_calls import CallError, call_tag
 from fovea.answers import score
 from fovea.data.columns import TaskError
 from fovea.data.sources import BROKEN, READERS
@@ -187,12 +188,20 @@ def _message(message: Any, number: int) -> dict[str, str]:
         raise TraceError(f"messages[{number}] is {message!r}: it must be an object with role and content")
     if message["role"] not in ROLES:
         raise TraceError(f"messages[{number}].role is {message['role']!r}: use one of {', '.join(ROLES)}")
+    if message.get("reasoning_content"):
+        raise TraceError(
+            f"messages[{number}].reasoning_content is not read: write the thoughts as <think>…</think> into content, "
+            "or turn the file with `fovea data convert`"
+        )
     text = _text(message.get("content"), number, may_be_empty=bool(message.get("tool_calls")))
     if calls := message.get("tool_calls"):
         if message["role"] != "assistant":
             raise TraceError(f"messages[{number}].tool_calls: only the assistant calls tools")
-        written = [_call(call, number) for call in (calls if isinstance(calls, (list, tuple)) else [calls])]
-        text = "\n".join(part for part in (text, *written) if part)
+        try:
+            tags = [call_tag(call) for call in (calls if isinstance(calls, (list, tuple)) else [calls])]
+        except CallError as error:
+            raise TraceError(f"messages[{number}].tool_calls: {error}") from None
+        text = "\n".join(part for part in (text, *tags) if part)
     return {"role": message["role"], "content": text}
 
 
@@ -216,19 +225,6 @@ def _text(content: Any, number: int, *, may_be_empty: bool) -> str:
                 '{"type": "image"} for the next of images'
             )
     return "".join(texts)
-
-
-def _call(call: Any, number: int) -> str:
-    function = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise TraceError(f"messages[{number}].tool_calls holds {call!r}: it must be {{function: {{name, arguments}}}}")
-    arguments = function.get("arguments", {})
-    try:
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError as error:
-        raise TraceError(f"messages[{number}].tool_calls: arguments {arguments!r} are no JSON ({error})") from None
-    written = json.dumps({"name": function["name"], "arguments": arguments})
-    return f"<tool_call>\n{escaped(written)}\n</tool_call>"
 
 
 def _check_order(roles: Sequence[str]) -> None:

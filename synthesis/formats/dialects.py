@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from environments.protocol import behind_thoughts
+from environments.trace_calls import read_literal
 from environments.traces import TraceError
 from fovea.answers.boxes import is_four_numbers
 from fovea.boxes import Box, Frame, Size
 from fovea.images import image_size
 from fovea.placeholders import PLACEHOLDER, parts_of
-from synthesis.formats.calls import loaded
 from synthesis.formats.layouts import Message
 
 TOOL = "image_zoom_in_tool"
@@ -74,7 +74,7 @@ def _grounding(text: str, images: Images) -> tuple[str, set[Cutting]]:
 
     def call(match: re.Match) -> str:
         try:
-            written = loaded(match[1])
+            written = read_literal(match[1])
             source = str(written.get("source", "original_image"))
             number = re.fullmatch(r"observation_(\d+)", source)
         except (ValueError, AttributeError):
@@ -86,25 +86,31 @@ def _grounding(text: str, images: Images) -> tuple[str, set[Cutting]]:
     return _GROUNDING.sub(call, text), {Cutting(Frame.UNIT, 1.0)}
 
 
-def _crop_image(call: Mapping[str, Any]) -> tuple[str, Cutting]:
+def _crop_image(arguments: Mapping[str, Any], images: Images, observation: str) -> tuple[Any, int, Cutting]:
     """Pixel-Reasoner: shares of the image `target_image`, counted from 1."""
-    arguments = call["arguments"]
     target, numbers = arguments.get("target_image", 1), arguments.get("bbox_2d")
     is_shares = is_four_numbers(numbers) and max(numbers) <= 1
     cutting = Cutting(Frame.UNIT, 1.0, MARGIN) if is_shares else Cutting(None, 1.0)
-    return _tag(numbers, target - 1 if isinstance(target, int) else -1), cutting
+    return numbers, target - 1 if isinstance(target, int) else -1, cutting
 
 
-def _search_coordinate(call: Mapping[str, Any], images: Images, observation: str) -> tuple[str, Cutting]:
+def _search_coordinate(arguments: Mapping[str, Any], images: Images, observation: str) -> tuple[Any, int, Cutting]:
     """ViGoRL: a point in pixels of the first image; its crop is a square around it, smaller at the border."""
-    point = call["arguments"].get("coordinate")
+    point, cutting = arguments.get("coordinate"), Cutting(Frame.ORIGINAL, 1.0)
     radius = DOTTED_RADIUS if "red dot" in observation else POINT_RADIUS
     if not isinstance(point, (list, tuple)) or len(point) != 2 or not all(isinstance(x, (int, float)) for x in point):
-        return _tag(point, 0), Cutting(Frame.ORIGINAL, 1.0)
+        return point, 0, cutting
     width, height = images.size(0)
     x, y = point
-    box = [max(0, x - radius), max(0, y - radius), min(width, x + radius), min(height, y + radius)]
-    return _tag(box, 0), Cutting(Frame.ORIGINAL, 1.0)
+    return [max(0, x - radius), max(0, y - radius), min(width, x + radius), min(height, y + radius)], 0, cutting
+
+
+FOREIGN_TOOLS: Mapping[str, Callable[[Mapping[str, Any], Images, str], tuple[Any, int, Cutting]]] = {
+    "crop_image": _crop_image,
+    "crop_image_normalized": _crop_image,
+    "search_coordinate": _search_coordinate,
+}
+"""Zoom tools of others by name: of arguments, images and the words behind the call they give box, image and reading."""
 
 
 def _tool_calls(text: str, images: Images, observation: str, zoom_tools: Sequence[str]) -> tuple[str, set[Cutting]]:
@@ -113,29 +119,26 @@ def _tool_calls(text: str, images: Images, observation: str, zoom_tools: Sequenc
 
     def tag(match: re.Match) -> str:
         try:
-            written = loaded(match[1])
+            written = read_literal(match[1])
             calls = [_read(one) for one in (written if isinstance(written, list) else [written])]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return match[0]
-        tags = [one(call, match if len(calls) == 1 else None) for call in calls]
-        return "\n".join(tags)
+        return "\n".join(tag_of(call, match if len(calls) == 1 else None) for call in calls)
 
-    def one(call: dict[str, Any], match: re.Match | None) -> str:
-        if call["name"] in ("crop_image", "crop_image_normalized"):
-            written, cutting = _crop_image(call)
-        elif call["name"] == "search_coordinate":
-            written, cutting = _search_coordinate(call, images, observation)
-        else:
-            written, cutting = _renamed(call, match, zoom_tools), Cutting()
+    def tag_of(call: dict[str, Any], match: re.Match | None) -> str:
+        if (foreign := FOREIGN_TOOLS.get(call["name"])) is None:
+            cuttings.add(Cutting())
+            return _renamed(call, match, zoom_tools)
+        box, index, cutting = foreign(call["arguments"], images, observation)
         cuttings.add(cutting)
-        return written
+        return _tag(box, index)
 
     return _TAG.sub(tag, text), cuttings
 
 
 def _read(written: Any) -> dict[str, Any]:
     arguments = written.get("arguments", written.get("parameters", {}))
-    arguments = loaded(arguments) if isinstance(arguments, str) else arguments
+    arguments = read_literal(arguments) if isinstance(arguments, str) else arguments
     return {"name": written["name"], "arguments": dict(arguments)}
 
 
@@ -173,7 +176,7 @@ def numbers_of(box: Any) -> Any:
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         return box
     try:
-        return [loaded(one) if isinstance(one, str) else one for one in value]
+        return [read_literal(one) if isinstance(one, str) else one for one in value]
     except ValueError:
         return box
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from typing import Any
 
+from environments.trace_calls import CallError, call_tag
 from environments.traces import TraceError
 from fovea.placeholders import PLACEHOLDER, escaped, parts_of
-from synthesis.formats.calls import call_tag, loaded_of, short, thought_and_json
+from synthesis.formats.calls import literal_at, short, thought_and_json
 
 COLUMNS = ("messages", "conversations", "conversation", "message_list")
 """Where a conversation stands, besides `prompt` and `completion`."""
@@ -61,8 +62,6 @@ class Conversation:
     images: list[Any]
     layout: frozenset[str]
     """What the row was written with: names of columns, keys and roles, by which formats are told apart."""
-    has_unplaced_images: bool = False
-    """Whether no text says where the images stand: TRL puts all before the first question."""
 
 
 def conversation(row: Mapping[str, Any]) -> Conversation:
@@ -86,11 +85,10 @@ def conversation(row: Mapping[str, Any]) -> Conversation:
         keys |= set(raw)
         messages.append(_message(raw, ROLES[role], f"{column}[{number}]"))
     _refuse_objects(row, messages)
-    is_placed = any(message.num_placeholders for message in messages)
     _place_images(row, messages)
     messages = list(_joined(_in_order_of_calls(_tools_crops(messages))))
     images = [image for message in messages for image in message.images]
-    return Conversation(messages, images, frozenset({column, *roles, *keys}), bool(images) and not is_placed)
+    return Conversation(messages, images, frozenset({column, *roles, *keys}))
 
 
 def _written(row: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
@@ -98,7 +96,7 @@ def _written(row: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
     for column in COLUMNS:
         value = row.get(column)
         if isinstance(value, str) and value.lstrip().startswith("["):
-            value = loaded_of(value, column)
+            value = literal_at(value, column)
         if isinstance(value, (list, tuple)) and value:
             return column, value
         if value:
@@ -110,8 +108,8 @@ def _written(row: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
         ]
     if isinstance(row.get("query"), str) and isinstance(row.get("response"), str):
         turns = [*(row.get("history") or ()), (row["query"], row["response"])]
-        sides = [[("user", asked), ("assistant", told)] for asked, told in turns]
-        return "query", [{"role": role, "content": text} for pair in sides for role, text in pair]
+        sides = [[("user", query), ("assistant", response)] for query, response in turns]
+        return "query", [{"role": role, "content": text} for side in sides for role, text in side]
     raise TraceError(f"there are no messages, but {sorted(row)}: write [{{role, content}}, …]")
 
 
@@ -132,12 +130,15 @@ def _message(raw: Mapping[str, Any], role: str, where: str) -> Message:
         raise TraceError(f"{where}.tool_calls: only the assistant calls tools")
     if role == "call":
         head, tail = thought_and_json(text)
-        calls = () if "<tool_call>" in tail else loaded_of(tail, where)
+        calls = () if "<tool_call>" in tail else literal_at(tail, where)
         text = text if "<tool_call>" in tail else head
     calls = calls if isinstance(calls, (list, tuple)) else [calls]
     thought = next((raw[key] for key in ("reasoning_content", "reasoning") if isinstance(raw.get(key), str)), "")
     thought = f"<think>{escaped(thought.strip())}</think>" if thought.strip() else ""
-    text = "\n".join(part for part in (thought, text, *(call_tag(call, where) for call in calls)) if part)
+    try:
+        text = "\n".join(part for part in (thought, text, *map(call_tag, calls)) if part)
+    except CallError as error:
+        raise TraceError(f"{where}: {error}") from None
     ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if calls else [raw.get("tool_call_id")]
     known = tuple(str(one) for one in ids if one is not None)
     text = _unwrapped(text) if role in ("user", "tool") else text
@@ -228,9 +229,8 @@ def _place_images(row: Mapping[str, Any], messages: Sequence[Message]) -> None:
     held = row.get("images") if row.get("images") is not None else row.get("image")
     held = [] if held is None else list(held) if isinstance(held, (list, tuple)) else [held]
     held = [one["image"] if isinstance(one, Mapping) and one.keys() == {"image"} else one for one in held]
-    num_shown, inline = (
-        sum(counts) for counts in zip(*((m.num_placeholders, len(m.images)) for m in messages), strict=True)
-    )
+    num_shown = sum(message.num_placeholders for message in messages)
+    inline = sum(len(message.images) for message in messages)
     if inline and held:
         raise TraceError(f"messages hold {inline} images and the row {len(held)} more: name each once")
     if held and not num_shown:

@@ -20,7 +20,6 @@ from fovea.data.columns import TaskError
 from fovea.data.sources import BROKEN, read_rows
 from fovea.data.task_files import BAD_ROW
 from fovea.images import ImageError
-from fovea.placeholders import PLACEHOLDER
 from synthesis.formats.dialects import Cutting, translated
 from synthesis.formats.layouts import Conversation, conversation
 
@@ -39,10 +38,10 @@ FORMATS: dict[str, Callable[[frozenset[str], str], bool]] = {
     "mini_o3": lambda layout, text: "<grounding>" in text,
     "vigorl": lambda layout, text: '"search_coordinate"' in text,
     "pixel_reasoner": lambda layout, text: "message_list" in layout or '"crop_image' in text,
-    "trl": lambda layout, text: bool({"prompt", "tool_calls"} & layout),
-    "swift": lambda layout, text: bool({"tool_call", "tool_response"} & layout),
+    "trl": lambda layout, text: bool({"prompt", "tool_calls", "reasoning_content"} & layout),
+    "swift": lambda layout, text: bool({"tool_call", "tool_response", "query"} & layout),
     "hermes": lambda layout, text: {"from", "tool"} <= layout,
-    "sharegpt": lambda layout, text: bool({"from", "function_call", "observation"} & layout),
+    "sharegpt": lambda layout, text: bool({"from", "function_call", "observation", "conversations"} & layout),
     "fovea": lambda layout, text: True,
 }
 """The formats by name, the most particular first: a row is in the first that it has the marks of."""
@@ -71,7 +70,7 @@ def read_trace(
 ) -> ForeignTrace:
     """One row as a trace; `plain` takes a last turn without a tag for the answer.
 
-    With `as_written` a row in our own form keeps its texts, which SFT would learn as they are.
+    With `as_written` a row in our own form is read as SFT reads it.
 
     Raises:
         TraceError: for a row that is none, or whose images are not there.
@@ -83,13 +82,11 @@ def read_trace(
     read = conversation(row)
     "".join(message.text for message in read.messages).encode()  # half a surrogate pair is no text
     name = next(name for name, has_marks in FORMATS.items() if has_marks(read.layout, _assistant_text(read)))
+    if name == OWN and as_written:
+        return ForeignTrace(checked(row, folder), name, Cutting())
     sources = image_sources([_without_scheme(image) for image in read.images], folder)
-    if name == OWN and as_written and read.has_unplaced_images:
-        raise TraceError(f"messages hold no {PLACEHOLDER} for {len(read.images)} images: write one where each stands")
-    messages, cutting = read.messages, Cutting()
     try:
-        if name != OWN or not as_written:
-            messages, cutting = translated(read.messages, sources, plain=plain, zoom_tools=zoom_tools)
+        messages, cutting = translated(read.messages, sources, plain=plain, zoom_tools=zoom_tools)
     except ImageError as error:
         raise TraceError(str(error)) from None
     written = [{"role": message.role, "content": message.text} for message in messages]

@@ -219,7 +219,7 @@ def pixel_reasoner(trace: WrittenTrace) -> dict[str, Any]:
         arguments = {"bbox_2d": _shares(zoom), "target_image": zoom.img_idx + 1}
         return f"\n<tool_call>\n{json.dumps({'name': 'crop_image_normalized', 'arguments': arguments})}\n</tool_call>"
 
-    if re.search(r"[{}]|\\\\boxed", "".join(_ANSWER.findall(trace.messages[-1]["content"]))):
+    if re.search(r"[{}]", "".join(_ANSWER.findall(trace.messages[-1]["content"]))):
         raise ValueError("Pixel-Reasoner writes answers in braces, and this answer holds some")
     zooms, images = iter(trace.zooms), iter(trace.record["images"])
     rows = []
