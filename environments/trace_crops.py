@@ -155,9 +155,9 @@ class FrameEvidence:
 
     def misread(self, frame: Frame) -> tuple[Frame, str] | None:
         """The frame in which boxes are meant, with the evidence, if they give their crops in another one alone."""
-        typical = {other: value for (other, _), value in self.typical().items()}
-        reading = self.best(frame)
-        if reading is None or reading[0] is frame or typical[reading[0]] >= 0.7 * typical[frame]:
+        reading, typical = self.best(frame), self.typical()
+        in_frame = min((value for (other, _), value in typical.items() if other is frame), default=255.0)
+        if reading is None or reading[0] is frame or typical[reading] >= 0.7 * in_frame:
             return None
         return reading[0], (
             f"boxes give the crops behind them if they are read in {reading[0].value}, and this model writes "

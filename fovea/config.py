@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import yaml
 
@@ -83,7 +83,11 @@ def _parse(
     """Instances of the types by TRL's parser, which takes settings from a file alone, and the words it did not know."""
     from trl import TrlParser
 
-    parser = TrlParser(cast(Any, list(types)), allow_abbrev=False, description=description, formatter_class=_Help)
+    class Parser(TrlParser):
+        def error(self, message: str) -> NoReturn:
+            raise ConfigError(f"{self.prog}: {message} (--help lists all options)")
+
+    parser = Parser(cast(Any, list(types)), allow_abbrev=False, description=description, formatter_class=_Help)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(dict(settings), file)
         file.flush()

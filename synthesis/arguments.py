@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 
 from environments.arguments import EpisodeArguments
@@ -41,6 +42,18 @@ def refuse_full_folder(folder: Path) -> None:
     names = ("traces.jsonl", "traces.json", "prompts.parquet", "tasks.jsonl", "tasks", "images", "held_out")
     if present := [name for name in names if (folder / name).exists()]:
         raise ConfigError(f"--output_dir {folder} holds {present[0]} already: use another folder, or delete it")
+
+
+def unused(name: str, used: set[str]) -> str:
+    """The name, or with a number behind it the first that is not used yet; it is used from now on.
+
+    >>> used = set()
+    >>> unused("a", used), unused("a", used), unused("a", used)
+    ('a', 'a#2', 'a#3')
+    """
+    free = next(one for one in chain([name], (f"{name}#{number}" for number in count(2))) if one not in used)
+    used.add(free)
+    return free
 
 
 def with_names(words: Sequence[str], *names: str) -> list[str]:

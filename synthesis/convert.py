@@ -39,19 +39,16 @@ from fovea.models.loading import load_outline
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import SAMPLES, Sample, append
 from fovea.tasks import Task
-from synthesis.arguments import for_one_pass, refuse_full_folder, refuse_own_folder, with_names
+from synthesis.arguments import for_one_pass, refuse_full_folder, refuse_own_folder, unused, with_names
 from synthesis.formats.conversion import Conversion
 from synthesis.formats.dialects import Cutting
 from synthesis.formats.frames import Finding, cutting_of, evidence_of
-from synthesis.formats.prompts import is_prompt, task_row, write_prompts
+from synthesis.formats.prompts import DEEPEYES, FILE_NAME, is_prompt, task_row, write_prompts
 from synthesis.formats.reading import OWN
 from synthesis.formats.replaying import Stage, replayed
 from synthesis.formats.sources import SourceArguments
 from synthesis.formats.wording import Changes
 from synthesis.formats.writing import WRITERS, written
-
-DEEPEYES = "deepeyes"
-"""A format of prompts: of traces only their tasks are written."""
 
 
 @dataclass(kw_only=True)
@@ -89,9 +86,7 @@ def episodes_of(
             conversion.dropped[number] = str(foreign)
             continue
         conversion.formats[foreign.format] += 1
-        name = str(foreign.record["id"] if foreign.record["id"] is not None else number)
-        name = name if name not in names else f"{name}#{number}"
-        names.add(name)
+        name = unused(str(number if foreign.record["id"] is None else foreign.record["id"]), names)
         changes = Changes()
         try:
             cutting = cutting_of(foreign, findings.get(foreign.format), given, changes)
@@ -152,14 +147,10 @@ def _tasks_of(found: Iterator[tuple[int, Episode]], conversion: Conversion) -> I
         yield episode.task
 
 
-LISTS = ("mini_o3", "pixel_reasoner")
-"""Formats whose files are one JSON list."""
-
-
 def path_of(arguments: ConvertArguments) -> Path:
     """The file that is written."""
-    names = {DEEPEYES: "prompts.parquet", **dict.fromkeys(LISTS, "traces.json")}
-    return Path(arguments.output_dir) / names.get(arguments.to, "traces.jsonl")
+    name = FILE_NAME if arguments.to == DEEPEYES else WRITERS[arguments.to].file_name
+    return Path(arguments.output_dir) / name
 
 
 def _written(
@@ -167,7 +158,7 @@ def _written(
     conversion: Conversion,
 ) -> Iterator[Task]:  # fmt: skip
     """Writes the episodes as they come; their tasks."""
-    is_list, writer = arguments.to in LISTS, WRITERS[arguments.to]
+    writer = WRITERS[arguments.to]
     tools = list(tools_of(stage.make_environment()).values())
     with path.open("w") as file:
         for number, episode in found:
@@ -176,15 +167,15 @@ def _written(
             except ValueError as error:
                 conversion.dropped[number] = str(error)
                 continue
-            before = ("[\n" if not conversion.num_written else ",\n") if is_list else ""
-            file.write(f"{before}{json.dumps(row, ensure_ascii=False)}{'' if is_list else chr(10)}")
+            before = ("[\n" if not conversion.num_written else ",\n") if writer.is_list else ""
+            file.write(f"{before}{json.dumps(row, ensure_ascii=False)}{'' if writer.is_list else chr(10)}")
             if arguments.to == OWN:
                 kept = replace(episode, tokens=None)
                 append(folder / SAMPLES, [Sample.of(kept, family=episode.task.family, score=1.0, why="converted",
                                                     task_hash=fingerprint(episode.task))])  # fmt: skip
             conversion.num_written += 1
             yield episode.task
-        file.write("\n]\n" if is_list and conversion.num_written else "")
+        file.write("\n]\n" if writer.is_list and conversion.num_written else "")
 
 
 def main() -> None:

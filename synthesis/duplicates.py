@@ -50,6 +50,3 @@ class HashTable:
     def hash_of(self, place: int) -> np.ndarray:
         """The hash that was added as the nth, from 0."""
         return self._hashes[place]
-
-    def __len__(self) -> int:
-        return len(self._owners)

@@ -16,7 +16,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,15 @@ from environments.traces import image_sources
 from fovea.data.columns import TaskError, parse_columns
 from fovea.data.task_files import tasks_from
 from fovea.images import open_image
-from synthesis.arguments import refuse_full_folder, refuse_own_folder
+from synthesis.arguments import refuse_full_folder, refuse_own_folder, unused
 from synthesis.duplicates import HashTable, perceptual_hash
 from synthesis.joining import linked
-from synthesis.sieve import Place, Sieve, Source, images_of
+from synthesis.sieve import RowPlace, Sieve, Source, row_images
 
 
-def sides_of(source: Source, sieve: Sieve, share: float, seed: int) -> tuple[list[Place], list[Place]]:
+def sides_of(source: Source, sieve: Sieve, share: float, seed: int) -> tuple[list[RowPlace], list[RowPlace]]:
     """The rows for training and those held out; a row with pictures of both sides is dropped."""
-    sides: tuple[list[Place], list[Place]] = ([], [])
+    sides: tuple[list[RowPlace], list[RowPlace]] = ([], [])
     for place in source.kept:
         held_out = {sieve.is_held_out(picture, share, seed) for picture in place.pictures} if share else {False}
         if len(held_out) > 1:
@@ -57,7 +56,7 @@ def counts_of(sizes: Sequence[int], weights: Sequence[float] | None) -> list[int
     return [min(size, round(scale * weight)) for size, weight in zip(sizes, weights, strict=True)]
 
 
-def write(sources: Sequence[Source], places: Sequence[Place], folder: Path, name: str) -> None:
+def write(sources: Sequence[Source], places: Sequence[RowPlace], folder: Path, name: str) -> None:
     """Writes the rows at these places, in this order, with links to their images."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     aside, used = folder / f".{name}.part", set[str]()
@@ -67,19 +66,12 @@ def write(sources: Sequence[Source], places: Sequence[Place], folder: Path, name
         for number, place in enumerate(tqdm(places, desc=str(folder))):
             files[place.source].seek(place.offset)
             row = json.loads(files[place.source].readline())
-            images = image_sources(images_of(row), sources[place.source].path.parent)
+            images = image_sources(row_images(row), sources[place.source].path.parent)
             paths = [put(image, folder, f"{number}-{index}") for index, image in enumerate(images)]
             row = {name: value for name, value in row.items() if name != "image"}
             row |= {"images": paths, "id": unused(str(number if row.get("id") is None else row["id"]), used)}
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
     aside.replace(folder / name)
-
-
-def unused(name: str, used: set[str]) -> str:
-    """The name, or with a number behind it the first that is not used yet; it is used from now on."""
-    free = next(one for one in chain([name], (f"{name}#{number}" for number in count(2))) if one not in used)
-    used.add(free)
-    return free
 
 
 def put(image: Any, folder: Path, name: str) -> str:
@@ -96,8 +88,8 @@ def against(names: Sequence[str], split: str | None, columns: Sequence[str]) -> 
     """The pictures of benchmark files."""
     table = HashTable()
     for name in names:
-        options = {"split": split, "columns": parse_columns(list(columns))} if ":" not in name else {}
-        for task in tqdm(tasks_from(name, **options), desc=f"pictures of {Path(name).name}"):
+        tasks = tasks_from(name, split=split, columns=parse_columns(list(columns)))
+        for task in tqdm(tasks, desc=f"pictures of {Path(name).name}"):
             for image in task.images:
                 table.add(perceptual_hash(open_image(image)), 0)
     return table
@@ -152,7 +144,9 @@ def mix(
     return table
 
 
-def _table(sources: Sequence[Source], kept: Sequence[tuple[list[Place], list[Place]]], counts: Sequence[int]) -> str:
+def _table(
+    sources: Sequence[Source], kept: Sequence[tuple[list[RowPlace], list[RowPlace]]], counts: Sequence[int]
+) -> str:
     lines = ["\n| source | mixed | held out | left over | dropped |", "|---|---|---|---|---|"]
     for source, (training, held_out), mixed in zip(sources, kept, counts, strict=True):
         dropped = ", ".join(f"{count} {reason}" for reason, count in source.dropped.most_common()) or "0"

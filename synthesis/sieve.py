@@ -16,14 +16,14 @@ import numpy as np
 from environments.traces import TraceError, checked, image_sources
 from fovea.data.task_files import BAD_ROW
 from fovea.images import ImageError, image_hash, open_image
+from fovea.placeholders import parts_of
 from synthesis.duplicates import HashTable, perceptual_hash
-from synthesis.formats.layouts import conversation
 
 NAMES = {"messages": "traces.jsonl", "question": "tasks.jsonl"}
 """The file of a kind of rows, by the column that tells it."""
 
 
-class Place(NamedTuple):
+class RowPlace(NamedTuple):
     """Where a row stands, and which pictures it shows."""
 
     source: int
@@ -40,7 +40,7 @@ class Source:
     path: Path
     name: str | None = None
     """traces.jsonl or tasks.jsonl, by what its rows are."""
-    kept: list[Place] = field(default_factory=list)
+    kept: list[RowPlace] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
     @classmethod
@@ -83,19 +83,23 @@ class Source:
         return row
 
 
-def images_of(row: Mapping[str, Any]) -> list[Any]:
-    """The images of a row: a trace's in the order in which they are shown, a task's in `images` or `image`."""
+def row_images(row: Mapping[str, Any]) -> list[Any]:
+    """The images of a row, in `images` or `image`."""
     images = row.get("images") if row.get("images") is not None else row.get("image")
     return list(images) if isinstance(images, (list, tuple)) else [] if images is None else [images]
 
 
-def shown_first(row: Mapping[str, Any]) -> list[Any]:
-    """The pictures that a row asks about, its crops left out."""
+def pictures_of(row: Mapping[str, Any], folder: Path) -> list[Any]:
+    """What the pictures that a row asks about can be opened from; the crops of a trace have to be there as well.
+
+    Raises:
+        TraceError: for a trace that is none, or an image that is not there.
+    """
     if "messages" not in row:
-        return images_of(row)
-    read = conversation(row)
-    before = takewhile(lambda message: message.role != "assistant", read.messages)
-    return [image for message in before for image in message.images]
+        return image_sources(row_images(row), folder)
+    record = checked(row, folder)
+    before = takewhile(lambda message: message["role"] != "assistant", record["messages"])
+    return record["images"][: sum(len(parts_of(message["content"])) - 1 for message in before)]
 
 
 def words_of(row: Mapping[str, Any]) -> str:
@@ -121,10 +125,7 @@ class Sieve:
     def judge(self, source: Source, number: int, offset: int, row: Mapping[str, Any]) -> None:
         """Keeps a row, or counts why it is dropped."""
         try:
-            image_sources(images_of(row), source.path.parent)  # crops have to be there too
-            if "messages" in row:
-                checked(row, source.path.parent)
-            pictures = [open_image(image) for image in image_sources(shown_first(row), source.path.parent)]
+            pictures = list(map(open_image, pictures_of(row, source.path.parent)))
             words = words_of(row)
         except (TraceError, *BAD_ROW) as error:
             is_picture = isinstance(error, ImageError) or "image" in str(error)
@@ -142,7 +143,7 @@ class Sieve:
         else:
             self._known.add(key)
             self._of_picture[group] += 1
-            source.kept.append(Place(number, offset, tuple(map(self._picture, hashes))))
+            source.kept.append(RowPlace(number, offset, tuple(map(self._picture, hashes))))
 
     def _picture(self, picture_hash: np.ndarray) -> int:
         """The number of a picture; it joins the groups of all that look like it."""

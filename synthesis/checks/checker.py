@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from environments.arguments import EpisodeArguments
 from environments.factories import box_frame, environment_factory, make_renderer
 from environments.protocol import behind_thoughts
-from environments.trace_crops import FrameEvidence
 from environments.trace_tokens import TraceEncoder
 from environments.traces import Trace, TraceError, first_turn, images_of, text_of, to_trace
 from fovea.answers import score
@@ -62,7 +61,6 @@ class Checker:
         self.frame = box_frame(episodes, model)
         self._calls = CallChecker(environment, self.frame, limits, episodes.crop_padding)
         self._encoder = TraceEncoder(make_renderer(episodes, model), environment, model.limits)
-        self._evidence = FrameEvidence(limits, paddings=(episodes.crop_padding,))
         self._findings = findings
         self.evidence = evidence_of({name: one for name, one in findings.items() if name != OWN})
         self._max_length, self._tasks, self._padding = max_length, tasks, episodes.crop_padding
@@ -108,8 +106,6 @@ class Checker:
         self.num_zooms += calls.num_calls
         for kind, message in calls.problems:
             self._add(line, kind, message)
-        if foreign.cutting.frame is None:
-            self._evidence.add(trace)
         if self._tasks is not None:
             self._compare(line, foreign.record.get("id"), texts[-1], calls.regions)
         self._measure(line, trace)
@@ -160,11 +156,11 @@ class Checker:
 
     def finish(self) -> None:
         """Adds what only all traces together show of files that SFT reads: another frame or other crops than ours."""
-        if not self.formats[OWN]:
+        finding = self._findings.get(OWN)
+        if finding is None or finding.usual is None:
             return
-        if misread := self._evidence.misread(self.frame):
+        if misread := finding.evidence.misread(self.frame):
             self._add(0, "other frame", misread[1])
-        usual = self._findings[OWN].usual if OWN in self._findings else None
-        if usual is not None and usual[1] != self._padding:
-            words = f"crops show {usual[1]:g} times their boxes, and the environment cuts {self._padding:g} times"
+        if (padding := finding.usual[1]) != self._padding:
+            words = f"crops show {padding:g} times their boxes, and the environment cuts {self._padding:g} times"
             self._add(0, "other padding", f"{words} (--crop_padding)")

@@ -89,7 +89,7 @@ def _grounding(text: str, images: Images) -> tuple[str, set[Cutting]]:
 def _crop_image(arguments: Mapping[str, Any], images: Images, observation: str) -> tuple[Any, int, Cutting]:
     """Pixel-Reasoner: shares of the image `target_image`, counted from 1."""
     target, numbers = arguments.get("target_image", 1), arguments.get("bbox_2d")
-    is_shares = is_four_numbers(numbers) and max(numbers) <= 1
+    is_shares = is_four_numbers(numbers) and max(numbers or ()) <= 1
     cutting = Cutting(Frame.UNIT, 1.0, MARGIN) if is_shares else Cutting(None, 1.0)
     return numbers, target - 1 if isinstance(target, int) else -1, cutting
 

@@ -17,6 +17,9 @@ from fovea.placeholders import MARK, PLACEHOLDER
 from fovea.tasks import Task
 from synthesis.formats.wording import Changes, question_of
 
+DEEPEYES, FILE_NAME = "deepeyes", "prompts.parquet"
+"""The format's name, and its file: of traces only the tasks are written."""
+
 
 def is_prompt(row: Any) -> bool:
     """Whether a row is a prompt with a reference for its answer, without a reply."""

@@ -52,6 +52,9 @@ def in_protocol(text: str) -> str:
 
     >>> in_protocol("It is red. <answer>red</answer>")
     '<think>It is red.</think>\\n<answer>red</answer>'
+
+    Raises:
+        TraceError: for a turn with two answers, or with an answer beside calls.
     """
     if is_well_formed(text):
         return text

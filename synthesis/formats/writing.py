@@ -39,10 +39,18 @@ def _with_margin(box: Box, size: Size) -> Box:
 
 @dataclass(frozen=True)
 class Writer:
-    """How a format is written; `tool` says what its own zoom tool cuts for a box (UNIT) of an image of some size."""
+    """How a format is written: a row, and whether a file is one JSON list and not a row a line.
+
+    `tool` says what the format's own zoom tool cuts for a box (UNIT) of an image of some size.
+    """
 
     row: Callable[[WrittenTrace], dict[str, Any]]
     tool: Callable[[Box, Size], Box] | None = None
+    is_list: bool = False
+
+    @property
+    def file_name(self) -> str:
+        return "traces.json" if self.is_list else "traces.jsonl"
 
 
 WRITERS: dict[str, Writer] = {
@@ -53,8 +61,8 @@ WRITERS: dict[str, Writer] = {
     "swift": Writer(rows.swift),
     "trl": Writer(rows.trl),
     "hermes": Writer(rows.hermes),
-    "mini_o3": Writer(rows.mini_o3, lambda box, size: box),
-    "pixel_reasoner": Writer(rows.pixel_reasoner, _with_margin),
+    "mini_o3": Writer(rows.mini_o3, lambda box, size: box, is_list=True),
+    "pixel_reasoner": Writer(rows.pixel_reasoner, _with_margin, is_list=True),
     "vigorl": Writer(rows.vigorl, _square),
 }
 """What can be written, by name."""

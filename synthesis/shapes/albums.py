@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from fovea.data.task_files import save_tasks
 from fovea.placeholders import MARK
@@ -22,12 +21,14 @@ from fovea.statistics import best_constant
 from fovea.tasks import AnswerKind, Target, Task
 from synthesis.shapes import questions
 from synthesis.shapes.scenes import FORMS, NAMES, Name, Scene, Shape, render, sample_scene
-from synthesis.shapes.tasks import encode
+from synthesis.shapes.tasks import drawn_tasks, encode
 
 ALBUM_FAMILIES: Mapping[str, float] = {
     "find": 0.2, "read": 0.25, "compare": 0.2, "sum": 0.1, "count": 0.1, "odd": 0.15,
 }  # fmt: skip
 NUM_IMAGES = (2, 3, 4, 6, 8)
+MAX_IMAGES = 24
+"""Images of an album."""
 MAX_SHAPES = 4
 """Shapes of an image."""
 
@@ -50,7 +51,8 @@ class Album:
 
 def label_images(question: str, num_images: int) -> str:
     """The question behind its numbered images."""
-    return "\n".join([*(f"Image {number}: {MARK}" for number in range(num_images)), question])
+    labels = (f"{questions.IMAGE_LABEL.format(number)}{MARK}" for number in range(num_images))
+    return "\n".join([*labels, question])
 
 
 def sample_album(rng: np.random.Generator, num_images: int, placed: Mapping[int, Sequence[Name]]) -> Album:
@@ -78,15 +80,12 @@ def make_albums(
     prefix: str = "album",
 ) -> list[Task]:
     """`num_tasks` tasks with their images in memory; the same for the same seed. First views have `view_px` squared."""
-    names, shares = list(families), np.array(list(families.values()))
-    tasks = []
-    for index in tqdm(range(num_tasks), desc=f"{prefix} tasks", leave=False, mininterval=2):
-        rng = np.random.default_rng([seed, index])
-        family = names[rng.choice(len(names), p=shares / shares.sum())]
+
+    def make(family: str, rng: np.random.Generator, id: str) -> Task:
         size = max(int(rng.choice(list(num_images))), 3 if family == "sum" else 2)
-        drawn = _MAKERS[family](rng, size)
-        tasks.append(drawn.task(f"{prefix}-{seed}-{index}", family, view_px))
-    return tasks
+        return _MAKERS[family](rng, size).task(id, family, view_px)
+
+    return drawn_tasks(families, num_tasks, seed, prefix, make)
 
 
 @dataclass(frozen=True)
@@ -240,8 +239,8 @@ def main() -> None:
     parser.add_argument("--num_images", nargs="+", type=int, default=list(NUM_IMAGES), help="images of a task, 2 to 24")
     parser.add_argument("--view_px", type=int, default=128, help="side of a square with the pixels of a first view")
     args = parser.parse_args()
-    if not all(2 <= number <= 24 for number in args.num_images):
-        raise SystemExit(f"--num_images {args.num_images}: an album has 2 to 24 images")
+    if not all(2 <= number <= MAX_IMAGES for number in args.num_images):
+        raise SystemExit(f"--num_images {args.num_images}: an album has 2 to {MAX_IMAGES} images")
     shares = {family: ALBUM_FAMILIES[family] for family in args.families}
     tasks = make_albums(
         num_tasks=args.num_tasks, seed=args.seed, families=shares, num_images=args.num_images, view_px=args.view_px

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -37,12 +37,23 @@ def make_tasks(
     *, num_tasks: int, seed: int, families: Mapping[str, float] = FAMILIES, prefix: str = "shapes"
 ) -> list[Task]:
     """`num_tasks` tasks with their images in memory; the same for the same seed."""
+    return drawn_tasks(families, num_tasks, seed, prefix, lambda family, rng, id: _MAKERS[family](rng, id))
+
+
+def drawn_tasks(
+    families: Mapping[str, float],
+    num_tasks: int,
+    seed: int,
+    prefix: str,
+    make: Callable[[str, np.random.Generator, str], Task],
+) -> list[Task]:
+    """Tasks of families drawn by their shares; `make` gets the family, a generator for this task, and its id."""
     names, shares = list(families), np.array(list(families.values()))
     tasks = []
     for index in tqdm(range(num_tasks), desc=f"{prefix} tasks", leave=False, mininterval=2):
         rng = np.random.default_rng([seed, index])
         family = names[rng.choice(len(names), p=shares / shares.sum())]
-        tasks.append(_MAKERS[family](rng, f"{prefix}-{seed}-{index}"))
+        tasks.append(make(family, rng, f"{prefix}-{seed}-{index}"))
     return tasks
 
 

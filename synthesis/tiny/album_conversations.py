@@ -17,7 +17,7 @@ from synthesis.shapes import questions
 from synthesis.shapes.albums import Album, sample_album
 from synthesis.shapes.scenes import FORMS, NAMES, Name, Scene, Shape, render
 from synthesis.tiny.architecture import TOKEN_PX
-from synthesis.tiny.conversations import TOO_SMALL, Exchange, Picture, compare, picture_of, read_closely
+from synthesis.tiny.conversations import TOO_SMALL, Exchange, Picture, compare, picture_of, read_closely, written_box
 from synthesis.tiny.forms import in_some_form, sample_in_some_form
 
 SIZES = (2, 3, 4, 5, 6, 8)
@@ -71,8 +71,7 @@ def _which(number: int, shape: Shape) -> Exchange:
 
 def _where(number: int, shape: Shape) -> Exchange:
     """The image and the place of a shape, as JSON."""
-    box = [min(1000, max(0, round(value * 100) * 10)) for value in shape.box.coordinates]
-    answer = json.dumps({"image": number, "bbox_2d": box, "label": shape.name})
+    answer = json.dumps({"image": number, "bbox_2d": written_box(shape.box), "label": shape.name})
     return Exchange(questions.locate_question(shape.name), answer, looks=((number, shape.box),))
 
 

@@ -37,7 +37,7 @@ def _asked(task: Task, question: str, *, is_blank: bool = False) -> list[dict]:
     for number, source in enumerate(task.images):
         view = fit(open_image(source), limits)
         shown = Image.new("RGB", view.size, (127, 127, 127)) if is_blank else view
-        blocks += [{"type": "text", "text": f"Image {number}: "}, {"type": "image", "image": shown}]
+        blocks += [{"type": "text", "text": questions.IMAGE_LABEL.format(number)}, {"type": "image", "image": shown}]
         blocks.append({"type": "text", "text": "\n"})
     return [{"role": "user", "content": [*blocks, {"type": "text", "text": question}]}]
 

@@ -75,8 +75,12 @@ def grounding(box: Box, label: str) -> str:
     >>> grounding(Box(0.1, 0.2, 0.3, 0.4, Frame.UNIT), "red circle")
     '{"bbox_2d": [100, 200, 300, 400], "label": "red circle"}'
     """
-    numbers = [min(1000, max(0, round(value * 1000 / BOX_STEP) * BOX_STEP)) for value in box.coordinates]
-    return json.dumps({"bbox_2d": numbers, "label": label})
+    return json.dumps({"bbox_2d": written_box(box), "label": label})
+
+
+def written_box(box: Box) -> list[int]:
+    """A UNIT box in the numbers that the tiny model writes."""
+    return [min(1000, max(0, round(value * 1000 / BOX_STEP) * BOX_STEP)) for value in box.coordinates]
 
 
 def picture_of(image: Image.Image, region: Box, limits: PixelLimits, scene: Scene) -> Picture:

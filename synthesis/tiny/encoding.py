@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fovea.boxes import Box
+from synthesis.shapes.questions import IMAGE_LABEL
 from synthesis.tiny.architecture import TOKEN_PX
 from synthesis.tiny.conversations import Exchange, Picture
 from synthesis.tiny.losses import NUM_BINS
@@ -69,7 +70,7 @@ class Encoder:
             asked = list(self.ids("<|im_start|>user\n"))
             for number, picture in enumerate(exchange.pictures):
                 rows, columns = (side // TOKEN_PX for side in picture.pixels.shape[:2])
-                asked += self.ids(f"Image {number}: ") if exchange.album else ()
+                asked += self.ids(IMAGE_LABEL.format(number)) if exchange.album else ()
                 first = len(ids) + len(asked) + 1
                 shown.append((first, (rows, columns)))
                 numbered += [(first, first + rows * columns, number)] if exchange.album else []

@@ -13,6 +13,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from synthesis.shapes.albums import MAX_IMAGES
 from synthesis.shapes.scenes import COLORS, FORMS
 
 NUM_BINS = 50
@@ -79,10 +80,6 @@ class DenseHeads(nn.Module):
             counted = targets[:, column] > (0 if name == "form" else -1)
             report[name] = (logits.argmax(-1) == targets[:, column])[counted].float().mean().item()
         return report
-
-
-MAX_IMAGES = 24
-"""Images of an album, at most."""
 
 
 class NumberHead(nn.Module):

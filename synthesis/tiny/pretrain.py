@@ -12,8 +12,10 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,42 +162,79 @@ def learn_to_speak(
     With two `number_heads` visual tokens also learn, below the layer that looks, in which picture of an album they are,
     and behind it answers learn in which picture they lie.
     """
-    features: list[torch.Tensor] = []
-    hidden: list[torch.Tensor] = []
-    hook = model.model.visual.register_forward_hook(lambda *args: features.append(args[-1].pooler_output))
-    layers = model.model.language_model.layers[LOOKING_LAYER - 1 : LOOKING_LAYER + 1]
-    hooks = [hook, *(layer.register_forward_hook(lambda *args: hidden.append(args[-1])) for layer in layers)]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [{"params": trained}, *({"params": list(part.parameters())} for part in (heads, number_heads) if part)]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     rng = np.random.default_rng(1)
-    queue: list[list[int]] = []
-    lengths = [len(encoder.encode(conversation).ids) for conversation in tqdm(pool, desc="lengths")]
-    with attention_of_first_head(model, LOOKING_LAYER) as attention:
+    batches = _batches_of_like_length(pool, encoder, batch_size, rng)
+    with _watched(model) as seen:
         for step in tqdm(range(steps), desc=log.stage):
-            if not queue:
-                chosen = sorted(rng.choice(len(pool), size=batch_size * 8), key=lengths.__getitem__)
-                queue = [chosen[i * batch_size : (i + 1) * batch_size] for i in range(8)]
-                rng.shuffle(queue)
+            conversations = next(batches)
             filler = " ".join(rng.choice(WORDS, size=int(rng.integers(1, 120)))) if rng.random() < 0.15 else ""
-            batch = encoder.batch([pool[i] for i in queue.pop()], filler=filler)
+            batch = encoder.batch(conversations, filler=filler)
             dense, looks = batch.pop("dense"), batch.pop("looks")
             targets = [batch.pop("numbers"), batch.pop("looked_in")]
             output = model(**batch)
-            seen = features.pop()
-            dense_loss = heads(seen, dense) if heads else torch.zeros(())
-            look_loss = looking_loss(attention.pop(), looks)
-            counted = zip(number_heads or (), hidden, targets, strict=False)
-            number_loss = sum((head(states, target) for head, states, target in counted), torch.zeros(()))
-            hidden.clear()
-            losses = {"loss": output.loss, "dense_loss": dense_loss, "look_loss": look_loss, "number_loss": number_loss}
-            total = output.loss + 0.1 * dense_loss + 0.2 * look_loss + 0.2 * number_loss
+            counted = zip(number_heads or (), seen.hidden, targets, strict=False)
+            losses = {
+                "loss": output.loss,
+                "dense_loss": heads(seen.features[0], dense) if heads else torch.zeros(()),
+                "look_loss": looking_loss(seen.attention[0], looks),
+                "number_loss": sum((head(states, target) for head, states, target in counted), torch.zeros(())),
+            }
+            seen.clear()
+            total = sum(WEIGHTS[name] * loss for name, loss in losses.items())
             _update(total, optimizer, learning_rate(step, steps=steps, peak=peak))
             log.add(step, {name: value.item() for name, value in losses.items()})
             if (step + 1) % 200 == 0:
                 model.save_pretrained(save_dir)
+
+
+WEIGHTS = {"loss": 1.0, "dense_loss": 0.1, "look_loss": 0.2, "number_loss": 0.2}
+"""Of the losses in their sum."""
+
+
+@dataclass
+class _Seen:
+    """What a forward pass leaves for the auxiliary losses."""
+
+    attention: list[torch.Tensor]
+    """Of the first head of the layer that looks, [B, N, N]."""
+    features: list[torch.Tensor] = field(default_factory=list)
+    """Of the vision tower, [visual tokens, width]."""
+    hidden: list[torch.Tensor] = field(default_factory=list)
+    """Behind the layer below that one, and behind it, [B, N, width]."""
+
+    def clear(self) -> None:
+        for part in (self.attention, self.features, self.hidden):
+            part.clear()
+
+
+@contextmanager
+def _watched(model: Qwen3VLForConditionalGeneration) -> Iterator[_Seen]:
+    """Keeps what forward passes in this block leave for the auxiliary losses."""
+    layers = model.model.language_model.layers[LOOKING_LAYER - 1 : LOOKING_LAYER + 1]
+    with attention_of_first_head(model, LOOKING_LAYER) as attention:
+        seen = _Seen(attention)
+        hooks = [layer.register_forward_hook(lambda *args: seen.hidden.append(args[-1])) for layer in layers]
+        hooks.append(
+            model.model.visual.register_forward_hook(lambda *args: seen.features.append(args[-1].pooler_output))
+        )
+        yield seen
     for hook in hooks:
         hook.remove()
+
+
+def _batches_of_like_length(
+    pool: list[list[Exchange]], encoder: Encoder, batch_size: int, rng: np.random.Generator
+) -> Iterator[list[list[Exchange]]]:
+    """Batches without end; eight at a time are drawn and sorted by length, so that little is padding."""
+    lengths = [len(encoder.encode(conversation).ids) for conversation in tqdm(pool, desc="lengths")]
+    while True:
+        chosen = sorted(rng.choice(len(pool), size=batch_size * 8), key=lengths.__getitem__)
+        batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+        rng.shuffle(batches)
+        yield from ([pool[index] for index in batch] for batch in reversed(batches))
 
 
 def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, rate: float) -> None:

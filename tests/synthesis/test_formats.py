@@ -19,7 +19,7 @@ from fovea.images import image_hash, open_image
 from fovea.runs.records import read_samples
 from sft.collator import TraceCollator
 from synthesis.checks.command import CheckArguments, check
-from synthesis.convert import LISTS, ConvertArguments, convert, main
+from synthesis.convert import ConvertArguments, convert, main
 from synthesis.formats.writing import WRITERS
 from synthesis.oracle_traces import TraceArguments, write_oracle_traces
 from tests.conftest import TINY_CROPS
@@ -119,7 +119,7 @@ def texts_of(folder):
 @pytest.mark.parametrize("name", WRITERS)
 def test_what_is_written_in_a_format_is_read_again(name, oracle, tmp_path):
     first = converted(oracle, tmp_path / "there", to=name)
-    path = tmp_path / "there" / ("traces.json" if name in LISTS else "traces.jsonl")
+    path = tmp_path / "there" / WRITERS[name].file_name
     second = converted(path, tmp_path / "back")
     assert second.dropped == {} and second.num_written == first.num_written
     before = [text for number, text in enumerate(texts_of(oracle), start=1) if number not in first.dropped]
@@ -207,9 +207,9 @@ def test_deepeyes_prompts_become_tasks(tmp_path, picture, monkeypatch, capsys):
 @pytest.mark.parametrize("name", ["sharegpt", "swift", "trl", "hermes", "mini_o3"])
 def test_a_written_file_keeps_the_system_prompt_and_declares_the_tool(name, oracle, tmp_path):
     converted(oracle, tmp_path, to=name)
-    path = tmp_path / ("traces.json" if name in LISTS else "traces.jsonl")
+    path = tmp_path / WRITERS[name].file_name
     text = path.read_text()
-    row = json.loads(text)[0] if name in LISTS else json.loads(text.splitlines()[0])
+    row = json.loads(text)[0] if WRITERS[name].is_list else json.loads(text.splitlines()[0])
     assert "<answer></answer>" in json.dumps(row)
     assert name == "mini_o3" or json.loads(row["tools"])[0]["function"]["name"] == "image_zoom_in_tool"
 
