@@ -132,6 +132,7 @@ def test_a_written_thought_with_a_placeholder_reads_back(tiny, episode_arguments
         ({"messages": [USER | {"tool_calls": [{}]}, ANSWER], "images": ["a.png"]}, "only the assistant"),
         ({"messages": [USER, ANSWER | {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
           "images": ["a.png"]}, "are no JSON"),
+        ({"messages": [USER, ANSWER | {"reasoning_content": "Hm."}], "images": ["a.png"]}, "reasoning_content is not"),
         ([1], "it is a list"),
         ({"messages": [USER, ANSWER], "images": ["gone.png"]}, "gone.png does not exist"),
         ({"messages": [USER | {"content": "q"}, ANSWER | {"content": "<image>"}], "images": ["a.png"]},

@@ -23,7 +23,7 @@ from synthesis.convert import ConvertArguments, convert, main
 from synthesis.formats.writing import WRITERS
 from synthesis.oracle_traces import TraceArguments, write_oracle_traces
 from tests.conftest import TINY_CROPS
-from tests.synthesis.foreign import PUBLISHED, SIDE, TWO, Story, inside, write
+from tests.synthesis.foreign import PUBLISHED, SIDE, TWO, Story, inside, square, write
 
 EPISODES = EpisodeArguments(**TINY_CROPS)
 
@@ -133,6 +133,20 @@ def test_what_is_written_in_a_format_is_read_again(name, oracle, tmp_path):
     assert after == before
     if name not in ("chain_of_focus_v0", "vigorl"):
         assert first.dropped == {}
+
+
+def test_vigorl_is_told_the_centres_of_boxes(tmp_path, picture):
+    story = Story(picture, TWO)
+    (tmp_path / "two.json").write_text(json.dumps([PUBLISHED["sharegpt"].row(story, tmp_path)]))
+    sizes = {"min_pixels": 256, "max_pixels": 640 * 480}
+    conversion = converted(tmp_path / "two.json", tmp_path / "there", to="vigorl", **sizes)
+    assert conversion.dropped == {}
+    back = converted(tmp_path / "there/traces.jsonl", tmp_path / "back", **sizes)
+    assert dict(back.formats) == {"vigorl": 1} and back.dropped == {}
+    regions = [crop.region for turn in read_samples(tmp_path / "back")[0].turns if turn.observation
+               for crop in turn.observation.crops]  # fmt: skip
+    for region, zoom in zip(regions, story.zooms, strict=True):
+        assert region.coordinates == pytest.approx(square(zoom.box), abs=0.01)
 
 
 def test_tasks_are_written_as_deepeyes_prompts_and_read_again(oracle, tmp_path, monkeypatch):

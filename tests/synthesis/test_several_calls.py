@@ -120,6 +120,25 @@ def test_several_calls_in_a_turn(turns, name, data, collator, _tiny, speckled):
         assert sum(len(turn["crops"]) for turn in drawn["turns"]) == len(story.zooms)
 
         with_a_fault(data, texts, task, collator, _tiny, out)
+        with_a_fault_in_the_file(data, name, speckled, turns, folder)
+
+
+def with_a_fault_in_the_file(data, name, picture, turns, folder):
+    """One call of the foreign file is one that its own tool refuses: the file's others are kept, this one is named."""
+    good, bad = [Story(picture, turns) for _ in range(3)], Story(picture, turns)
+    zooms = bad.turns[data.draw(st.integers(0, len(turns) - 1))]
+    zoom = zooms[data.draw(st.integers(0, len(zooms) - 1))]
+    kind = data.draw(st.sampled_from(("a box outside", "swapped corners", "an image that is not there")))
+    if kind == "a box outside":
+        zoom.box = (2.0, 2.0, 3.0, 3.0)
+    elif kind == "swapped corners":
+        zoom.box = (zoom.box[2], zoom.box[3], zoom.box[0], zoom.box[1])
+    else:
+        zoom.image = 40
+    (folder / "two.json").write_text(json.dumps([PUBLISHED[name].row(story, folder) for story in (*good, bad)]))
+    options = ConvertArguments(dataset_name=str(folder / "two.json"), output_dir=str(folder / "two"))
+    conversion = convert(replace(options, source_frame="original"), EPISODES)
+    assert conversion.num_written == 3 and list(conversion.dropped) == [4], conversion.table()
 
 
 def with_a_fault(data, texts, task, collator, model, folder):
