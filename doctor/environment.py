@@ -15,6 +15,7 @@ from PIL import Image
 from doctor.findings import Note, evenly
 from environments.arguments import EpisodeArguments
 from environments.factories import box_frame, environment_factory, make_renderer
+from environments.focus import FOCUS_TOOL
 from environments.play import Conversation, Limits, Reply, opening, play, tools_of
 from environments.rendering import Renderer
 from environments.zoom import ZoomEnvironment
@@ -68,7 +69,7 @@ class Subject:
         )
 
     def play(self, tasks: Sequence[Task]) -> list[Episode]:
-        """Episodes that zoom into the middle of the first image and then give the reference as their answer."""
+        """Episodes that focus on the first image, where they can, zoom into its middle, and give the reference."""
         script = _Script(self.frame, self.renderer)
         return play(
             script, tasks, environment_factory=self.make_environment, limits=self.limits, renderer=self.renderer
@@ -86,7 +87,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class _Script:
-    """A policy that zooms once and answers."""
+    """A policy that focuses once, where it can, zooms once and answers."""
 
     frame: Frame
     renderer: Renderer
@@ -96,8 +97,13 @@ class _Script:
 
     def _reply(self, conversation: Conversation) -> Reply:
         text = f"<think>I see it.</think>\n<answer>{written(conversation.task, conversation.framing)}</answer>"
-        if conversation.images and len(conversation.messages) == 2:
-            size = conversation.images[0].size
+        can_focus = any(tool.__name__ == FOCUS_TOOL for tool in conversation.tools)
+        done = sum(message["role"] == "tool" for message in conversation.messages)
+        if conversation.images and can_focus and not done:
+            call = {"name": FOCUS_TOOL, "arguments": {"img_idxs": [0], "question": "What is there?"}}
+            text = f"<think>I look.</think>\n<tool_call>\n{json.dumps(call)}\n</tool_call>"
+        elif conversation.images and done == int(can_focus):
+            size = conversation.images[-1 if can_focus else 0].size
             box = Framing(self.frame, (View(size, size),)).write(Box(0.3, 0.3, 0.7, 0.7, Frame.UNIT))
             call = {"name": ZOOM, "arguments": {"bbox_2d": box, "label": "it", "img_idx": 0}}
             text = f"<think>I zoom in.</think>\n<tool_call>\n{json.dumps(call)}\n</tool_call>"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from doctor.environment import NUM_SHOWN, ZOOM, Subject, zoomed
 from doctor.findings import Note, colored, evenly
+from environments.focus import FOCUS_TOOL
 from environments.play import opening, tools_of
 from environments.rendering import Renderer
 from fovea.boxes import WHOLE
@@ -88,7 +89,8 @@ def overlong_episodes(note: Note, subject: Subject, engine_length: int | None) -
 
 
 def _longest(subject: Subject) -> tuple[int, list[int], int]:
-    """Of some tasks the tokens of the longest prompt, those of each image in it, and those of the largest crop."""
+    """Of some tasks the tokens of the longest prompt, those of each image in it, and those of the largest crop or
+    focused image."""
     environment, renderer = subject.make_environment(), subject.renderer
     tools = tools_of(environment)
     prompt, shown, crop = 0, list[int](), 0
@@ -101,4 +103,7 @@ def _longest(subject: Subject) -> tuple[int, list[int], int]:
         if views and ZOOM in tools:
             whole = zoomed(environment, views[0], views[0], WHOLE, subject.frame)
             crop = max(crop, renderer.image_inputs(whole).num_tokens)
+        if views and FOCUS_TOOL in tools:
+            brought = (block["image"] for block in tools[FOCUS_TOOL]([0]) if block["type"] == "image")
+            crop = max(crop, *(renderer.image_inputs(image).num_tokens for image in brought))
     return prompt, shown, crop

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from environments.focus import OVERVIEW_TOKENS
 from environments.play import Limits
 from environments.registry import ENVIRONMENTS
-from environments.zoom import CROP_MODES, VIEW_MODES
+from environments.views import CROP_MODES, VIEW_MODES
+from environments.zoom import ZoomEnvironment
 
 
 @dataclass
@@ -16,9 +18,10 @@ class EpisodeArguments:
     environment: str = field(
         default="zoom",
         metadata={
-            "help": "'zoom', 'qwen3_zoom' (the tool that Qwen3-VL was taught), an environment of your own as "
-            "package.module:Class or ./file.py:Class, or 'none' for GRPO on the column 'prompt' of a dataset, as TRL "
-            "does it"
+            "help": "'zoom', 'qwen3_zoom' (the tool that Qwen3-VL was taught), 'focus' (several images shown small, of "
+            "which some are brought back at full size), 'chain' (no tools: sub-questions are written out), an "
+            "environment of your own as package.module:Class or ./file.py:Class, or 'none' for GRPO on the column "
+            "'prompt' of a dataset, as TRL does it"
         },
     )
     max_turns: int = field(default=4, metadata={"help": "Assistant turns in an episode, the answer included."})
@@ -39,7 +42,10 @@ class EpisodeArguments:
     )
     max_image_tokens: int | None = field(
         default=None,
-        metadata={"help": "Visual tokens that the first views of a task may have together: they shrink evenly to it."},
+        metadata={
+            "help": "Visual tokens that the first views of a task may have together: they shrink evenly to it. In the "
+            f"environment 'focus' {OVERVIEW_TOKENS} by default."
+        },
     )
     crops: str = field(
         default="true",
@@ -65,9 +71,14 @@ class EpisodeArguments:
         return Limits(self.max_turns, self.max_tokens_per_turn, self.max_episode_tokens)
 
     @property
-    def cuts_crops(self) -> bool:
-        """Whether the environment is one of ours, whose crops and views can be replaced."""
+    def is_ours(self) -> bool:
+        """Whether the environment is one of ours, which is made of settings."""
         return self.environment in ENVIRONMENTS
+
+    @property
+    def cuts_crops(self) -> bool:
+        """Whether the environment is one of ours that zooms."""
+        return self.is_ours and issubclass(ENVIRONMENTS[self.environment], ZoomEnvironment)
 
     @property
     def half_cache_bytes(self) -> int:

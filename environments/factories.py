@@ -9,7 +9,7 @@ from typing import Any
 from environments.arguments import EpisodeArguments
 from environments.registry import ENVIRONMENTS
 from environments.rendering import Renderer
-from environments.zoom import ZoomSettings
+from environments.views import ViewSettings
 from fovea.boxes import Frame
 from fovea.images import ImageStore, PixelLimits
 from fovea.models.loading import Model, RemoteModel
@@ -23,14 +23,18 @@ def environment_factory(arguments: EpisodeArguments, model: Model) -> Callable[[
         ValueError: if the model's processor would resize crops once more, or an environment of the user's own is asked
             to show other crops or views than its own.
     """
-    if not arguments.cuts_crops:
-        if (arguments.crops, arguments.views) != ("true", "true"):
-            raise ValueError(
-                f"crops and views are replaced in the zoom environment alone, not in {arguments.environment}: leave "
-                "--crops and --views out"
-            )
+    replaced = [
+        name
+        for name, can_be in (("crops", arguments.cuts_crops), ("views", arguments.is_ours))
+        if getattr(arguments, name) != "true" and not can_be
+    ]
+    if replaced:
+        raise ValueError(
+            f"the environment {arguments.environment} replaces no {replaced[0]}: leave --{replaced[0]} out"
+        )
+    if not arguments.is_ours:
         return load_object(arguments.environment)
-    settings = ZoomSettings(
+    settings = ViewSettings(
         box_frame(arguments, model),
         model.limits,
         crop_limits(arguments, model.limits),

@@ -23,6 +23,7 @@ from fovea.episodes import (
     Episode,
     Fault,
     FaultKind,
+    Focus,
     ModelFault,
     NoAction,
     Observation,
@@ -225,7 +226,10 @@ class _Seat:
         )
         messages = tuple(self.conversation.messages)
         own = None if self.get_reward is None else awaited(self.get_reward())
-        return Episode(self.task, tuple(self.turns), self.stop_reason, tokens, messages, self.framing, own)
+        num_image_tokens = None if self.renderer is None else ids.count(self.renderer.image_token_id)
+        return Episode(
+            self.task, tuple(self.turns), self.stop_reason, tokens, messages, self.framing, own, num_image_tokens
+        )
 
 
 def _images_of(blocks: Iterable[dict]) -> list[Image.Image]:
@@ -236,7 +240,8 @@ def _observation(blocks: Iterable[dict]) -> Observation:
     blocks = list(blocks)
     text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
     crops = tuple(block["crop"] for block in blocks if isinstance(block.get("crop"), Crop))
-    return Observation(text, crops)
+    foci = tuple(block["focus"] for block in blocks if isinstance(block.get("focus"), Focus))
+    return Observation(text, crops, foci)
 
 
 @phase("environment")

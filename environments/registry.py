@@ -1,6 +1,13 @@
 """The environments of ours, by name."""
 
+from environments.focus import ChainEnvironment, FocusEnvironment
+from environments.views import ViewEnvironment
 from environments.zoom import Qwen3ZoomEnvironment, ZoomEnvironment
 
-ENVIRONMENTS = {"zoom": ZoomEnvironment, "qwen3_zoom": Qwen3ZoomEnvironment}
-"""Those that cut crops: made of `ZoomSettings` and an image store."""
+ENVIRONMENTS: dict[str, type[ViewEnvironment]] = {
+    "zoom": ZoomEnvironment,
+    "qwen3_zoom": Qwen3ZoomEnvironment,
+    "focus": FocusEnvironment,
+    "chain": ChainEnvironment,
+}
+"""Made of `ViewSettings` and an image store."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from PIL import Image
 
+from environments.focus import images_asked_for
 from environments.protocol import parse_actions
 from environments.traces import Trace, images_of, text_of
 from fovea.answers.boxes import is_four_numbers
@@ -41,12 +43,20 @@ def zooms_in(trace: Trace) -> Iterator[TracedZoom]:
         if message["role"] == "assistant":
             actions = parse_actions(text_of(message))
             asked = [action for action in actions if isinstance(action, Call)]
-        for crop in images if message["role"] == "tool" else ():
+        if message["role"] != "tool":
+            shown += images
+            continue
+        pictures = iter(images)
+        for crop in pictures:
             call = asked.pop(0) if asked else Call("", {})
+            if focused := images_asked_for(call):
+                for index, view in zip(focused, chain([crop], pictures), strict=False):
+                    shown[index : index + 1] = [view]
+                continue
             numbers, index = call.arguments.get("bbox_2d"), call.arguments.get("img_idx", 0)
             if is_four_numbers(numbers) and isinstance(index, int) and 0 <= index < len(shown):
                 yield TracedZoom(shown[index], list(numbers or ()), crop)
-        shown += images
+            shown.append(crop)
 
 
 def difference(source: Image.Image, box: Box, view: View, crop: Image.Image, padding: float) -> float:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.discover import OWN, evaluations_to_compare
+from evaluation.summary import image_tokens
 from fovea.runs.records import Sample, read_run, read_samples
 from fovea.statistics import (
     crossed_interval,
@@ -82,6 +83,7 @@ class Evaluated:
             "tokens": fmean(sample.num_tokens for sample in samples),
             "context_tokens": fmean(sample.context_tokens for sample in samples),
             "zooms": fmean(sample.num_zooms for sample in samples),
+            **({} if (number := image_tokens(samples)) is None else {"image_tokens": number}),
         }
 
 
@@ -232,13 +234,15 @@ def table(comparison: dict[str, Any]) -> str:
     max_samples = max(run["num_samples"] for run in comparison["runs"].values())
     pass_head = f" pass@{max_samples} |" if max_samples > 1 else ""
     lines = [
-        f"| run | n | seeds | accuracy | 95% interval |{pass_head} tokens written | in all | zooms | on the frontier |",
-        "|---|---|---|---|---|---|---|---|---|" + ("---|" if pass_head else ""),
+        f"| run | n | seeds | accuracy | 95% interval |{pass_head} tokens written | of images | in all | zooms "
+        "| on the frontier |",
+        "|---|---|---|---|---|---|---|---|---|---|" + ("---|" if pass_head else ""),
     ]
     for name, run in comparison["runs"].items():
         low, high = run["interval"]
         pass_cell = f" {run['pass_at_k'].get(max_samples, float('nan')):.3f} |" if pass_head else ""
-        cost = f"{run['tokens']:.0f} | {run['context_tokens']:.0f} | {run['zooms']:.2f}"
+        of_images = f"{run['image_tokens']:.0f}" if "image_tokens" in run else ""
+        cost = f"{run['tokens']:.0f} | {of_images} | {run['context_tokens']:.0f} | {run['zooms']:.2f}"
         cost += f" | {'yes' if run['on_frontier'] else ''}"
         numbers = f"{run['n']} | {run['num_seeds']} | {run['accuracy']:.3f} | {low:.3f}-{high:.3f}"
         lines.append(f"| {name} | {numbers} |{pass_cell} {cost} |")

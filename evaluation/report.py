@@ -126,13 +126,15 @@ def _accuracies(summaries: Mapping[tuple[str, str], Summary]) -> str:
     shown = families if 1 < len(families) <= 8 else []
     rules = sorted({rule for summary in summaries.values() for rule in summary.rules if rule != "strict"})
     head = ["run", "episodes", "n", "accuracy", "95% interval", "best constant", *(f"by {rule}" for rule in rules),
-            "zooms", "tokens", *shown]  # fmt: skip
+            "zooms", "tokens", "of images", *shown]  # fmt: skip
     rows = []
     for (run, name), summary in summaries.items():
         low, high = summary.interval
         row = [run, name, summary.n, f"{summary.accuracy:.3f}", f"{low:.3f}-{high:.3f}", f"{summary.best_constant:.3f}"]
         row += [f"{summary.rules[rule]:.3f}" if rule in summary.rules else "" for rule in rules]
+        images = summary.image_tokens_per_question
         row += [f"{summary.zooms_per_question:.2f}", f"{summary.tokens_per_question:.0f}"]
+        row.append("" if images is None else f"{images:.0f}")
         row += [f"{summary.families[family].accuracy:.3f}" if family in summary.families else "" for family in shown]
         rows.append(row)
     return _table(head, rows)

@@ -43,8 +43,15 @@ def accuracy_of(samples: Sequence[Sample]) -> Accuracy:
         zoom_rate=fmean(sample.num_zooms > 0 for sample in samples),
         tokens_per_question=fmean(sample.num_tokens for sample in samples),
         context_tokens_per_question=fmean(sample.context_tokens for sample in samples),
+        image_tokens_per_question=image_tokens(samples),
         stop_reasons=dict(Counter(sample.stop_reason.value for sample in samples)),
     )
+
+
+def image_tokens(samples: Sequence[Sample]) -> float | None:
+    """Mean visual tokens of an episode; None where some are not known, as in runs of version 0.1."""
+    counts = [sample.num_image_tokens for sample in samples if sample.num_image_tokens is not None]
+    return fmean(counts) if len(counts) == len(samples) else None
 
 
 def _official_mean(samples: Sequence[Sample], rule: str) -> float:

@@ -158,6 +158,8 @@ def _turn(turn: Turn) -> dict[str, Any]:
     shown = {"text": turn.text, "tokens": turn.num_tokens, "action": action_name(turn.action), "crops": crops}
     if turn.observation is not None:
         shown["observation"] = turn.observation.text
+        if turn.observation.foci:
+            shown["foci"] = [list(focus.images) for focus in turn.observation.foci]
     if len(turn.actions) > 1:
         shown["action"] = f"{len(turn.actions)} calls"
     if faults := [action.kind.value for action in turn.actions if isinstance(action, Fault)]:

@@ -89,11 +89,24 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class Focus:
+    """Images of the task that the model had brought back whole, and for which sub-question.
+
+    `answered` is what it wrote in the same call about the sub-question before.
+    """
+
+    images: tuple[int, ...]
+    question: str = ""
+    answered: str = ""
+
+
+@dataclass(frozen=True)
 class Observation:
-    """What the environment answered: text, and the crops that came with it."""
+    """What the environment answered: text, the crops that came with it, and the images that were brought back whole."""
 
     text: str
     crops: tuple[Crop, ...] = ()
+    foci: tuple[Focus, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +157,8 @@ class Episode:
     """In which frame the model writes boxes, with the views of the task's images."""
     environment_reward: float | None = None
     """What the environment's own `get_reward` paid, where it has one."""
+    num_image_tokens: int | None = None
+    """Visual tokens of all images that the model saw; None where they are not known."""
 
     @property
     def record(self) -> TokenRecord:
@@ -165,6 +180,10 @@ class Episode:
     @property
     def crops(self) -> tuple[Crop, ...]:
         return tuple(crop for turn in self.turns if turn.observation for crop in turn.observation.crops)
+
+    @property
+    def foci(self) -> tuple[Focus, ...]:
+        return tuple(focus for turn in self.turns if turn.observation for focus in turn.observation.foci)
 
     @property
     def faults(self) -> tuple[Fault, ...]:

@@ -7,6 +7,8 @@ import re
 PLACEHOLDER = "<image>"
 MARK = "\ufffc"
 """Stands for an image in a question once it is loaded (Unicode's object replacement character)."""
+IMAGE_LABEL = "Image {}: "
+"""What stands before an image that is spoken of by its number."""
 _REAL = re.compile(r"(?<!\\)<image>")
 _NUMBERED = re.compile(r"(?<!\\)<image[ _]?(\d+)>")
 _ANY = re.compile(r"<image(?:[ _]?\d+)?>")
@@ -80,3 +82,22 @@ def refuse_placeholders(text: str, column: str) -> None:
             f"{column} {text!r} holds a placeholder of an image, which only questions show: where the text itself is "
             f"meant write \\{PLACEHOLDER}"
         )
+
+
+def label_images(question: str, num_images: int) -> str:
+    """The question with each image's number before it; images without a place in it stand first.
+
+    >>> label_images("Which is larger?", 2).replace(MARK, "<image>")
+    'Image 0: <image>\\nImage 1: <image>\\nWhich is larger?'
+    >>> label_images(f"Look at {MARK} now.", 1).replace(MARK, "<image>")
+    'Look at \\nImage 0: <image> now.'
+    """
+    if question.count(MARK) != num_images:
+        question = f"{MARK}\n" * num_images + question.replace(MARK, "")
+    *before, last = question.split(MARK)
+    labelled = []
+    for number, part in enumerate(before):
+        label = IMAGE_LABEL.format(number)
+        apart = "" if part.endswith(("\n", label)) or not part else "\n"
+        labelled.append(part if part.endswith(label) else f"{part}{apart}{label}")
+    return MARK.join([*labelled, last])

@@ -17,7 +17,7 @@ from typing import Any
 from fovea.episodes import Episode
 from fovea.plugins import load_object
 from fovea.tasks import Task
-from rewards import accuracy, judge, looking
+from rewards import accuracy, focusing, judge, looking
 
 REWARDS: dict[str, Callable] = {
     "accuracy": accuracy.accuracy,
@@ -25,6 +25,11 @@ REWARDS: dict[str, Callable] = {
     "zoom_coverage": looking.zoom_coverage,
     "zoom_iou": looking.zoom_iou,
     "zoom_cost": looking.zoom_cost,
+    "focus_precision": focusing.focus_precision,
+    "focus_recall": focusing.focus_recall,
+    "focus_f1": focusing.focus_f1,
+    "chain_format": focusing.chain_format,
+    "image_cost": focusing.image_cost,
     "judge": judge.judge,
 }
 

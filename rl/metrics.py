@@ -16,6 +16,9 @@ def numbers(episode: Episode) -> dict[str, float]:
     return {
         "zooms/rate": float(episode.num_zooms > 0),
         "zooms/mean": float(episode.num_zooms),
+        "focus/rate": float(bool(episode.foci)),
+        "focus/images": float(len({image for focus in episode.foci for image in focus.images})),
+        "tokens/images": float(episode.num_image_tokens or 0),
         "tokens/written": float(episode.num_tokens),
         "tokens/all": float(len(record.prompt_ids) + len(record.completion_ids)),
         **{f"stops/{reason.value}": float(episode.stop_reason is reason) for reason in StopReason},

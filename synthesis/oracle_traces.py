@@ -2,6 +2,7 @@
 
 It plays the real environment on your tasks, zooms into each of their `boxes` in turn and writes the answer; without a
 --dataset_name on fresh procedural scenes. Boxes are drawn as a hurried annotator draws them: off centre and too large.
+With --environment focus or chain it goes by the chains in the tasks' metadata (`fovea tasks albums` writes such).
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ import yaml
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.play import Limits, play
+from environments.policies.chain_oracle import ChainOraclePolicy
 from environments.policies.oracle import OraclePolicy
 from environments.traces import write_fit_traces
 from fovea.arguments import PixelArguments
 from fovea.boxes import Frame
+from fovea.chains import chain_of_task
 from fovea.config import CONFIGS, parse
 from fovea.models.loading import load_outline
 from fovea.tasks import Task
 from synthesis.arguments import TraceSourceArguments
 from synthesis.shapes import make_tasks
 
+CHAINED = ("focus", "chain")
+"""Environments in which tasks are played by their chains."""
 DEFAULT_FOLDER = Path("runs/tiny/traces")
 
 
@@ -60,12 +65,12 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
     )
     frame = Frame(episodes.box_frame) if episodes.box_frame else outline.frame
     tasks = arguments.load_tasks()
-    if not any(task.boxes for task in tasks):
+    if not any(task.boxes or chain_of_task(task) for task in tasks):
         raise ValueError(
-            f"no task of {arguments.dataset_name} has boxes, so that the oracle does not know where to zoom: "
-            "give `boxes`, or the name of their column with --columns boxes=…"
+            f"no task of {arguments.dataset_name} has boxes or a chain, so that the oracle does not know where to "
+            "look: give `boxes`, or the name of their column with --columns boxes=…, or metadata.foci"
         )
-    oracle = OraclePolicy(
+    oracle = (ChainOraclePolicy if episodes.environment in CHAINED else OraclePolicy)(
         frame,
         noise=arguments.noise,
         looseness=(arguments.looseness[0], arguments.looseness[1]),

@@ -18,7 +18,8 @@ with atheris.instrument_imports(
     include=["environments.protocol", "environments.zoom", "fovea.boxes", "fovea.data.task_files", "fovea.data.sources"]
 ):
     from environments.protocol import escape_control_tokens, is_well_formed, parse_actions
-    from environments.zoom import ZoomEnvironment, ZoomSettings
+    from environments.views import ViewSettings
+    from environments.zoom import ZoomEnvironment
     from fovea.boxes import Frame
     from fovea.data import task_files
 
@@ -42,7 +43,7 @@ def parser(data: bytes) -> None:
 def boxes(data: bytes) -> None:
     provider = atheris.FuzzedDataProvider(data)
     frame = list(Frame)[provider.ConsumeIntInRange(0, len(Frame) - 1)]
-    environment = ZoomEnvironment(ZoomSettings(frame, LIMITS, LIMITS, padding=1.0 + provider.ConsumeProbability()))
+    environment = ZoomEnvironment(ViewSettings(frame, LIMITS, LIMITS, padding=1.0 + provider.ConsumeProbability()))
     environment.reset(images=[IMAGE], question="q")
     for _ in range(3):
         box = [provider.ConsumeFloat() for _ in range(provider.ConsumeIntInRange(0, 5))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,8 +53,7 @@ class OraclePolicy:
         img_idx = len(conversation.images) - 1 if nested else task.boxes[done].img_idx
         box = self._box(conversation, task.boxes[done], is_in_crop=nested, img_idx=img_idx)
         arguments = {"bbox_2d": box, "label": labels[done], "img_idx": img_idx}
-        call = json.dumps({"name": "image_zoom_in_tool", "arguments": arguments}, ensure_ascii=False)
-        return f"<think>{thought}</think>\n<tool_call>\n{call}\n</tool_call>"
+        return turn_of(thought, "image_zoom_in_tool", arguments)
 
     def _box(self, conversation: Conversation, target: Target, *, is_in_crop: bool, img_idx: int) -> list[float]:
         """The target as the annotator draws it on image `img_idx`: whole units of the model's frame, or thousandths."""
@@ -64,10 +64,19 @@ class OraclePolicy:
             left, top, right, bottom = pixels_under(crop, view.original)
             unit = unit.relative_to(crop)
             view = View((right - left, bottom - top), conversation.images[img_idx].size)
+        return self._drawn(unit, view)
+
+    def _drawn(self, unit: Box, view: View) -> list[float]:
         drawn = drawn_by_hand(unit, self.noise, self.looseness, self._rng).clipped(view).to(self.frame, view)
         if self.frame is Frame.UNIT:
             return [round(value, 3) for value in drawn.coordinates]
         return [round(value / self.box_step) * self.box_step for value in drawn.coordinates]
+
+
+def turn_of(thought: str, tool: str, arguments: dict[str, Any]) -> str:
+    """The text of a turn that thinks and then calls a tool."""
+    call = json.dumps({"name": tool, "arguments": arguments}, ensure_ascii=False)
+    return f"<think>{thought}</think>\n<tool_call>\n{call}\n</tool_call>"
 
 
 def drawn_by_hand(box: Box, noise: float, looseness: tuple[float, float], rng: np.random.Generator) -> Box:

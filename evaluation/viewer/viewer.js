@@ -163,10 +163,13 @@
     context.strokeRect(x1, y1, x2 - x1, y2 - y1);
     if (text) { context.font = "bold 13px sans-serif"; context.fillStyle = colour; context.fillText(text, x1 + 3, y1 > 15 ? y1 - 4 : y1 + 14); }
   };
+  // All images of the task; under each, where any was focused, in which turns it was.
   const drawPictures = (episode) => element("div", { className: "pictures" }, ...task(episode).images.map((name, number) => {
     const canvas = element("canvas", { width: 320, height: 40 });
+    const turns = episode.turns.flatMap((turn, at) => (turn.foci ?? []).some((images) => images.includes(number)) ? [at] : []);
+    if (turns.length) canvas.style.borderColor = COLOURS[turns[0] % COLOURS.length];
     whenDrawn(canvas, name, (context, image) => {
-      const scale = Math.min(1, 440 / image.width);
+      const scale = Math.min(1, (task(episode).images.length > 3 ? 150 : 440) / image.width);
       canvas.width = image.width * scale; canvas.height = image.height * scale;
       context.drawImage(image, 0, 0, canvas.width, canvas.height);
       task(episode).targets.filter((target) => target.image === number).forEach((target) => frame(context, image, target.box, "#fff", [5, 4]));
@@ -174,7 +177,9 @@
       episode.turns.forEach((turn, at) => turn.crops.filter((crop) => crop.image === number)
         .forEach((crop) => frame(context, image, crop.box, COLOURS[at % COLOURS.length], [], String(at + 1))));
     });
-    return canvas;
+    if (!episode.turns.some((turn) => turn.foci?.length)) return canvas;
+    const words = turns.length ? `image ${number}: turn ${turns.map((at) => at + 1).join(", ")}` : `image ${number}`;
+    return element("figure", { className: turns.length ? "focused" : "" }, canvas, element("figcaption", { textContent: words }));
   }));
   const drawTurn = (episode, turn, number) => {
     const colour = COLOURS[number % COLOURS.length];
@@ -182,7 +187,8 @@
       turn.malformed ? " · not in the format" : "", turn.fault ? ` · fault: ${turn.fault}` : "");
     const text = element("pre", { className: carriedLoss(episode) ? "loss" : "", textContent: cut(turn.text, MAX_SHOWN) });
     text.title = carriedLoss(episode) ? `carried loss, advantage ${episode.advantage.toFixed(3)}` : "carried no loss";
-    const crops = element("div", { className: "pictures" }, ...turn.crops.map((crop) => {
+    const whole = (turn.foci ?? []).flat().map((image) => ({ index: image, image, box: [0, 0, 1, 1] }));
+    const crops = element("div", { className: "pictures" }, ...[...whole, ...turn.crops].map((crop) => {
       const canvas = element("canvas", { width: CROP_PX, height: CROP_PX, title: `image ${crop.index} of the episode` });
       canvas.style.borderColor = colour;
       whenDrawn(canvas, task(episode).images[crop.image], (context, image) => {

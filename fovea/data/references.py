@@ -11,6 +11,7 @@ from typing import Any
 from fovea.answers import checked_reference, verify_reference
 from fovea.answers.boxes import boxes_in, is_four_numbers
 from fovea.boxes import Box, Frame, View
+from fovea.chains import chain_of_task
 from fovea.data.columns import TaskError
 from fovea.images import image_size
 from fovea.tasks import AnswerKind, Target, Task
@@ -22,7 +23,7 @@ def checked(task: Task) -> Task:
     Images are opened for boxes in pixels alone, and only as far as their headers.
 
     Raises:
-        TaskError: for boxes or a reference that cannot be used, with the reason.
+        TaskError: for boxes, a reference or a chain that cannot be used, with the reason.
     """
     boxes = tuple(_in_unit(target, task) for target in task.boxes)
     try:
@@ -32,6 +33,7 @@ def checked(task: Task) -> Task:
         else:
             task = replace(task, boxes=boxes, answer=checked_reference(task))
         verify_reference(task)
+        chain_of_task(task)
     except TaskError:
         raise
     except ValueError as error:

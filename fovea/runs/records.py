@@ -46,6 +46,8 @@ class EpisodeRecord:
     """Tokens that the policy wrote."""
     num_context_tokens: int | None = None
     """Tokens of the whole sequence, prompt and crops included, where they are known."""
+    num_image_tokens: int | None = None
+    """Those of images among them."""
     faults: Mapping[str, int] = field(default_factory=dict)
     """How often each kind of fault occurred."""
     turns: tuple[Turn, ...] = ()
@@ -66,6 +68,7 @@ class EpisodeRecord:
             num_zooms=episode.num_zooms,
             num_tokens=episode.num_tokens,
             num_context_tokens=None if tokens is None else len(tokens.prompt_ids) + len(tokens.completion_ids),
+            num_image_tokens=episode.num_image_tokens,
             faults=dict(Counter(fault.kind.value for fault in episode.faults)),
             turns=episode.turns,
             framing=episode.framing if episode.task.kind is AnswerKind.BOX else None,
@@ -81,8 +84,9 @@ class EpisodeRecord:
     def episode(self, task: Task) -> Episode:
         """The episode again, on the task that it was played on."""
         return Episode(
-            task, self.turns, self.stop_reason, framing=self.framing, environment_reward=self.environment_reward
-        )
+            task, self.turns, self.stop_reason, framing=self.framing, environment_reward=self.environment_reward,
+            num_image_tokens=self.num_image_tokens,
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """The line of the file, JSON-ready."""
@@ -194,6 +198,8 @@ class Accuracy:
     zoom_rate: float
     tokens_per_question: float
     context_tokens_per_question: float
+    image_tokens_per_question: float | None = None
+    """Where they are known."""
     stop_reasons: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fovea.boxes import Box
-from fovea.episodes import Action, Answer, Call, Crop, Fault, FaultKind, NoAction, Observation, Turn
+from fovea.episodes import Action, Answer, Call, Crop, Fault, FaultKind, Focus, NoAction, Observation, Turn
 
 _ACTIONS: dict[str, type] = {"call": Call, "answer": Answer, "fault": Fault, "no_action": NoAction}
 
@@ -18,6 +18,8 @@ def turn_to_json(turn: Turn) -> dict[str, Any]:
     if turn.observation is not None:
         crops = [asdict(crop) | {"region": crop.region.to_dict()} for crop in turn.observation.crops]
         observation = {"text": turn.observation.text, "crops": crops}
+        if turn.observation.foci:
+            observation["foci"] = list(map(asdict, turn.observation.foci))
     line: dict[str, Any] = {"text": turn.text, "action": _action_to_json(turn.action), "observation": observation,
             "num_tokens": turn.num_tokens, "well_formed": turn.well_formed}  # fmt: skip
     if turn.more_actions:
@@ -50,7 +52,11 @@ def turn_from_json(line: Mapping[str, Any]) -> Turn:
             Crop(crop["img_idx"], crop["root"], Box.from_dict(crop["region"]), tuple(crop["input_size"]))
             for crop in line["observation"]["crops"]
         )
-        observation = Observation(line["observation"]["text"], crops)
+        foci = tuple(
+            Focus(tuple(focus["images"]), focus["question"], focus["answered"])
+            for focus in line["observation"].get("foci", ())
+        )
+        observation = Observation(line["observation"]["text"], crops, foci)
     more = tuple(map(_action_from_json, line.get("more_actions", ())))
     action = _action_from_json(line["action"])
     return Turn(line["text"], action, observation, line["num_tokens"], line["well_formed"], more)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
 from PIL import Image
 
+from environments.focus import FOCUS_TOOL, images_asked_for
 from environments.play import framing_of, tools_of
 from environments.protocol import parse_actions
 from environments.trace_crops import UNLIKE, likeness
@@ -59,30 +60,30 @@ class CallChecker:
                 continue
             behind = takewhile(lambda message: message["role"] == "tool", trace.messages[number + 1 :])
             crops = iter(images_of(behind))
-            new: list[_Shown] = []
             for action in parse_actions(text_of(message)):
                 if isinstance(action, Fault):
                     found.problems.append(("unreadable call", f"message {number}: {action.message}"))
                 if isinstance(action, Call):
                     found.num_calls += 1
-                    outcome = self._examined(action, [*shown, *new], len(views), crops, cutting)
+                    outcome = self._examined(action, shown, len(views), crops, cutting)
                     if outcome is None:
                         continue
                     if isinstance(outcome, _Shown):
-                        new.append(outcome)
+                        shown.append(outcome)
                         continue
                     kind, words = outcome
                     found.problems.append((kind, f"message {number}, {json.dumps(action.arguments)}: {words}"))
-            shown += new
         found.regions = [(one.root, one.region) for one in shown[len(views) :]]
         return found
 
     def _examined(
-        self, call: Call, shown: Sequence[_Shown], num_views: int, crops: Iterator[Image.Image], cutting: Cutting
+        self, call: Call, shown: list[_Shown], num_views: int, crops: Iterator[Image.Image], cutting: Cutting
     ) -> _Shown | tuple[str, str] | None:
         """What a call shows, or what is wrong with it: the kind and the words; None for a tool that does not zoom."""
         if call.name not in self._tools:
             return "refused call", f"there is no tool {call.name!r}"
+        if call.name == FOCUS_TOOL:
+            return self._focused(call, shown, crops, cutting)
         if call.name != TOOL:
             return None
         numbers, index = call.arguments.get("bbox_2d"), call.arguments.get("img_idx", 0)
@@ -102,6 +103,24 @@ class CallChecker:
         if (value := likeness(cut(source.picture, region), crop)) < UNLIKE:
             return "other crop", f"the image behind the call shows something else (correlation {value:.2f})"
         return _Shown(crop, source.root, region.within(source.region, view=UNIT_VIEW))
+
+    def _focused(
+        self, call: Call, shown: list[_Shown], images: Iterator[Image.Image], cutting: Cutting
+    ) -> tuple[str, str] | None:
+        """What is wrong with a call that brings images back; from here on they are seen as it shows them."""
+        if refusal := self._refusal(call, cutting):
+            return "refused call", refusal
+        for index in images_asked_for(call):
+            view = next(images, None)
+            if view is None:
+                return "no crop", f"image {index} does not stand behind the call"
+            if (value := likeness(shown[index].picture, view)) < UNLIKE:
+                return (
+                    "other crop",
+                    f"behind the call stands another image than {index} (correlation {value:.2f})",
+                )
+            shown[index] = replace(shown[index], picture=view)
+        return None
 
     def _unit(self, numbers: Sequence[float], picture: Image.Image, frame: Frame, *, is_crop: bool) -> Box:
         view = View(picture.size, picture.size if is_crop else fit(picture, self._limits).size)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fovea.chains import Chain, Step
 from fovea.data.task_files import save_tasks
-from fovea.placeholders import MARK
+from fovea.placeholders import label_images
 from fovea.statistics import best_constant
 from fovea.tasks import AnswerKind, Target, Task
 from synthesis.shapes import questions
@@ -47,12 +48,6 @@ class Album:
             for shape in scene.shapes
             if (shape.color, shape.form) == name
         )
-
-
-def label_images(question: str, num_images: int) -> str:
-    """The question behind its numbered images."""
-    labels = (f"{questions.IMAGE_LABEL.format(number)}{MARK}" for number in range(num_images))
-    return "\n".join([*labels, question])
 
 
 def sample_album(rng: np.random.Generator, num_images: int, placed: Mapping[int, Sequence[Name]]) -> Album:
@@ -89,15 +84,6 @@ def make_albums(
 
 
 @dataclass(frozen=True)
-class Step:
-    """A sub-question, the images that it needs, and its answer."""
-
-    question: str
-    focus: tuple[int, ...]
-    answer: str
-
-
-@dataclass(frozen=True)
 class AlbumQuestion:
     """An album, what is asked about it, and by which steps it is answered."""
 
@@ -115,9 +101,7 @@ class AlbumQuestion:
             "family": family,
             "num_images": num_images,
             "needs_zoom": bool(self.shapes),
-            "sub_questions": [step.question for step in self.steps],
-            "foci": [list(step.focus) for step in self.steps],
-            "sub_answers": [step.answer for step in self.steps],
+            **Chain(self.steps).metadata(),
             "labels": [shape.name for _, shape in self.shapes],
             "readings": [str(shape.digit) for _, shape in self.shapes],
         }

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 
 from synthesis.shapes.scenes import Scene, Shape
 
-IMAGE_LABEL = "Image {}: "
-"""What stands before each image of an album."""
-
 
 def read_question(name: str, panel: str | None = None) -> str:
     """Asks for a digit; the answer is 0 to 9.

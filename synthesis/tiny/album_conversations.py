@@ -27,13 +27,14 @@ MANY = (12, 16, 24)
 
 
 def sample_views(rng: np.random.Generator) -> tuple[Album, tuple[Picture, ...], list[tuple[int, Shape]]]:
-    """A fresh album as the model sees it, and up to four shapes that stand once in it, with their images."""
+    """A fresh album as the model sees it, and up to six shapes that stand once in it, with their images."""
     is_large = rng.random() < 0.1
     size = int(rng.choice(MANY)) if is_large else int(rng.choice(SIZES, p=SIZE_SHARES))
     side = 64 if is_large else int(rng.choice((128, 128, 96, 64)))
-    names = [NAMES[index] for index in rng.choice(len(NAMES), size=min(size, 4), replace=False)]
+    numbers = rng.permutation(np.repeat(np.arange(size), 2))[:6]  # at most two of an image
+    names = [NAMES[index] for index in rng.choice(len(NAMES), size=len(numbers), replace=False)]
     placed: dict[int, list[Name]] = {}
-    for name, number in zip(names, rng.choice(size, size=len(names), replace=bool(rng.random() < 0.3)), strict=True):
+    for name, number in zip(names, numbers, strict=True):
         placed.setdefault(int(number), []).append(name)
     album = sample_album(rng, size, placed)
     limits = PixelLimits(256, side * side, TOKEN_PX)
@@ -45,7 +46,7 @@ def sample_album_conversation(rng: np.random.Generator) -> list[Exchange]:
     """A random conversation about an album."""
     album, views, shapes = sample_views(rng)
     exchanges = [*_about_all(album, rng), *(_which(*shape) for shape in shapes), *(_where(*shape) for shape in shapes)]
-    chosen = [exchanges[index] for index in rng.permutation(len(exchanges))[: int(rng.integers(2, 6))]]
+    chosen = [exchanges[index] for index in rng.permutation(len(exchanges))[: int(rng.integers(4, 9))]]
     chosen += _closely(album, shapes[:2], rng) if rng.random() < 0.5 else []
     return [replace(chosen[0], album=views), *chosen[1:]]
 

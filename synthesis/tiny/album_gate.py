@@ -19,6 +19,7 @@ from PIL import Image
 from fovea.boxes import UNIT_VIEW, Box, Frame, coverage
 from fovea.images import PixelLimits, cut, fit, open_image
 from fovea.models.loading import Model, load_model
+from fovea.placeholders import IMAGE_LABEL
 from fovea.statistics import wilson_interval
 from fovea.tasks import Task
 from synthesis.shapes import questions
@@ -37,7 +38,7 @@ def _asked(task: Task, question: str, *, is_blank: bool = False) -> list[dict]:
     for number, source in enumerate(task.images):
         view = fit(open_image(source), limits)
         shown = Image.new("RGB", view.size, (127, 127, 127)) if is_blank else view
-        blocks += [{"type": "text", "text": questions.IMAGE_LABEL.format(number)}, {"type": "image", "image": shown}]
+        blocks += [{"type": "text", "text": IMAGE_LABEL.format(number)}, {"type": "image", "image": shown}]
         blocks.append({"type": "text", "text": "\n"})
     return [{"role": "user", "content": [*blocks, {"type": "text", "text": question}]}]
 

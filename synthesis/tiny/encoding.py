@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fovea.boxes import Box
-from synthesis.shapes.questions import IMAGE_LABEL
+from fovea.placeholders import IMAGE_LABEL
 from synthesis.tiny.architecture import TOKEN_PX
 from synthesis.tiny.conversations import Exchange, Picture
 from synthesis.tiny.losses import NUM_BINS

@@ -31,7 +31,8 @@ from trl.chat_template_utils import qwen3_vl_chat_template
 
 from environments.play import Limits, play
 from environments.policies.oracle import OraclePolicy
-from environments.zoom import ZoomEnvironment, ZoomSettings
+from environments.views import ViewSettings
+from environments.zoom import ZoomEnvironment
 from fovea.boxes import Frame
 from fovea.images import PixelLimits
 from fovea.kernels.vision_attention import batch_vision_attention
@@ -68,7 +69,7 @@ LOOKING_LAYER = 2
 def protocol_corpus() -> list[str]:
     """Text of the protocol, for the tokenizer's vocabulary only: the model itself is never trained on it."""
     limits = PixelLimits(TOKEN_PX**2, FIRST_VIEW_PIXELS, TOKEN_PX)
-    factory = partial(ZoomEnvironment, ZoomSettings(Frame.PER_MILLE, limits, CROP_LIMITS))
+    factory = partial(ZoomEnvironment, ViewSettings(Frame.PER_MILLE, limits, CROP_LIMITS))
     oracle = OraclePolicy(Frame.PER_MILLE, box_step=BOX_STEP)
     episodes = play(oracle, make_tasks(num_tasks=200, seed=99), environment_factory=factory, limits=Limits())
     schema = get_json_schema(factory().image_zoom_in_tool)
@@ -190,7 +191,7 @@ def learn_to_speak(
                 model.save_pretrained(save_dir)
 
 
-WEIGHTS = {"loss": 1.0, "dense_loss": 0.1, "look_loss": 0.2, "number_loss": 0.2}
+WEIGHTS = {"loss": 1.0, "dense_loss": 0.1, "look_loss": 0.2, "number_loss": 1.0}
 """Of the losses in their sum."""
 
 

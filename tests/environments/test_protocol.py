@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from environments.play import Limits, Reply, play
 from environments.protocol import is_well_formed, parse_actions
-from environments.zoom import ZoomEnvironment, ZoomSettings
+from environments.views import ViewSettings
+from environments.zoom import ZoomEnvironment
 from fovea.boxes import Frame
 from fovea.episodes import Answer, Call, Fault, FaultKind, NoAction
 from fovea.images import PixelLimits
@@ -115,4 +116,4 @@ def small_task():
 
 def environment():
     limits = PixelLimits(16 * 16, 64 * 64, 16)
-    return ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, limits, limits))
+    return ZoomEnvironment(ViewSettings(Frame.PER_MILLE, limits, limits))

@@ -5,7 +5,8 @@ from transformers.utils import get_json_schema
 
 from environments.check import EnvironmentCheckError, check_environment
 from environments.probes.other_images import with_others
-from environments.zoom import Qwen3ZoomEnvironment, ZoomEnvironment, ZoomSettings
+from environments.views import ViewSettings
+from environments.zoom import Qwen3ZoomEnvironment, ZoomEnvironment
 from fovea.boxes import Box, Frame
 from fovea.episodes import FaultKind, ModelFault
 from fovea.images import ImageStore, PixelLimits
@@ -15,7 +16,7 @@ LIMITS = PixelLimits(16 * 16, 160 * 160, 16)
 
 
 def started(picture, frame=Frame.PER_MILLE, task=None, **settings):
-    environment = ZoomEnvironment(ZoomSettings(frame, LIMITS, LIMITS, **settings))
+    environment = ZoomEnvironment(ViewSettings(frame, LIMITS, LIMITS, **settings))
     environment.reset(images=[picture], question="q", task=task)
     return environment
 
@@ -25,13 +26,13 @@ def crop_of(blocks):
 
 
 def test_the_first_message_shows_every_image_and_then_asks(picture):
-    environment = ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, LIMITS, LIMITS))
+    environment = ZoomEnvironment(ViewSettings(Frame.PER_MILLE, LIMITS, LIMITS))
     blocks = environment.reset(images=[picture, picture], question="Which?")
     assert [block["type"] for block in blocks] == ["image", "image", "text"]
 
 
 def test_a_task_can_bound_its_first_view(picture):
-    environment = ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, LIMITS, LIMITS))
+    environment = ZoomEnvironment(ViewSettings(Frame.PER_MILLE, LIMITS, LIMITS))
     shown = environment.reset(images=[picture], question="q", first_view_max_pixels=64 * 64)[0]["image"]
     assert shown.width * shown.height <= 64 * 64
 
@@ -75,7 +76,7 @@ def test_a_crop_has_the_detail_of_the_original_not_of_the_first_view():
 
 def test_originals_are_held_by_the_store_alone(picture):
     store = ImageStore(max_bytes=0)
-    environment = ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, LIMITS, LIMITS), store)
+    environment = ZoomEnvironment(ViewSettings(Frame.PER_MILLE, LIMITS, LIMITS), store)
     environment.reset(images=[picture], question="q")
     _, crop = crop_of(environment.image_zoom_in_tool([0, 0, 500, 500]))
     _, expected = crop_of(started(picture).image_zoom_in_tool([0, 0, 500, 500]))
@@ -168,9 +169,9 @@ def test_a_crop_of_the_target_is_the_tasks_nearest_box(picture, make_task):
 
 @pytest.mark.parametrize("views", ["blurred", "blank"])
 def test_a_probed_first_view_shows_less_and_zooms_show_as_before(picture, views):
-    environment = ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, LIMITS, LIMITS, views=views))
+    environment = ZoomEnvironment(ViewSettings(Frame.PER_MILLE, LIMITS, LIMITS, views=views))
     view = environment.reset(images=[picture], question="q")[0]["image"]
-    true = ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, LIMITS, LIMITS)).reset(images=[picture], question="q")
+    true = ZoomEnvironment(ViewSettings(Frame.PER_MILLE, LIMITS, LIMITS)).reset(images=[picture], question="q")
     assert view.size == true[0]["image"].size
     assert np.asarray(view).astype(float).std() < np.asarray(true[0]["image"]).astype(float).std()
     zoomed = crop_of(environment.image_zoom_in_tool([0, 0, 500, 500]))[1]
@@ -178,7 +179,7 @@ def test_a_probed_first_view_shows_less_and_zooms_show_as_before(picture, views)
 
 
 def test_the_zoom_environment_passes_its_own_check():
-    factory = lambda: ZoomEnvironment(ZoomSettings(Frame.PER_MILLE, LIMITS, LIMITS))  # noqa: E731
+    factory = lambda: ZoomEnvironment(ViewSettings(Frame.PER_MILLE, LIMITS, LIMITS))  # noqa: E731
     calls = [("image_zoom_in_tool", {"bbox_2d": [0, 0, 500, 500]})]
     assert "answers image_zoom_in_tool the same after a reset" in check_environment(factory, calls=calls)
 
@@ -230,7 +231,7 @@ def test_the_check_finds_what_is_wrong_with_an_environment(kind, problem):
 
 
 def test_the_tool_that_qwen3_vl_was_taught_requires_all_arguments_and_answers_with_the_image_alone(make_task):
-    settings = ZoomSettings(Frame.PER_MILLE, PixelLimits(1024, 65536, 16), PixelLimits(4096, 65536, 16))
+    settings = ViewSettings(Frame.PER_MILLE, PixelLimits(1024, 65536, 16), PixelLimits(4096, 65536, 16))
     ours, theirs = ZoomEnvironment(settings), Qwen3ZoomEnvironment(settings)
     for environment in (ours, theirs):
         environment.reset(**make_task().row())
@@ -248,7 +249,7 @@ def test_the_tool_that_qwen3_vl_was_taught_requires_all_arguments_and_answers_wi
 
 def test_no_view_is_smaller_than_the_processor_leaves_it(make_task):
     """Below its least the processor would enlarge the view again, and boxes in input pixels would be off."""
-    settings = ZoomSettings(Frame.INPUT, PixelLimits(65536, 4194304, 32), PixelLimits(65536, 4194304, 32))
+    settings = ViewSettings(Frame.INPUT, PixelLimits(65536, 4194304, 32), PixelLimits(65536, 4194304, 32))
     environment = ZoomEnvironment(settings)
     content = environment.reset(**make_task(first_view_max_pixels=640 * 480 // 16).row())
     shown = content[0]["image"]

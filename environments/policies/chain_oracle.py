@@ -1,0 +1,69 @@
+"""The policy that knows the chain: it plays from a task's own sub-questions, foci, sub-answers and boxes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+
+from environments.focus import FOCUS_TOOL
+from environments.play import Conversation
+from environments.policies.oracle import OraclePolicy, turn_of
+from environments.traces import blocks_of
+from fovea.answers import written
+from fovea.boxes import Framing, View
+from fovea.chains import Chain, chain_of_task, written_steps
+from fovea.episodes import Focus
+from fovea.tasks import Target, Task
+
+
+class ChainOraclePolicy(OraclePolicy):
+    """Focuses for each step of the task's chain, zooms into the boxes of its images, and answers; see `OraclePolicy`.
+
+    Where there is no tool to focus with, it writes the chain as text.
+    """
+
+    def _write(self, conversation: Conversation) -> str:
+        task, chain = conversation.task, chain_of_task(conversation.task)
+        if chain is None:
+            return super()._write(conversation)
+        answer = f"<answer>{written(task, conversation.framing)}</answer>"
+        if not any(tool.__name__ == FOCUS_TOOL for tool in conversation.tools):
+            return f"<think>\n{written_steps(chain.steps)}\n</think>\n{answer}"
+        calls = self._calls(chain, task)
+        done = sum(message["role"] == "tool" for message in conversation.messages)
+        if done == len(calls):
+            return f"<think>{chain.steps[-1].answer}</think>\n{answer}"
+        call = calls[done]
+        if isinstance(call, Target):
+            framing = conversation.framing or Framing(self.frame)
+            view = View(framing.view(call.img_idx).original, _last_view(conversation, call.img_idx).size)
+            label = task.metadata.get("labels", [""] * len(task.boxes))[task.boxes.index(call)]
+            arguments = {"bbox_2d": self._drawn(call.box, view), "label": label, "img_idx": call.img_idx}
+            return turn_of("I zoom in.", "image_zoom_in_tool", arguments)
+        return turn_of("I look.", FOCUS_TOOL, call)
+
+    def _calls(self, chain: Chain, task: Task) -> list[dict[str, Any] | Target]:
+        """The calls of a chain in order: the arguments of a focus, and each box to zoom into when its image is seen."""
+        calls: list[dict[str, Any] | Target] = []
+        left = list(task.boxes) if task.metadata.get("needs_zoom", True) else []
+        before = ""
+        for step in chain.steps:
+            calls.append({"img_idxs": list(step.images), "question": step.question, "answer": before})
+            calls += [target for target in left if target.img_idx in step.images]
+            left = [target for target in left if target.img_idx not in step.images]
+            before = step.answer
+        return calls
+
+
+def _last_view(conversation: Conversation, root: int) -> Image.Image:
+    """The view of a task's image that was shown last."""
+    shown = conversation.images[root]
+    for message in conversation.messages:
+        blocks = blocks_of(message["content"])
+        focused = [
+            image for block in blocks if isinstance(block.get("focus"), Focus) for image in block["focus"].images
+        ]
+        views = [block["image"] for block in blocks if block["type"] == "image"]
+        shown = dict(zip(focused, views, strict=False)).get(root, shown)
+    return shown
