@@ -20,6 +20,7 @@ from fovea.episodes import (
     Episode,
     Fault,
     FaultKind,
+    Focus,
     NoAction,
     Observation,
     StopReason,
@@ -55,7 +56,14 @@ def sample_episodes(task: Task) -> dict[str, Episode]:
             f"<think>{thought}</think>\n<answer>{answer}</answer>" if well_formed else f"<answer>{answer}</answer> so"
         )
         last = Turn(text, Answer(answer), None, 15 + len(thought) // 4, well_formed)
-        return Episode(task, (*turns, last), StopReason.ANSWERED)
+        return Episode(task, (*turns, last), StopReason.ANSWERED, num_image_tokens=16 * (4 + len(zooms)))
+
+    def focused(answer: str) -> Episode:
+        call = Call("focus_images_tool", {"img_idxs": [0], "question": task.question})
+        text = f"<think>I look.</think>\n<tool_call>\n{{…{call.arguments}}}\n</tool_call>"
+        seen = Observation("", foci=(Focus((0,), task.question),))
+        turns = (Turn(text, call, seen, 40), *says(answer, thought=answer).turns)
+        return Episode(task, turns, StopReason.ANSWERED, num_image_tokens=128)
 
     fault = Turn(
         "<tool_call>\n{oops\n</tool_call>", Fault(FaultKind.BAD_JSON, "not JSON"), Observation("not JSON"), 12, False
@@ -66,6 +74,8 @@ def sample_episodes(task: Task) -> dict[str, Episode]:
         "right, zoomed elsewhere": says("7", ELSEWHERE),
         "wrong, no zoom": says("3"),
         "wrong, zoomed to the target": says("3", TARGET),
+        "right, focused on the image": focused("7"),
+        "wrong, focused on the image": focused("3"),
         "right, out of format": says("7", well_formed=False),
         "right, after a malformed call": Episode(task, (fault, *says("7").turns), StopReason.ANSWERED),
         "no answer": Episode(task, (Turn("<think>hm</think>", NoAction(), None, 8, False),), StopReason.NO_ACTION),

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from environments.focus import FocusEnvironment
 from environments.play import Limits, Reply, play
 from environments.protocol import is_well_formed, parse_actions
 from environments.views import ViewSettings
-from environments.zoom import ZoomEnvironment
 from fovea.boxes import Frame
 from fovea.episodes import Answer, Call, Fault, FaultKind, NoAction
 from fovea.images import PixelLimits
@@ -74,11 +74,15 @@ def test_well_formed_means_to_the_letter(text, good):
 numbers = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=5), st.just(10**400))
 boxes = st.one_of(st.lists(numbers, max_size=6), numbers)
 arguments = st.fixed_dictionaries(
-    {}, optional={"bbox_2d": boxes, "label": numbers, "img_idx": numbers, "extra": numbers}
-)
+    {},
+    optional={
+        "bbox_2d": boxes, "label": numbers, "img_idx": numbers, "img_idxs": boxes, "question": numbers,
+        "answer": numbers, "extra": numbers,
+    },
+)  # fmt: skip
 calls = st.builds(
     lambda name, fields: "<tool_call>" + json.dumps({"name": name, "arguments": fields}) + "</tool_call>",
-    st.sampled_from(["image_zoom_in_tool", "rm -rf", "<|image_pad|>", "reset", "_box"]),
+    st.sampled_from(["image_zoom_in_tool", "focus_images_tool", "rm -rf", "<|image_pad|>", "reset", "_box"]),
     arguments,
 )
 pieces = [*'<>/{}[]",:|_ 0123456789.-eE\\\n\x1b', "tool_call", "answer", "think", "<|im_end|>", "<|image_pad|>"]
@@ -116,4 +120,4 @@ def small_task():
 
 def environment():
     limits = PixelLimits(16 * 16, 64 * 64, 16)
-    return ZoomEnvironment(ViewSettings(Frame.PER_MILLE, limits, limits))
+    return FocusEnvironment(ViewSettings(Frame.PER_MILLE, limits, limits))

@@ -1,5 +1,7 @@
 """What a group shares is computed once, and neither a log-probability nor a gradient changes."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, Reply
+from environments.play import Limits, Reply, play
 from fovea.kernels.image_features import content_key
 from fovea.kernels.packing import group_rows, num_common, unpad
 from fovea.models.loading import freeze_vision
@@ -22,9 +24,12 @@ from tests.training import ON_CPU
 LORA = {"r": 4, "lora_dropout": 0.0, "init_lora_weights": False}
 
 
-def some_task(seed: int, question: str) -> Task:
-    pixels = np.random.default_rng(seed).integers(0, 255, size=(224, 224, 3), dtype=np.uint8)
-    return Task(f"t{seed}", (Image.fromarray(pixels),), question, "7")
+ZOOMS = EpisodeArguments(crop_min_pixels=56 * 56, crop_max_pixels=112 * 112)
+
+
+def some_task(seed: int, question: str, num_images: int = 1) -> Task:
+    pixels = np.random.default_rng(seed).integers(0, 255, size=(num_images, 224, 224, 3), dtype=np.uint8)
+    return Task(f"t{seed}", tuple(map(Image.fromarray, pixels)), question, "7")
 
 
 class Lines:
@@ -46,7 +51,9 @@ class Lines:
         return replies
 
 
-def make_trainer(family: str, tmp_path, monkeypatch, *, lora: bool = False, **options) -> ZoomGRPOTrainer:
+def make_trainer(
+    family: str, tmp_path, monkeypatch, *, lora: bool = False, episodes=ZOOMS, num_images: int = 1, **options
+) -> ZoomGRPOTrainer:
     from peft import LoraConfig
 
     model = random_model(f"{family}-narrow")
@@ -60,10 +67,8 @@ def make_trainer(family: str, tmp_path, monkeypatch, *, lora: bool = False, **op
         [Reward("tokens", RewardKind.EPISODE, lambda task, episode: float(episode.num_tokens % 5))],
         GRPOArguments(**(settings | options)),
         # The second question has the first one's length, and its image the first one's size.
-        train_tasks=[some_task(0, "What is it?"), some_task(1, "What is it?")],
-        environment_factory=environment_factory(
-            EpisodeArguments(crop_min_pixels=56 * 56, crop_max_pixels=112 * 112), model
-        ),
+        train_tasks=[some_task(seed, "What is it?", num_images) for seed in (0, 1)],
+        environment_factory=environment_factory(episodes, model),
         limits=Limits(4, 100, 2000),
         processing_class=model.processor,
         peft_config=LoraConfig(target_modules=r".*language_model.*\.(q_proj|v_proj)", **LORA) if lora else None,
@@ -118,6 +123,53 @@ def test_log_probabilities_and_gradients_equal_stock_trl(family, options, tmp_pa
     assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
     (stock_loss, stock), (loss, ours) = (loss_and_gradients(trainer, inputs, shared=s) for s in (False, True))
     assert loss == pytest.approx(stock_loss, abs=1e-6) and stock.keys() == ours.keys() and stock
+    difference = torch.cat([(stock[name] - ours[name]).flatten() for name in stock]).norm()
+    assert difference < 1e-4 * torch.cat([gradient.flatten() for gradient in stock.values()]).norm()
+
+
+class Focusing(Lines):
+    """Rollouts that focus on two of the images, on others in each row, zoom into one of them, and answer."""
+
+    def reply(self, conversations, *, max_tokens):
+        replies = []
+        for row, conversation in enumerate(conversations):
+            turn = sum(message["role"] == "assistant" for message in conversation.messages)
+            calls = [
+                {"name": "focus_images_tool", "arguments": {"img_idxs": [row, 12 + row], "question": "?"}},
+                {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 50, 60], "img_idx": 12 + row}},
+            ]
+            text = "<answer>" + "7" * (row + 1) + "</answer>"
+            if turn < 2:
+                text = f"<tool_call>{json.dumps(calls[turn])}</tool_call>"
+            ids = self.renderer.tokenizer(text, split_special_tokens=True).input_ids
+            replies.append(Reply(text, (*ids, self.renderer.tokenizer.eos_token_id)))
+        return replies
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_24_images_and_those_focused_on_share_their_prefix_exactly(family, tmp_path, monkeypatch):
+    episodes = EpisodeArguments(
+        environment="focus", max_image_tokens=24 * 4, crop_min_pixels=56 * 56, crop_max_pixels=112 * 112
+    )
+    trainer = make_trainer(family, tmp_path, monkeypatch, episodes=episodes, num_images=24)
+    monkeypatch.setattr("rl.trainer.TransformersPolicy", lambda *args, **kwargs: Focusing(trainer.renderer))
+    inputs = rollouts(trainer)
+    assert inputs["num_images"] == [27] * 8
+    tasks, policy = [task for task in trainer.tasks for _ in range(4)], Focusing(trainer.renderer)
+    played = play(
+        policy, tasks, environment_factory=trainer.make_environment, limits=trainer.limits, renderer=trainer.renderer
+    )
+    for episode, ids, mask in zip(played, inputs["completion_ids"], inputs["completion_mask"], strict=True):
+        assert list(episode.record.completion_ids) == ids[mask.bool()].tolist()
+    args, images = batch(inputs)
+    found = []
+    for shared in (False, True):
+        trainer.shares_prefix = shared
+        with torch.no_grad():
+            found.append(trainer._get_per_token_logps_and_entropies(trainer.model, *args, **images)[0])
+    assert torch.allclose(*found, atol=1e-5)
+    (stock_loss, stock), (loss, ours) = (loss_and_gradients(trainer, inputs, shared=s) for s in (False, True))
+    assert loss == pytest.approx(stock_loss, abs=1e-6)
     difference = torch.cat([(stock[name] - ours[name]).flatten() for name in stock]).norm()
     assert difference < 1e-4 * torch.cat([gradient.flatten() for gradient in stock.values()]).norm()
 

@@ -36,7 +36,7 @@ def test_answers_and_foci_are_what_the_scenes_show(family, size):
         assert len(asked.album.scenes) == size and all(scene.shapes for scene in asked.album.scenes)
         names = re.findall(r"the (\w+ \w+)(?= and|,|\?| larger)", asked.question)
         places = [named(asked.album, name) for name in names if name not in ("digits on",)]
-        foci = [step.focus for step in asked.steps]
+        foci = [step.images for step in asked.steps]
         if family in ("find", "read", "compare", "sum"):
             assert all(len(place) == 1 for place in places), asked.question
             flat = [place[0] for place in places]
@@ -64,7 +64,7 @@ def test_no_constant_answer_and_no_position_pays():
             worth = best_constant([(family, one.answer) for one in asked])
             assert worth < most + 0.08, (family, size, worth)
             if family in ("find", "odd", "read"):
-                first = Counter(one.steps[0].focus[0] for one in asked)
+                first = Counter(one.steps[0].images[0] for one in asked)
                 assert len(first) == size and max(first.values()) < 400 * (1 / size + 0.08)
 
 
