@@ -20,6 +20,10 @@ COMMANDS = {
         "synthesis.agent.command:main",
         "write cold-start traces by a visual agent of models and functions",
     ),
+    "traces chains": (
+        "synthesis.chains.command:main",
+        "write chains of sub-questions over several pictures, in five stages",
+    ),
     "traces own": ("evaluation.harvest:main", "write traces of the successes in a run, without a model"),
     "traces sampled": ("synthesis.own_traces:main", "let a model play, and write traces of its successes"),
     "tasks": ("synthesis.shapes.tasks:main", "write tasks on procedural scenes"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import yaml
@@ -13,7 +15,7 @@ from fovea.config import ConfigError, find_config
 from fovea.endpoint import ChatEndpoint
 from fovea.models.loading import load_model
 from fovea.plugins import load_object
-from synthesis.agent.chats import PROMPTS, ChatRole, EndpointChat, LocalChat
+from synthesis.agent.chats import PROMPTS, Chat, ChatRole, EndpointChat, LocalChat
 from synthesis.agent.functions import FunctionRole
 from synthesis.agent.roles import NAMES
 from synthesis.agent.rules import Rules, Truth
@@ -21,14 +23,6 @@ from synthesis.agent.solving import Team
 
 BY_RULE = ("adjust", "verify", "summarise")
 """Roles that rules play where nobody is named."""
-FILLED = {
-    "locate": ("target", "form"),
-    "look": ("question",),
-    "adjust": ("box", "advice", "form"),
-    "verify": ("question", "reference", "answer"),
-    "summarise": ("question", "steps", "answer", "count"),
-}
-"""The places in the words of each role."""
 
 
 def cast_roles(
@@ -40,25 +34,10 @@ def cast_roles(
     Raises:
         ConfigError: for a role that nobody plays, or a word that names nobody.
     """
-    changed = read_prompts(prompts)
-
-    @cache
-    def player(word: str) -> Any:
-        if word in ("truth", "rules"):
-            return Truth(seed) if word == "truth" else Rules(seed)
-        if "@http" in word:
-            name, _, address = word.partition("@http")
-            answers = cache_folder / "answers.jsonl" if temperature == 0 else None
-            return ChatRole(EndpointChat(ChatEndpoint(f"http{address}", name, cache=answers), temperature), changed)
-        start = word.partition(":")[0]
-        if "@" in start and not Path(start).exists():
-            raise ConfigError(f"{word!r} has no address behind the @: write NAME@https://host/v1")
-        try:
-            return FunctionRole(load_object(word)) if ":" in word else ChatRole(
-                LocalChat(load_model(word), temperature), changed)  # fmt: skip
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{word}: {error}") from error
-
+    changed = read_prompts(prompts, PROMPTS)
+    named = {"truth": lambda: Truth(seed), "rules": lambda: Rules(seed)}
+    of_chat = partial(ChatRole, prompts=changed)
+    player = Casting(named, of_chat, FunctionRole, temperature, cache_folder).player
     chosen = {role: words.get(role) or agent or ("rules" if role in BY_RULE else None) for role in NAMES}
     missing = [role for role, word in chosen.items() if word is None]
     if missing:
@@ -70,8 +49,47 @@ def cast_roles(
     return Team(**team)
 
 
-def read_prompts(file: str | None) -> dict[str, str]:
-    """Words of roles from a YAML file.
+@dataclass(frozen=True)
+class Casting:
+    """How a word becomes a player: by its own name, of a chat model, or of a function."""
+
+    by_name: Mapping[str, Callable[[], Any]]
+    of_chat: Callable[[Chat], Any]
+    of_function: Callable[[Callable], Any]
+    temperature: float
+    cache_folder: Path
+    _known: dict[str, Any] = field(default_factory=dict)
+
+    def player(self, word: str) -> Any:
+        """The player that a word names, the same each time.
+
+        Raises:
+            ConfigError: for a word that names nobody.
+        """
+        if word not in self._known:
+            self._known[word] = self._made(word)
+        return self._known[word]
+
+    def _made(self, word: str) -> Any:
+        if word in self.by_name:
+            return self.by_name[word]()
+        if "@http" in word:
+            name, _, address = word.partition("@http")
+            answers = self.cache_folder / "answers.jsonl" if self.temperature == 0 else None
+            return self.of_chat(EndpointChat(ChatEndpoint(f"http{address}", name, cache=answers), self.temperature))
+        start = word.partition(":")[0]
+        if "@" in start and not Path(start).exists():
+            raise ConfigError(f"{word!r} has no address behind the @: write NAME@https://host/v1")
+        try:
+            if ":" in word:
+                return self.of_function(load_object(word))
+            return self.of_chat(LocalChat(load_model(word), self.temperature))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{word}: {error}") from error
+
+
+def read_prompts(file: str | None, words: Mapping[str, str]) -> dict[str, str]:
+    """Other words of roles from a YAML file, in place of `words`.
 
     Raises:
         ConfigError: for a role that there is not, or a place in its words that is not filled.
@@ -80,10 +98,11 @@ def read_prompts(file: str | None) -> dict[str, str]:
         return {}
     prompts = yaml.safe_load(find_config(file).read_text()) or {}
     for role, prompt in prompts.items():
-        if role not in PROMPTS:
-            raise ConfigError(f"{file}: there is no role {role!r}, but {', '.join(PROMPTS)}")
+        if role not in words:
+            raise ConfigError(f"{file}: there is no role {role!r}, but {', '.join(words)}")
+        filled = [name for _, name, _, _ in Formatter().parse(words[role]) if name]
         try:
-            prompt.format(**dict.fromkeys(FILLED[role], ""))
+            prompt.format(**dict.fromkeys(filled, ""))
         except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{file}: {role} may hold {{{'}, {'.join(FILLED[role])}}}, and not {error}") from error
+            raise ConfigError(f"{file}: {role} may hold {{{'}, {'.join(filled)}}}, and not {error}") from error
     return prompts

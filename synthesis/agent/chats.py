@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from PIL import Image
@@ -93,80 +93,21 @@ NOBODY = Task("", (), "", None)
 
 
 @dataclass
-class ChatRole:
-    """All five roles by one chat model; `prompts` replaces the words of single roles."""
+class Asked:
+    """A chat model that is asked in the words of roles; `prompts` replaces those of single roles."""
 
     chat: Chat
     prompts: dict[str, str] = field(default_factory=dict)
-
-    def locate(self, sight: Sight, target: str, usage: Usage) -> Box | None:
-        image = self.chat.shown(sight.image)
-        prompt = self._prompt("locate", target=target, form=self._framing(image).describe(0))
-        return self._box(self._ask("locate", [_user(prompt, image)], usage, max_tokens=128), image)
-
-    def look(self, sight: Sight, question: str, notes: Sequence[Note], usage: Usage) -> str:
-        messages: Messages = []
-        images: list[Image.Image] = []  # shown with the next question
-        for note in notes:
-            images.append(self.chat.shown(note.sight.image))
-            if note.answer:
-                messages += [_user(note.question, *images), _assistant(note.answer)]
-                images = []
-        if not notes or notes[-1].sight is not sight:
-            images.append(self.chat.shown(sight.image))
-        messages.append(_user(self._prompt("look", question=question), *images))
-        return self._ask("look", messages, usage, max_tokens=256)
-
-    def adjust(self, sight: Sight, box: Box, advice: str, usage: Usage) -> Box | None:
-        image = self.chat.shown(sight.image)
-        framing = self._framing(image)
-        numbers = json.dumps(framing.write(box))
-        prompt = self._prompt("adjust", box=numbers, advice=advice, form=framing.describe(0))
-        return self._box(self._ask("adjust", [_user(prompt, image)], usage, max_tokens=128), image)
-
-    def verify(self, task: Task, answer: str, usage: Usage) -> Judgement:
-        prompt = self._prompt("verify", question=task.prompt, reference=written(task), answer=json.dumps(answer))
-        text = self._ask("verify", [_user(prompt)], usage, max_tokens=128)
-        match = re.match(r"\W*(right|wrong)\b[\s:.,*-]*(.*)", text, re.IGNORECASE | re.DOTALL)
-        if match is None:
-            raise RoleError(f"{text[:80]!r} begins with neither 'right' nor 'wrong'")
-        is_right = match[1].lower() == "right"
-        if is_right and re.search(r"\bwrong\b|\bnot right\b|\bincorrect\b", match[2], re.IGNORECASE):
-            raise RoleError(f"{text[:80]!r} says both right and wrong")
-        return Judgement(is_right, match[2].strip())
-
-    def summarise(self, task: Task, notes: Sequence[Note], answer: str, usage: Usage) -> list[str]:
-        steps = [{"zoomed to": note.question, "saw": note.answer} for note in notes]
-        count = len(notes) + 1
-        prompt = self._prompt(
-            "summarise", question=task.prompt, steps=json.dumps(steps), answer=json.dumps(answer), count=count
-        )
-        text = self._ask("summarise", [_user(prompt)], usage, max_tokens=128 * count)
-        try:
-            return json.loads(text[text.index("[") : text.rindex("]") + 1])
-        except ValueError as error:
-            raise RoleError(f"{text[:80]!r} holds no JSON list") from error
-
-    def _framing(self, image: Image.Image) -> Framing:
-        return Framing(self.chat.frame, (View(image.size, image.size),))
+    words: ClassVar[Mapping[str, str]] = {}
 
     def _prompt(self, role: str, **values: Any) -> str:
-        return self.prompts.get(role, PROMPTS[role]).format(**values)
+        return self.prompts.get(role, self.words[role]).format(**values)
 
     def _ask(self, role: str, messages: Messages, usage: Usage, *, max_tokens: int) -> str:
         draw = sum(usage.requests.values())
         text, num_tokens = self.chat.ask(messages, max_tokens=max_tokens, draw=draw)
         usage.add(role, num_tokens)
         return text.strip()
-
-    def _box(self, text: str, image: Image.Image) -> Box | None:
-        if re.match(r"\W*none\b", text, re.IGNORECASE):
-            return None
-        boxes = boxes_in(text)
-        if not boxes:
-            raise RoleError(f"{text[:80]!r} holds no box")
-        numbers, _ = boxes[0]
-        return box_of(numbers, self.chat.frame, View(image.size, image.size))
 
 
 PROMPTS = {
@@ -184,10 +125,85 @@ PROMPTS = {
 """The words of each role; a look is the bare question."""
 
 
-def _user(text: str, *images: Image.Image) -> dict[str, Any]:
+class ChatRole(Asked):
+    """All five roles by one chat model."""
+
+    words = PROMPTS
+
+    def locate(self, sight: Sight, target: str, usage: Usage) -> Box | None:
+        image = self.chat.shown(sight.image)
+        prompt = self._prompt("locate", target=target, form=self._framing(image).describe(0))
+        return self._box(self._ask("locate", [user_message(prompt, image)], usage, max_tokens=128), image)
+
+    def look(self, sight: Sight, question: str, notes: Sequence[Note], usage: Usage) -> str:
+        messages: Messages = []
+        images: list[Image.Image] = []  # shown with the next question
+        for note in notes:
+            images.append(self.chat.shown(note.sight.image))
+            if note.answer:
+                messages += [user_message(note.question, *images), _assistant(note.answer)]
+                images = []
+        if not notes or notes[-1].sight is not sight:
+            images.append(self.chat.shown(sight.image))
+        messages.append(user_message(self._prompt("look", question=question), *images))
+        return self._ask("look", messages, usage, max_tokens=256)
+
+    def adjust(self, sight: Sight, box: Box, advice: str, usage: Usage) -> Box | None:
+        image = self.chat.shown(sight.image)
+        framing = self._framing(image)
+        numbers = json.dumps(framing.write(box))
+        prompt = self._prompt("adjust", box=numbers, advice=advice, form=framing.describe(0))
+        return self._box(self._ask("adjust", [user_message(prompt, image)], usage, max_tokens=128), image)
+
+    def verify(self, task: Task, answer: str, usage: Usage) -> Judgement:
+        prompt = self._prompt("verify", question=task.prompt, reference=written(task), answer=json.dumps(answer))
+        text = self._ask("verify", [user_message(prompt)], usage, max_tokens=128)
+        match = re.match(r"\W*(right|wrong)\b[\s:.,*-]*(.*)", text, re.IGNORECASE | re.DOTALL)
+        if match is None:
+            raise RoleError(f"{text[:80]!r} begins with neither 'right' nor 'wrong'")
+        is_right = match[1].lower() == "right"
+        if is_right and re.search(r"\bwrong\b|\bnot right\b|\bincorrect\b", match[2], re.IGNORECASE):
+            raise RoleError(f"{text[:80]!r} says both right and wrong")
+        return Judgement(is_right, match[2].strip())
+
+    def summarise(self, task: Task, notes: Sequence[Note], answer: str, usage: Usage) -> list[str]:
+        steps = [{"zoomed to": note.question, "saw": note.answer} for note in notes]
+        count = len(notes) + 1
+        prompt = self._prompt(
+            "summarise", question=task.prompt, steps=json.dumps(steps), answer=json.dumps(answer), count=count
+        )
+        text = self._ask("summarise", [user_message(prompt)], usage, max_tokens=128 * count)
+        return json_in(text, "[]")
+
+    def _framing(self, image: Image.Image) -> Framing:
+        return Framing(self.chat.frame, (View(image.size, image.size),))
+
+    def _box(self, text: str, image: Image.Image) -> Box | None:
+        if re.match(r"\W*none\b", text, re.IGNORECASE):
+            return None
+        boxes = boxes_in(text)
+        if not boxes:
+            raise RoleError(f"{text[:80]!r} holds no box")
+        numbers, _ = boxes[0]
+        return box_of(numbers, self.chat.frame, View(image.size, image.size))
+
+
+def user_message(text: str, *images: Image.Image) -> dict[str, Any]:
     blocks = [{"type": "image", "image": image} for image in images]
     return {"role": "user", "content": [*blocks, {"type": "text", "text": text}]}
 
 
 def _assistant(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def json_in(text: str, ends: str) -> Any:
+    """The JSON in a reply between its first and last of two characters, "[]" or "{}".
+
+    Raises:
+        RoleError: for a reply without any.
+    """
+    try:
+        return json.loads(text[text.index(ends[0]) : text.rindex(ends[1]) + 1])
+    except (ValueError, RecursionError) as error:
+        raise RoleError(f"{text[:80]!r} holds no JSON in {ends}") from error

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from synthesis.agent.solving import Agent, Bounds, GivenUp, Team
 from synthesis.agent.writing import played
 from synthesis.arguments import TraceSourceArguments
 from synthesis.shapes import make_tasks
+from synthesis.side_by_side import side_by_side
 
 
 @dataclass(kw_only=True)
@@ -123,23 +122,7 @@ def work_on_all(
             own.factory = make_factory()
         return work(task, hashes[task.id], Agent(team, bounds, own.factory), limits, folder)
 
-    waiting = iter(tasks)
-    failure: BaseException | None = None
-    with ThreadPoolExecutor(num_workers) as pool:
-        running = {pool.submit(job, task) for task in islice(waiting, 2 * num_workers)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for finished in done:
-                if (error := finished.exception()) is None:
-                    yield finished.result()
-                else:
-                    failure = failure or error
-            if failure is None:
-                running |= {pool.submit(job, task) for task in islice(waiting, len(done))}
-            else:  # what is under way is finished and kept, nothing new begins
-                running = {one for one in running if not one.cancel()}
-    if failure is not None:
-        raise failure
+    return side_by_side(job, tasks, num_workers)
 
 
 def hash_of(task: Task) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,15 +53,24 @@ class FunctionRole:
         return self._call(None, task=task, question=task.prompt, notes=_asked(notes), answer=answer)
 
     def _call(self, sight: Sight | None, **values: Any) -> Any:
-        parameters = inspect.signature(self.function).parameters
         if sight is not None:
             values |= {"image": sight.image.copy(), "region": sight.region, "task": sight.task}
-            if "original" in parameters:
+            if "original" in inspect.signature(self.function).parameters:
                 values["original"] = open_image(sight.task.images[sight.root])
-        unknown = [name for name, one in parameters.items() if name not in values and one.default is one.empty]
-        if unknown:
-            raise TypeError(f"{self.function.__name__} asks for {unknown}; in this role there are {sorted(values)}")
-        return self.function(**{name: value for name, value in values.items() if name in parameters})
+        return by_name(self.function, values)
+
+
+def by_name(function: Callable, values: Mapping[str, Any]) -> Any:
+    """What a function returns that is given, of these values, those that its parameters name.
+
+    Raises:
+        TypeError: if it asks for others.
+    """
+    parameters = inspect.signature(function).parameters
+    unknown = [name for name, one in parameters.items() if name not in values and one.default is one.empty]
+    if unknown:
+        raise TypeError(f"{function.__name__} asks for {unknown}; in this role there are {sorted(values)}")
+    return function(**{name: value for name, value in values.items() if name in parameters})
 
 
 def _asked(notes: Sequence[Note]) -> list[tuple[str, str]]:

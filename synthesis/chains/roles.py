@@ -1,0 +1,169 @@
+"""The roles of the chain builder: what each is asked, and what it may answer.
+
+Four stages of Focus-Centric Visual Chain (arXiv 2504.20199, section 3): extract a profile of each image, connect images
+by their profiles, annotate how two connected ones relate, and ask along a connected path. A fifth role looks, for the
+checks. Whatever a role answers is checked here before it is used, and never evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from PIL import Image
+
+from fovea.chains import Chain, Step, problem_of
+from synthesis.agent.roles import RoleError, Usage, checked_text
+
+NAMES = ("extract", "connect", "annotate", "ask", "look")
+MAX_OBJECTS = 40
+
+
+class RelationKind(StrEnum):
+    """How two images relate: in time, in space, or in what they mean."""
+
+    TEMPORAL = "temporal"
+    SPATIAL = "spatial"
+    SEMANTIC = "semantic"
+
+
+@dataclass(frozen=True)
+class SeenObject:
+    """Something in an image, and what it is like."""
+
+    name: str
+    attributes: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        return " ".join([*self.attributes, self.name])
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What an image shows: in all, behind, the things in it, and what they do with each other."""
+
+    overview: str
+    background: str = ""
+    objects: tuple[SeenObject, ...] = ()
+    interactions: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Profile:
+        """The profile of a role or of a file.
+
+        Raises:
+            RoleError: for anything else.
+        """
+        if not isinstance(value, Mapping):
+            raise RoleError(f"{value!r:.80} is no profile")
+        objects = []
+        for one in _listed(value, "objects")[:MAX_OBJECTS]:
+            one = one if isinstance(one, Mapping) else {"name": one}
+            attributes = tuple(checked_text(text) for text in _listed(one, "attributes"))
+            objects.append(SeenObject(checked_text(one.get("name")), attributes))
+        interactions = tuple(checked_text(text) for text in _listed(value, "interactions"))
+        background = value.get("background") or ""
+        overview = checked_text(value.get("overview"))
+        return cls(overview, checked_text(background) if background else "", tuple(objects), interactions)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How one image relates to another, in words."""
+
+    kind: RelationKind
+    words: str
+
+    @classmethod
+    def of(cls, value: Any) -> Relation | None:
+        """The relation of a role, as kind and words; None where it finds none.
+
+        Raises:
+            RoleError: for anything else.
+        """
+        if value is None or isinstance(value, Relation):
+            return value
+        if not isinstance(value, (list, tuple)) or len(value) != 2 or value[0] not in tuple(RelationKind):
+            raise RoleError(f"{value!r:.80} is no pair of {', '.join(RelationKind)} and words")
+        return cls(RelationKind(value[0]), checked_text(value[1]))
+
+
+@dataclass(frozen=True)
+class Link:
+    """An edge of a path: the numbers of two images, what they share, and how they relate."""
+
+    first: int
+    second: int
+    shared: str
+    relation: Relation
+
+    @property
+    def images(self) -> tuple[int, int]:
+        return min(self.first, self.second), max(self.first, self.second)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is asked along a path: a sub-question an edge, and one question that needs them all."""
+
+    question: str
+    chain: Chain
+
+    @classmethod
+    def of(cls, value: Any, links: Sequence[Link], num_images: int) -> Draft:
+        """The draft of a role: {"question", "answer", "steps": [{"question", "answer"}, …]}, a step for each link.
+
+        Raises:
+            RoleError: for anything else.
+        """
+        if isinstance(value, Draft):
+            return value
+        steps = value.get("steps") if isinstance(value, Mapping) else None
+        if not isinstance(steps, (list, tuple)) or len(steps) != len(links):
+            raise RoleError(f"{value!r:.80} holds no list of {len(links)} steps")
+        if not all(isinstance(step, Mapping) for step in steps):
+            raise RoleError(f"{steps!r:.80} are no steps of question and answer")
+        made = [Step(_one_line(step, "question"), link.images, _one_line(step, "answer"))
+                for step, link in zip(steps, links, strict=True)]  # fmt: skip
+        chain = Chain(tuple(made), _one_line(value, "answer"))
+        if problem := problem_of(chain, num_images):
+            raise RoleError(problem)
+        return cls(checked_text(value.get("question")), chain)
+
+
+class Role(Protocol):
+    """All five roles; a player of some of them has those methods alone. `usage` counts what it costs."""
+
+    def extract(self, image: Image.Image, usage: Usage) -> Any:
+        """The `Profile` of an image."""
+
+    def connect(self, first: Profile, second: Profile, usage: Usage) -> Any:
+        """What two images share, in words, by their profiles alone; None if nothing connects them."""
+
+    def annotate(self, first: Image.Image, second: Image.Image, shared: str, usage: Usage) -> Any:
+        """The `Relation` of the first image to the second; None if there is none."""
+
+    def ask(self, profiles: Mapping[int, Profile], links: Sequence[Link], usage: Usage) -> Any:
+        """A `Draft` along these links of images, which are spoken of by their numbers."""
+
+    def look(self, question: str, images: Mapping[int, Image.Image], usage: Usage) -> Any:
+        """The answer to a question by these numbered images; what cannot be told from them is said so."""
+
+
+def _listed(value: Mapping[str, Any], name: str) -> Sequence[Any]:
+    found = value.get(name) or ()
+    if isinstance(found, str) or not isinstance(found, Sequence):
+        raise RoleError(f"{name} is {found!r:.80}: it must be a list")
+    return found
+
+
+def _one_line(value: Mapping[str, Any], name: str) -> str:
+    found = value.get(name)
+    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
+    return " ".join(checked_text(str(found) if is_number else found).split())

@@ -1,0 +1,120 @@
+"""The stages of the chain builder: each a file of lines that can be read, mended by hand, and gone on with.
+
+A line is {"key", "value" or "failed", "requests", "tokens"}. Its key is a hash of what the role was shown, so that a
+line that was mended is used as it stands, and what follows from it is made anew. Several processes may work in one
+folder, each on a shard of the keys and in a file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from fovea.endpoint import RefusedRequest
+from fovea.images import ImageError
+from fovea.jsonl import cut_torn_line, read_jsonl
+from synthesis.agent.roles import RoleError, Usage
+from synthesis.side_by_side import side_by_side
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the keys a process works on: the nth of so many."""
+
+    number: int = 0
+    count: int = 1
+
+    def holds(self, key: str) -> bool:
+        return int(key[:8], 16) % self.count == self.number
+
+    @property
+    def suffix(self) -> str:
+        return "" if self.count == 1 else f"-{self.number}-of-{self.count}"
+
+
+@dataclass
+class Stage:
+    """A stage's lines by key; `name` is that of its files."""
+
+    folder: Path
+    name: str
+    shard: Shard = Shard()
+    lines: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Reads what there is, also of other shards.
+
+        Raises:
+            ValueError: for a line that is none of this stage's.
+        """
+        for path in (self.folder / f"{self.name}.jsonl", *sorted(self.folder.glob(f"{self.name}-*-of-*.jsonl"))):
+            if path == self.path:
+                cut_torn_line(path)
+            for number, line in enumerate(read_jsonl(path), start=1):
+                if not isinstance(line, Mapping) or "key" not in line or ("value" in line) == ("failed" in line):
+                    raise ValueError(f"{path} line {number} is {line!r:.80}: it must hold key, and value or failed")
+                self.lines[line["key"]] = dict(line)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.name}{self.shard.suffix}.jsonl"
+
+    def work(self, jobs: Mapping[str, Callable[[Usage], Any]], num_workers: int) -> None:
+        """Does what is missing of these jobs, by key, and writes each line as it comes."""
+        missing = [key for key in jobs if key not in self.lines and self.shard.holds(key)]
+        total = sum(self.shard.holds(key) for key in jobs)
+        with tqdm(total=total, initial=total - len(missing), desc=self.name) as bar, self.path.open("a") as file:
+            for line in side_by_side(lambda key: _line(key, jobs[key]), missing, num_workers):
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                self.lines[line["key"]] = line
+                bar.update()
+
+    def values(self, keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """The keys that came to something, with their values."""
+        return ((key, self.lines[key]["value"]) for key in keys if "value" in self.lines.get(key, {}))
+
+    def reasons(self) -> Counter[str]:
+        """Why keys failed."""
+        return Counter(line["failed"].partition(":")[0] for line in self.lines.values() if "failed" in line)
+
+    def usage(self) -> Usage:
+        """What all lines cost."""
+        total = Usage()
+        for line in self.lines.values():
+            for role, number in line.get("requests", {}).items():
+                total.requests[role] = total.requests.get(role, 0) + number
+                total.tokens[role] = total.tokens.get(role, 0) + line.get("tokens", {}).get(role, 0)
+        return total
+
+
+def _line(key: str, job: Callable[[Usage], Any]) -> dict[str, Any]:
+    usage = Usage()
+    try:
+        outcome = {"value": job(usage)}
+    except (RoleError, ImageError, RefusedRequest) as error:
+        outcome = {"failed": str(error)[:300]}
+    return {"key": key, **outcome, "requests": usage.requests, "tokens": usage.tokens}
+
+
+def asked(role: Callable[[], Any], read: Callable[[Any], Value], max_asks: int) -> Value:
+    """What a role answers, read; an answer that cannot be used is asked for again, so often in all.
+
+    Raises:
+        RoleError: if none can be used.
+    """
+    for left in reversed(range(max_asks)):
+        try:
+            return read(role())
+        except RoleError:
+            if not left:
+                raise
+    raise RoleError("it was never asked")

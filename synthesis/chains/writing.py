@@ -1,0 +1,121 @@
+"""What passed its checks, written as tasks with chains, as traces of an environment, and as a run to be viewed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
+from environments.play import play
+from environments.policies.chain_oracle import ChainOraclePolicy
+from environments.traces import trace_record, unfit
+from fovea.boxes import Frame
+from fovea.data.references import kind_of
+from fovea.data.task_files import load_tasks, save_tasks
+from fovea.models.loading import load_outline
+from fovea.placeholders import label_images
+from fovea.runs.directory import RunDirectory
+from fovea.runs.records import SAMPLES, Sample, append
+from fovea.tasks import Task
+from synthesis.chains.building import Builder
+from synthesis.chains.stages import Stage
+
+BATCH = 64
+"""Chains that are played at a time."""
+
+
+def tasks_of(builder: Builder, stages: Mapping[str, Stage]) -> Iterator[Task]:
+    """The final questions of the chains that passed every check, with their chains in the metadata."""
+    drafts = builder.drafts(stages)
+    for key, problems in stages["look"].values(drafts):
+        album, draft = drafts[key]
+        if problems:
+            continue
+        relations = [(link.first, link.second, link.relation.kind.value, link.relation.words) for link in album.links]
+        metadata = {
+            "family": " and ".join(sorted({kind for _, _, kind, _ in relations})),
+            "num_images": len(album.pictures),
+            "needs_zoom": False,
+            "relations": [
+                [link.first, link.second, link.relation.kind.value, link.relation.words] for link in album.links
+            ],
+            **draft.chain.metadata(),
+        }
+        answer = draft.chain.answer
+        yield Task(
+            f"chain-{key[:12]}", tuple(str(builder.pool.pictures[picture]) for picture in album.pictures),
+            label_images(draft.question, len(album.pictures)), answer, kind_of(None, answer, (), has_image=False),
+            source="synthesis.chains", metadata=metadata,
+        )  # fmt: skip
+
+
+def write(builder: Builder, stages: Mapping[str, Stage], arguments: Any, episodes: EpisodeArguments) -> str:
+    """Writes tasks, traces.jsonl, samples.jsonl and summary.md below the folder; the summary."""
+    folder = builder.folder
+    save_tasks(tasks_of(builder, stages), folder / "tasks")
+    RunDirectory(folder).write_start(
+        chains=arguments, episodes=episodes,
+        evaluation={"dataset_name": str(folder / "tasks"), "output_dir": str(folder)},
+    )  # fmt: skip
+    model = load_outline(arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)
+    oracle = ChainOraclePolicy(Frame(episodes.box_frame) if episodes.box_frame else model.frame)
+    factory = environment_factory(episodes, model)
+    tasks = load_tasks(folder / "tasks") if (folder / "tasks" / "tasks.jsonl").stat().st_size else []
+    (folder / SAMPLES).unlink(missing_ok=True)
+    unfit_for = Counter[str]()
+    with (folder / "traces.jsonl").open("w") as file:
+        for start in range(0, len(tasks), BATCH):
+            played = play(oracle, tasks[start : start + BATCH], environment_factory=factory, limits=episodes.limits())
+            for episode in played:
+                if reason := unfit(episode):
+                    unfit_for[reason] += 1
+                    continue
+                file.write(json.dumps(trace_record(episode, folder / "seen", name=episode.task.id)) + "\n")
+                sample = Sample.of(episode, family=episode.task.family, score=1.0, why="the chain's own answer")
+                append(folder / SAMPLES, [sample])
+    text = summary(builder, stages, len(tasks) - unfit_for.total(), unfit_for)
+    (folder / "summary.md").write_text(text + "\n")
+    return text
+
+
+def summary(builder: Builder, stages: Mapping[str, Stage], num_traces: int, unfit_for: Counter[str]) -> str:
+    """What came of the pool, stage by stage, why the rest did not, and what each role cost, as Markdown tables."""
+    pool, profiles, pairs = builder.pool, builder.profiles(stages), builder.pairs(stages)
+    edges, relations, albums = builder.edges(stages), builder.relations(stages), builder.albums(stages)
+    drafts = builder.drafts(stages)
+    found = [problems for _, problems in stages["look"].values(drafts)]
+    num_all = len(profiles) * (len(profiles) - 1) // 2
+    kinds = Counter(relation.kind.value for _, relation in relations.values())
+    rows = [
+        ("pictures", f"{len(pool.pictures)} ({len(pool.alike)} like another, {len(pool.broken)} broken)"),
+        ("profiles", len(profiles)),
+        ("pairs asked about", f"{len(pairs)} of {num_all} ({len(pairs) / max(1, num_all):.1%})"),
+        ("pairs connected", len(edges)),
+        (
+            "pairs related",
+            ", ".join([str(len(relations)), *(f"{count} {kind}" for kind, count in kinds.most_common())]),
+        ),
+        ("paths", len(albums)),
+        ("chains", len(drafts)),
+        ("chains that passed", sum(not problems for problems in found)),
+        ("traces", num_traces),
+    ]
+    lines = [f"\n{num_traces} traces of {len(albums)} paths\n", "| stage | came of it |", "|---|---|"]
+    lines += [f"| {name} | {number} |" for name, number in rows]
+    reasons = Counter[str]()
+    for name, stage in stages.items():
+        reasons.update({f"{name}: {reason}": count for reason, count in stage.reasons().items()})
+    reasons.update(f"check: {problems[0].partition(':')[0]}" for problems in found if problems)
+    reasons.update({f"trace: {reason}": count for reason, count in unfit_for.items()})
+    if reasons:
+        lines += ["\n| left out | times |", "|---|---|"]
+        lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
+    lines += ["\n| role | requests | tokens | tokens a trace |", "|---|---|---|---|"]
+    for name, stage in stages.items():
+        usage = stage.usage()
+        requests, tokens = usage.requests.get(name, 0), usage.tokens.get(name, 0)
+        lines.append(f"| {name} | {requests} | {tokens} | {tokens / max(1, num_traces):.0f} |")
+    return "\n".join(lines)

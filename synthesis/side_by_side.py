@@ -1,0 +1,35 @@
+"""Jobs that wait for endpoints, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def side_by_side(job: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
+    """What the job makes of each item, as it comes; `num_workers` threads, and few items are drawn ahead.
+
+    After an exception nothing new begins: what is under way is finished and given, then the exception is raised.
+    """
+    waiting = iter(items)
+    failure: BaseException | None = None
+    with ThreadPoolExecutor(num_workers) as pool:
+        running = {pool.submit(job, item) for item in islice(waiting, 2 * num_workers)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for finished in done:
+                if (error := finished.exception()) is None:
+                    yield finished.result()
+                else:
+                    failure = failure or error
+            if failure is None:
+                running |= {pool.submit(job, item) for item in islice(waiting, len(done))}
+            else:
+                running = {one for one in running if not one.cancel()}
+    if failure is not None:
+        raise failure
