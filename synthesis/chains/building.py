@@ -21,10 +21,8 @@ from synthesis.chains.checking import problems
 from synthesis.chains.index import candidates
 from synthesis.chains.paths import sample_paths
 from synthesis.chains.roles import NAMES, Draft, Link, Profile, Relation
-from synthesis.chains.stages import Shard, Stage, asked
+from synthesis.chains.stages import Job, Shard, Stage, asked
 from synthesis.duplicates import HashTable, perceptual_hash
-
-Job = Callable[[Usage], Any]
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ class Builder:
             return (value if isinstance(value, Profile) else Profile.from_json(value)).to_json()
 
         role = self.roles["extract"]
-        return {self._key("extract", key): self._job(role.extract, read, path)
+        return {self._key("extract", key): self._job([key], role.extract, read, path)
                 for key, path in self.pool.pictures.items()}  # fmt: skip
 
     def _connect(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
@@ -188,7 +186,7 @@ class Builder:
             return None if value is None else checked_text(value)
 
         role, profiles = self.roles["connect"], self.profiles(stages)
-        return {key: self._job(role.connect, read, profiles[a], profiles[b])
+        return {key: self._job([a, b], role.connect, read, profiles[a], profiles[b])
                 for key, (a, b) in self.pairs(stages).items()}  # fmt: skip
 
     def _annotate(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
@@ -208,7 +206,7 @@ class Builder:
             return {"kind": there.kind.value, "words": there.words}
 
         paths = self.pool.pictures
-        return {key: self._job(both, read, paths[a], paths[b], shared)
+        return {key: self._job([a, b], both, read, paths[a], paths[b], shared)
                 for key, (a, b, shared) in self.edges(stages).items()}  # fmt: skip
 
     def _ask(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
@@ -221,7 +219,7 @@ class Builder:
                 draft = Draft.of(value, album.links, len(album.pictures))
                 return {"question": draft.question, "answer": draft.chain.answer, **draft.chain.metadata()}
 
-            return self._job(role.ask, read, shown, album.links)
+            return self._job(album.pictures, role.ask, read, shown, album.links)
 
         return {key: job(album) for key, album in self.albums(stages).items()}
 
@@ -237,18 +235,21 @@ class Builder:
 
                 return list(problems(draft.question, draft.chain, images, look))
 
-            return examine
+            return Job(self._about(album.pictures), examine)
 
         return {key: job(*both) for key, both in self.drafts(stages).items()}
 
-    def _job(self, play: Callable[..., Any], read: Callable[[Any], Any], *shown: Any) -> Job:
+    def _about(self, pictures: Sequence[str]) -> list[str]:
+        return [str(self.pool.pictures[picture]) for picture in pictures]
+
+    def _job(self, pictures: Sequence[str], play: Callable[..., Any], read: Callable[[Any], Any], *shown: Any) -> Job:
         """A job that asks a role about what is shown; pictures are opened when it is its turn."""
 
         def job(usage: Usage) -> Any:
             given = [open_image(one) if isinstance(one, Path) else one for one in shown]
             return asked(lambda: play(*given, usage), read, self.plan.max_asks)
 
-        return job
+        return Job(self._about(pictures), job)
 
     def _key(self, role: str, *shown: Any) -> str:
         return digest([role, self.words[role], *shown])

@@ -9,6 +9,7 @@ plays every role. For many processes: one stage at a time, `--stage connect --sh
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 from environments.arguments import EpisodeArguments
 from fovea.arguments import PixelArguments
 from fovea.config import ConfigError, parse
-from fovea.runs.directory import RunDirectory
+from fovea.runs.directory import RunDirectory, changes
 from synthesis.agent.casting import Casting, read_prompts
 from synthesis.chains.building import Builder, Plan, pool_of
 from synthesis.chains.chats import WORDS, ChainChat, ChainFunction
@@ -26,6 +27,10 @@ from synthesis.chains.stages import Shard
 from synthesis.chains.truth import SCENES, Truth, draw_pool
 from synthesis.chains.writing import write
 
+POOL = "pool"
+"""Where scenes are drawn."""
+FREE_SETTINGS = re.compile("(?!(images|num_scenes)$).*")
+"""Settings that may change when the command goes on: lines know by their keys what they were made of."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -122,10 +127,8 @@ def cast(arguments: ChainArguments) -> tuple[dict[str, Any], dict[str, str]]:
     """
     folder = Path(arguments.output_dir)
     prompts = read_prompts(arguments.prompts, WORDS)
-    casting = Casting(
-        {"truth": lambda: Truth(folder)}, partial(ChainChat, prompts=prompts), ChainFunction, arguments.temperature,
-        folder,
-    )  # fmt: skip
+    of_chat = partial(ChainChat, prompts=prompts)
+    casting = Casting({"truth": lambda: Truth(folder / POOL)}, of_chat, ChainFunction, arguments.temperature, folder)
     agent = arguments.agent or (None if arguments.images else "truth")
     chosen = {role: getattr(arguments, role) or agent for role in NAMES}
     if missing := [role for role, word in chosen.items() if word is None]:
@@ -142,10 +145,15 @@ def run(arguments: ChainArguments, episodes: EpisodeArguments) -> Path:
     Raises:
         ConfigError: for settings that cannot be, or a stage that needs another one first.
     """
-    folder = RunDirectory(arguments.output_dir).path
-    source = arguments.images or str(folder / "images")
-    if not arguments.images and not (folder / SCENES).exists():
-        draw_pool(folder, arguments.num_scenes, arguments.seed)
+    directory = RunDirectory(arguments.output_dir)
+    folder = directory.path
+    settings = {"chains": arguments, "episodes": episodes}
+    if changed := list(changes(directory.settings(), settings, free=FREE_SETTINGS)):
+        raise ConfigError(f"{folder} holds chains of other pictures ({'; '.join(changed)}): use another --output_dir")
+    source = arguments.images or str(folder / POOL)
+    if not arguments.images and not (folder / POOL / SCENES).exists():
+        draw_pool(folder / POOL, arguments.num_scenes, arguments.seed)
+    directory.write_start(**settings, evaluation={"dataset_name": str(folder / "tasks"), "output_dir": str(folder)})
     roles, words = cast(arguments)
     builder = Builder(folder, arguments.plan(), roles, words, pool_of(image_paths(source)))
     name = None if arguments.stage in ("all", "write") else arguments.stage

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from synthesis.chains.roles import Profile
 
-MAX_POSTINGS = 20_000
+MAX_POSTINGS = 2_000
 """Images that the words of one query may lead to together; the rarest word may lead to more."""
 TOKENS = "porter unicode61"
 MAX_WORDS = 24

@@ -1,6 +1,6 @@
 """The stages of the chain builder: each a file of lines that can be read, mended by hand, and gone on with.
 
-A line is {"key", "value" or "failed", "requests", "tokens"}. Its key is a hash of what the role was shown, so that a
+A line is {"key", "about", "value" or "failed", "requests", "tokens"}. Its key is a hash of what the role was shown: a
 line that was mended is used as it stands, and what follows from it is made anew. Several processes may work in one
 folder, each on a shard of the keys and in a file of its own.
 """
@@ -40,6 +40,14 @@ class Shard:
         return "" if self.count == 1 else f"-{self.number}-of-{self.count}"
 
 
+@dataclass(frozen=True)
+class Job:
+    """What makes the value of a line, and what it is about, for who reads the file."""
+
+    about: Any
+    do: Callable[[Usage], Any]
+
+
 @dataclass
 class Stage:
     """A stage's lines by key; `name` is that of its files."""
@@ -67,7 +75,7 @@ class Stage:
     def path(self) -> Path:
         return self.folder / f"{self.name}{self.shard.suffix}.jsonl"
 
-    def work(self, jobs: Mapping[str, Callable[[Usage], Any]], num_workers: int) -> None:
+    def work(self, jobs: Mapping[str, Job], num_workers: int) -> None:
         """Does what is missing of these jobs, by key, and writes each line as it comes."""
         missing = [key for key in jobs if key not in self.lines and self.shard.holds(key)]
         total = sum(self.shard.holds(key) for key in jobs)
@@ -96,13 +104,13 @@ class Stage:
         return total
 
 
-def _line(key: str, job: Callable[[Usage], Any]) -> dict[str, Any]:
+def _line(key: str, job: Job) -> dict[str, Any]:
     usage = Usage()
     try:
-        outcome = {"value": job(usage)}
+        outcome = {"value": job.do(usage)}
     except (RoleError, ImageError, RefusedRequest) as error:
         outcome = {"failed": str(error)[:300]}
-    return {"key": key, **outcome, "requests": usage.requests, "tokens": usage.tokens}
+    return {"key": key, "about": job.about, **outcome, "requests": usage.requests, "tokens": usage.tokens}
 
 
 def asked(role: Callable[[], Any], read: Callable[[Any], Value], max_asks: int) -> Value:

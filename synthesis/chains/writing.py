@@ -17,7 +17,6 @@ from fovea.data.references import kind_of
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.models.loading import load_outline
 from fovea.placeholders import label_images
-from fovea.runs.directory import RunDirectory
 from fovea.runs.records import SAMPLES, Sample, append
 from fovea.tasks import Task
 from synthesis.chains.building import Builder
@@ -56,10 +55,6 @@ def write(builder: Builder, stages: Mapping[str, Stage], arguments: Any, episode
     """Writes tasks, traces.jsonl, samples.jsonl and summary.md below the folder; the summary."""
     folder = builder.folder
     save_tasks(tasks_of(builder, stages), folder / "tasks")
-    RunDirectory(folder).write_start(
-        chains=arguments, episodes=episodes,
-        evaluation={"dataset_name": str(folder / "tasks"), "output_dir": str(folder)},
-    )  # fmt: skip
     model = load_outline(arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)
     oracle = ChainOraclePolicy(Frame(episodes.box_frame) if episodes.box_frame else model.frame)
     factory = environment_factory(episodes, model)
@@ -73,7 +68,7 @@ def write(builder: Builder, stages: Mapping[str, Stage], arguments: Any, episode
                 if reason := unfit(episode):
                     unfit_for[reason] += 1
                     continue
-                file.write(json.dumps(trace_record(episode, folder / "seen", name=episode.task.id)) + "\n")
+                file.write(json.dumps(trace_record(episode, folder, name=episode.task.id)) + "\n")
                 sample = Sample.of(episode, family=episode.task.family, score=1.0, why="the chain's own answer")
                 append(folder / SAMPLES, [sample])
     text = summary(builder, stages, len(tasks) - unfit_for.total(), unfit_for)

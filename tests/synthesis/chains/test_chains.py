@@ -1,0 +1,409 @@
+"""Chains over several pictures: what the stages make of a pool is its truth, and what is not so is left out."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from environments.arguments import EpisodeArguments
+from environments.traces import read_traces
+from fovea.chains import Chain, Step, chain_of_task
+from fovea.config import ConfigError
+from fovea.data.task_files import load_tasks
+from fovea.jsonl import read_jsonl
+from synthesis.agent.roles import RoleError, Usage
+from synthesis.chains import command
+from synthesis.chains.building import pool_of
+from synthesis.chains.chats import UNKNOWN
+from synthesis.chains.checking import problems
+from synthesis.chains.command import ChainArguments, image_paths, run
+from synthesis.chains.paths import sample_paths
+from synthesis.chains.roles import Draft, Link, Profile, Relation, RelationKind
+from synthesis.chains.truth import Truth, draw_pool, relation_of, true_edges
+from tests.conftest import TINY_CROPS
+
+EPISODES = EpisodeArguments(environment="focus", max_turns=16, max_image_tokens=64, **TINY_CROPS)
+STAGES = ("extract", "connect", "annotate", "ask", "look")
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """Sixteen scenes, drawn once."""
+    folder = tmp_path_factory.mktemp("pool") / "pool"
+    draw_pool(folder, 16, seed=3)
+    return folder
+
+
+@pytest.fixture
+def arguments(pool, tmp_path):
+    shutil.copytree(pool, tmp_path / "out" / "pool")
+    return ChainArguments(output_dir=str(tmp_path / "out"), num_scenes=16, num_chains=12, seed=3, num_workers=2)
+
+
+def lines(folder, name):
+    return {line["key"]: line for path in sorted(Path(folder).glob(f"{name}*.jsonl")) for line in read_jsonl(path)}
+
+
+def compare_with_truth(folder):
+    """Compares edges, relations and chains with scenes.jsonl, edge by edge; the number of chains and of edges."""
+    edges = true_edges(folder / "pool")
+
+    def pair(line):
+        return frozenset(str(Path(path).relative_to(folder / "pool")) for path in line["about"])
+
+    asked = {pair(line): line["value"] for line in lines(folder, "connect").values()}
+    assert {pair for pair, shared in asked.items() if shared} == set(edges) & set(asked)
+    for line in lines(folder, "annotate").values():
+        first, second = (str(Path(path).relative_to(folder / "pool")) for path in line["about"])
+        expected = {relation_of(a, b).kind for a, b in edges[frozenset((first, second))]}
+        assert line["value"]["kind"] in expected
+    tasks = load_tasks(folder / "tasks")
+    truth, usage, num_edges = Truth(folder / "pool"), Usage(), 0
+    for task in tasks:
+        chain, images = chain_of_task(task), dict(enumerate(map(Image.open, task.images)))
+        names = [str(Path(image).relative_to(folder / "pool")) for image in task.images]
+        for step in chain.steps:
+            num_edges += 1
+            assert frozenset(names[image] for image in step.images) in edges
+            assert truth.look(step.question, images, usage) == step.answer
+        asked = task.question.rpartition("\n")[2]
+        assert truth.look(asked, images, usage) == chain.answer == task.answer
+    return len(tasks), num_edges
+
+
+def test_chains_of_a_pool_are_its_truth_and_traces_of_them_the_environments(arguments, monkeypatch):
+    folder = run(arguments, EPISODES)
+    num_chains, num_edges = compare_with_truth(folder)
+    assert num_chains >= 6 and num_edges > num_chains
+    traces = list(read_traces(folder))
+    assert len(traces) == num_chains
+    text = traces[0]["messages"][2]["content"]
+    assert "focus_images_tool" in text and json.loads(re.search(r"\{.*\}", text)[0])["arguments"]["question"]
+    asked_again = {name: (folder / f"{name}.jsonl").read_bytes() for name in STAGES}
+    run(arguments, replace(EPISODES, environment="chain"))
+    assert asked_again == {name: (folder / f"{name}.jsonl").read_bytes() for name in STAGES}
+    assert all("Question 1: In which image" in trace["messages"][2]["content"] for trace in read_traces(folder))
+    assert all(len(trace["messages"]) == 3 for trace in read_traces(folder))
+
+
+@pytest.mark.slow
+def test_500_procedural_chains_are_true_edge_by_edge(tmp_path):
+    arguments = ChainArguments(output_dir=str(tmp_path), num_scenes=400, num_chains=900, seed=1, num_workers=2)
+    run(arguments, EPISODES)
+    num_chains, num_edges = compare_with_truth(tmp_path)
+    assert num_chains >= 500 and num_edges >= 1000
+    assert not [line for line in lines(tmp_path, "look").values() if line["value"]]
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(arguments, pool, tmp_path, monkeypatch):
+    undisturbed = run(replace(arguments, output_dir=str(tmp_path / "whole")), EPISODES)
+    calls, bound = [], [0]
+    for name in STAGES:
+        stock = getattr(Truth, name)
+
+        def counted(self, *args, stock=stock):
+            calls.append(1)
+            if bound[0] and len(calls) > bound[0]:
+                raise Killed
+            return stock(self, *args)
+
+        monkeypatch.setattr(Truth, name, counted)
+    asked = [sum(line["requests"].get(name, 0) for line in lines(undisturbed, name).values()) for name in STAGES]
+    for place in range(len(STAGES)):
+        calls.clear()
+        bound[0] = asked[place] // 2
+        with pytest.raises(Killed):
+            run(arguments, EPISODES)
+        calls.clear()
+        bound[0] = 0
+        if place < len(STAGES) - 1:
+            run(replace(arguments, stage=STAGES[place]), EPISODES)
+            assert len(calls) < asked[place]
+    with (Path(arguments.output_dir) / "look.jsonl").open("a") as file:
+        file.write('{"key": "torn')
+    again = run(arguments, EPISODES)
+    assert (again / "traces.jsonl").read_bytes() == (undisturbed / "traces.jsonl").read_bytes()
+    for name in STAGES:
+        assert lines(again, name).keys() == lines(undisturbed, name).keys()
+
+
+def test_a_line_that_was_mended_is_used_and_what_follows_made_anew(arguments):
+    folder = run(arguments, EPISODES)
+    before = {name: lines(folder, name) for name in STAGES}
+    path = folder / "extract.jsonl"
+    rows = read_jsonl(path)
+    mended = next(row for row in rows if any(row["about"][0] in line["about"] for line in before["ask"].values()))
+    mended["value"]["objects"] = [{"name": "elephant", "attributes": ["pink"]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(arguments, EPISODES)
+    assert lines(folder, "extract") == {**before["extract"], mended["key"]: mended}
+    new = [line for key, line in lines(folder, "connect").items() if key not in before["connect"]]
+    assert new and any(mended["about"][0] in line["about"] and line["value"] is None for line in new)
+    assert not any(mended["about"][0] in map(str, step) for task in load_tasks(folder / "tasks")
+                   for step in [[task.images[image] for image in chain_of_task(task).images]])  # fmt: skip
+
+
+def test_shards_of_stages_come_to_the_same(arguments, tmp_path):
+    whole = run(replace(arguments, output_dir=str(tmp_path / "whole")), EPISODES)
+    with pytest.raises(ConfigError, match=r"lines of extract are missing: finish --stage extract"):
+        run(replace(arguments, stage="connect", shard="0/3"), EPISODES)
+    for stage in STAGES:
+        for shard in ("2/3", "0/3", "1/3"):
+            run(replace(arguments, stage=stage, shard=shard), EPISODES)
+    folder = run(replace(arguments, stage="write"), EPISODES)
+    assert (folder / "traces.jsonl").read_bytes() == (whole / "traces.jsonl").read_bytes()
+    assert len(list(folder.glob("ask-*-of-3.jsonl"))) == 3
+
+
+@pytest.mark.parametrize(("options", "problem"), [
+    ({"shard": "0/2"}, "needs --stage"), ({"shard": "2/2", "stage": "ask"}, "write I/N"),
+    ({"num_images": [1]}, "begins at 2"),
+])  # fmt: skip
+def test_options_that_cannot_be_are_refused(options, problem):
+    with pytest.raises(ConfigError, match=problem):
+        ChainArguments(output_dir="out", **options)
+
+
+def test_nobody_knows_the_truth_of_other_pictures(pool, tmp_path):
+    arguments = ChainArguments(output_dir=str(tmp_path), images=str(pool / "images"))
+    with pytest.raises(ConfigError, match="nobody plays extract and connect"):
+        run(arguments, EPISODES)
+    with pytest.raises(ConfigError, match="truth of your own pictures"):
+        run(replace(arguments, output_dir=str(tmp_path / "b"), agent="truth"), EPISODES)
+
+
+class Endpoint:
+    """An OpenAI-compatible server that plays all roles by the truth, in the words of a chat model."""
+
+    def __init__(self, truth: Truth) -> None:
+        self.truth, self.num_requests = truth, 0
+        self.fails_after: int | None = None
+
+    def reply(self, messages):
+        images, text = [], ""
+        for block in messages[-1]["content"] if isinstance(messages[-1]["content"], list) else [
+            {"type": "text", "text": messages[-1]["content"]}
+        ]:  # fmt: skip
+            if block["type"] == "text":
+                text += block["text"]
+            else:
+                content = base64.b64decode(block["image_url"]["url"].partition(",")[2])
+                images.append(Image.open(io.BytesIO(content)).convert("RGB"))
+        usage = Usage()
+        if text.startswith("Describe this image"):
+            return f"Here it is:\n```json\n{json.dumps(self.truth.extract(images[0], usage).to_json())}\n```"
+        if text.startswith("Two images"):
+            first, second = (Profile.from_json(json.loads(line.partition(": ")[2])) for line in text.split("\n")[1:3])
+            return self.truth.connect(first, second, usage) or "None."
+        if text.startswith("Both images"):
+            shared = re.search(r"to do with this: (.*)", text)[1]
+            relation = self.truth.annotate(*images, shared, usage)
+            return f"{relation.kind.value.title()}: {relation.words}"
+        if text.startswith("Images, by their"):
+            found = re.findall(r"Image (\d+) to image (\d+) \((\w+)\): (.*)", text)
+            links = []
+            for first, second, kind, words in found:
+                name = re.search(r"the (\w+ (?:square|triangle|cross))", words)
+                shared = name[1] if name else re.search(r"show the (\w+ \w+)", words)[1]
+                links.append(Link(int(first), int(second), shared, Relation(RelationKind(kind), words)))
+            try:
+                draft = self.truth.ask({}, links, usage)
+            except RoleError:
+                return "I do not know what to ask."
+            steps = [{"question": step.question, "answer": int(step.answer)} for step in draft.chain.steps]
+            return json.dumps({"steps": steps, "question": draft.question, "answer": draft.chain.answer})
+        numbers = [int(number) for number in re.findall(r"Image (\d+): ", text)][: len(images)]
+        question = re.search(r"((?:In which image|How many of these)[^\n]*\?)", text)[1]
+        return self.truth.look(question, dict(zip(numbers, images, strict=True)), usage)
+
+
+@pytest.fixture
+def endpoint(pool):
+    played = Endpoint(Truth(pool))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            played.num_requests += 1
+            is_down = played.fails_after is not None and played.num_requests > played.fails_after
+            text = "" if is_down else played.reply(request["messages"])
+            choice = {"message": {"content": text}, "finish_reason": "stop"}
+            body = json.dumps({"choices": [choice], "usage": {"completion_tokens": len(text.split())}}).encode()
+            self.send_response(401 if is_down else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield played, f"truthful@http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_endpoint_plays_all_roles_and_comes_to_the_same_chains(arguments, endpoint, pool, tmp_path):
+    played, word = endpoint
+    truth = run(arguments, EPISODES)
+    asked = replace(arguments, output_dir=str(tmp_path / "asked"), images=str(pool / "images"), agent=word)
+    played.fails_after = 40
+    with pytest.raises(RuntimeError, match="401"):
+        run(asked, EPISODES)
+    assert 0 < len(lines(tmp_path / "asked", "extract")) + len(lines(tmp_path / "asked", "connect")) <= 40
+    played.fails_after = None
+    folder = run(asked, EPISODES)
+    ours, theirs = ([chain_of_task(task) for task in load_tasks(one / "tasks")] for one in (folder, truth))
+    assert ours == theirs and len(ours) >= 5
+    num_requests = played.num_requests
+    run(asked, EPISODES)
+    assert played.num_requests == num_requests
+    assert "| look |" in (folder / "summary.md").read_text()
+
+
+def test_what_no_role_may_answer_is_left_out_and_said(arguments, pool, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import itertools\nBAD = itertools.cycle([None, 3, [], {}, {'overview': ''}, "
+        "{'overview': 'a', 'objects': 'b'}, "
+        "{'overview': 'a', 'objects': [3]}, {'overview': '<think>'}, {'overview': 'x' * 3000}])\n"
+        "def bad(image): return next(BAD)\ndef other(**values): return None\n"
+    )
+    asked = replace(arguments, images=str(pool / "images"), output_dir=str(tmp_path / "bad"), max_asks=1,
+                    extract=f"{tmp_path}/mine.py:bad", agent=f"{tmp_path}/mine.py:other")  # fmt: skip
+    folder = run(asked, EPISODES)
+    found = lines(folder, "extract").values()
+    assert len(found) == 16 and all("failed" in line for line in found)
+    assert "0 traces of 0 paths" in (folder / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("value", [None, "so", ("causal", "a"), ("spatial",), ("spatial", ""), ("spatial", 3), 3])
+def test_relations_are_of_three_kinds(value):
+    if value is None:
+        assert Relation.of(value) is None
+        return
+    with pytest.raises(RoleError):
+        Relation.of(value)
+
+
+LINKS = (Link(2, 0, "a hat", Relation(RelationKind.SEMANTIC, "both")),)
+
+
+@pytest.mark.parametrize("value", [
+    None, [], {"steps": []}, {"steps": [3], "question": "?", "answer": "a"},
+    {"steps": [{"question": "?", "answer": ""}], "question": "?", "answer": "a"},
+    {"steps": [{"question": "?", "answer": None}], "question": "?", "answer": "a"},
+    {"steps": [{"question": "?", "answer": "a"}] * 2, "question": "?", "answer": "a"},
+    {"steps": [{"question": "?", "answer": "a"}], "question": "", "answer": "a"},
+    {"steps": [{"question": "?", "answer": "<answer>a</answer>"}], "question": "?", "answer": "a"},
+])  # fmt: skip
+def test_drafts_have_a_step_for_each_link(value):
+    with pytest.raises(RoleError):
+        Draft.of(value, LINKS, 3)
+    good = {"steps": [{"question": "Which\nhat?", "answer": 3}], "question": "So?", "answer": True}
+    with pytest.raises(RoleError):
+        Draft.of(good, LINKS, 3)
+    draft = Draft.of({**good, "answer": 1.5}, LINKS, 3)
+    assert draft.chain == Chain((Step("Which hat?", (0, 2), "3"),), "1.5")
+
+
+IMAGES = {number: Image.new("RGB", (8, 8)) for number in range(3)}
+GOOD = Chain((Step("Which hat is on both?", (0, 1), "red"), Step("Who wears it twice?", (1, 2), "Ann")), "42")
+
+
+def answering(known):
+    """Answers a question if exactly the images that it needs are among those shown."""
+
+    def look(question, images):
+        needs, answer = known[question]
+        return answer if needs <= set(images) else UNKNOWN
+
+    return look
+
+
+KNOWN = {"Which hat is on both?": ({0, 1}, "red"), "Who wears it twice?": ({1, 2}, "Ann"), "So?": ({0, 1, 2}, "42")}
+
+
+@pytest.mark.parametrize(("changes", "problem"), [
+    ({}, []),
+    ({"Which hat is on both?": ({0, 1}, "blue")}, ["not answerable: step 1"]),
+    ({"Which hat is on both?": ({0, 2}, "red")}, ["not answerable: step 1"]),
+    ({"Who wears it twice?": (set(), "Ann")}, ["answerable without: step 2"]),
+    ({"So?": ({0, 1, 2}, "41")}, ["not answerable: the final question"]),
+    ({"So?": ({0, 1}, "42")}, ["answerable without: the final question from all but image 2"]),
+])  # fmt: skip
+def test_the_checks_find_what_a_chain_is_not(changes, problem):
+    found = list(problems("So?", GOOD, IMAGES, answering(KNOWN | changes)))
+    assert len(found) == len(problem) and all(a.startswith(b) for a, b in zip(found, problem, strict=True))
+
+
+def test_a_final_question_that_tells_an_answer_is_found():
+    known = KNOWN | {"Is it Ann's red hat?": KNOWN["So?"]}
+    assert any(
+        problem.startswith("told") for problem in problems("Is it Ann's red hat?", GOOD, IMAGES, answering(known))
+    )
+
+
+def test_a_relation_that_differs_both_ways_is_left_out(arguments, monkeypatch):
+    stock, kinds = Truth.annotate, [RelationKind.SPATIAL, RelationKind.TEMPORAL]
+
+    def annotate(self, first, second, shared, usage):
+        kinds.reverse()
+        return Relation(kinds[0], stock(self, first, second, shared, usage).words)
+
+    monkeypatch.setattr(Truth, "annotate", annotate)
+    folder = run(replace(arguments, num_workers=1), EPISODES)
+    assert {line["failed"].partition(":")[0] for line in lines(folder, "annotate").values()} == {
+        "the relation differs both ways"
+    }
+
+
+def test_copies_and_broken_files_are_left_out_of_a_pool(pool, tmp_path):
+    paths = image_paths(str(pool / "images"))[:3]
+    copy, broken = tmp_path / "copy.jpg", tmp_path / "broken.png"
+    Image.open(paths[0]).resize((500, 500)).save(copy, quality=80)
+    broken.write_bytes(b"no image")
+    (tmp_path / "list.txt").write_text("\n".join(map(str, [*paths, copy, broken])) + "\n\n")
+    found = pool_of(image_paths(str(tmp_path / "list.txt")))
+    assert list(found.pictures.values()) == paths and found.alike == (copy,) and found.broken == (broken,)
+    with pytest.raises(FileNotFoundError, match="give a folder"):
+        image_paths(str(tmp_path / "gone"))
+    (tmp_path / "list.txt").write_text("gone.png\n")
+    with pytest.raises(FileNotFoundError, match=r"names .*gone\.png"):
+        image_paths(str(tmp_path / "list.txt"))
+
+
+def test_paths_are_connected_different_and_use_no_edge_too_often():
+    edges = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "a"), ("x", "y")]
+    paths = sample_paths(edges, 50, (2, 3), seed=0, max_uses=2)
+    uses: dict[frozenset, int] = {}
+    for path in paths:
+        assert len(path) in (2, 3) and len(set(path)) == len(path)
+        for pair in pairwise(path):
+            assert pair in edges or pair[::-1] in edges
+            uses[frozenset(pair)] = uses.get(frozenset(pair), 0) + 1
+    assert max(uses.values()) <= 2 and len({frozenset(path) for path in paths}) >= 5
+    assert sample_paths([], 5, (2,), seed=0) == []
+
+
+def test_the_command_says_what_it_wrote(arguments, monkeypatch, capsys):
+    words = ["fovea traces chains", "--output_dir", arguments.output_dir, "--num_scenes", "16", "--seed", "3"]
+    monkeypatch.setattr("sys.argv", [*words, "--num_chains", "4", "--max_image_tokens", "64"])
+    command.main()
+    assert "traces of 4 paths" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*words, "--num_scenes", "17"])
+    with pytest.raises(SystemExit, match="num_scenes was 16, is 17"):
+        command.main()
