@@ -19,9 +19,9 @@ class EpisodeArguments:
         default="zoom",
         metadata={
             "help": "'zoom', 'qwen3_zoom' (the tool that Qwen3-VL was taught), 'focus' (several images shown small, of "
-            "which some are brought back at full size), 'chain' (no tools: sub-questions are written out), an "
-            "environment of your own as package.module:Class or ./file.py:Class, or 'none' for GRPO on the column "
-            "'prompt' of a dataset, as TRL does it"
+            "which some are brought back at full size), 'chain' (no tools: sub-questions are written out), "
+            "'views' (no tools: answered at once), an environment of your own as package.module:Class or "
+            "./file.py:Class, or 'none' for GRPO on the column 'prompt' of a dataset, as TRL does it"
         },
     )
     max_turns: int = field(default=4, metadata={"help": "Assistant turns in an episode, the answer included."})

@@ -8,6 +8,10 @@ SYSTEM_PROMPT = (
 )
 """Of the zoom environment, and of those that say nothing of their own."""
 
+VIEWS_PROMPT = (
+    "Answer the question about the images. Think inside <think></think>, then answer inside <answer></answer>."
+)
+
 FOCUS_PROMPT = (
     "Answer the question about the images, which are shown small. Think inside <think></think>. Go by sub-questions: "
     "for each, focus on the few images that it needs to see them at full size, and zoom in if a detail is too small to "

@@ -9,5 +9,6 @@ ENVIRONMENTS: dict[str, type[ViewEnvironment]] = {
     "qwen3_zoom": Qwen3ZoomEnvironment,
     "focus": FocusEnvironment,
     "chain": ChainEnvironment,
+    "views": ViewEnvironment,
 }
 """Made of `ViewSettings` and an image store."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageFilter
 
+from environments.prompts import VIEWS_PROMPT
 from fovea.boxes import WHOLE, Box, Frame, Framing, View
 from fovea.image_budget import within_budget
 from fovea.images import ImageStore, PixelLimits
@@ -72,6 +73,8 @@ class ViewEnvironment:
     Originals are held by the store alone, so that its bound holds however many episodes are under way. There are no
     tools: the environments that have some are made of this one.
     """
+
+    system_prompt = VIEWS_PROMPT
 
     def __init__(self, settings: ViewSettings, store: ImageStore | None = None) -> None:
         self._settings = settings

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from environments.prompts import SYSTEM_PROMPT
 from environments.views import GREY, Seen, ViewEnvironment, other_image
 from fovea.answers.boxes import is_finite
 from fovea.boxes import Box, Frame, View
@@ -17,6 +18,8 @@ from fovea.images import MAX_ASPECT_RATIO, cut, fit
 
 class ZoomEnvironment(ViewEnvironment):
     """First views, and a tool that zooms into any image that was seen, closer views included."""
+
+    system_prompt = SYSTEM_PROMPT
 
     def image_zoom_in_tool(self, bbox_2d: list[float], label: str = "", img_idx: int = 0) -> list[dict[str, Any]]:
         """Zoom into a region of an image to see it larger.

@@ -55,6 +55,12 @@ def sweep(accuracies: Mapping[str, Mapping[int, float]]) -> str:
     return _lines("size of the first view", "pixels a side", curves, y_label="accuracy")
 
 
+def against_images(title: str, y_label: str, curves: Mapping[str, Mapping[int, float]]) -> str:
+    """A number of each evaluation against how many images a task has."""
+    points = {name: sorted((float(number), value) for number, value in curve.items()) for name, curve in curves.items()}
+    return _lines(title, "images of a task", points, y_label=y_label)
+
+
 def zooms_against_need(rates: Mapping[str, Mapping[str, float]], needs: Sequence[str]) -> str:
     """The share of episodes that zoom, run by run, by how small what is asked about is."""
     figure, axes = _figure(

@@ -99,7 +99,7 @@ def summary_html(title: str, runs: Sequence[FoundRun], shown: Trajectories, *, s
     if summaries:
         parts += ["<h2>Accuracy</h2>", _accuracies(summaries)]
         parts += _differences(runs, seed)
-        drawn = [_frontier(summaries), _zooms(runs, shown)]
+        drawn = [_frontier(summaries), _zooms(runs, shown), *_by_number_of_images(runs, shown)]
     else:
         drawn = []
     drawn += _sweeps(runs)
@@ -231,6 +231,24 @@ def _zooms(runs: Sequence[FoundRun], shown: Trajectories) -> str:
                 zoomed[_need(shown.tasks[episode["task"]]["targets"])].append(episode["num_zooms"] > 0)
         rates[run.name] = {need: fmean(zooms) for need, zooms in zoomed.items()}
     return plots.zooms_against_need(rates, [*NEEDS.values(), NO_BOX])
+
+
+def _by_number_of_images(runs: Sequence[FoundRun], shown: Trajectories) -> list[str]:
+    """Accuracy and visual tokens of each evaluation by how many images a task has, where that varies."""
+    names = {str(stored.folder): f"{run.name} / {name}" for run in runs for name, stored in run.evaluations.items()}
+    accuracies, tokens = (defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list)) for _ in range(2))
+    for episode in shown.episodes:
+        name = names.get(shown.sets[episode["set"]]["folder"])
+        number = len(shown.tasks[episode["task"]]["images"])
+        for found, what in ((accuracies, "score"), (tokens, "num_image_tokens")):
+            if name is not None and what in episode:
+                found[name][number].append(episode[what])
+    drawn = []
+    for title, found in (("accuracy by number of images", accuracies), ("visual tokens by number of images", tokens)):
+        curves = {name: {number: fmean(values) for number, values in by_number.items()}
+                  for name, by_number in found.items() if len(by_number) > 2}  # fmt: skip
+        drawn += [plots.against_images(title, "", curves)] if curves else []
+    return drawn
 
 
 NEEDS = {0.001: "under 0.1%", 0.01: "0.1-1%", 0.1: "1-10%", 1.01: "over 10%"}

@@ -129,6 +129,7 @@ def _episode(record: Sample | Rollout) -> dict[str, Any]:
         "stop_reason": record.stop_reason.value,
         "num_zooms": record.num_zooms,
         "num_tokens": record.num_tokens,
+        "num_image_tokens": record.num_image_tokens,
         "faults": dict(record.faults),
         "turns": list(map(_turn, record.turns)),
     }

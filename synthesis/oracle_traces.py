@@ -65,7 +65,7 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
     )
     frame = Frame(episodes.box_frame) if episodes.box_frame else outline.frame
     tasks = arguments.load_tasks()
-    if not any(task.boxes or chain_of_task(task) for task in tasks):
+    if episodes.environment != "views" and not any(task.boxes or chain_of_task(task) for task in tasks):
         raise ValueError(
             f"no task of {arguments.dataset_name} has boxes or a chain, so that the oracle does not know where to "
             "look: give `boxes`, or the name of their column with --columns boxes=…, or metadata.foci"

@@ -21,8 +21,8 @@ class OraclePolicy:
     """Plays from a task's own boxes and answer; `noise` and `looseness` make it as sloppy as a human annotator.
 
     It zooms into each of `task.boxes` in turn (inside the previous crop when `metadata["nested"]`), unless
-    `metadata["needs_zoom"]` is False, and then writes the answer. `noise` is the standard deviation of a box's shift
-    in fractions of its own size, `looseness` the range of factors by which it is enlarged.
+    `metadata["needs_zoom"]` is False or there are no tools, and then writes the answer. `noise` is the standard
+    deviation of a box's shift in fractions of its own size, `looseness` the range of factors by which it is enlarged.
     `metadata["labels"]` names the boxes, `metadata["readings"]` says what stands in each.
     """
 
@@ -41,7 +41,7 @@ class OraclePolicy:
     def _write(self, conversation: Conversation) -> str:
         task = conversation.task
         done = sum(message["role"] == "tool" for message in conversation.messages)
-        targets = task.boxes if task.metadata.get("needs_zoom", True) else ()
+        targets = task.boxes if conversation.tools and task.metadata.get("needs_zoom", True) else ()
         labels = list(task.metadata.get("labels", [""] * len(targets)))
         readings = list(task.metadata.get("readings", []))[:done]
         sentences = [f"I read {reading}." for reading in readings if reading]

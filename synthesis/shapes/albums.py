@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,22 @@ def make_albums(
         return _MAKERS[family](rng, size).task(id, family, view_px)
 
     return drawn_tasks(families, num_tasks, seed, prefix, make)
+
+
+def trace_albums() -> list[Task]:
+    """The albums of the cold start in `configs/papers/focus_chain`."""
+    return make_albums(num_tasks=600, seed=11, prefix="album-trace")
+
+
+def training_albums() -> list[Task]:
+    """The albums of the RL run there."""
+    return make_albums(num_tasks=1000, seed=1, prefix="album-train")
+
+
+@cache
+def test_albums() -> list[Task]:
+    """The held-out albums on which checkpoints are compared."""
+    return make_albums(num_tasks=600, seed=3, prefix="album-test")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def test_a_missing_config_lists_those_shipped():
         parse([Options], arguments=["--config", "no_such.yaml"])
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_grpo.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*_grpo.yaml")), ids=lambda path: path.name)
 def test_every_grpo_recipe_parses(path):
     from trl import ModelConfig
 
@@ -77,7 +77,7 @@ def test_every_hardware_and_reward_file_fits_every_large_recipe(overlay):
         assert len(script.reward_funcs) == len(training.reward_weights)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_sft.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*_sft.yaml")), ids=lambda path: path.name)
 def test_every_sft_recipe_parses(path):
     from trl import ModelConfig, SFTConfig
 
