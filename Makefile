@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 ENGINES := .venv-engines
 
-.PHONY: install run test test-slow test-engines lint api
+.PHONY: install run papers-focus test test-slow test-engines lint api
 
 install: $(VENV)/.installed
 
@@ -18,6 +18,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 run: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m evaluation.tiny_story
+
+# Focus-Centric Visual Chain on the tiny model: chains against answers, GRPO in the focus environment.
+papers-focus: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m evaluation.focus_story
 
 lint: install
 	$(BIN)/ruff check .

@@ -45,12 +45,17 @@ def train(folder: Path, *command: str) -> None:
         run(*command)
 
 
-def evaluate(model: str | Path, folder: Path, *options: str) -> None:
-    """Evaluates a checkpoint on the held-out scenes, unless that was finished before."""
+def fovea(*words: str) -> None:
+    """Runs a command of ours in this process."""
+    command = ["fovea", *words]
+    with shown(*command), replaced(sys, "argv", command):
+        cli.main()
+
+
+def evaluate(model: str | Path, folder: Path, *options: str, config: str = "tiny_eval.yaml") -> None:
+    """Evaluates a checkpoint on held-out tasks, unless that was finished before."""
     if not (folder / SUMMARY).exists():
-        command = ["fovea", "eval", str(model), "--config", "tiny_eval.yaml", "--output_dir", str(folder), *options]
-        with shown(*command), replaced(sys, "argv", command):
-            cli.main()
+        fovea("eval", str(model), "--config", config, "--output_dir", str(folder), *options)
 
 
 def main() -> None:
@@ -65,9 +70,7 @@ def main() -> None:
     comparison = compare(*(path / "evaluation" for path in (base, sft, rl)))
     write(comparison, FOLDER / "comparison.json")
     print(f"\n{table(comparison)}\n\nwritten to {FOLDER / 'comparison.json'}")
-    command = ["fovea", "report", *(str(path) for path in (base, sft, rl)), "--output", str(FOLDER / "report.html")]
-    with shown(*command), replaced(sys, "argv", command):
-        cli.main()
+    fovea("report", *(str(path) for path in (base, sft, rl)), "--output", str(FOLDER / "report.html"))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ ALBUM_FAMILIES: Mapping[str, float] = {
     "find": 0.2, "read": 0.25, "compare": 0.2, "sum": 0.1, "count": 0.1, "odd": 0.15,
 }  # fmt: skip
 NUM_IMAGES = (2, 3, 4, 6, 8)
+SWEEP_SIZES = (2, 4, 6, 8, 12, 16, 24)
 MAX_IMAGES = 24
 """Images of an album."""
 MAX_SHAPES = 4
@@ -98,6 +99,16 @@ def training_albums() -> list[Task]:
 def test_albums() -> list[Task]:
     """The held-out albums on which checkpoints are compared."""
     return make_albums(num_tasks=600, seed=3, prefix="album-test")
+
+
+def sweep_albums() -> list[Task]:
+    """Held-out albums of 2 to 24 images, 60 of each size, without the families that grow with it."""
+    shares = {family: share for family, share in ALBUM_FAMILIES.items() if family in ("find", "read", "compare")}
+    return [
+        task
+        for size in SWEEP_SIZES
+        for task in make_albums(num_tasks=60, seed=4, families=shares, num_images=(size,), prefix=f"album-sweep-{size}")
+    ]
 
 
 @dataclass(frozen=True)

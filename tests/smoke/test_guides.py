@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 def test_the_guides_are_found():
     mine = ["checkpoint", "cluster", "data", "environment", "reward", "traces"]
-    assert [guide.stem for guide in GUIDES] == ["first_run", *(f"my_{name}" for name in mine)]
+    assert [guide.stem for guide in GUIDES] == ["first_run", "focus_chain", *(f"my_{name}" for name in mine)]
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
