@@ -11,6 +11,7 @@ from environments.focus import FOCUS_TOOL
 from environments.play import opening, tools_of
 from environments.rendering import Renderer
 from fovea.boxes import WHOLE
+from fovea.chains import chain_of_task
 
 
 def hidden_tools(note: Note, subject: Subject) -> None:
@@ -38,7 +39,8 @@ def refused_zooms(note: Note, subject: Subject) -> None:
     show_tokens(subject.renderer, record.prompt_ids, [0] * len(record.prompt_ids))
     show_tokens(subject.renderer, record.completion_ids, record.loss_mask)
     if ZOOM in tools_of(subject.make_environment()) and with_images[0].images and not played.num_zooms:
-        note.fail(f"a zoom into the middle of the image is refused: {played.faults[0].message}", "see boxes above")
+        reason = played.faults[0].message if played.faults else f"the episode ended by {played.stop_reason.value}"
+        note.fail(f"no zoom into the middle of the image: {reason}", "see boxes above, or raise --max_turns")
         return
     note.ok(f"{sum(record.loss_mask)} of {len(record.completion_ids)} completion tokens carry loss")
 
@@ -79,7 +81,7 @@ def overlong_episodes(note: Note, subject: Subject, engine_length: int | None) -
     full = turns * subject.limits.max_tokens_per_turn + (turns - 1) * crop
     if full > budget:
         note.warn(
-            f"{turns} full turns with crops of up to {crop} tokens take {full}, more than max_episode_tokens "
+            f"{turns} full turns with images of up to {crop} tokens take {full}, more than max_episode_tokens "
             f"{budget}: the last zooms of such an episode end it",
             "raise max_episode_tokens, or lower crop_max_pixels",
         )
@@ -90,7 +92,7 @@ def overlong_episodes(note: Note, subject: Subject, engine_length: int | None) -
 
 def _longest(subject: Subject) -> tuple[int, list[int], int]:
     """Of some tasks the tokens of the longest prompt, those of each image in it, and those of the largest crop or
-    focused image."""
+    focus."""
     environment, renderer = subject.make_environment(), subject.renderer
     tools = tools_of(environment)
     prompt, shown, crop = 0, list[int](), 0
@@ -104,6 +106,8 @@ def _longest(subject: Subject) -> tuple[int, list[int], int]:
             whole = zoomed(environment, views[0], views[0], WHOLE, subject.frame)
             crop = max(crop, renderer.image_inputs(whole).num_tokens)
         if views and FOCUS_TOOL in tools:
-            brought = (block["image"] for block in tools[FOCUS_TOOL]([0]) if block["type"] == "image")
-            crop = max(crop, *(renderer.image_inputs(image).num_tokens for image in brought))
+            chain = chain_of_task(task)
+            most = max((step.images for step in chain.steps), key=len) if chain and chain.steps else (0,)
+            brought = [block["image"] for block in tools[FOCUS_TOOL](list(most)) if block["type"] == "image"]
+            crop = max(crop, sum(renderer.image_inputs(image).num_tokens for image in brought))
     return prompt, shown, crop

@@ -26,7 +26,16 @@ OVERVIEW_TOKENS = 2048
 """Visual tokens of all first views together, where `max_image_tokens` does not say otherwise."""
 
 
-class FocusEnvironment(ZoomEnvironment):
+class NumberedEnvironment(ViewEnvironment):
+    """Views behind their numbers, wherever in the question they stand."""
+
+    def reset(self, *, task: Task | None = None, **row: Any) -> list[dict[str, Any]]:
+        """The content of the first user message: each image behind its number, and the question around them."""
+        task = task or Task.of_row(row)
+        return super().reset(task=replace(task, question=label_images(task.question, len(task.images))))
+
+
+class FocusEnvironment(NumberedEnvironment, ZoomEnvironment):
     """Small views of all images, a tool that brings some back at full size, and the zoom.
 
     An image that was focused keeps its number, and boxes in it are those of its larger view from then on.
@@ -52,16 +61,15 @@ class FocusEnvironment(ZoomEnvironment):
             label = f"\n{IMAGE_LABEL}" if blocks else IMAGE_LABEL
             blocks.append({"type": "text", "text": label.format(root)})
             blocks.append({"type": "image", "image": self._brought_back(root)})
+            if self._names_frame:
+                blocks.append({"type": "text", "text": f"\n{self.framing.describe(root)}"})
         blocks[0]["focus"] = focus
         return blocks
 
-    def reset(self, *, task: Task | None = None, **row: Any) -> list[dict[str, Any]]:
-        """The content of the first user message: small views, each behind its number, and the question around them."""
-        task = task or Task.of_row(row)
-        return super().reset(task=replace(task, question=label_images(task.question, len(task.images))))
-
     def _budget(self) -> int:
-        return super()._budget() or OVERVIEW_TOKENS
+        limits = self._settings.first_view
+        least = len(self._task.images) * -(-limits.min_pixels // limits.factor**2)
+        return super()._budget() or max(OVERVIEW_TOKENS, least)
 
     def _roots(self, img_idxs: Any) -> tuple[int, ...]:
         """The images of the task that the model means.
@@ -91,9 +99,8 @@ class FocusEnvironment(ZoomEnvironment):
         rng = np.random.default_rng([root, *size])
         if mode == "noise":
             return Image.fromarray(rng.integers(0, 256, size=(size[1], size[0], 3), dtype=np.uint8))
-        others = [image for index, image in enumerate(self._task.images) if index != root]
-        is_random = mode == "random" and others
-        shown = others[rng.integers(len(others))] if is_random else other_image(self._task)
+        others = [image for index, image in enumerate(self._task.images) if index != root] or [source]
+        shown = others[rng.integers(len(others))] if mode == "random" else other_image(self._task)
         return self._store.open(shown).resize(size, Image.Resampling.BICUBIC)
 
 
@@ -104,7 +111,7 @@ def images_asked_for(call: Call) -> list[int]:
     return list(indices or ()) if are_read else []
 
 
-class ChainEnvironment(ViewEnvironment):
+class ChainEnvironment(NumberedEnvironment):
     """All images at once and no tools: the model writes the whole chain in one turn."""
 
     system_prompt = CHAIN_PROMPT

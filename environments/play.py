@@ -132,13 +132,13 @@ class _Seat:
     """One running episode."""
 
     def __init__(self, task: Task, environment: Any, renderer: Renderer | None, limits: Limits) -> None:
-        self.task, self.renderer, self.limits = task, renderer, limits
+        self.task, self.environment, self.renderer, self.limits = task, environment, renderer, limits
         self.get_reward = getattr(environment, "get_reward", None)
         self.tools = tools_of(environment)
         messages = opening(environment, task)
-        self.framing = framing_of(environment)
+        framing = framing_of(environment)
         images, tools = _images_of(messages[1]["content"]), tuple(self.tools.values())
-        self.conversation = Conversation(task, messages, images=images, tools=tools, framing=self.framing)
+        self.conversation = Conversation(task, messages, images=images, tools=tools, framing=framing)
         if renderer is not None:
             self.conversation.token_ids = renderer.prompt_ids(messages, tools)
         self.num_prompt_tokens = len(self.conversation.token_ids)
@@ -170,6 +170,7 @@ class _Seat:
         else:
             done = [self._act(action) for action in actions if isinstance(action, (Call, Fault))]
             actions, answers = [action for action, _ in done], [blocks for _, blocks in done]
+            conversation.framing = framing_of(self.environment)
             if not self._observe(answers):
                 self.stop_reason, answers = StopReason.EPISODE_TOKENS, []
         if self.stop_reason is not None:
@@ -228,7 +229,14 @@ class _Seat:
         own = None if self.get_reward is None else awaited(self.get_reward())
         num_image_tokens = None if self.renderer is None else ids.count(self.renderer.image_token_id)
         return Episode(
-            self.task, tuple(self.turns), self.stop_reason, tokens, messages, self.framing, own, num_image_tokens
+            self.task,
+            tuple(self.turns),
+            self.stop_reason,
+            tokens,
+            messages,
+            self.conversation.framing,
+            own,
+            num_image_tokens,
         )
 
 

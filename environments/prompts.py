@@ -20,6 +20,6 @@ FOCUS_PROMPT = (
 
 CHAIN_PROMPT = (
     "Answer the question about the images. Think inside <think></think>, by sub-questions in lines of this form:\n"
-    "Question 1: …\nImages: numbers of the images that it needs\nAnswer: …\nStop: yes or no\n"
+    "Question 1: …\nImages: numbers of the images that it needs, from 0\nAnswer: …\nStop: yes or no\n"
     "Then answer inside <answer></answer>."
 )

@@ -91,7 +91,7 @@ class ViewEnvironment:
         self._seen = []
         views = [self._first_view(root, limits) for root, limits in enumerate(self._view_limits())]
         question = self._task.prompt
-        if self._task.kind is AnswerKind.BOX or self._settings.names_frame:
+        if self._names_frame:
             question = f"{question}\n{self._describe_frame()}"
         texts = [{"type": "text", "text": text} for text in question.split(MARK)]
         if len(texts) - 1 != len(views):
@@ -131,8 +131,13 @@ class ViewEnvironment:
         return {"type": "image", "image": _view(view, self._settings.views)}
 
     @property
+    def _names_frame(self) -> bool:
+        """Whether the model is told how boxes are written: where it is asked for some, or was taught no frame."""
+        return self._task.kind is AnswerKind.BOX or self._settings.names_frame
+
+    @property
     def framing(self) -> Framing:
-        """The frame in which the model writes boxes, with the first views of the episode's images."""
+        """The frame in which the model writes boxes, with the views of the task's images as they are now."""
         return Framing(self._settings.frame, tuple(seen.view for seen in self._seen[: len(self._task.images)]))
 
     def _describe_frame(self) -> str:

@@ -18,7 +18,8 @@ from fovea.tasks import Task
 KEYS = ("sub_questions", "foci", "sub_answers")
 """Entries of a task's metadata that say its chain: lists of one length, each of `foci` a list of image numbers."""
 _STEP = re.compile(
-    r"Question (\d+): *(\S[^\n]*)\nImages: *(\d+(?: *, *\d+)*) *\nAnswer: *(\S[^\n]*)\nStop: *(yes|no) *(?:\n\s*|\Z)"
+    r"Question (\d{1,4}): *(\S[^\n]*)\nImages: *(\d{1,4}(?: *, *\d{1,4})*) *\n"
+    r"Answer: *(\S[^\n]*)\nStop: *(yes|no) *(?:\n\s*|\Z)"
 )
 
 

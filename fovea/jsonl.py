@@ -1,4 +1,4 @@
-"""JSONL files that are written line by line, perhaps by a process that was killed within one."""
+"""JSONL files that are written line by line, perhaps by a process that was killed, perhaps edited by hand."""
 
 from __future__ import annotations
 
@@ -8,23 +8,40 @@ from typing import Any
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file; a last line cut off by a killed process is left out."""
+    """The records of a JSONL file; a last line cut off by a killed process is left out, as are empty lines.
+
+    Raises:
+        ValueError: for another line that is no JSON, with its number.
+    """
     if not path.exists():
         return []
     lines = path.read_text().splitlines()
     records = []
-    for index, line in enumerate(lines):
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if index < len(lines) - 1:
-                raise
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path} line {number} is no JSON ({error}): {line[:80]!r}") from None
     return records
 
 
 def cut_torn_line(path: Path) -> None:
-    """Takes off what a killed process wrote of its last line, so that the next line begins on its own."""
-    if path.exists():
-        with path.open("rb+") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
+    """Takes off what a killed process wrote of its last line, so that the next line begins on its own.
+
+    A last line that is whole but for its end, as some editors leave it, is ended.
+    """
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole == len(content):
+            return
+        try:
+            json.loads(content[whole:])
+            file.write(b"\n")
+        except ValueError:
+            file.truncate(whole)

@@ -25,6 +25,21 @@ class TraceSourceArguments(TaskArguments, PixelArguments):
     )
 
 
+def part_of(shard: str) -> tuple[int, int]:
+    """Which part `--shard I/N` names: its number, and how many there are.
+
+    >>> part_of("3/16")
+    (3, 16)
+
+    Raises:
+        ConfigError: for one that there is not.
+    """
+    number, _, count = shard.partition("/")
+    if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
+        raise ConfigError(f"--shard {shard!r}: write I/N with I from 0 to N - 1, such as 3/16")
+    return int(number), int(count)
+
+
 def for_one_pass(episodes: EpisodeArguments) -> EpisodeArguments:
     """The arguments without a cache of images: each is shown once."""
     return replace(episodes, image_cache_gib=min(episodes.image_cache_gib, 1 / 64))

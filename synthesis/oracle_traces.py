@@ -19,20 +19,17 @@ import yaml
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.play import Limits, play
-from environments.policies.chain_oracle import ChainOraclePolicy
-from environments.policies.oracle import OraclePolicy
+from environments.policies.chain_oracle import CHAINED, make_oracle
 from environments.traces import write_fit_traces
 from fovea.arguments import PixelArguments
 from fovea.boxes import Frame
-from fovea.chains import chain_of_task
+from fovea.chains import KEYS, chain_of_task, problem_of
 from fovea.config import CONFIGS, parse
 from fovea.models.loading import load_outline
 from fovea.tasks import Task
 from synthesis.arguments import TraceSourceArguments
 from synthesis.shapes import make_tasks
 
-CHAINED = ("focus", "chain")
-"""Environments in which tasks are played by their chains."""
 DEFAULT_FOLDER = Path("runs/tiny/traces")
 
 
@@ -70,7 +67,10 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
             f"no task of {arguments.dataset_name} has boxes or a chain, so that the oracle does not know where to "
             "look: give `boxes`, or the name of their column with --columns boxes=…, or metadata.foci"
         )
-    oracle = (ChainOraclePolicy if episodes.environment in CHAINED else OraclePolicy)(
+    if episodes.environment in CHAINED:
+        refuse_half_chains(tasks)
+    oracle = make_oracle(
+        episodes.environment,
         frame,
         noise=arguments.noise,
         looseness=(arguments.looseness[0], arguments.looseness[1]),
@@ -82,6 +82,14 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
     folder = Path(arguments.output_dir)
     say_dropped(write_fit_traces(played, folder), len(played))
     return folder
+
+
+def refuse_half_chains(tasks: Sequence[Task]) -> None:
+    """Raises ValueError for a task whose chain lacks sub-questions or sub-answers: it could not be written."""
+    for task in tasks:
+        chain = chain_of_task(task)
+        if chain is not None and (problem := problem_of(chain, len(task.images))):
+            raise ValueError(f"task {task.id} has a chain that cannot be played: {problem} ({', '.join(KEYS)})")
 
 
 def say_dropped(dropped: Counter[str], played: int) -> None:

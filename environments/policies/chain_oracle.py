@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL import Image
-
 from environments.focus import FOCUS_TOOL
 from environments.play import Conversation
 from environments.policies.oracle import OraclePolicy, turn_of
-from environments.traces import blocks_of
 from fovea.answers import written
-from fovea.boxes import Framing, View
+from fovea.boxes import Frame, Framing
 from fovea.chains import Chain, chain_of_task, written_steps
-from fovea.episodes import Focus
 from fovea.tasks import Target, Task
 
 
@@ -36,8 +32,7 @@ class ChainOraclePolicy(OraclePolicy):
             return f"<think>{chain.steps[-1].answer}</think>\n{answer}"
         call = calls[done]
         if isinstance(call, Target):
-            framing = conversation.framing or Framing(self.frame)
-            view = View(framing.view(call.img_idx).original, _last_view(conversation, call.img_idx).size)
+            view = (conversation.framing or Framing(self.frame)).view(call.img_idx)
             label = task.metadata.get("labels", [""] * len(task.boxes))[task.boxes.index(call)]
             arguments = {"bbox_2d": self._drawn(call.box, view), "label": label, "img_idx": call.img_idx}
             return turn_of("I zoom in.", "image_zoom_in_tool", arguments)
@@ -56,14 +51,10 @@ class ChainOraclePolicy(OraclePolicy):
         return calls
 
 
-def _last_view(conversation: Conversation, root: int) -> Image.Image:
-    """The view of a task's image that was shown last."""
-    shown = conversation.images[root]
-    for message in conversation.messages:
-        blocks = blocks_of(message["content"])
-        focused = [
-            image for block in blocks if isinstance(block.get("focus"), Focus) for image in block["focus"].images
-        ]
-        views = [block["image"] for block in blocks if block["type"] == "image"]
-        shown = dict(zip(focused, views, strict=False)).get(root, shown)
-    return shown
+CHAINED = ("focus", "chain")
+"""Environments in which tasks are played by their chains."""
+
+
+def make_oracle(environment: str, frame: Frame, **options: Any) -> OraclePolicy:
+    """The oracle for an environment of ours, by name; the options are those of `OraclePolicy`."""
+    return (ChainOraclePolicy if environment in CHAINED else OraclePolicy)(frame, **options)

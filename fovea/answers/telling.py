@@ -24,11 +24,11 @@ def tells(text: str, task: Task) -> bool:
         others = [choice for choice in task.choices if choice != right]
         if re.search(rf"\({re.escape(letter)}\)", text):
             return True
-        return _holds(text, right) and not any(_holds(text, choice) for choice in others)
-    return any(_holds(text, str(answer)) and not _holds(task.prompt, str(answer)) for answer in as_list(task.answer))
+        return holds(text, right) and not any(holds(text, choice) for choice in others)
+    return any(holds(text, str(answer)) and not holds(task.prompt, str(answer)) for answer in as_list(task.answer))
 
 
-def _holds(text: str, words: str) -> bool:
+def holds(text: str, words: str) -> bool:
     """Whether a text holds some words, numbers with or without their commas."""
     sought = words.strip().lower()
     if not sought or sought in COMMON:

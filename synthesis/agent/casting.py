@@ -17,7 +17,6 @@ from fovea.models.loading import load_model
 from fovea.plugins import load_object
 from synthesis.agent.chats import PROMPTS, Chat, ChatRole, EndpointChat, LocalChat
 from synthesis.agent.functions import FunctionRole
-from synthesis.agent.roles import NAMES
 from synthesis.agent.rules import Rules, Truth
 from synthesis.agent.solving import Team
 
@@ -38,15 +37,22 @@ def cast_roles(
     named = {"truth": lambda: Truth(seed), "rules": lambda: Rules(seed)}
     of_chat = partial(ChatRole, prompts=changed)
     player = Casting(named, of_chat, FunctionRole, temperature, cache_folder).player
-    chosen = {role: words.get(role) or agent or ("rules" if role in BY_RULE else None) for role in NAMES}
+    chosen = chosen_words(words, agent, dict.fromkeys(BY_RULE, "rules"))
+    team = {role: player(word, role) for role, word in chosen.items()}
+    return Team(**team)
+
+
+def chosen_words(words: Mapping[str, str | None], agent: str | None, by_default: Mapping[str, str]) -> dict[str, str]:
+    """The word of each role: its own, else the agent's, else the default.
+
+    Raises:
+        ConfigError: for a role that nobody plays.
+    """
+    chosen = {role: word or agent or by_default.get(role) for role, word in words.items()}
     missing = [role for role, word in chosen.items() if word is None]
     if missing:
         raise ConfigError(f"nobody plays {' and '.join(missing)}: give --{missing[0]}, or --agent for all roles")
-    team = {role: player(str(word)) for role, word in chosen.items()}
-    for role, one in team.items():
-        if not hasattr(one, role):
-            raise ConfigError(f"--{role} {chosen[role]}: it cannot {role}")
-    return Team(**team)
+    return {role: str(word) for role, word in chosen.items()}
 
 
 @dataclass(frozen=True)
@@ -60,14 +66,16 @@ class Casting:
     cache_folder: Path
     _known: dict[str, Any] = field(default_factory=dict)
 
-    def player(self, word: str) -> Any:
+    def player(self, word: str, role: str) -> Any:
         """The player that a word names, the same each time.
 
         Raises:
-            ConfigError: for a word that names nobody.
+            ConfigError: for a word that names nobody, or nobody who can play the role.
         """
         if word not in self._known:
             self._known[word] = self._made(word)
+        if not hasattr(self._known[word], role):
+            raise ConfigError(f"--{role} {word}: it cannot {role}")
         return self._known[word]
 
     def _made(self, word: str) -> Any:

@@ -107,7 +107,7 @@ class Asked:
         draw = sum(usage.requests.values())
         text, num_tokens = self.chat.ask(messages, max_tokens=max_tokens, draw=draw)
         usage.add(role, num_tokens)
-        return text.strip()
+        return text.rpartition("</think>")[2].strip()
 
 
 PROMPTS = {

@@ -33,7 +33,7 @@ from synthesis.agent.outcomes import FREE_SETTINGS, Outcome, append_outcome, fin
 from synthesis.agent.roles import NAMES
 from synthesis.agent.solving import Agent, Bounds, GivenUp, Team
 from synthesis.agent.writing import played
-from synthesis.arguments import TraceSourceArguments
+from synthesis.arguments import TraceSourceArguments, part_of
 from synthesis.shapes import make_tasks
 from synthesis.side_by_side import side_by_side
 
@@ -84,10 +84,8 @@ class AgentArguments(TraceSourceArguments):
                 for task in tasks
                 for side in dict.fromkeys(self.view_sizes_px)
             ]
-        number, _, count = self.shard.partition("/")
-        if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
-            raise ConfigError(f"--shard {self.shard!r}: write I/N with I from 0 to N - 1, such as 3/16")
-        return tasks[int(number) :: int(count)]
+        number, count = part_of(self.shard)
+        return tasks[number::count]
 
     def bounds(self) -> Bounds:
         return Bounds(self.num_sights, self.max_attempts, self.max_asks)

@@ -67,6 +67,8 @@ def by_name(function: Callable, values: Mapping[str, Any]) -> Any:
         TypeError: if it asks for others.
     """
     parameters = inspect.signature(function).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return function(**values)
     unknown = [name for name, one in parameters.items() if name not in values and one.default is one.empty]
     if unknown:
         raise TypeError(f"{function.__name__} asks for {unknown}; in this role there are {sorted(values)}")

@@ -2,69 +2,31 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from fovea.chains import Chain, Step
+from fovea.chains import Chain, Step, problem_of
 from fovea.config import ConfigError
 from fovea.data.identity import digest
-from fovea.images import ImageError, image_hash, open_image
+from fovea.images import open_image
 from synthesis.agent.roles import RoleError, Usage, checked_text
+from synthesis.arguments import part_of
+from synthesis.chains.arguments import ChainArguments
 from synthesis.chains.checking import problems
 from synthesis.chains.index import candidates
-from synthesis.chains.paths import sample_paths
+from synthesis.chains.paths import rng_of, sample_paths, strangers
+from synthesis.chains.pool import Pool
 from synthesis.chains.roles import NAMES, Draft, Link, Profile, Relation
 from synthesis.chains.stages import Job, Shard, Stage, asked
-from synthesis.duplicates import HashTable, perceptual_hash
 
-
-@dataclass(frozen=True)
-class Plan:
-    """How many chains of which shape; the options of the command of the same names."""
-
-    num_candidates: int = 4
-    num_chains: int = 500
-    num_images: tuple[int, ...] = (2, 3, 4)
-    num_distractors: tuple[int, ...] = (0, 1, 2)
-    max_uses: int = 3
-    max_asks: int = 3
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Pictures by a hash of their pixels, and which were left out: that look like another one, or cannot be opened."""
-
-    pictures: Mapping[str, Path]
-    alike: tuple[Path, ...] = ()
-    broken: tuple[Path, ...] = ()
-
-
-def pool_of(paths: Sequence[Path]) -> Pool:
-    """The pictures at these paths, each once. One that looks like an earlier one would be connected with it for no
-    reason."""
-    pictures: dict[str, Path] = {}
-    table, alike, broken = HashTable(), list[Path](), list[Path]()
-    for number, path in enumerate(tqdm(paths, desc="pictures")):
-        try:
-            image = open_image(path)
-        except ImageError:
-            broken.append(path)
-            continue
-        key, seen = image_hash(image), perceptual_hash(image)
-        if key in pictures or any(True for _ in table.owners_of(seen)):
-            alike.append(path)
-            continue
-        table.add(seen, number)
-        pictures[key] = path
-    return Pool(pictures, tuple(alike), tuple(broken))
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -77,163 +39,161 @@ class Album:
 
 @dataclass
 class Builder:
-    """The stages of a pool. `words` are what the key of a line depends on beside what its role was shown."""
+    """The stages of a pool. `cast[role]` plays a role; `cast.words(role)` is what lines of its stage depend on."""
 
-    folder: Path
-    plan: Plan
-    roles: Mapping[str, Any]
-    words: Mapping[str, str]
+    arguments: ChainArguments
+    cast: Any
     pool: Pool
+    _made: dict[str, tuple[int, Any]] = field(default_factory=dict)
 
-    def run(self, last: str | None, shard: Shard, num_workers: int, *, works: bool = True) -> dict[str, Stage]:
-        """All stages worked on, or the `last` one alone; without `works` they are read as they are.
+    @property
+    def folder(self) -> Path:
+        return Path(self.arguments.output_dir)
+
+    def run(self) -> dict[str, Stage]:
+        """Works on all stages, or on the one that the arguments name; then those before it are read as they are.
 
         Raises:
             ConfigError: if a stage that is not worked on has lines missing.
         """
         stages: dict[str, Stage] = {}
+        shard = Shard(*part_of(self.arguments.shard))
         for name in NAMES:
-            stage = stages[name] = Stage(self.folder, name, shard)
+            stage = stages[name] = Stage(self.folder, name, shard, retries=self.arguments.retry_failed)
             jobs: dict[str, Job] = getattr(self, f"_{name}")(stages)
-            if works and last in (None, name):
-                stage.work(jobs, num_workers)
+            if self.arguments.stage in ("all", name):
+                self.cast[name]  # made before many threads ask for it
+                stage.work(jobs, self.arguments.num_workers)
             elif missing := sum(key not in stage.lines for key in jobs):
                 raise ConfigError(f"{missing} of {len(jobs)} lines of {name} are missing: finish --stage {name}")
-            if name == last:
+            if name == self.arguments.stage:
                 break
         return stages
 
     def profiles(self, stages: Mapping[str, Stage]) -> dict[str, Profile]:
         """Of each picture that has one, mended ones included."""
-        keys = {self._key("extract", picture): picture for picture in self.pool.pictures}
-        return {keys[key]: Profile.from_json(value) for key, value in stages["extract"].values(keys)}
+
+        def make() -> dict[str, Profile]:
+            keys = {self._key("extract", picture): picture for picture in self.pool.pictures}
+            return {keys[key]: profile for key, profile in stages["extract"].values(keys, Profile.from_json)}
+
+        return self._once("profiles", stages, make)
 
     def pairs(self, stages: Mapping[str, Stage]) -> dict[str, tuple[str, str]]:
         """The pairs of pictures that are asked about, by the keys of their lines."""
-        profiles = self.profiles(stages)
-        return {
-            self._key("connect", profiles[a].to_json(), profiles[b].to_json()): (a, b)
-            for a, b in candidates(profiles, self.plan.num_candidates)
-        }
+
+        def make() -> dict[str, tuple[str, str]]:
+            profiles = self.profiles(stages)
+            return {
+                self._key("connect", a, b, profiles[a].to_json(), profiles[b].to_json()): (a, b)
+                for a, b in candidates(profiles, self.arguments.num_candidates)
+            }
+
+        return self._once("pairs", stages, make)
 
     def edges(self, stages: Mapping[str, Stage]) -> dict[str, tuple[str, str, str]]:
         """The connected pairs with what they share, by the keys of their relations' lines."""
         pairs = self.pairs(stages)
-        found = [(*pairs[key], shared) for key, shared in stages["connect"].values(pairs) if shared]
+        shared = stages["connect"].values(pairs, lambda value: None if value is None else checked_text(value))
+        found = [(*pairs[key], words) for key, words in shared if words]
         return {self._key("annotate", *edge): edge for edge in found}
 
     def relations(self, stages: Mapping[str, Stage]) -> dict[tuple[str, str], tuple[str, Relation]]:
         """What related pairs share, and how the first relates to the second."""
         edges = self.edges(stages)
-        found = {}
-        for key, value in stages["annotate"].values(edges):
-            a, b, shared = edges[key]
-            if value is not None and (relation := Relation.of((value["kind"], value["words"]))):
-                found[a, b] = shared, relation
-        return found
+        related = stages["annotate"].values(edges, Relation.of)
+        return {edges[key][:2]: (edges[key][2], relation) for key, relation in related if relation is not None}
 
     def albums(self, stages: Mapping[str, Stage]) -> dict[str, Album]:
         """Paths through related pictures with others around them, by the keys of their questions' lines."""
-        relations, plan = self.relations(stages), self.plan
-        rng = np.random.default_rng(plan.seed)
-        found = {}
-        paths = sample_paths(
-            sorted(relations), plan.num_chains, plan.num_images, seed=plan.seed, max_uses=plan.max_uses
-        )
-        for path in paths:
-            strangers = self._strangers(path, relations, int(rng.choice(plan.num_distractors)), rng)
-            shown = [*path, *strangers]
-            pictures = tuple(shown[place] for place in rng.permutation(len(shown)))
-            links = []
-            for a, b in (sorted(pair) for pair in pairwise(path)):
-                links.append(Link(pictures.index(a), pictures.index(b), *relations[a, b]))
-            key = self._key("ask", pictures, [[link.images, link.shared, link.relation.words] for link in links])
-            found[key] = Album(pictures, tuple(links))
-        return found
+        return self._once("albums", stages, lambda: self._albums(self.relations(stages), self.profiles(stages)))
+
+    def _albums(
+        self, relations: Mapping[tuple[str, str], tuple[str, Relation]], profiles: Mapping[str, Profile]
+    ) -> dict[str, Album]:
+        chosen, pictures = self.arguments, sorted(self.pool.pictures)
+        neighbours: dict[str, set[str]] = defaultdict(set)
+        for a, b in relations:
+            neighbours[a].add(b)
+            neighbours[b].add(a)
+        albums = {}
+        for path in sample_paths(
+            list(relations), chosen.num_chains, chosen.num_images, seed=chosen.seed, max_uses=chosen.max_uses
+        ):
+            rng = rng_of(chosen.seed, path)
+            shown = [*path, *strangers(path, pictures, neighbours, int(rng.choice(chosen.num_distractors)), rng)]
+            album = tuple(shown[place] for place in rng.permutation(len(shown)))
+            ends = [tuple(sorted(pair)) for pair in pairwise(path)]
+            links = tuple(Link(album.index(a), album.index(b), *relations[a, b]) for a, b in ends)
+            told = [[link.first, link.second, link.shared, link.relation.to_json()] for link in links]
+            key = self._key("ask", album, told, [profiles[picture].to_json() for picture in path])
+            albums[key] = Album(album, links)
+        return albums
 
     def drafts(self, stages: Mapping[str, Stage]) -> dict[str, tuple[Album, Draft]]:
         """Albums with their questions, mended ones included, by the keys of their checks' lines."""
         albums = self.albums(stages)
-        found = {}
-        for key, value in stages["ask"].values(albums):
-            album = albums[key]
-            found[self._key("look", album.pictures, value)] = album, _draft_of(value, album)
-        return found
-
-    def _strangers(
-        self, path: Sequence[str], relations: Mapping[tuple[str, str], Any], number: int, rng: np.random.Generator
-    ) -> list[str]:
-        """Pictures that are related to none of the path."""
-        near = {picture for pair in relations if set(pair) & set(path) for picture in pair} | set(path)
-        found: list[str] = []
-        pictures = list(self.pool.pictures)
-        for _ in range(20 * number):
-            other = pictures[rng.integers(len(pictures))]
-            if len(found) < number and other not in near and other not in found:
-                found.append(other)
-        return found
+        drafts = {}
+        for key, album in albums.items():
+            for _, draft in stages["ask"].values([key], partial(_draft_of, album=album)):
+                drafts[self._key("look", album.pictures, stages["ask"].lines[key]["value"])] = album, draft
+        return drafts
 
     def _extract(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
         def read(value: Any) -> Any:
             return (value if isinstance(value, Profile) else Profile.from_json(value)).to_json()
 
-        role = self.roles["extract"]
-        return {self._key("extract", key): self._job([key], role.extract, read, path)
+        return {self._key("extract", key): self._job("extract", [key], read, path)
                 for key, path in self.pool.pictures.items()}  # fmt: skip
 
     def _connect(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
         def read(value: Any) -> str | None:
             return None if value is None else checked_text(value)
 
-        role, profiles = self.roles["connect"], self.profiles(stages)
-        return {key: self._job([a, b], role.connect, read, profiles[a], profiles[b])
+        profiles = self.profiles(stages)
+        return {key: self._job("connect", [a, b], read, profiles[a], profiles[b])
                 for key, (a, b) in self.pairs(stages).items()}  # fmt: skip
 
     def _annotate(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
-        role = self.roles["annotate"]
+        def job(a: str, b: str, shared: str) -> Job:
+            def annotate(usage: Usage) -> Any:
+                first, second = (open_image(self.pool.pictures[key]) for key in (a, b))
+                play, most = self.cast["annotate"].annotate, self.arguments.max_asks
+                there = asked(lambda: play(first, second, shared, usage), Relation.of, most)
+                back = asked(lambda: play(second, first, shared, usage), Relation.of, most)
+                if there is None and back is None:
+                    return None
+                if there is None or back is None or not there.agrees(back):
+                    raise RoleError("the relation differs both ways")
+                return there.to_json()
 
-        def both(first: Image.Image, second: Image.Image, shared: str, usage: Usage) -> Any:
-            there = Relation.of(role.annotate(first, second, shared, usage))
-            back = Relation.of(role.annotate(second, first, shared, usage))
-            return there, back
+            return Job(self._about([a, b]), annotate)
 
-        def read(value: tuple[Relation | None, Relation | None]) -> Any:
-            there, back = value
-            if there is None or back is None:
-                return None
-            if there.kind is not back.kind:
-                raise RoleError(f"the relation differs both ways: {there.kind} and {back.kind}")
-            return {"kind": there.kind.value, "words": there.words}
-
-        paths = self.pool.pictures
-        return {key: self._job([a, b], both, read, paths[a], paths[b], shared)
-                for key, (a, b, shared) in self.edges(stages).items()}  # fmt: skip
+        return {key: job(*edge) for key, edge in self.edges(stages).items()}
 
     def _ask(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
-        profiles, role = self.profiles(stages), self.roles["ask"]
+        profiles = self.profiles(stages)
 
         def job(album: Album) -> Job:
-            shown = {n: profiles[album.pictures[n]] for link in album.links for n in link.images}
-
             def read(value: Any) -> Any:
                 draft = Draft.of(value, album.links, len(album.pictures))
                 return {"question": draft.question, "answer": draft.chain.answer, **draft.chain.metadata()}
 
-            return self._job(album.pictures, role.ask, read, shown, album.links)
+            shown = {n: profiles[album.pictures[n]] for link in album.links for n in link.images}
+            return self._job("ask", album.pictures, read, shown, album.links)
 
         return {key: job(album) for key, album in self.albums(stages).items()}
 
     def _look(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
-        role = self.roles["look"]
-
         def job(album: Album, draft: Draft) -> Job:
             def examine(usage: Usage) -> list[str]:
                 images = {number: open_image(self.pool.pictures[key]) for number, key in enumerate(album.pictures)}
 
                 def look(question: str, shown: Mapping[int, Image.Image]) -> str:
-                    return asked(lambda: role.look(question, shown, usage), checked_text, self.plan.max_asks)
+                    play = self.cast["look"].look
+                    return asked(lambda: play(question, shown, usage), _answer_of, self.arguments.max_asks)
 
-                return list(problems(draft.question, draft.chain, images, look))
+                return list(islice(problems(draft.question, draft.chain, images, look), 1))
 
             return Job(self._about(album.pictures), examine)
 
@@ -242,20 +202,34 @@ class Builder:
     def _about(self, pictures: Sequence[str]) -> list[str]:
         return [str(self.pool.pictures[picture]) for picture in pictures]
 
-    def _job(self, pictures: Sequence[str], play: Callable[..., Any], read: Callable[[Any], Any], *shown: Any) -> Job:
+    def _job(self, role: str, pictures: Sequence[str], read: Callable[[Any], Any], *shown: Any) -> Job:
         """A job that asks a role about what is shown; pictures are opened when it is its turn."""
 
         def job(usage: Usage) -> Any:
-            given = [open_image(one) if isinstance(one, Path) else one for one in shown]
-            return asked(lambda: play(*given, usage), read, self.plan.max_asks)
+            opened = [open_image(one) if isinstance(one, Path) else one for one in shown]
+            play = getattr(self.cast[role], role)
+            return asked(lambda: play(*opened, usage), read, self.arguments.max_asks)
 
         return Job(self._about(pictures), job)
 
     def _key(self, role: str, *shown: Any) -> str:
-        return digest([role, self.words[role], *shown])
+        return digest([role, self.cast.words(role), *shown])
+
+    def _once(self, name: str, stages: Mapping[str, Stage], make: Callable[[], Value]) -> Value:
+        """What is made of the stages' lines, made anew only when there are more of them."""
+        num_lines = sum(len(stage.lines) for stage in stages.values() if stage.name != NAMES[-1])
+        known = self._made.get(name)
+        if known is None or known[0] != num_lines:
+            known = self._made[name] = num_lines, make()
+        return known[1]
 
 
-def _draft_of(value: Mapping[str, Any], album: Album) -> Draft:
+def _answer_of(value: Any) -> str:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return checked_text(str(value) if is_number else value)
+
+
+def _draft_of(value: Any, album: Album) -> Draft:
     """The draft of a line.
 
     Raises:
@@ -264,6 +238,9 @@ def _draft_of(value: Mapping[str, Any], album: Album) -> Draft:
     try:
         rows = zip(value["sub_questions"], value["foci"], value["sub_answers"], strict=True)
         steps = tuple(Step(str(question), tuple(focus), str(answer)) for question, focus, answer in rows)
-        return Draft(checked_text(value["question"]), Chain(steps, str(value["answer"])))
+        draft = Draft(checked_text(value["question"]), Chain(steps, str(value["answer"])))
     except (KeyError, TypeError, ValueError) as error:
-        raise RoleError(f"a line of ask holds {value!r:.200}, which is no chain ({error})") from None
+        raise RoleError(f"it is no chain of question, answer, sub_questions, foci and sub_answers ({error})") from None
+    if problem := problem_of(draft.chain, len(album.pictures)):
+        raise RoleError(problem)
+    return draft

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
+from fovea.images import PixelLimits, fit
 from fovea.placeholders import IMAGE_LABEL
 from synthesis.agent.chats import Asked, json_in, user_message
 from synthesis.agent.functions import by_name
-from synthesis.agent.roles import Usage
+from synthesis.agent.roles import RoleError, Usage
 from synthesis.chains.roles import Link, Profile
 
-NONE = re.compile(r"\W*(none|no)\b", re.IGNORECASE)
-UNKNOWN = "cannot tell"
+MAX_PIXELS = 2**20
+"""Pictures are sent at this size at most."""
 WORDS = {
     "extract": "Describe this image as JSON: "
     '{{"overview": one sentence, "background": a few words, "objects": [{{"name": …, "attributes": [colour, material, '
     'text on it, position, …]}}, …], "interactions": [what objects do with each other, …]}}.',
     "connect": "Two images, by their descriptions.\nFirst: {first}\nSecond: {second}\nDo they share an object or belong"
-    " to one event? Answer with a few words on what connects them, or with none.",
-    "annotate": "Both images have to do with this: {shared}\nHow does the first relate to the second? Answer with "
-    "temporal (before or after), spatial (where things are) or semantic (theme, logic, cause), a colon, and one "
-    "sentence; or with none.",
+    ' to one event? Answer as JSON: {{"connected": true or false, "by": a few words on what connects them}}.',
+    "annotate": "Both images have to do with this: {shared}\nHow does the first relate to the second? Answer as JSON: "
+    '{{"kind": "temporal" (one is earlier), "spatial" (where things are), "semantic" (theme, logic, cause) or "none", '
+    '"sentence": one sentence, "earlier": "first" or "second" if it is temporal}}.',
     "ask": "Images, by their descriptions:\n{profiles}\nHow some of them relate:\n{links}\nFor each relation, in this "
     "order, write a question that can only be answered by seeing both of its images, with its answer in a few words. "
     "Then one question that needs all of these answers, without telling them. Speak of images by their numbers. Answer "
@@ -42,20 +42,21 @@ class ChainChat(Asked):
     words = WORDS
 
     def extract(self, image: Image.Image, usage: Usage) -> Any:
-        message = user_message(self._prompt("extract"), self.chat.shown(image))
+        message = user_message(self._prompt("extract"), self._shown(image))
         return json_in(self._ask("extract", [message], usage, max_tokens=1024), "{}")
 
-    def connect(self, first: Profile, second: Profile, usage: Usage) -> str | None:
+    def connect(self, first: Profile, second: Profile, usage: Usage) -> Any:
         both = {"first": json.dumps(first.to_json()), "second": json.dumps(second.to_json())}
-        text = self._ask("connect", [user_message(self._prompt("connect", **both))], usage, max_tokens=64)
-        return None if NONE.match(text) else text
+        text = self._ask("connect", [user_message(self._prompt("connect", **both))], usage, max_tokens=512)
+        reply = json_in(text, "{}")
+        if not isinstance(reply, Mapping) or not isinstance(reply.get("connected"), bool):
+            raise RoleError(f"{text[:80]!r} does not say whether they are connected")
+        return reply.get("by") if reply["connected"] else None
 
     def annotate(self, first: Image.Image, second: Image.Image, shared: str, usage: Usage) -> Any:
-        images = [self.chat.shown(image) for image in (first, second)]
+        images = map(self._shown, (first, second))
         message = user_message(self._prompt("annotate", shared=shared), *images)
-        text = self._ask("annotate", [message], usage, max_tokens=128)
-        kind, _, words = text.partition(":")
-        return None if NONE.match(text) else (kind.strip(" *`\"'").lower(), words.strip(" *"))
+        return json_in(self._ask("annotate", [message], usage, max_tokens=512), "{}")
 
     def ask(self, profiles: Mapping[int, Profile], links: Sequence[Link], usage: Usage) -> Any:
         shown = [f"Image {number}: {json.dumps(profile.to_json())}" for number, profile in sorted(profiles.items())]
@@ -68,9 +69,12 @@ class ChainChat(Asked):
         blocks: list[dict[str, Any]] = []
         for number, image in sorted(images.items()):
             blocks.append({"type": "text", "text": IMAGE_LABEL.format(number)})
-            blocks.append({"type": "image", "image": self.chat.shown(image)})
+            blocks.append({"type": "image", "image": self._shown(image)})
         blocks.append({"type": "text", "text": self._prompt("look", question=question)})
-        return self._ask("look", [{"role": "user", "content": blocks}], usage, max_tokens=128)
+        return self._ask("look", [{"role": "user", "content": blocks}], usage, max_tokens=512)
+
+    def _shown(self, image: Image.Image) -> Image.Image:
+        return self.chat.shown(fit(image, PixelLimits(1, MAX_PIXELS, 1)))
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,9 @@ class ChainFunction:
     """A function that receives, by name, what it asks for, in the role that it is named for.
 
     extract: `image`. connect: `first` and `second`, profiles as JSON objects; it returns words or None. annotate:
-    `first` and `second`, images, and `shared`; it returns (kind, words) or None. ask: `profiles` {number: JSON object}
-    and `links` [(number, number, kind, words)]; it returns {"steps": [{"question", "answer"}], "question", "answer"}.
-    look: `question` and `images` {number: image}; it returns the answer.
+    `first` and `second`, images, and `shared`; it returns {"kind", "sentence", "earlier"} or None. ask: `profiles`
+    {number: JSON object} and `links` [(number, number, kind, words)]; it returns {"steps": [{"question", "answer"}],
+    "question", "answer"}. look: `question` and `images` {number: image}; it returns the answer.
     """
 
     function: Callable
@@ -100,7 +104,7 @@ class ChainFunction:
         return self._call("ask", usage, profiles=shown, links=plain)
 
     def look(self, question: str, images: Mapping[int, Image.Image], usage: Usage) -> Any:
-        return self._call("look", usage, question=question, images=dict(images))
+        return self._call("look", usage, question=question, images={n: image.copy() for n, image in images.items()})
 
     def _call(self, role: str, usage: Usage, **values: Any) -> Any:
         usage.add(role)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
+
+from tqdm import tqdm
 
 from synthesis.chains.roles import Profile
 
@@ -36,7 +39,19 @@ def words_of(profile: Profile) -> list[str]:
 
 
 def _plain(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.lower())
+    """The words of a text; where words are not set apart, pairs of letters.
+
+    >>> _plain("A red-hot Kettle"), _plain("红色雨伞")
+    (['a', 'red', 'hot', 'kettle'], ['红色', '色雨', '雨伞'])
+    """
+    words: list[str] = []
+    for word in re.findall(r"[^\W_]+", text.lower()):
+        is_apart = not _UNSPACED.search(word) or len(word) < 3
+        words += [word] if is_apart else [word[place : place + 2] for place in range(len(word) - 1)]
+    return words
+
+
+_UNSPACED = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
 class ProfileIndex:
@@ -63,7 +78,8 @@ class ProfileIndex:
     def nearest(self, key: str, words: list[str], number: int) -> list[str]:
         """The keys of at most so many other profiles that share a word, the nearest first."""
         chosen, postings = list[str](), 0
-        for count, word in sorted((self._count(word), word) for word in words):
+        stems = {stem for stem in map(stem_of, words) if stem is not None}
+        for count, word in sorted((self._count(stem), stem) for stem in stems):
             if count < 2:  # its own
                 continue
             if chosen and (postings + count > MAX_POSTINGS or len(chosen) == MAX_WORDS):
@@ -78,15 +94,15 @@ class ProfileIndex:
         )
         return [other for (other,) in found if other != key][:number]
 
-    def _count(self, word: str) -> int:
+    def _count(self, stem: str) -> int:
         """Profiles that hold a word, as the index stems it."""
-        row = self._base.execute("SELECT doc FROM vocabulary WHERE term = ?", (stem_of(word),)).fetchone()
+        row = self._base.execute("SELECT doc FROM vocabulary WHERE term = ?", (stem,)).fetchone()
         return row[0] if row else 0
 
 
 @lru_cache(maxsize=100_000)
-def stem_of(word: str) -> str:
-    """A word as the index keeps it.
+def stem_of(word: str) -> str | None:
+    """A word as the index keeps it; None for one that the index takes for several.
 
     >>> stem_of("running"), stem_of("circles")
     ('run', 'circl')
@@ -94,22 +110,25 @@ def stem_of(word: str) -> str:
     base = _stemmer()
     base.execute("DELETE FROM words")
     base.execute("INSERT INTO words(word) VALUES (?)", (word,))
-    found = base.execute("SELECT term FROM stems").fetchone()
-    return found[0] if found else word
+    stems = base.execute("SELECT term FROM stems").fetchall()
+    return stems[0][0] if len(stems) == 1 else None
 
 
 @cache
 def _stemmer() -> sqlite3.Connection:
-    base = sqlite3.connect(":memory:")
+    base = sqlite3.connect(":memory:", check_same_thread=False)
     base.execute(f"CREATE VIRTUAL TABLE words USING fts5(word, tokenize='{TOKENS}')")
     base.execute("CREATE VIRTUAL TABLE stems USING fts5vocab(words, row)")
     return base
 
 
-def candidates(profiles: dict[str, Profile], number: int, index: ProfileIndex | None = None) -> list[tuple[str, str]]:
+def candidates(profiles: Mapping[str, Profile], number: int) -> list[tuple[str, str]]:
     """Pairs of keys that a model is asked about: each profile with its `number` nearest, every pair once, sorted."""
-    words = {key: words_of(profile) for key, profile in profiles.items()}
-    index = index or ProfileIndex()
-    index.add(words.items())
-    pairs = {tuple(sorted((key, other))) for key in words for other in index.nearest(key, words[key], number)}
-    return sorted(pairs)  # type: ignore[arg-type]
+    pairs: set[tuple[str, str]] = set()
+    with tempfile.TemporaryDirectory() as folder:
+        index = ProfileIndex(Path(folder) / "profiles.sqlite")
+        index.add((key, words_of(profile)) for key, profile in profiles.items())
+        for key, profile in tqdm(profiles.items(), desc="nearest"):
+            for other in index.nearest(key, words_of(profile), number):
+                pairs.add((min(key, other), max(key, other)))
+    return sorted(pairs)

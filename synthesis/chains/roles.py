@@ -19,6 +19,9 @@ from synthesis.agent.roles import RoleError, Usage, checked_text
 
 NAMES = ("extract", "connect", "annotate", "ask", "look")
 MAX_OBJECTS = 40
+NOTHING = ("", "none", "n/a", "null", "nothing")
+UNKNOWN = "cannot tell"
+"""What who looks answers where the images do not show it."""
 
 
 class RelationKind(StrEnum):
@@ -63,35 +66,51 @@ class Profile:
         if not isinstance(value, Mapping):
             raise RoleError(f"{value!r:.80} is no profile")
         objects = []
-        for one in _listed(value, "objects")[:MAX_OBJECTS]:
-            one = one if isinstance(one, Mapping) else {"name": one}
-            attributes = tuple(checked_text(text) for text in _listed(one, "attributes"))
-            objects.append(SeenObject(checked_text(one.get("name")), attributes))
-        interactions = tuple(checked_text(text) for text in _listed(value, "interactions"))
-        background = value.get("background") or ""
+        for one in _items(value.get("objects"))[:MAX_OBJECTS]:
+            row = one if isinstance(one, Mapping) else {"name": one}
+            if names := _texts(row.get("name")):
+                objects.append(SeenObject(names[0], tuple(_texts(row.get("attributes")))))
+        background = " ".join(_texts(value.get("background")))
         overview = checked_text(value.get("overview"))
-        return cls(overview, checked_text(background) if background else "", tuple(objects), interactions)
+        return cls(overview, background, tuple(objects), tuple(_texts(value.get("interactions"))))
 
 
 @dataclass(frozen=True)
 class Relation:
-    """How one image relates to another, in words."""
+    """How one image relates to another, in words; `earlier` says which is, "first" or "second", if it is temporal."""
 
     kind: RelationKind
     words: str
+    earlier: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return {"kind": self.kind.value, "sentence": self.words, "earlier": self.earlier}
+
+    def agrees(self, back: Relation) -> bool:
+        """Whether `back`, with the two images swapped, says the same."""
+        swapped = {"first": "second", "second": "first", "": ""}[self.earlier]
+        return (back.kind, back.earlier) == (self.kind, swapped)
 
     @classmethod
     def of(cls, value: Any) -> Relation | None:
-        """The relation of a role, as kind and words; None where it finds none.
+        """The relation of a role, {"kind", "sentence", "earlier"}; None where it finds none.
 
         Raises:
             RoleError: for anything else.
         """
         if value is None or isinstance(value, Relation):
             return value
-        if not isinstance(value, (list, tuple)) or len(value) != 2 or value[0] not in tuple(RelationKind):
-            raise RoleError(f"{value!r:.80} is no pair of {', '.join(RelationKind)} and words")
-        return cls(RelationKind(value[0]), checked_text(value[1]))
+        kind = str(value.get("kind")).lower() if isinstance(value, Mapping) else ""
+        if kind in ("none", ""):
+            if isinstance(value, Mapping):
+                return None
+            raise RoleError(f"{value!r:.80} is no relation")
+        if kind not in tuple(RelationKind):
+            raise RoleError(f"{kind!r:.40} is none of {', '.join(RelationKind)}")
+        earlier = str(value.get("earlier") or "").lower() if kind == RelationKind.TEMPORAL else ""
+        if kind == RelationKind.TEMPORAL and earlier not in ("first", "second"):
+            raise RoleError("a temporal relation says which image is earlier, first or second")
+        return cls(RelationKind(kind), checked_text(value.get("sentence")), earlier)
 
 
 @dataclass(frozen=True)
@@ -147,7 +166,7 @@ class Role(Protocol):
         """What two images share, in words, by their profiles alone; None if nothing connects them."""
 
     def annotate(self, first: Image.Image, second: Image.Image, shared: str, usage: Usage) -> Any:
-        """The `Relation` of the first image to the second; None if there is none."""
+        """The `Relation` of the first image to the second, or its JSON object; None if there is none."""
 
     def ask(self, profiles: Mapping[int, Profile], links: Sequence[Link], usage: Usage) -> Any:
         """A `Draft` along these links of images, which are spoken of by their numbers."""
@@ -156,11 +175,17 @@ class Role(Protocol):
         """The answer to a question by these numbered images; what cannot be told from them is said so."""
 
 
-def _listed(value: Mapping[str, Any], name: str) -> Sequence[Any]:
-    found = value.get(name) or ()
-    if isinstance(found, str) or not isinstance(found, Sequence):
-        raise RoleError(f"{name} is {found!r:.80}: it must be a list")
-    return found
+def _items(value: Any) -> Sequence[Any]:
+    """What a reply may have written as a list: a list, one thing, or an object of names and values."""
+    if isinstance(value, Mapping):
+        return [f"{name} {part}" for name, part in value.items()]
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in it, numbers as text; what says nothing is left out."""
+    plain = [str(one) if isinstance(one, (int, float)) else one for one in _items(value)]
+    return [checked_text(one) for one in plain if isinstance(one, str) and one.strip().lower() not in NOTHING]
 
 
 def _one_line(value: Mapping[str, Any], name: str) -> str:

@@ -8,6 +8,7 @@ folder, each on a shard of the keys and in a file of its own.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,8 @@ class Stage:
     folder: Path
     name: str
     shard: Shard = Shard()
+    retries: bool = False
+    """Whether lines that failed are worked on again."""
     lines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,13 +66,14 @@ class Stage:
         Raises:
             ValueError: for a line that is none of this stage's.
         """
+        cut_torn_line(self.path)
         for path in (self.folder / f"{self.name}.jsonl", *sorted(self.folder.glob(f"{self.name}-*-of-*.jsonl"))):
-            if path == self.path:
-                cut_torn_line(path)
             for number, line in enumerate(read_jsonl(path), start=1):
-                if not isinstance(line, Mapping) or "key" not in line or ("value" in line) == ("failed" in line):
+                is_line = isinstance(line, Mapping) and isinstance(line.get("key"), str)
+                if not is_line or ("value" in line) == ("failed" in line):
                     raise ValueError(f"{path} line {number} is {line!r:.80}: it must hold key, and value or failed")
-                self.lines[line["key"]] = dict(line)
+                if "value" in line or not self.retries:
+                    self.lines[line["key"]] = dict(line)
 
     @property
     def path(self) -> Path:
@@ -86,13 +90,25 @@ class Stage:
                 self.lines[line["key"]] = line
                 bar.update()
 
-    def values(self, keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """The keys that came to something, with their values."""
-        return ((key, self.lines[key]["value"]) for key in keys if "value" in self.lines.get(key, {}))
+    def values(self, keys: Iterable[str], read: Callable[[Any], Value]) -> Iterator[tuple[str, Value]]:
+        """The keys that came to something, with their values as `read` takes them.
 
-    def reasons(self) -> Counter[str]:
-        """Why keys failed."""
-        return Counter(line["failed"].partition(":")[0] for line in self.lines.values() if "failed" in line)
+        Raises:
+            ValueError: for a value that was mended into something that is none, with its file and key.
+        """
+        for key in keys:
+            line = self.lines.get(key, {})
+            if "value" not in line:
+                continue
+            try:
+                yield key, read(line["value"])
+            except RoleError as error:
+                raise ValueError(f"{self.name}.jsonl, the line of key {key}: {error}") from None
+
+    def reasons(self, keys: Iterable[str]) -> Counter[str]:
+        """Why keys failed; what a reply itself said is left out."""
+        failed = (self.lines[key]["failed"] for key in keys if "failed" in self.lines.get(key, {}))
+        return Counter(re.sub(r"^(['\"]).*?\1\s*|\W*$", "", text.partition(":")[0])[:80] for text in failed)
 
     def usage(self) -> Usage:
         """What all lines cost."""

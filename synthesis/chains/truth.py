@@ -22,8 +22,7 @@ from fovea.boxes import Box
 from fovea.chains import Chain, Step
 from fovea.images import image_hash, open_image
 from synthesis.agent.roles import RoleError, Usage
-from synthesis.chains.chats import UNKNOWN
-from synthesis.chains.roles import Draft, Link, Profile, Relation, RelationKind, SeenObject
+from synthesis.chains.roles import UNKNOWN, Draft, Link, Profile, Relation, RelationKind, SeenObject
 from synthesis.shapes.scenes import NAMES, Shape, render, sample_scene
 
 SCENES = "scenes.jsonl"
@@ -152,8 +151,9 @@ def relation_of(first: Known, second: Known) -> Relation:
         where = "first" if first.x < second.x else "second"
         return Relation(RelationKind.SPATIAL, f"in the {where} image the {first.name} stands further left")
     if abs(first.y - second.y) >= APART:
-        where = "first" if first.y > second.y else "second"
-        return Relation(RelationKind.TEMPORAL, f"in the {where} image the {first.name} has fallen: it is the later one")
+        lower, earlier = ("first", "second") if first.y > second.y else ("second", "first")
+        words = f"in the {lower} image the {first.name} has fallen: it is the later one"
+        return Relation(RelationKind.TEMPORAL, words, earlier)
     return Relation(RelationKind.SEMANTIC, f"both show the {first.name}")
 
 

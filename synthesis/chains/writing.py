@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 from environments.arguments import EpisodeArguments
-from environments.factories import environment_factory
+from environments.factories import box_frame, environment_factory
 from environments.play import play
-from environments.policies.chain_oracle import ChainOraclePolicy
+from environments.policies.chain_oracle import make_oracle
 from environments.traces import trace_record, unfit
-from fovea.boxes import Frame
 from fovea.data.references import kind_of
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.models.loading import load_outline
@@ -29,18 +27,16 @@ BATCH = 64
 def tasks_of(builder: Builder, stages: Mapping[str, Stage]) -> Iterator[Task]:
     """The final questions of the chains that passed every check, with their chains in the metadata."""
     drafts = builder.drafts(stages)
-    for key, problems in stages["look"].values(drafts):
+    for key, problems in stages["look"].values(drafts, list):
         album, draft = drafts[key]
         if problems:
             continue
-        relations = [(link.first, link.second, link.relation.kind.value, link.relation.words) for link in album.links]
+        relations = [[link.first, link.second, link.relation.to_json()] for link in album.links]
         metadata = {
-            "family": " and ".join(sorted({kind for _, _, kind, _ in relations})),
+            "family": " and ".join(sorted({link.relation.kind.value for link in album.links})),
             "num_images": len(album.pictures),
             "needs_zoom": False,
-            "relations": [
-                [link.first, link.second, link.relation.kind.value, link.relation.words] for link in album.links
-            ],
+            "relations": relations,
             **draft.chain.metadata(),
         }
         answer = draft.chain.answer
@@ -51,12 +47,12 @@ def tasks_of(builder: Builder, stages: Mapping[str, Stage]) -> Iterator[Task]:
         )  # fmt: skip
 
 
-def write(builder: Builder, stages: Mapping[str, Stage], arguments: Any, episodes: EpisodeArguments) -> str:
+def write(builder: Builder, stages: Mapping[str, Stage], episodes: EpisodeArguments) -> str:
     """Writes tasks, traces.jsonl, samples.jsonl and summary.md below the folder; the summary."""
-    folder = builder.folder
+    folder, arguments = builder.folder, builder.arguments
     save_tasks(tasks_of(builder, stages), folder / "tasks")
     model = load_outline(arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)
-    oracle = ChainOraclePolicy(Frame(episodes.box_frame) if episodes.box_frame else model.frame)
+    oracle = make_oracle(episodes.environment, box_frame(episodes, model))
     factory = environment_factory(episodes, model)
     tasks = load_tasks(folder / "tasks") if (folder / "tasks" / "tasks.jsonl").stat().st_size else []
     (folder / SAMPLES).unlink(missing_ok=True)
@@ -81,7 +77,7 @@ def summary(builder: Builder, stages: Mapping[str, Stage], num_traces: int, unfi
     pool, profiles, pairs = builder.pool, builder.profiles(stages), builder.pairs(stages)
     edges, relations, albums = builder.edges(stages), builder.relations(stages), builder.albums(stages)
     drafts = builder.drafts(stages)
-    found = [problems for _, problems in stages["look"].values(drafts)]
+    checked = [problems for _, problems in stages["look"].values(drafts, list)]
     num_all = len(profiles) * (len(profiles) - 1) // 2
     kinds = Counter(relation.kind.value for _, relation in relations.values())
     rows = [
@@ -95,15 +91,18 @@ def summary(builder: Builder, stages: Mapping[str, Stage], num_traces: int, unfi
         ),
         ("paths", len(albums)),
         ("chains", len(drafts)),
-        ("chains that passed", sum(not problems for problems in found)),
+        ("chains that passed", sum(not problems for problems in checked)),
         ("traces", num_traces),
     ]
     lines = [f"\n{num_traces} traces of {len(albums)} paths\n", "| stage | came of it |", "|---|---|"]
     lines += [f"| {name} | {number} |" for name, number in rows]
     reasons = Counter[str]()
+    keys: dict[str, Iterable[str]] = {
+        "extract": stages["extract"].lines, "connect": pairs, "annotate": edges, "ask": albums, "look": drafts,
+    }  # fmt: skip
     for name, stage in stages.items():
-        reasons.update({f"{name}: {reason}": count for reason, count in stage.reasons().items()})
-    reasons.update(f"check: {problems[0].partition(':')[0]}" for problems in found if problems)
+        reasons.update({f"{name}: {reason}": count for reason, count in stage.reasons(keys[name]).items()})
+    reasons.update(f"check: {problems[0].partition(':')[0]}" for problems in checked if problems)
     reasons.update({f"trace: {reason}": count for reason, count in unfit_for.items()})
     if reasons:
         lines += ["\n| left out | times |", "|---|---|"]

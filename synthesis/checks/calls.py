@@ -38,6 +38,8 @@ class _Shown:
     picture: Image.Image
     root: int
     region: Box
+    is_view: bool = False
+    """Whether it is a first view still, which the environment knows at the size that the trace has it."""
 
 
 class CallChecker:
@@ -53,7 +55,7 @@ class CallChecker:
         cutting = cutting if cutting.frame is not None else self._own
         views = images_of(trace.messages[: first_turn(trace)])
         self._environment.reset(task=Task("", tuple(views), "?", ""))
-        shown = [_Shown(view, root, WHOLE) for root, view in enumerate(views)]
+        shown = [_Shown(view, root, WHOLE, is_view=True) for root, view in enumerate(views)]
         found = CheckedCalls()
         for number, message in enumerate(trace.messages):
             if message["role"] != "assistant":
@@ -65,7 +67,7 @@ class CallChecker:
                     found.problems.append(("unreadable call", f"message {number}: {action.message}"))
                 if isinstance(action, Call):
                     found.num_calls += 1
-                    outcome = self._examined(action, shown, len(views), crops, cutting)
+                    outcome = self._examined(action, shown, crops, cutting)
                     if outcome is None:
                         continue
                     if isinstance(outcome, _Shown):
@@ -77,7 +79,7 @@ class CallChecker:
         return found
 
     def _examined(
-        self, call: Call, shown: list[_Shown], num_views: int, crops: Iterator[Image.Image], cutting: Cutting
+        self, call: Call, shown: list[_Shown], crops: Iterator[Image.Image], cutting: Cutting
     ) -> _Shown | tuple[str, str] | None:
         """What a call shows, or what is wrong with it: the kind and the words; None for a tool that does not zoom."""
         if call.name not in self._tools:
@@ -87,7 +89,7 @@ class CallChecker:
         if call.name != TOOL:
             return None
         numbers, index = call.arguments.get("bbox_2d"), call.arguments.get("img_idx", 0)
-        is_crop = isinstance(index, int) and num_views <= index < len(shown)
+        is_crop = isinstance(index, int) and 0 <= index < len(shown) and not shown[index].is_view
         if not is_crop and (refusal := self._refusal(call, cutting)):
             return "refused call", refusal
         if not is_four_numbers(numbers) or not isinstance(index, int) or index >= len(shown):
@@ -119,7 +121,7 @@ class CallChecker:
                     "other crop",
                     f"behind the call stands another image than {index} (correlation {value:.2f})",
                 )
-            shown[index] = replace(shown[index], picture=view)
+            shown[index] = replace(shown[index], picture=view, is_view=False)
         return None
 
     def _unit(self, numbers: Sequence[float], picture: Image.Image, frame: Frame, *, is_crop: bool) -> Box:

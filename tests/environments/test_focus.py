@@ -1,6 +1,7 @@
 """The focus environment and its chains: what is shown, what a model can do wrong, and that both forms say the same."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,22 +13,24 @@ from environments.arguments import EpisodeArguments
 from environments.check import check_environment
 from environments.factories import environment_factory
 from environments.focus import OVERVIEW_TOKENS, ChainEnvironment, FocusEnvironment
-from environments.play import Limits, opening, play
+from environments.play import Limits, Reply, opening, play
 from environments.policies.chain_oracle import ChainOraclePolicy
 from environments.rendering import Renderer
 from environments.traces import read_traces, to_trace, trace_record, write_fit_traces
 from environments.views import ViewSettings
-from fovea.boxes import Frame
+from fovea.boxes import Box, Frame
 from fovea.chains import Chain, ChainError, Step, chain_of, chain_of_task, problem_of, read_steps, written_steps
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.episodes import FaultKind, Focus, ModelFault
 from fovea.images import PixelLimits
 from fovea.placeholders import MARK
 from fovea.runs.records import Sample
-from fovea.tasks import Task
+from fovea.tasks import AnswerKind, Target, Task
+from rewards.accuracy import accuracy
 from rewards.focusing import chain_format, focus_f1, focus_precision, focus_recall, image_cost
 from synthesis.checks.calls import CallChecker
 from synthesis.formats.dialects import Cutting
+from synthesis.oracle_traces import TraceArguments, write_oracle_traces
 from synthesis.shapes.albums import make_albums
 from tests.conftest import TINY_CROPS
 
@@ -88,6 +91,48 @@ def test_all_images_are_shown_small_behind_their_numbers_and_some_are_brought_ba
     for view, number in zip(images_of(answered), (3, 1), strict=True):
         assert view.size == (160, 112) or view.width * view.height > 0.8 * LIMITS.max_pixels
         assert np.asarray(view)[0, 0, 0] == 20 * number + 10
+
+
+def test_the_chain_environment_numbers_its_images_too(pictures):
+    chain = ChainEnvironment(ViewSettings(Frame.PER_MILLE, LIMITS, LIMITS))
+    texts = [block.get("text") for block in chain.reset(task=Task("t", pictures[:2], "Which?", "1"))]
+    assert texts == ["Image 0: ", None, "\nImage 1: ", None, "\nWhich?"]
+
+
+@pytest.mark.parametrize("number", [1, 3000])
+def test_any_number_of_images_has_an_overview_where_no_budget_was_asked_for(number):
+    task = Task("t", (Image.new("RGB", (40, 40)),) * number, "?", "")
+    assert len(images_of(environment(max_image_tokens=None).reset(task=task))) == number
+    assert images_of(environment(max_image_tokens=None, crops="random").reset(task=task))
+
+
+def test_a_random_image_of_a_task_with_one_is_the_same(pictures):
+    used = environment(crops="random")
+    used.reset(task=Task("t", pictures[:1], "?", ""))
+    assert len(images_of(used.focus_images_tool([0]))) == 1
+
+
+class Boxes:
+    """Focuses on the second image and answers with a box in its larger view."""
+
+    def reply(self, conversations, *, max_tokens):
+        replies = []
+        for conversation in conversations:
+            call = '{"name": "focus_images_tool", "arguments": {"img_idxs": [1]}}'
+            view = conversation.images[-1]
+            box = [0, 0, view.width // 2, view.height // 2]
+            is_first = len(conversation.messages) == 2
+            answer = json.dumps({"bbox_2d": box, "img_idx": 1})
+            replies.append(Reply(f"<tool_call>{call}</tool_call>" if is_first else f"<answer>{answer}</answer>"))
+        return replies
+
+
+def test_a_box_answer_is_read_in_the_view_that_the_model_saw_last(pictures):
+    box = Target(Box(0, 0, 0.5, 0.5, Frame.UNIT), 1).to_dict()
+    task = Task("t", pictures, "Where is it?", [box], AnswerKind.BOX)
+    [episode] = play(Boxes(), [task], environment_factory=lambda: environment(Frame.INPUT), limits=LONG)
+    assert accuracy(task, episode) == pytest.approx(1.0, abs=0.05)
+    assert str(episode.framing.views[1].input[0]) in episode.turns[0].observation.text
 
 
 def test_images_that_stand_in_the_question_get_their_numbers_there(pictures):
@@ -196,6 +241,7 @@ LAST = STEP.format(1, "yes")
 
 
 @pytest.mark.parametrize("text", ["", "I see it.", STEP.format(2, "yes"), STEP.format(1, "no"), STEP.format(1, "maybe"),
+                                  STEP.format("1" * 5000, "yes"),
                                   f"{LAST}\n{STEP.format(2, 'yes')}", f"{LAST}\nSo.", LAST.replace("0, 2", "0 2"),
                                   LAST.replace("3", " ")])  # fmt: skip
 def test_a_text_that_is_no_chain_is_refused(text):
@@ -220,10 +266,12 @@ def test_a_chain_of_a_step_without_answer_has_a_problem():
     assert problem_of(Chain(()), 1) == "it has no steps"
 
 
-def test_traces_of_the_oracle_are_read_and_checked(played, tmp_path, tiny):
-    episodes = played("focus", noise=0.1)
+@pytest.mark.parametrize("frame", [Frame.PER_MILLE, Frame.INPUT, Frame.UNIT])  # no trace holds the original's size
+def test_traces_of_the_oracle_are_read_and_checked(albums, tmp_path, tiny, frame):
+    factory = environment_factory(replace(EPISODES, box_frame=frame.value), tiny)
+    episodes = play(ChainOraclePolicy(frame, noise=0.1), albums[:8], environment_factory=factory, limits=LONG)
     assert not write_fit_traces(episodes, tmp_path)
-    checker = CallChecker(environment_factory(EPISODES, tiny)(), tiny.frame, tiny.limits, 1.0)
+    checker = CallChecker(factory(), frame, tiny.limits, 1.0)
     for record, episode in zip(read_traces(tmp_path), episodes, strict=True):
         found = checker.examine(to_trace(record), Cutting(None, 1.0))
         assert found.problems == [] and found.num_calls == len(episode.foci) + episode.num_zooms
@@ -255,3 +303,10 @@ def test_another_image_behind_a_focus_is_found(tmp_path, tiny, picture):
     checker = CallChecker(factory(), tiny.frame, tiny.limits, 1.0)
     [record] = read_traces(tmp_path)
     assert [kind for kind, _ in checker.examine(to_trace(record), Cutting(None, 1.0)).problems] == ["other crop"]
+
+
+def test_a_task_whose_chain_says_foci_alone_is_refused_by_name(tmp_path, pictures):
+    save_tasks([Task("half", pictures[:2], "How many?", "1", metadata={"foci": [[1]]})], tmp_path / "tasks")
+    arguments = TraceArguments(dataset_name=str(tmp_path / "tasks"), output_dir=str(tmp_path / "traces"))
+    with pytest.raises(ValueError, match=r"task half has a chain that cannot be played: step 1 has no question"):
+        write_oracle_traces(arguments, EPISODES)

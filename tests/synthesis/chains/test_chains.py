@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,12 +23,13 @@ from fovea.data.task_files import load_tasks
 from fovea.jsonl import read_jsonl
 from synthesis.agent.roles import RoleError, Usage
 from synthesis.chains import command
-from synthesis.chains.building import pool_of
-from synthesis.chains.chats import UNKNOWN
+from synthesis.chains.arguments import ChainArguments
 from synthesis.chains.checking import problems
-from synthesis.chains.command import ChainArguments, image_paths, run
+from synthesis.chains.command import run
+from synthesis.chains.index import candidates
 from synthesis.chains.paths import sample_paths
-from synthesis.chains.roles import Draft, Link, Profile, Relation, RelationKind
+from synthesis.chains.pool import image_paths, pool_of
+from synthesis.chains.roles import UNKNOWN, Draft, Link, Profile, Relation, RelationKind, SeenObject
 from synthesis.chains.truth import Truth, draw_pool, relation_of, true_edges
 from tests.conftest import TINY_CROPS
 
@@ -156,6 +158,62 @@ def test_a_line_that_was_mended_is_used_and_what_follows_made_anew(arguments):
                    for step in [[task.images[image] for image in chain_of_task(task).images]])  # fmt: skip
 
 
+@pytest.mark.parametrize(("stage", "mend", "fails"), [
+    ("annotate", lambda value: "so", "annotate.jsonl, the line of key"),
+    ("ask", lambda value: value | {"foci": [[0, 9]] * len(value["foci"])}, "step 1 names the images"),
+    ("extract", lambda value: 3, "extract.jsonl, the line of key"),
+    ("ask", lambda value: value | {"question": "And how many of the statements hold?"}, None),
+    ("annotate", lambda value: value | {"kind": "semantic"}, None),
+    ("extract", lambda value: value | {"overview": "Other words."}, None),
+])  # fmt: skip
+def test_what_was_mended_into_nothing_is_named_and_what_was_shown_is_asked_anew(arguments, stage, mend, fails):
+    folder = run(arguments, EPISODES)
+    before = {name: lines(folder, name) for name in STAGES}
+    rows = read_jsonl(folder / f"{stage}.jsonl")
+    place = next(place for place, row in enumerate(rows) for line in before["ask"].values()
+                 if "value" in row and set(row["about"]) <= set(line["about"]))  # fmt: skip
+    rows[place]["value"] = mend(rows[place]["value"])
+    (folder / f"{stage}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    if fails:
+        with pytest.raises(ValueError, match=fails):
+            run(arguments, EPISODES)
+        return
+    run(arguments, EPISODES)
+    after = {name: lines(folder, name) for name in STAGES}
+    assert after[stage][rows[place]["key"]]["value"] == rows[place]["value"]
+    for name in {"extract": ("connect", "ask"), "annotate": ("ask",), "ask": ("look",)}[stage]:
+        assert after[name].keys() - before[name].keys()
+
+
+def test_an_editor_that_leaves_out_the_last_end_of_line_loses_nothing(arguments):
+    folder = run(arguments, EPISODES)
+    path = folder / "ask.jsonl"
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    kept = lines(folder, "ask")
+    run(arguments, EPISODES)
+    assert lines(folder, "ask") == kept
+    path.write_text(path.read_text().replace("{", "", 1))
+    with pytest.raises(ValueError, match=r"ask.jsonl line 1 is no JSON"):
+        run(arguments, EPISODES)
+
+
+def test_failed_lines_are_worked_on_again_where_that_is_asked_for(arguments, monkeypatch):
+    stock = Truth.extract
+    monkeypatch.setattr(Truth, "extract", lambda *args: None)
+    folder = run(arguments, EPISODES)
+    monkeypatch.setattr(Truth, "extract", stock)
+    run(arguments, EPISODES)
+    assert all("failed" in line for line in lines(folder, "extract").values())
+    run(replace(arguments, retry_failed=True), EPISODES)
+    assert all("value" in line for line in lines(folder, "extract").values())
+
+
+def test_traces_of_all_images_at_once_hold_the_answers_alone(arguments):
+    folder = run(arguments, replace(EPISODES, environment="views", max_image_tokens=None))
+    texts = [trace["messages"][2]["content"] for trace in read_traces(folder)]
+    assert texts and all(re.fullmatch(r"<think>I can see it.</think>\n<answer>\d</answer>", text) for text in texts)
+
+
 def test_shards_of_stages_come_to_the_same(arguments, tmp_path):
     whole = run(replace(arguments, output_dir=str(tmp_path / "whole")), EPISODES)
     with pytest.raises(ConfigError, match=r"lines of extract are missing: finish --stage extract"):
@@ -207,11 +265,12 @@ class Endpoint:
             return f"Here it is:\n```json\n{json.dumps(self.truth.extract(images[0], usage).to_json())}\n```"
         if text.startswith("Two images"):
             first, second = (Profile.from_json(json.loads(line.partition(": ")[2])) for line in text.split("\n")[1:3])
-            return self.truth.connect(first, second, usage) or "None."
+            by = self.truth.connect(first, second, usage)
+            return f"<think>Hm.</think>So: {json.dumps({'connected': by is not None, 'by': by})}"
         if text.startswith("Both images"):
             shared = re.search(r"to do with this: (.*)", text)[1]
             relation = self.truth.annotate(*images, shared, usage)
-            return f"{relation.kind.value.title()}: {relation.words}"
+            return json.dumps(relation.to_json())
         if text.startswith("Images, by their"):
             found = re.findall(r"Image (\d+) to image (\d+) \((\w+)\): (.*)", text)
             links = []
@@ -277,9 +336,8 @@ def test_an_endpoint_plays_all_roles_and_comes_to_the_same_chains(arguments, end
 
 def test_what_no_role_may_answer_is_left_out_and_said(arguments, pool, tmp_path):
     (tmp_path / "mine.py").write_text(
-        "import itertools\nBAD = itertools.cycle([None, 3, [], {}, {'overview': ''}, "
-        "{'overview': 'a', 'objects': 'b'}, "
-        "{'overview': 'a', 'objects': [3]}, {'overview': '<think>'}, {'overview': 'x' * 3000}])\n"
+        "import itertools\nBAD = itertools.cycle([None, 3, [], {}, {'overview': ''}, {'overview': 7}, "
+        "{'objects': ['a']}, {'overview': '<think>'}, {'overview': 'x' * 3000}])\n"
         "def bad(image): return next(BAD)\ndef other(**values): return None\n"
     )
     asked = replace(arguments, images=str(pool / "images"), output_dir=str(tmp_path / "bad"), max_asks=1,
@@ -290,7 +348,10 @@ def test_what_no_role_may_answer_is_left_out_and_said(arguments, pool, tmp_path)
     assert "0 traces of 0 paths" in (folder / "summary.md").read_text()
 
 
-@pytest.mark.parametrize("value", [None, "so", ("causal", "a"), ("spatial",), ("spatial", ""), ("spatial", 3), 3])
+@pytest.mark.parametrize("value", [
+    None, "so", {"kind": "causal", "sentence": "a"}, {"kind": "spatial"}, 3, {"kind": "spatial", "sentence": ""},
+    {"kind": "temporal", "sentence": "a"},
+])  # fmt: skip
 def test_relations_are_of_three_kinds(value):
     if value is None:
         assert Relation.of(value) is None
@@ -357,6 +418,23 @@ def test_a_final_question_that_tells_an_answer_is_found():
     )
 
 
+@pytest.mark.parametrize(("reply", "objects"), [
+    ({"objects": "none", "interactions": "none"}, []),
+    ({"objects": ["a red car", "", None, 7]}, ["a red car", "7"]),
+    ({"objects": [{"name": "car", "attributes": {"colour": "red"}}, {"attributes": ["old"]}]}, ["colour red car"]),
+    ({"objects": [{"name": "car", "attributes": "red"}], "interactions": ["n/a"]}, ["red car"]),
+])  # fmt: skip
+def test_profiles_are_read_as_chat_models_write_them(reply, objects):
+    profile = Profile.from_json({"overview": "A street.", **reply})
+    assert [one.words for one in profile.objects] == objects and profile.interactions == ()
+
+
+def test_relations_agree_with_themselves_seen_from_the_other_image():
+    before = Relation(RelationKind.TEMPORAL, "a", "first")
+    assert before.agrees(Relation(RelationKind.TEMPORAL, "b", "second"))
+    assert not before.agrees(before) and not before.agrees(Relation(RelationKind.SPATIAL, "b"))
+
+
 def test_a_relation_that_differs_both_ways_is_left_out(arguments, monkeypatch):
     stock, kinds = Truth.annotate, [RelationKind.SPATIAL, RelationKind.TEMPORAL]
 
@@ -372,18 +450,18 @@ def test_a_relation_that_differs_both_ways_is_left_out(arguments, monkeypatch):
 
 
 def test_copies_and_broken_files_are_left_out_of_a_pool(pool, tmp_path):
-    paths = image_paths(str(pool / "images"))[:3]
+    paths = image_paths(str(pool / "images"), tmp_path)[:3]
     copy, broken = tmp_path / "copy.jpg", tmp_path / "broken.png"
     Image.open(paths[0]).resize((500, 500)).save(copy, quality=80)
     broken.write_bytes(b"no image")
     (tmp_path / "list.txt").write_text("\n".join(map(str, [*paths, copy, broken])) + "\n\n")
-    found = pool_of(image_paths(str(tmp_path / "list.txt")))
+    found = pool_of(image_paths(str(tmp_path / "list.txt"), tmp_path), tmp_path)
     assert list(found.pictures.values()) == paths and found.alike == (copy,) and found.broken == (broken,)
     with pytest.raises(FileNotFoundError, match="give a folder"):
-        image_paths(str(tmp_path / "gone"))
+        image_paths(str(tmp_path / "gone"), tmp_path)
     (tmp_path / "list.txt").write_text("gone.png\n")
     with pytest.raises(FileNotFoundError, match=r"names .*gone\.png"):
-        image_paths(str(tmp_path / "list.txt"))
+        image_paths(str(tmp_path / "list.txt"), tmp_path)
 
 
 def test_paths_are_connected_different_and_use_no_edge_too_often():
@@ -397,6 +475,32 @@ def test_paths_are_connected_different_and_use_no_edge_too_often():
             uses[frozenset(pair)] = uses.get(frozenset(pair), 0) + 1
     assert max(uses.values()) <= 2 and len({frozenset(path) for path in paths}) >= 5
     assert sample_paths([], 5, (2,), seed=0) == []
+
+
+def test_a_graph_with_an_edge_less_has_nearly_the_same_paths():
+    rng = np.random.default_rng(0)
+    edges = sorted({tuple(sorted(map(str, pair))) for pair in rng.integers(200, size=(400, 2)) if pair[0] != pair[1]})
+    whole = set(sample_paths(edges, 1000, (2, 3, 4), seed=0))
+    for place in range(0, 400, 40):
+        fewer = set(sample_paths([*edges[:place], *edges[place + 1 :]], 1000, (2, 3, 4), seed=0))
+        assert len(whole - fewer) < 0.1 * len(whole)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_index_finds_the_connected_images_at_a_fraction_of_the_questions(tmp_path, seed):
+    draw_pool(tmp_path, 30, seed=seed)
+    truth, edges = Truth(tmp_path), true_edges(tmp_path)
+    profiles = {f"images/{n:06d}.png": truth.extract(Image.open(tmp_path / f"images/{n:06d}.png"), Usage())
+                for n in range(30)}  # fmt: skip
+    pairs = set(map(frozenset, candidates(profiles, 4)))
+    assert len(pairs) <= 0.3 * 435 and len(pairs & set(edges)) >= 0.95 * len(edges)
+
+
+def test_words_of_any_script_are_found():
+    words = {"a": "红色雨伞", "b": "一把红色雨伞", "c": "木桌", "d": "\u19b0 x", "e": '"x" OR (y*', "f": ""}
+    profiles = {key: Profile(text or ".", objects=(SeenObject(text),) if text else ()) for key, text in words.items()}
+    assert ("a", "b") in candidates(profiles, 1) and not [pair for pair in candidates(profiles, 5) if "f" in pair]
+    assert candidates({}, 4) == [] and candidates({"a": profiles["a"]}, 4) == []
 
 
 def test_the_command_says_what_it_wrote(arguments, monkeypatch, capsys):
