@@ -1,6 +1,4 @@
-"""JSONL files of processes that may be killed within a line."""
-
-import json
+"""JSONL files of processes that may be killed within a line, and of people who edit them."""
 
 import pytest
 
@@ -15,7 +13,7 @@ def test_a_last_line_cut_off_by_a_kill_is_left_out(tmp_path):
 
 def test_a_broken_line_before_the_last_is_an_error(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(ValueError, match=r"a.jsonl line 2 is no JSON"):
         read_jsonl(tmp_path / "a.jsonl")
 
 
@@ -27,3 +25,10 @@ def test_what_was_torn_off_makes_room_for_the_next_line(tmp_path):
         file.write('{"a": 2}\n')
     assert read_jsonl(path) == [{"a": 1}, {"a": 2}]
     cut_torn_line(tmp_path / "none.jsonl")
+
+
+def test_what_an_editor_leaves_is_kept(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n\n{"a": 2}')
+    cut_torn_line(path)
+    assert path.read_text() == '{"a": 1}\n\n{"a": 2}\n' and read_jsonl(path) == [{"a": 1}, {"a": 2}]
