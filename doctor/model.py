@@ -13,7 +13,7 @@ from doctor.findings import Note
 from fovea.arguments import PixelArguments
 from fovea.config import CONFIGS
 from fovea.models.loading import Model, load_model, load_outline
-from fovea.models.names import base_of
+from fovea.models.names import EMBEDDED, base_of
 from fovea.models.processors import limited
 from fovea.models.random_models import RELEASED, random_model
 
@@ -27,7 +27,7 @@ def read_model(
     float32.
     """
     limits: dict[str, Any] = {"min_pixels": pixels.min_pixels, "max_pixels": pixels.max_pixels}
-    recipe = None if name == "tiny" or Path(name).exists() else _recipe_for(name)
+    recipe = None if name in EMBEDDED or Path(name).exists() else _recipe_for(name)
     if recipe is not None:
         file, name = recipe
         note.warn(f"{file} has not made this model yet; examined on its base, {name}", "run that training first")

@@ -26,6 +26,7 @@ from fovea.boxes import Frame
 from fovea.chains import KEYS, chain_of_task, problem_of
 from fovea.config import CONFIGS, parse
 from fovea.models.loading import load_outline
+from fovea.models.names import EMBEDDED
 from fovea.tasks import Task
 from synthesis.arguments import TraceSourceArguments
 from synthesis.shapes import make_tasks
@@ -74,7 +75,7 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
         frame,
         noise=arguments.noise,
         looseness=(arguments.looseness[0], arguments.looseness[1]),
-        box_step=10 if arguments.model_name_or_path == "tiny" else 1,
+        box_step=10 if arguments.model_name_or_path in EMBEDDED else 1,
         seed=arguments.seed,
     )
     limits = Limits(max_turns=episodes.max_turns)
@@ -124,7 +125,7 @@ def recipe_of(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
     That is the shipped SFT recipe that starts from the model. A model without one has its processor's limits.
     """
     named = next((words[place + 1] for place, word in enumerate(words[:-1]) if word == "--model_name_or_path"), "tiny")
-    if named == "tiny" or "--config" in words:
+    if named in EMBEDDED or "--config" in words:
         return CONFIG, {}
     known = {field.name for kind in (EpisodeArguments, PixelArguments) for field in fields(kind)}
     for path in sorted(CONFIGS.glob("*_sft.yaml")):

@@ -6,17 +6,19 @@ import json
 from pathlib import Path
 
 TINY = Path(__file__).resolve().parent.parent / "tiny"
+EMBEDDED = {"tiny": TINY, "tiny_albums": TINY.with_name("tiny_albums")}
+"""The shipped models: one that sees single pictures, and the same taught to see several."""
 ADAPTER_CONFIG = "adapter_config.json"
 
 
 def resolve_path(name: str) -> str:
-    """Where a model name leads: `tiny` to the shipped weights, a folder to its absolute path, a hub id to itself.
+    """Where a model name leads: to shipped weights (`EMBEDDED`), to the absolute path of a folder, or a hub id to itself.
 
     Raises:
         FileNotFoundError: for a folder without a model, or a path that leads nowhere: no hub is asked for it.
     """
-    if name == "tiny":
-        return str(TINY)
+    if name in EMBEDDED:
+        return str(EMBEDDED[name])
     path = Path(name)
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or _starts_in_a_folder(path)):
         raise FileNotFoundError(f"the model folder {name} does not exist: train it first, or give a hub id")
