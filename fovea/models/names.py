@@ -12,7 +12,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def resolve_path(name: str) -> str:
-    """Where a model name leads: to shipped weights (`EMBEDDED`), to the absolute path of a folder, or a hub id to itself.
+    """Where a model name leads: to shipped weights (`EMBEDDED`), of a folder to its absolute path, else to itself.
 
     Raises:
         FileNotFoundError: for a folder without a model, or a path that leads nowhere: no hub is asked for it.
