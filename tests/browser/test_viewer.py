@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory
+from environments.play import Limits, play
+from environments.policies.chain_oracle import ChainOraclePolicy
 from evaluation.arguments import EvaluationArguments
 from evaluation.report import report
 from evaluation.samples import sample_of
@@ -14,9 +19,12 @@ from evaluation.view import make_server
 from fovea.boxes import Box, Frame
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.episodes import Answer, Call, Crop, Episode, Fault, FaultKind, Observation, StopReason, Turn
+from fovea.models.loading import load_outline
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Rollout, append
 from synthesis.shapes import make_tasks
+from synthesis.shapes.albums import make_albums
+from tests.conftest import TINY_CROPS
 
 pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -243,3 +251,29 @@ def test_a_run_whose_tasks_are_lost_is_shown_without_images(page, tmp_path, runs
     page.goto(f"file://{tmp_path}/report.html")
     page.wait_for_selector("body[data-ready='1']")
     assert number_shown(page) == "24 episodes, 0 right" and "without images" in capsys.readouterr().out
+
+
+def test_what_was_focused_when_stands_below_the_images(page, tmp_path):
+    tasks = make_albums(num_tasks=14, seed=2, families={"compare": 1.0}, num_images=(4, 6, 8))
+    save_tasks(tasks, tmp_path / "tasks")
+    tasks = load_tasks(tmp_path / "tasks")
+    outline = load_outline("tiny")
+    factory = environment_factory(EpisodeArguments(environment="focus", max_image_tokens=48, **TINY_CROPS), outline)
+    episodes = play(ChainOraclePolicy(outline.frame), tasks, environment_factory=factory, limits=Limits(max_turns=8))
+    folder = tmp_path / "run" / "evaluation"
+    arguments = EvaluationArguments(output_dir=str(folder), dataset_name=str(tmp_path / "tasks"))
+    RunDirectory(folder).write_start(evaluation=arguments, episodes={"crops": "true", "views": "true"})
+    samples = [replace(sample_of(episode, 0), num_image_tokens=100 + len(episode.task.images)) for episode in episodes]
+    append(folder / "samples.jsonl", samples)
+    (tmp_path / "report.html").write_text("".join(report([folder.parent])), encoding="utf-8")
+    page.goto(f"file://{tmp_path}/report.html")
+    page.wait_for_selector("body[data-ready='1']")
+    wait_for_pictures(page)
+    first, second = (focus.images[0] for focus in episodes[0].foci)
+    captions = page.locator(".pictures figcaption").all_inner_texts()
+    shown = {first: f"image {first}: turn 1", second: f"image {second}: turn 3"}
+    assert captions == [shown.get(number, f"image {number}") for number in range(len(tasks[0].images))]
+    assert page.locator("figure.focused").count() == 2
+    assert page.locator(".turn").first.locator("canvas").count() == 1
+    text = page.inner_text(".plots")
+    assert "accuracy by number of images" in text and "visual tokens by number of images" in text
