@@ -100,7 +100,7 @@ class _Script:
         can_focus = any(tool.__name__ == FOCUS_TOOL for tool in conversation.tools)
         done = sum(message["role"] == "tool" for message in conversation.messages)
         if conversation.images and can_focus and not done:
-            call = {"name": FOCUS_TOOL, "arguments": {"img_idxs": [0], "question": "What is there?"}}
+            call = {"name": FOCUS_TOOL, "arguments": {"question": "What is there?", "img_idxs": [0]}}
             text = f"<think>I look.</think>\n<tool_call>\n{json.dumps(call)}\n</tool_call>"
         elif conversation.images and done == int(can_focus):
             size = conversation.images[-1 if can_focus else 0].size

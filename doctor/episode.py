@@ -108,6 +108,6 @@ def _longest(subject: Subject) -> tuple[int, list[int], int]:
         if views and FOCUS_TOOL in tools:
             chain = chain_of_task(task)
             most = max((step.images for step in chain.steps), key=len) if chain and chain.steps else (0,)
-            brought = [block["image"] for block in tools[FOCUS_TOOL](list(most)) if block["type"] == "image"]
+            brought = [block["image"] for block in tools[FOCUS_TOOL]("?", list(most)) if block["type"] == "image"]
             crop = max(crop, sum(renderer.image_inputs(image).num_tokens for image in brought))
     return prompt, shown, crop

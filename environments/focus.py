@@ -43,12 +43,12 @@ class FocusEnvironment(NumberedEnvironment, ZoomEnvironment):
 
     system_prompt = FOCUS_PROMPT
 
-    def focus_images_tool(self, img_idxs: list[int], question: str = "", answer: str = "") -> list[dict[str, Any]]:
+    def focus_images_tool(self, question: str, img_idxs: list[int], answer: str = "") -> list[dict[str, Any]]:
         """See some of the images at full size.
 
         Args:
-            img_idxs: Indices of the images, from 0: the fewest that the sub-question needs.
             question: The sub-question.
+            img_idxs: Indices of the images, from 0: the fewest that the sub-question needs.
             answer: What the sub-question before was answered with.
 
         Returns:

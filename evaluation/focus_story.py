@@ -14,13 +14,15 @@ from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, train
 
 FOLDER = Path("runs/focus_chain/tiny")
 RECIPES = "papers/focus_chain"
+AT_ONCE = ("--environment", "views", "--max_image_tokens", "4096")
+"""All images at full size, up to 24 of them."""
 SWEEP = "synthesis.shapes.albums:sweep_albums"
 """Albums of 2 to 24 images."""
 
 
 def main() -> None:
     answers, sft, rl = (FOLDER / name for name in ("sft_answers", "sft", "rl"))
-    for name, options in (("traces", ()), ("answers", ("--environment", "views"))):
+    for name, options in (("traces", ()), ("answers", AT_ONCE)):
         if not (FOLDER / name / "traces.jsonl").exists():
             folder = str(FOLDER / name)
             run("fovea", "traces", "--config", f"{RECIPES}/tiny_traces.yaml", "--output_dir", folder, *options)
@@ -29,7 +31,7 @@ def main() -> None:
     train(rl, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml")
     config = f"{RECIPES}/tiny_eval.yaml"
     for model in (answers, sft, rl):
-        at_once = ("--environment", "views") if model is answers else ()
+        at_once = AT_ONCE if model is answers else ()
         evaluate(model, model / "evaluation", *at_once, config=config)
         evaluate(model, model / "evaluation_sweep", "--dataset_name", SWEEP, *at_once, config=config)
     comparison = compare(*(path / "evaluation" for path in (answers, sft, rl)))

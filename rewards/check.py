@@ -59,7 +59,7 @@ def sample_episodes(task: Task) -> dict[str, Episode]:
         return Episode(task, (*turns, last), StopReason.ANSWERED, num_image_tokens=16 * (4 + len(zooms)))
 
     def focused(answer: str) -> Episode:
-        call = Call("focus_images_tool", {"img_idxs": [0], "question": task.question})
+        call = Call("focus_images_tool", {"question": task.question, "img_idxs": [0]})
         text = f"<think>I look.</think>\n<tool_call>\n{{…{call.arguments}}}\n</tool_call>"
         seen = Observation("", foci=(Focus((0,), task.question),))
         turns = (Turn(text, call, seen, 40), *says(answer, thought=answer).turns)

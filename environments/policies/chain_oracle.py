@@ -44,7 +44,8 @@ class ChainOraclePolicy(OraclePolicy):
         left = list(task.boxes) if task.metadata.get("needs_zoom", True) else []
         before = ""
         for step in chain.steps:
-            calls.append({"img_idxs": list(step.images), "question": step.question, "answer": before})
+            said = {"answer": before} if before else {}
+            calls.append({**said, "question": step.question, "img_idxs": list(step.images)})
             calls += [target for target in left if target.img_idx in step.images]
             left = [target for target in left if target.img_idx not in step.images]
             before = step.answer

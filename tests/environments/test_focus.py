@@ -85,7 +85,7 @@ def test_all_images_are_shown_small_behind_their_numbers_and_some_are_brought_ba
     assert sum(view.width * view.height // 256 for view in views) <= 24
     used = environment()
     used.reset(task=task)
-    answered = used.focus_images_tool([3, 1], question="Which?")
+    answered = used.focus_images_tool("Which?", [3, 1])
     assert [block["text"] for block in answered if block["type"] == "text"] == ["Image 3: ", "\nImage 1: "]
     assert answered[0]["focus"] == Focus((3, 1), "Which?")
     for view, number in zip(images_of(answered), (3, 1), strict=True):
@@ -109,7 +109,7 @@ def test_any_number_of_images_has_an_overview_where_no_budget_was_asked_for(numb
 def test_a_random_image_of_a_task_with_one_is_the_same(pictures):
     used = environment(crops="random")
     used.reset(task=Task("t", pictures[:1], "?", ""))
-    assert len(images_of(used.focus_images_tool([0]))) == 1
+    assert len(images_of(used.focus_images_tool("Which?", [0]))) == 1
 
 
 class Boxes:
@@ -118,7 +118,7 @@ class Boxes:
     def reply(self, conversations, *, max_tokens):
         replies = []
         for conversation in conversations:
-            call = '{"name": "focus_images_tool", "arguments": {"img_idxs": [1]}}'
+            call = '{"name": "focus_images_tool", "arguments": {"question": "?", "img_idxs": [1]}}'
             view = conversation.images[-1]
             box = [0, 0, view.width // 2, view.height // 2]
             is_first = len(conversation.messages) == 2
@@ -153,7 +153,7 @@ def test_boxes_in_a_focused_image_are_those_of_its_larger_view(pictures, frame):
     used = environment(frame)
     used.reset(task=Task("t", pictures, "?", ""))
     small = used.framing.views[2]
-    used.focus_images_tool([2])
+    used.focus_images_tool("Which?", [2])
     view = used._seen[2].view
     assert view.input[0] > 2 * small.input[0] and view.original == small.original
     width, height = view.extent(frame)
@@ -166,7 +166,7 @@ def test_what_is_no_subset_of_the_images_is_told_back(pictures, indices):
     used = environment()
     used.reset(task=Task("t", pictures, "?", ""))
     with pytest.raises(ModelFault, match="img_idxs") as caught:
-        used.focus_images_tool(indices)
+        used.focus_images_tool("Which?", indices)
     assert caught.value.kind is FaultKind.BAD_IMAGE_INDEX and len(used._seen) == 5
 
 
@@ -178,13 +178,16 @@ def test_probes_of_crops_reach_focused_images(pictures, mode, differs):
     shown = []
     for used in (plain, probed):
         used.reset(task=task)
-        shown.append(images_of(used.focus_images_tool([2]))[0])
+        shown.append(images_of(used.focus_images_tool("Which?", [2]))[0])
     assert shown[0].size == shown[1].size and (np.asarray(shown[0]) != np.asarray(shown[1])).any() == differs
 
 
 def test_both_environments_pass_their_own_check(pictures):
     task = Task("t", pictures, "Which?", "1")
-    calls = [("focus_images_tool", {"img_idxs": [1, 2]}), ("image_zoom_in_tool", {"bbox_2d": [0, 0, 500, 500]})]
+    calls = [
+        ("focus_images_tool", {"question": "?", "img_idxs": [1, 2]}),
+        ("image_zoom_in_tool", {"bbox_2d": [0, 0, 500, 500]}),
+    ]
     assert len(check_environment(environment, task=task, calls=calls)) == 6
     settings = ViewSettings(Frame.PER_MILLE, LIMITS, LIMITS)
     assert "documents its tools: none" in check_environment(lambda: ChainEnvironment(settings), task=task)
