@@ -80,7 +80,7 @@ def plot(reports: list[dict[str, float]], path: Path) -> None:
         panel.plot(sizes, [report[name] for report in reports], marker="o")
         panel.set(xscale="log", xlabel="images in the pool", title=label, ylim=(0, None))
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def main() -> None:
