@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from environments.prompts import CHAIN_PROMPT, FOCUS_PROMPT
-from environments.views import GREY, Seen, ViewEnvironment, other_image
+from environments.views import Seen, ViewEnvironment, nothing_to_see, other_image
 from environments.zoom import ZoomEnvironment
 from fovea.boxes import WHOLE, View
 from fovea.episodes import Call, FaultKind, Focus, ModelFault
@@ -94,11 +94,9 @@ class FocusEnvironment(NumberedEnvironment, ZoomEnvironment):
         mode, size = self._settings.crops, view.size
         if mode in ("true", "target"):
             return view
-        if mode == "blank":
-            return Image.new("RGB", size, GREY)
         rng = np.random.default_rng([root, *size])
-        if mode == "noise":
-            return Image.fromarray(rng.integers(0, 256, size=(size[1], size[0], 3), dtype=np.uint8))
+        if (empty := nothing_to_see(mode, size, rng)) is not None:
+            return empty
         others = [image for index, image in enumerate(self._task.images) if index != root] or [source]
         shown = others[rng.integers(len(others))] if mode == "random" else other_image(self._task)
         return self._store.open(shown).resize(size, Image.Resampling.BICUBIC)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageFilter
 
 from environments.prompts import VIEWS_PROMPT
-from fovea.boxes import WHOLE, Box, Frame, Framing, View
+from fovea.boxes import WHOLE, Box, Frame, Framing, Size, View
 from fovea.image_budget import within_budget
 from fovea.images import ImageStore, PixelLimits
 from fovea.placeholders import MARK
@@ -157,6 +158,15 @@ def _view(shown: Image.Image, mode: str) -> Image.Image:
     if mode == "blank":
         return Image.new("RGB", shown.size, GREY)
     return shown if mode == "true" else shown.filter(ImageFilter.GaussianBlur(BLUR_SHARE * max(shown.size)))
+
+
+def nothing_to_see(mode: str, size: Size, rng: np.random.Generator) -> Image.Image | None:
+    """What probes show that show no image: a grey or a noisy one, (width, height); None in another mode."""
+    if mode == "blank":
+        return Image.new("RGB", size, GREY)
+    if mode == "noise":
+        return Image.fromarray(rng.integers(0, 256, size=(size[1], size[0], 3), dtype=np.uint8))
+    return None
 
 
 def other_image(task: Task) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from environments.prompts import SYSTEM_PROMPT
-from environments.views import GREY, Seen, ViewEnvironment, other_image
+from environments.views import Seen, ViewEnvironment, nothing_to_see, other_image
 from fovea.answers.boxes import is_finite
 from fovea.boxes import Box, Frame, View
 from fovea.episodes import Crop, FaultKind, ModelFault
@@ -87,11 +87,9 @@ class ZoomEnvironment(ViewEnvironment):
         mode, size = self._settings.crops, crop.size
         if mode == "true":
             return crop
-        if mode == "blank":
-            return Image.new("RGB", size, GREY)
         rng = np.random.default_rng(abs(hash((region.coordinates, size))))
-        if mode == "noise":
-            return Image.fromarray(rng.integers(0, 256, size=(size[1], size[0], 3), dtype=np.uint8))
+        if (empty := nothing_to_see(mode, size, rng)) is not None:
+            return empty
         if mode == "random":
             x1, y1 = rng.uniform(0, 1 - region.width), rng.uniform(0, 1 - region.height)
             region = Box(x1, y1, x1 + region.width, y1 + region.height, Frame.UNIT)

@@ -38,7 +38,7 @@ def main() -> None:
     write(comparison, FOLDER / "comparison.json")
     print(f"\n{table(comparison)}\n\nwritten to {FOLDER / 'comparison.json'}")
     for path in (sft, rl):
-        fovea("rescore", str(path / "evaluation"), "--reward_funcs", "focus_f1", "focus_precision", "focus_recall")
+        fovea("rescore", str(path / "evaluation"), "--reward_funcs", "focus_f1")
     fovea("report", *(str(path) for path in (answers, sft, rl)), "--output", str(FOLDER / "report.html"))
 
 

@@ -63,7 +63,7 @@ def chain_of_task(task: Task) -> Chain | None:
     questions, foci, answers = (task.metadata.get(key) for key in KEYS)
     if foci is None:
         return None
-    if not isinstance(foci, Sequence) or not all(_are_images(focus, len(task.images)) for focus in foci):
+    if not _is_list(foci) or not all(_are_images(focus, len(task.images)) for focus in foci):
         raise ChainError(
             f"metadata.foci is {foci!r:.200}: it must be a list of lists of different image numbers, from 0 to "
             f"{len(task.images) - 1}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -41,29 +42,35 @@ def sample_task() -> Task:
     )  # fmt: skip
 
 
-def sample_episodes(task: Task) -> dict[str, Episode]:
-    """By what they do; the first five are honest, right and then wrong, the others malformed or tricks."""
-
-    def zoom(region: Box, index: int) -> Turn:
-        x1, y1, x2, y2 = (round(1000 * value) for value in region.coordinates)
-        call = Call("image_zoom_in_tool", {"bbox_2d": [x1, y1, x2, y2]})
+def _zooms(*regions: Box) -> list[Turn]:
+    """A turn that zooms into each region."""
+    turns = []
+    for index, region in enumerate(regions, start=1):
+        call = Call("image_zoom_in_tool", {"bbox_2d": [round(1000 * value) for value in region.coordinates]})
         text = f"<think>I look.</think>\n<tool_call>\n{{…{call.arguments}}}\n</tool_call>"
-        return Turn(text, call, Observation("", (Crop(index, 0, region, (64, 64)),)), 40)
+        turns.append(Turn(text, call, Observation("", (Crop(index, 0, region, (64, 64)),)), 40))
+    return turns
 
-    def says(answer: str, *zooms: Box, thought: str = "I see it.", well_formed: bool = True) -> Episode:
-        turns = [zoom(region, index + 1) for index, region in enumerate(zooms)]
-        text = (
-            f"<think>{thought}</think>\n<answer>{answer}</answer>" if well_formed else f"<answer>{answer}</answer> so"
-        )
-        last = Turn(text, Answer(answer), None, 15 + len(thought) // 4, well_formed)
-        return Episode(task, (*turns, last), StopReason.ANSWERED, num_image_tokens=16 * (4 + len(zooms)))
+
+def _says(task: Task, answer: str, *before: Turn, thought: str = "I see it.", well_formed: bool = True) -> Episode:
+    """An episode that answers, after other turns."""
+    text = f"<think>{thought}</think>\n<answer>{answer}</answer>" if well_formed else f"<answer>{answer}</answer> so"
+    last = Turn(text, Answer(answer), None, 15 + len(thought) // 4, well_formed)
+    return Episode(task, (*before, last), StopReason.ANSWERED, num_image_tokens=16 * (4 + len(before)))
+
+
+def sample_episodes(task: Task) -> dict[str, Episode]:
+    """By what they do; honest ones, right and then wrong, malformed ones, and tricks."""
+
+    def says(answer: str, *regions: Box, **how: Any) -> Episode:
+        return _says(task, answer, *_zooms(*regions), **how)
 
     def focused(answer: str) -> Episode:
         call = Call("focus_images_tool", {"question": task.question, "img_idxs": [0]})
         text = f"<think>I look.</think>\n<tool_call>\n{{…{call.arguments}}}\n</tool_call>"
-        seen = Observation("", foci=(Focus((0,), task.question),))
-        turns = (Turn(text, call, seen, 40), *says(answer, thought=answer).turns)
-        return Episode(task, turns, StopReason.ANSWERED, num_image_tokens=128)
+        return _says(
+            task, answer, Turn(text, call, Observation("", foci=(Focus((0,), task.question),)), 40), thought=answer
+        )
 
     fault = Turn(
         "<tool_call>\n{oops\n</tool_call>", Fault(FaultKind.BAD_JSON, "not JSON"), Observation("not JSON"), 12, False
@@ -79,9 +86,7 @@ def sample_episodes(task: Task) -> dict[str, Episode]:
         "right, out of format": says("7", well_formed=False),
         "right, after a malformed call": Episode(task, (fault, *says("7").turns), StopReason.ANSWERED),
         "no answer": Episode(task, (Turn("<think>hm</think>", NoAction(), None, 8, False),), StopReason.NO_ACTION),
-        "never answers, only zooms": Episode(
-            task, tuple(zoom(TARGET, index) for index in range(1, 5)), StopReason.TURN_LIMIT
-        ),
+        "never answers, only zooms": Episode(task, tuple(_zooms(*[TARGET] * 4)), StopReason.TURN_LIMIT),
         "trick: names every digit": says("0 1 2 3 4 5 6 7 8 9"),
         "trick: empty answer": says(""),
         "trick: wrong, in many words": says("3", thought="I look at it from all sides. " * 60),

@@ -7,9 +7,9 @@ it is used, and never evaluated.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
@@ -17,6 +17,7 @@ from fovea.answers.telling import tells
 from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, View
 from fovea.tasks import Task
 
+Value = TypeVar("Value")
 NAMES = ("locate", "look", "adjust", "verify", "summarise")
 MAX_ANSWER = 2000
 """Characters of an answer or a thought; a longer one is nonsense."""
@@ -67,6 +68,21 @@ class Usage:
     def add(self, role: str, num_tokens: int = 0) -> None:
         self.requests[role] = self.requests.get(role, 0) + 1
         self.tokens[role] = self.tokens.get(role, 0) + num_tokens
+
+
+def asked(ask: Callable[[], Value], max_asks: int) -> Value:
+    """What a role answers; an answer that cannot be used is asked for again, so often in all.
+
+    Raises:
+        RoleError: if none can be used.
+    """
+    for left in reversed(range(max_asks)):
+        try:
+            return ask()
+        except RoleError:
+            if not left:
+                raise
+    raise RoleError("it was never asked")
 
 
 class Role(Protocol):

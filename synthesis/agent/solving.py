@@ -22,6 +22,7 @@ from synthesis.agent.roles import (
     RoleError,
     Sight,
     Usage,
+    asked,
     checked_box,
     checked_judgement,
     checked_text,
@@ -196,12 +197,10 @@ class Agent:
 
     def _ask(self, role: str, ask: Callable[[], Value]) -> Value:
         """What a role answers, asked again after answers that cannot be used."""
-        for _ in range(self.bounds.max_asks):
-            try:
-                return ask()
-            except RoleError as error:
-                last = error
-        raise GivenUp(f"{role} is unusable: {last}")
+        try:
+            return asked(ask, self.bounds.max_asks)
+        except RoleError as error:
+            raise GivenUp(f"{role} is unusable: {error}") from None
 
 
 def _numbers(environment: Any, sight: Sight, index: int, box: Box, num_views: int) -> list[float]:

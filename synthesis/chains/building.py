@@ -16,15 +16,15 @@ from fovea.chains import Chain, Step, problem_of
 from fovea.config import ConfigError
 from fovea.data.identity import digest
 from fovea.images import open_image
-from synthesis.agent.roles import RoleError, Usage, checked_text
+from synthesis.agent.roles import RoleError, Usage, asked, checked_text
 from synthesis.arguments import part_of
 from synthesis.chains.arguments import ChainArguments
 from synthesis.chains.checking import problems
 from synthesis.chains.index import candidates
 from synthesis.chains.paths import rng_of, sample_paths, strangers
 from synthesis.chains.pool import Pool
-from synthesis.chains.roles import NAMES, Draft, Link, Profile, Relation
-from synthesis.chains.stages import Job, Shard, Stage, asked
+from synthesis.chains.roles import NAMES, Draft, Link, Profile, Relation, text_of_reply
+from synthesis.chains.stages import Job, Shard, Stage
 
 Value = TypeVar("Value")
 
@@ -44,23 +44,23 @@ class Builder:
     arguments: ChainArguments
     cast: Any
     pool: Pool
-    _made: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    stages: dict[str, Stage] = field(default_factory=dict)
+    _made: dict[str, tuple[list[int], Any]] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         return Path(self.arguments.output_dir)
 
-    def run(self) -> dict[str, Stage]:
+    def run(self) -> None:
         """Works on all stages, or on the one that the arguments name; then those before it are read as they are.
 
         Raises:
             ConfigError: if a stage that is not worked on has lines missing.
         """
-        stages: dict[str, Stage] = {}
         shard = Shard(*part_of(self.arguments.shard))
         for name in NAMES:
-            stage = stages[name] = Stage(self.folder, name, shard, retries=self.arguments.retry_failed)
-            jobs: dict[str, Job] = getattr(self, f"_{name}")(stages)
+            stage = self.stages[name] = Stage(self.folder, name, shard, retries=self.arguments.retry_failed)
+            jobs: dict[str, Job] = getattr(self, f"_{name}")()
             if self.arguments.stage in ("all", name):
                 self.cast[name]  # made before many threads ask for it
                 stage.work(jobs, self.arguments.num_workers)
@@ -68,45 +68,45 @@ class Builder:
                 raise ConfigError(f"{missing} of {len(jobs)} lines of {name} are missing: finish --stage {name}")
             if name == self.arguments.stage:
                 break
-        return stages
 
-    def profiles(self, stages: Mapping[str, Stage]) -> dict[str, Profile]:
+    def profiles(self) -> dict[str, Profile]:
         """Of each picture that has one, mended ones included."""
 
         def make() -> dict[str, Profile]:
             keys = {self._key("extract", picture): picture for picture in self.pool.pictures}
-            return {keys[key]: profile for key, profile in stages["extract"].values(keys, Profile.from_json)}
+            return {keys[key]: profile for key, profile in self.stages["extract"].values(keys, Profile.from_json)}
 
-        return self._once("profiles", stages, make)
+        return self._once("profiles", ("extract",), make)
 
-    def pairs(self, stages: Mapping[str, Stage]) -> dict[str, tuple[str, str]]:
+    def pairs(self) -> dict[str, tuple[str, str]]:
         """The pairs of pictures that are asked about, by the keys of their lines."""
 
         def make() -> dict[str, tuple[str, str]]:
-            profiles = self.profiles(stages)
+            profiles = self.profiles()
             return {
                 self._key("connect", a, b, profiles[a].to_json(), profiles[b].to_json()): (a, b)
                 for a, b in candidates(profiles, self.arguments.num_candidates)
             }
 
-        return self._once("pairs", stages, make)
+        return self._once("pairs", ("extract",), make)
 
-    def edges(self, stages: Mapping[str, Stage]) -> dict[str, tuple[str, str, str]]:
+    def edges(self) -> dict[str, tuple[str, str, str]]:
         """The connected pairs with what they share, by the keys of their relations' lines."""
-        pairs = self.pairs(stages)
-        shared = stages["connect"].values(pairs, lambda value: None if value is None else checked_text(value))
+        pairs = self.pairs()
+        shared = self.stages["connect"].values(pairs, lambda value: None if value is None else checked_text(value))
         found = [(*pairs[key], words) for key, words in shared if words]
         return {self._key("annotate", *edge): edge for edge in found}
 
-    def relations(self, stages: Mapping[str, Stage]) -> dict[tuple[str, str], tuple[str, Relation]]:
+    def relations(self) -> dict[tuple[str, str], tuple[str, Relation]]:
         """What related pairs share, and how the first relates to the second."""
-        edges = self.edges(stages)
-        related = stages["annotate"].values(edges, Relation.of)
+        edges = self.edges()
+        related = self.stages["annotate"].values(edges, Relation.of)
         return {edges[key][:2]: (edges[key][2], relation) for key, relation in related if relation is not None}
 
-    def albums(self, stages: Mapping[str, Stage]) -> dict[str, Album]:
+    def albums(self) -> dict[str, Album]:
         """Paths through related pictures with others around them, by the keys of their questions' lines."""
-        return self._once("albums", stages, lambda: self._albums(self.relations(stages), self.profiles(stages)))
+        before = ("extract", "connect", "annotate")
+        return self._once("albums", before, lambda: self._albums(self.relations(), self.profiles()))
 
     def _albums(
         self, relations: Mapping[tuple[str, str], tuple[str, Relation]], profiles: Mapping[str, Profile]
@@ -130,37 +130,37 @@ class Builder:
             albums[key] = Album(album, links)
         return albums
 
-    def drafts(self, stages: Mapping[str, Stage]) -> dict[str, tuple[Album, Draft]]:
+    def drafts(self) -> dict[str, tuple[Album, Draft]]:
         """Albums with their questions, mended ones included, by the keys of their checks' lines."""
-        albums = self.albums(stages)
+        albums = self.albums()
         drafts = {}
         for key, album in albums.items():
-            for _, draft in stages["ask"].values([key], partial(_draft_of, album=album)):
-                drafts[self._key("look", album.pictures, stages["ask"].lines[key]["value"])] = album, draft
+            for _, draft in self.stages["ask"].values([key], partial(_draft_of, album=album)):
+                drafts[self._key("look", album.pictures, self.stages["ask"].lines[key]["value"])] = album, draft
         return drafts
 
-    def _extract(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
+    def _extract(self) -> dict[str, Job]:
         def read(value: Any) -> Any:
             return (value if isinstance(value, Profile) else Profile.from_json(value)).to_json()
 
         return {self._key("extract", key): self._job("extract", [key], read, path)
                 for key, path in self.pool.pictures.items()}  # fmt: skip
 
-    def _connect(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
+    def _connect(self) -> dict[str, Job]:
         def read(value: Any) -> str | None:
             return None if value is None else checked_text(value)
 
-        profiles = self.profiles(stages)
+        profiles = self.profiles()
         return {key: self._job("connect", [a, b], read, profiles[a], profiles[b])
-                for key, (a, b) in self.pairs(stages).items()}  # fmt: skip
+                for key, (a, b) in self.pairs().items()}  # fmt: skip
 
-    def _annotate(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
+    def _annotate(self) -> dict[str, Job]:
         def job(a: str, b: str, shared: str) -> Job:
             def annotate(usage: Usage) -> Any:
                 first, second = (open_image(self.pool.pictures[key]) for key in (a, b))
                 play, most = self.cast["annotate"].annotate, self.arguments.max_asks
-                there = asked(lambda: play(first, second, shared, usage), Relation.of, most)
-                back = asked(lambda: play(second, first, shared, usage), Relation.of, most)
+                there = asked(lambda: Relation.of(play(first, second, shared, usage)), most)
+                back = asked(lambda: Relation.of(play(second, first, shared, usage)), most)
                 if there is None and back is None:
                     return None
                 if there is None or back is None or not there.agrees(back):
@@ -169,10 +169,10 @@ class Builder:
 
             return Job(self._about([a, b]), annotate)
 
-        return {key: job(*edge) for key, edge in self.edges(stages).items()}
+        return {key: job(*edge) for key, edge in self.edges().items()}
 
-    def _ask(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
-        profiles = self.profiles(stages)
+    def _ask(self) -> dict[str, Job]:
+        profiles = self.profiles()
 
         def job(album: Album) -> Job:
             def read(value: Any) -> Any:
@@ -182,22 +182,22 @@ class Builder:
             shown = {n: profiles[album.pictures[n]] for link in album.links for n in link.images}
             return self._job("ask", album.pictures, read, shown, album.links)
 
-        return {key: job(album) for key, album in self.albums(stages).items()}
+        return {key: job(album) for key, album in self.albums().items()}
 
-    def _look(self, stages: Mapping[str, Stage]) -> dict[str, Job]:
+    def _look(self) -> dict[str, Job]:
         def job(album: Album, draft: Draft) -> Job:
             def examine(usage: Usage) -> list[str]:
                 images = {number: open_image(self.pool.pictures[key]) for number, key in enumerate(album.pictures)}
 
                 def look(question: str, shown: Mapping[int, Image.Image]) -> str:
                     play = self.cast["look"].look
-                    return asked(lambda: play(question, shown, usage), _answer_of, self.arguments.max_asks)
+                    return asked(lambda: text_of_reply(play(question, shown, usage)), self.arguments.max_asks)
 
                 return list(islice(problems(draft.question, draft.chain, images, look), 1))
 
             return Job(self._about(album.pictures), examine)
 
-        return {key: job(*both) for key, both in self.drafts(stages).items()}
+        return {key: job(*both) for key, both in self.drafts().items()}
 
     def _about(self, pictures: Sequence[str]) -> list[str]:
         return [str(self.pool.pictures[picture]) for picture in pictures]
@@ -208,25 +208,19 @@ class Builder:
         def job(usage: Usage) -> Any:
             opened = [open_image(one) if isinstance(one, Path) else one for one in shown]
             play = getattr(self.cast[role], role)
-            return asked(lambda: play(*opened, usage), read, self.arguments.max_asks)
+            return asked(lambda: read(play(*opened, usage)), self.arguments.max_asks)
 
         return Job(self._about(pictures), job)
 
     def _key(self, role: str, *shown: Any) -> str:
         return digest([role, self.cast.words(role), *shown])
 
-    def _once(self, name: str, stages: Mapping[str, Stage], make: Callable[[], Value]) -> Value:
-        """What is made of the stages' lines, made anew only when there are more of them."""
-        num_lines = sum(len(stage.lines) for stage in stages.values() if stage.name != NAMES[-1])
-        known = self._made.get(name)
-        if known is None or known[0] != num_lines:
-            known = self._made[name] = num_lines, make()
-        return known[1]
-
-
-def _answer_of(value: Any) -> str:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return checked_text(str(value) if is_number else value)
+    def _once(self, name: str, before: Sequence[str], make: Callable[[], Value]) -> Value:
+        """What is made of the lines of these stages, made anew only when there are more of them."""
+        num_lines = [len(self.stages[stage].lines) for stage in before]
+        if name not in self._made or self._made[name][0] != num_lines:
+            self._made[name] = num_lines, make()
+        return self._made[name][1]
 
 
 def _draft_of(value: Any, album: Album) -> Draft:

@@ -32,6 +32,8 @@ POOL = "pool"
 """Where scenes are drawn."""
 FREE_SETTINGS = re.compile("(?!(images|num_scenes)$).*")
 """Settings that may change when the command goes on: lines know by their keys what they were made of."""
+FREE_OF_DRAWN = re.compile("(?!(images|num_scenes|seed)$).*")
+"""The same where scenes are drawn, which the seed draws."""
 
 
 @dataclass
@@ -76,7 +78,8 @@ def run(arguments: ChainArguments, episodes: EpisodeArguments) -> Path:
     directory = RunDirectory(arguments.output_dir)
     folder = directory.path
     settings = {"chains": arguments, "episodes": episodes}
-    if changed := list(changes(directory.settings(), settings, free=FREE_SETTINGS)):
+    free = FREE_SETTINGS if arguments.images else FREE_OF_DRAWN
+    if changed := list(changes(directory.settings(), settings, free=free)):
         raise ConfigError(f"{folder} holds chains of other pictures ({'; '.join(changed)}): use another --output_dir")
     source = arguments.images or str(folder / POOL)
     if not arguments.images and not (folder / POOL / SCENES).exists():
@@ -84,9 +87,9 @@ def run(arguments: ChainArguments, episodes: EpisodeArguments) -> Path:
     directory.write_start(**settings, evaluation={"dataset_name": str(folder / "tasks"), "output_dir": str(folder)})
     pool = pool_of(image_paths(source, folder), folder, arguments.num_workers)
     builder = Builder(arguments, cast(arguments), pool)
-    stages = builder.run()
+    builder.run()
     if arguments.stage in ("all", "write"):
-        print(write(builder, stages, episodes))
+        print(write(builder, episodes))
     return folder
 
 

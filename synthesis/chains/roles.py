@@ -184,11 +184,19 @@ def _items(value: Any) -> Sequence[Any]:
 
 def _texts(value: Any) -> list[str]:
     """The texts in it, numbers as text; what says nothing is left out."""
-    plain = [str(one) if isinstance(one, (int, float)) else one for one in _items(value)]
-    return [checked_text(one) for one in plain if isinstance(one, str) and one.strip().lower() not in NOTHING]
+    plain = [one for one in _items(value) if isinstance(one, (str, int, float))]
+    return [text_of_reply(one) for one in plain if str(one).strip().lower() not in NOTHING]
 
 
 def _one_line(value: Mapping[str, Any], name: str) -> str:
-    found = value.get(name)
-    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
-    return " ".join(checked_text(str(found) if is_number else found).split())
+    return " ".join(text_of_reply(value.get(name)).split())
+
+
+def text_of_reply(value: Any) -> str:
+    """A text of a role; numbers are taken as text.
+
+    Raises:
+        RoleError: for anything else, true and false included.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return checked_text(str(value) if is_number else value)

@@ -127,18 +127,3 @@ def _line(key: str, job: Job) -> dict[str, Any]:
     except (RoleError, ImageError, RefusedRequest) as error:
         outcome = {"failed": str(error)[:300]}
     return {"key": key, "about": job.about, **outcome, "requests": usage.requests, "tokens": usage.tokens}
-
-
-def asked(role: Callable[[], Any], read: Callable[[Any], Value], max_asks: int) -> Value:
-    """What a role answers, read; an answer that cannot be used is asked for again, so often in all.
-
-    Raises:
-        RoleError: if none can be used.
-    """
-    for left in reversed(range(max_asks)):
-        try:
-            return read(role())
-        except RoleError:
-            if not left:
-                raise
-    raise RoleError("it was never asked")

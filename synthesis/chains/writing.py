@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from environments.arguments import EpisodeArguments
 from environments.factories import box_frame, environment_factory
@@ -18,16 +18,15 @@ from fovea.placeholders import label_images
 from fovea.runs.records import SAMPLES, Sample, append
 from fovea.tasks import Task
 from synthesis.chains.building import Builder
-from synthesis.chains.stages import Stage
 
 BATCH = 64
 """Chains that are played at a time."""
 
 
-def tasks_of(builder: Builder, stages: Mapping[str, Stage]) -> Iterator[Task]:
+def tasks_of(builder: Builder) -> Iterator[Task]:
     """The final questions of the chains that passed every check, with their chains in the metadata."""
-    drafts = builder.drafts(stages)
-    for key, problems in stages["look"].values(drafts, list):
+    drafts = builder.drafts()
+    for key, problems in builder.stages["look"].values(drafts, list):
         album, draft = drafts[key]
         if problems:
             continue
@@ -47,10 +46,10 @@ def tasks_of(builder: Builder, stages: Mapping[str, Stage]) -> Iterator[Task]:
         )  # fmt: skip
 
 
-def write(builder: Builder, stages: Mapping[str, Stage], episodes: EpisodeArguments) -> str:
+def write(builder: Builder, episodes: EpisodeArguments) -> str:
     """Writes tasks, traces.jsonl, samples.jsonl and summary.md below the folder; the summary."""
     folder, arguments = builder.folder, builder.arguments
-    save_tasks(tasks_of(builder, stages), folder / "tasks")
+    save_tasks(tasks_of(builder), folder / "tasks")
     model = load_outline(arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)
     oracle = make_oracle(episodes.environment, box_frame(episodes, model))
     factory = environment_factory(episodes, model)
@@ -67,17 +66,17 @@ def write(builder: Builder, stages: Mapping[str, Stage], episodes: EpisodeArgume
                 file.write(json.dumps(trace_record(episode, folder, name=episode.task.id)) + "\n")
                 sample = Sample.of(episode, family=episode.task.family, score=1.0, why="the chain's own answer")
                 append(folder / SAMPLES, [sample])
-    text = summary(builder, stages, len(tasks) - unfit_for.total(), unfit_for)
+    text = summary(builder, len(tasks) - unfit_for.total(), unfit_for)
     (folder / "summary.md").write_text(text + "\n")
     return text
 
 
-def summary(builder: Builder, stages: Mapping[str, Stage], num_traces: int, unfit_for: Counter[str]) -> str:
+def summary(builder: Builder, num_traces: int, unfit_for: Counter[str]) -> str:
     """What came of the pool, stage by stage, why the rest did not, and what each role cost, as Markdown tables."""
-    pool, profiles, pairs = builder.pool, builder.profiles(stages), builder.pairs(stages)
-    edges, relations, albums = builder.edges(stages), builder.relations(stages), builder.albums(stages)
-    drafts = builder.drafts(stages)
-    checked = [problems for _, problems in stages["look"].values(drafts, list)]
+    pool, profiles, pairs = builder.pool, builder.profiles(), builder.pairs()
+    edges, relations, albums = builder.edges(), builder.relations(), builder.albums()
+    drafts = builder.drafts()
+    checked = [problems for _, problems in builder.stages["look"].values(drafts, list)]
     num_all = len(profiles) * (len(profiles) - 1) // 2
     kinds = Counter(relation.kind.value for _, relation in relations.values())
     rows = [
@@ -98,9 +97,9 @@ def summary(builder: Builder, stages: Mapping[str, Stage], num_traces: int, unfi
     lines += [f"| {name} | {number} |" for name, number in rows]
     reasons = Counter[str]()
     keys: dict[str, Iterable[str]] = {
-        "extract": stages["extract"].lines, "connect": pairs, "annotate": edges, "ask": albums, "look": drafts,
+        "extract": builder.stages["extract"].lines, "connect": pairs, "annotate": edges, "ask": albums, "look": drafts,
     }  # fmt: skip
-    for name, stage in stages.items():
+    for name, stage in builder.stages.items():
         reasons.update({f"{name}: {reason}": count for reason, count in stage.reasons(keys[name]).items()})
     reasons.update(f"check: {problems[0].partition(':')[0]}" for problems in checked if problems)
     reasons.update({f"trace: {reason}": count for reason, count in unfit_for.items()})
@@ -108,7 +107,7 @@ def summary(builder: Builder, stages: Mapping[str, Stage], num_traces: int, unfi
         lines += ["\n| left out | times |", "|---|---|"]
         lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
     lines += ["\n| role | requests | tokens | tokens a trace |", "|---|---|---|---|"]
-    for name, stage in stages.items():
+    for name, stage in builder.stages.items():
         usage = stage.usage()
         requests, tokens = usage.requests.get(name, 0), usage.tokens.get(name, 0)
         lines.append(f"| {name} | {requests} | {tokens} | {tokens / max(1, num_traces):.0f} |")

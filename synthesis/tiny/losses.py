@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from synthesis.shapes.albums import MAX_IMAGES
 from synthesis.shapes.scenes import COLORS, FORMS
 
+LOOKING_LAYER = 2
+"""The layer of the language model whose first head learns to look."""
 NUM_BINS = 50
 """Bins into which a box coordinate is sorted, over the side of its image."""
 
@@ -98,3 +101,34 @@ class NumberHead(nn.Module):
         if (numbers == -100).all():
             return hidden.sum() * 0
         return cross_entropy(self.linear(hidden).flatten(0, 1), numbers.flatten(), ignore_index=-100)
+
+
+@dataclass
+class Watched:
+    """What a forward pass leaves for the auxiliary losses."""
+
+    attention: list[torch.Tensor]
+    """Of the first head of the layer that looks, [B, N, N]."""
+    features: list[torch.Tensor] = field(default_factory=list)
+    """Of the vision tower, [visual tokens, width]."""
+    hidden: list[torch.Tensor] = field(default_factory=list)
+    """Behind the layer below that one, and behind it, [B, N, width]."""
+
+    def clear(self) -> None:
+        for part in (self.attention, self.features, self.hidden):
+            part.clear()
+
+
+@contextmanager
+def watched(model: Any) -> Iterator[Watched]:
+    """Keeps what forward passes in this block leave for the auxiliary losses."""
+    layers = model.model.language_model.layers[LOOKING_LAYER - 1 : LOOKING_LAYER + 1]
+    with attention_of_first_head(model, LOOKING_LAYER) as attention:
+        seen = Watched(attention)
+        hooks = [layer.register_forward_hook(lambda *args: seen.hidden.append(args[-1])) for layer in layers]
+        hooks.append(
+            model.model.visual.register_forward_hook(lambda *args: seen.features.append(args[-1].pooler_output))
+        )
+        yield seen
+    for hook in hooks:
+        hook.remove()

@@ -14,8 +14,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,9 +59,7 @@ from synthesis.tiny.conversations import (
 )
 from synthesis.tiny.encoding import Encoder
 from synthesis.tiny.forms import WORDS, sample_in_some_form
-from synthesis.tiny.losses import DenseHeads, NumberHead, attention_of_first_head, looking_loss
-
-LOOKING_LAYER = 2
+from synthesis.tiny.losses import DenseHeads, NumberHead, looking_loss, watched
 
 
 def protocol_corpus() -> list[str]:
@@ -168,7 +164,7 @@ def learn_to_speak(
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     rng = np.random.default_rng(1)
     batches = _batches_of_like_length(pool, encoder, batch_size, rng)
-    with _watched(model) as seen:
+    with watched(model) as seen:
         for step in tqdm(range(steps), desc=log.stage):
             conversations = next(batches)
             filler = " ".join(rng.choice(WORDS, size=int(rng.integers(1, 120)))) if rng.random() < 0.15 else ""
@@ -193,37 +189,6 @@ def learn_to_speak(
 
 WEIGHTS = {"loss": 1.0, "dense_loss": 0.1, "look_loss": 0.2, "number_loss": 1.0}
 """Of the losses in their sum."""
-
-
-@dataclass
-class _Seen:
-    """What a forward pass leaves for the auxiliary losses."""
-
-    attention: list[torch.Tensor]
-    """Of the first head of the layer that looks, [B, N, N]."""
-    features: list[torch.Tensor] = field(default_factory=list)
-    """Of the vision tower, [visual tokens, width]."""
-    hidden: list[torch.Tensor] = field(default_factory=list)
-    """Behind the layer below that one, and behind it, [B, N, width]."""
-
-    def clear(self) -> None:
-        for part in (self.attention, self.features, self.hidden):
-            part.clear()
-
-
-@contextmanager
-def _watched(model: Qwen3VLForConditionalGeneration) -> Iterator[_Seen]:
-    """Keeps what forward passes in this block leave for the auxiliary losses."""
-    layers = model.model.language_model.layers[LOOKING_LAYER - 1 : LOOKING_LAYER + 1]
-    with attention_of_first_head(model, LOOKING_LAYER) as attention:
-        seen = _Seen(attention)
-        hooks = [layer.register_forward_hook(lambda *args: seen.hidden.append(args[-1])) for layer in layers]
-        hooks.append(
-            model.model.visual.register_forward_hook(lambda *args: seen.features.append(args[-1].pooler_output))
-        )
-        yield seen
-    for hook in hooks:
-        hook.remove()
 
 
 def _batches_of_like_length(

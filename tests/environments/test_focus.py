@@ -253,6 +253,7 @@ def test_a_text_that_is_no_chain_is_refused(text):
 
 
 @pytest.mark.parametrize("metadata", [{"foci": 3}, {"foci": [[2]]}, {"foci": [[]]}, {"foci": [[0, 0]]}, {"foci": ["0"]},
+                                      {"foci": ""},
                                       {"foci": [[0]], "sub_answers": []}, {"foci": [[0]], "sub_questions": "?"},
                                       {"foci": [[True]]}])  # fmt: skip
 def test_a_chain_that_is_none_of_the_tasks_images_is_refused_where_the_task_is_read(metadata, tmp_path, pictures):

@@ -35,7 +35,7 @@ def paid(name):
 @pytest.mark.parametrize("name", [name for name in REWARDS if name != "judge"])
 def test_shipped_rewards_pay_no_trick_for_its_answer(name):
     found = remarks(paid(name))
-    assert found == [] or name != "accuracy"
+    assert found == [] or (name != "accuracy" and "weigh it below a reward that reads the answer" in found[0])
 
 
 def test_accuracy_pays_right_answers_alone():
