@@ -35,7 +35,10 @@ def check_environment(
     """
     task = task or Task("check", (Image.new("RGB", (320, 240), "navy"),), "What is there?", "nothing")
     passed = []
-    environment = factory()
+    try:
+        environment = factory()
+    except Exception as error:
+        raise EnvironmentCheckError(f"it cannot be made without arguments, as trainings make it: {error!r}") from error
     tools = tools_of(environment)
     _require(callable(getattr(environment, "reset", None)), "it has no method reset(**row)")
     passed.append("has reset")
@@ -122,8 +125,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("environment", help="package.module:Class or ./file.py:Class")
     args = parser.parse_args()
-    for line in check_environment(load_object(args.environment)):
-        print(f"ok   {line}")
+    try:
+        for line in check_environment(load_object(args.environment)):
+            print(f"ok   {line}")
+    except (EnvironmentCheckError, ValueError) as error:
+        raise SystemExit(f"{args.environment}: {error}") from error
 
 
 if __name__ == "__main__":

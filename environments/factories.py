@@ -21,7 +21,7 @@ def environment_factory(arguments: EpisodeArguments, model: Model) -> Callable[[
 
     Raises:
         ValueError: if the model's processor would resize crops once more, or an environment of the user's own is asked
-            to show other crops or views than its own.
+            to show other crops or views than its own, or there is none of the name.
     """
     replaced = [
         name
@@ -33,6 +33,12 @@ def environment_factory(arguments: EpisodeArguments, model: Model) -> Callable[[
             f"the environment {arguments.environment} replaces no {replaced[0]}: leave --{replaced[0]} out"
         )
     if not arguments.is_ours:
+        if ":" not in arguments.environment:
+            known = ", ".join(ENVIRONMENTS)
+            raise ValueError(
+                f"there is no environment {arguments.environment!r}: use {known}, or yours as package.module:Class or "
+                "./file.py:Class"
+            )
         return load_object(arguments.environment)
     settings = ViewSettings(
         box_frame(arguments, model),

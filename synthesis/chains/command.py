@@ -30,10 +30,8 @@ from synthesis.chains.writing import write
 
 POOL = "pool"
 """Where scenes are drawn."""
-FREE_SETTINGS = re.compile("(?!(images|num_scenes)$).*")
-"""Settings that may change when the command goes on: lines know by their keys what they were made of."""
-FREE_OF_DRAWN = re.compile("(?!(images|num_scenes|seed)$).*")
-"""The same where scenes are drawn, which the seed draws."""
+FREE_SETTINGS = re.compile("(?!(num_scenes|seed)$).*")
+"""Settings that may change when a pool was drawn: lines know by their keys what they were made of."""
 
 
 @dataclass
@@ -77,16 +75,18 @@ def run(arguments: ChainArguments, episodes: EpisodeArguments) -> Path:
     """
     directory = RunDirectory(arguments.output_dir)
     folder = directory.path
+    players = cast(arguments)
     settings = {"chains": arguments, "episodes": episodes}
-    free = FREE_SETTINGS if arguments.images else FREE_OF_DRAWN
-    if changed := list(changes(directory.settings(), settings, free=free)):
-        raise ConfigError(f"{folder} holds chains of other pictures ({'; '.join(changed)}): use another --output_dir")
     source = arguments.images or str(folder / POOL)
-    if not arguments.images and not (folder / POOL / SCENES).exists():
-        draw_pool(folder / POOL, arguments.num_scenes, arguments.seed)
+    if not arguments.images:
+        is_drawn = (folder / POOL / SCENES).exists()
+        if is_drawn and (changed := list(changes(directory.settings(), settings, free=FREE_SETTINGS))):
+            raise ConfigError(f"{folder} holds other scenes ({'; '.join(changed)}): use another --output_dir")
+        if not is_drawn:
+            draw_pool(folder / POOL, arguments.num_scenes, arguments.seed)
+    paths = image_paths(source, folder)
     directory.write_start(**settings, evaluation={"dataset_name": str(folder / "tasks"), "output_dir": str(folder)})
-    pool = pool_of(image_paths(source, folder), folder, arguments.num_workers)
-    builder = Builder(arguments, cast(arguments), pool)
+    builder = Builder(arguments, players, pool_of(paths, folder, arguments.num_workers))
     builder.run()
     if arguments.stage in ("all", "write"):
         print(write(builder, episodes))

@@ -222,7 +222,13 @@ class Buggy(Forgetful):
 
 
 @pytest.mark.parametrize(
-    ("kind", "problem"), [(Forgetful, "reset must clear"), (Undocumented, "schema"), (Buggy, "ModelFault")]
+    ("kind", "problem"),
+    [
+        (Forgetful, "reset must clear"),
+        (Undocumented, "schema"),
+        (Buggy, "ModelFault"),
+        (ZoomEnvironment, "cannot be made without arguments"),
+    ],
 )
 def test_the_check_finds_what_is_wrong_with_an_environment(kind, problem):
     calls = [("count", {"step": 1}), ("count", {"step": 1})]

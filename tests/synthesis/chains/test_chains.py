@@ -243,6 +243,19 @@ def test_nobody_knows_the_truth_of_other_pictures(pool, tmp_path):
         run(replace(arguments, output_dir=str(tmp_path / "b"), agent="truth"), EPISODES)
 
 
+def test_a_command_that_failed_does_not_stand_in_the_way_of_the_right_one(pool, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def play(**shown): return {'overview': 'A scene.'} if 'image' in shown else None"
+    )
+    arguments = ChainArguments(output_dir=str(tmp_path / "out"), images="nowhere", agent=f"{tmp_path}/mine.py:play")
+    with pytest.raises(FileNotFoundError):
+        run(arguments, EPISODES)
+    folder = run(replace(arguments, images=str(pool / "images")), EPISODES)
+    assert len(lines(folder, "extract")) == 16 and not [
+        line for line in lines(folder, "connect").values() if line["value"]
+    ]
+
+
 class Endpoint:
     """An OpenAI-compatible server that plays all roles by the truth, in the words of a chat model."""
 
