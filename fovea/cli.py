@@ -28,6 +28,10 @@ COMMANDS = {
     "traces sampled": ("synthesis.own_traces:main", "let a model play, and write traces of its successes"),
     "tasks": ("synthesis.shapes.tasks:main", "write tasks on procedural scenes"),
     "tasks albums": ("synthesis.shapes.albums:main", "write tasks on several procedural scenes at once"),
+    "tasks mimic": (
+        "synthesis.mimic.command:main",
+        "write MIMIC's questions over annotated pictures: count, list, the common, the odd",
+    ),
     "tasks collage": ("synthesis.collage:main", "pack the pictures of any questions until a zoom is needed"),
     "data check": ("synthesis.checks.command:main", "find what is wrong with a file of traces"),
     "data convert": ("synthesis.convert:main", "turn anyone's traces into a cold start for your model"),

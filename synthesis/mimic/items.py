@@ -1,0 +1,322 @@
+"""The items of MIMIC (arXiv 2601.07812): counting, listing, the common class, the odd one out, over several pictures.
+
+Classes and answers are drawn first, evenly; then pictures that make them true. Every draw has a generator of its own,
+so that one axis can move alone: with more distractors an item keeps its pictures, their order and its words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fovea.chains import Chain, Step
+from fovea.placeholders import label_images
+from fovea.tasks import AnswerKind, Target, Task
+from synthesis.mimic import questions
+from synthesis.mimic.pool import Pool
+
+MAX_DRAWS = 200
+"""Draws of pictures for one item, before its classes are drawn anew."""
+MAX_CLASSES_DRAWN = 20
+"""Draws of classes for one item, before it is given up."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What an item is like apart from its classes; MIMIC's axes of difficulty."""
+
+    spread: int = 2
+    """Pictures that show what is asked about: for the common class all, for the odd one the minority."""
+    distractors: int = 2
+    """Pictures that do not; for the odd one those of the majority, for the common class none."""
+    num_classes: int = 1
+    """Classes that are counted together, or listed."""
+    total: int = 4
+    """Instances that are counted."""
+    view_px: int | None = None
+    """Side of a square with the pixels of a picture's first view: the length of the sequence."""
+
+
+class CannotDraw(ValueError):
+    """Why the pool has no such item."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What was drawn: pictures in their order, by their row in the pool, and what is asked about them."""
+
+    kind: str
+    pictures: tuple[int, ...]
+    classes: tuple[int, ...]
+    question: str
+    answer: Any
+    answer_kind: AnswerKind
+    steps: tuple[Step, ...]
+    axes: Axes
+    draw: tuple[int, int]
+    """Seed and number, by which it is drawn again."""
+
+    def task(self, pool: Pool, suffix: str = "", **metadata: Any) -> Task:
+        """The item as a task; its metadata says how it was made, and its chain."""
+        boxes = tuple(
+            Target(box, number)
+            for number, picture in enumerate(self.pictures)
+            for box in pool.boxes(picture, self.classes)
+        )
+        made = {
+            "family": self.kind,
+            "benchmark": "mimic",
+            "num_images": len(self.pictures),
+            "classes": [pool.classes[kind] for kind in self.classes],
+            "pictures": [pool.names[picture] for picture in self.pictures],
+            "axes": asdict(self.axes),
+            "draw": list(self.draw),
+            "needs_zoom": False,
+            **Chain(self.steps).metadata(),
+            **metadata,
+        }
+        images = tuple(pool.images[picture] for picture in self.pictures)
+        return Task(
+            id=f"mimic-{self.kind}-{self.draw[0]}-{self.draw[1]}{suffix}",
+            images=images,
+            question=label_images(self.question, len(images)),
+            answer=self.answer,
+            kind=self.answer_kind,
+            boxes=boxes,
+            first_view_max_pixels=None if self.axes.view_px is None else self.axes.view_px**2,
+            source=pool.source,
+            metadata=made,
+        )
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Draws items from a pool; the same item for the same seed, number and axes."""
+
+    pool: Pool
+    seed: int
+
+    def draw(self, kind: str, number: int, series: Sequence[Axes]) -> list[Item]:
+        """Item `number` of a kind, once for each of some axes, of the same classes.
+
+        Raises:
+            CannotDraw: if the pool's pictures do not make them all.
+        """
+        make: Callable[[Sequence[int], Axes, _Streams], _Drawn | None] = getattr(self, f"_{kind}")
+        for turn, order in zip(range(MAX_CLASSES_DRAWN), self._classes(kind, number), strict=False):
+            streams = _Streams((self.seed, KINDS.index(kind), number, turn))
+            items = []
+            for axes in series:
+                classes = order[: axes.num_classes] if kind in ("counting", "listing") else order
+                drawn = make(classes, axes, streams) if len(classes) >= axes.num_classes else None
+                if drawn is None:
+                    break
+                items.append(self._item(kind, number, axes, streams, drawn))
+            else:
+                return items
+        raise CannotDraw(f"no {kind} in {len(self.pool.images)} pictures with {' and '.join(map(str, series))}")
+
+    def _item(self, kind: str, number: int, axes: Axes, streams: _Streams, drawn: _Drawn) -> Item:
+        shown = [*drawn.shows, *drawn.others]
+        # Keys of the pictures that show it come first: they keep their order whatever stands beside them.
+        keys = [*streams.of("order").random(len(drawn.shows)), *streams.of("between").random(len(drawn.others))]
+        order = [shown[place] for place in np.argsort(keys, kind="stable")]
+        templates = _TEMPLATES[kind]
+        template = templates[streams.of("words").integers(len(templates))]
+        names = [self.pool.classes[one] for one in drawn.classes]
+        category = self.pool.categories[drawn.classes[0]]
+        words = {"kinds": questions.listed(names), "either": questions.listed(names, "or"), "category": category}
+        pictures = tuple(map(int, order))
+        steps = tuple(self._steps(kind, pictures, drawn, words))
+        return Item(
+            kind, pictures, tuple(drawn.classes), template.format(**words), drawn.answer, _ANSWERS[kind], steps, axes,
+            (self.seed, number),
+        )  # fmt: skip
+
+    def _steps(self, kind: str, pictures: Sequence[int], drawn: _Drawn, words: Mapping[str, str]) -> Iterator[Step]:
+        """A sub-question for each picture that shows it; the few, or all, where a class is asked for."""
+        shows = [number for number, picture in enumerate(pictures) if picture in drawn.shows]
+        if kind in ("common", "odd"):
+            yield Step(_TEMPLATES[kind][0], tuple(shows), str(drawn.answer))
+            return
+        for number in shows:
+            here = self.pool.counts[pictures[number], list(drawn.classes)]
+            if kind == "counting":
+                ask = questions.COUNT_IN_ONE.format(number=number, **words)
+                yield Step(ask, (number,), str(int(here.sum())))
+            else:
+                ask = questions.LIST_OF_ONE.format(number=number, **words)
+                found = [self.pool.classes[one] for one, count in zip(drawn.classes, here, strict=True) if count]
+                yield Step(ask, (number,), ", ".join(found))
+
+    def _classes(self, kind: str, number: int) -> Iterator[tuple[int, ...]]:
+        """Orders of the classes that some picture shows; the first ones are even over the items, the rest is random.
+
+        An item asks about the first of them, or the first few; for a list, all are of one category.
+        """
+        rng = np.random.default_rng([self.seed, KINDS.index(kind), number])
+        usable, categories = self._usable, self.pool.categories
+        first = int(usable[evenly(len(usable), self.seed, KINDS.index(kind), number)])
+        while True:
+            others = [one for one in usable if one != first]
+            if kind == "listing":
+                others = [one for one in others if categories[one] == categories[first]]
+            yield (first, *map(int, rng.permutation(others)))
+            first = int(rng.choice(usable))
+
+    @cached_property
+    def _usable(self) -> np.ndarray:
+        usable = np.flatnonzero(self.pool.is_there.any(axis=0))
+        if len(usable) < 2:
+            raise ValueError(f"the pool's pictures show {len(usable)} classes: two at least are needed")
+        return usable
+
+    def _counting(self, classes: Sequence[int], axes: Axes, streams: _Streams) -> _Drawn | None:
+        """Pictures whose instances add up to the total, each class among them, and pictures without any of them."""
+        kinds = list(classes)
+        counts = self.pool.counts[:, kinds]
+        sums = np.where(self.pool.unsure[:, kinds].any(axis=1), 0, counts.sum(axis=1))
+        by_count = {int(count): np.flatnonzero(sums == count) for count in np.unique(sums[sums > 0])}
+        rng = streams.of("shows")
+        for _ in range(MAX_DRAWS):
+            shows = _adding_up(by_count, axes.total, axes.spread, rng)
+            if shows is not None and counts[shows].any(axis=0).all():
+                return self._with_others(kinds, kinds, shows, axes.distractors, axes.total, streams)
+        return None
+
+    def _listing(self, classes: Sequence[int], axes: Axes, streams: _Streams) -> _Drawn | None:
+        """Pictures that show exactly these classes of their category, and pictures that show none of it."""
+        category = self.pool.categories[classes[0]]
+        mates = [one for one, name in enumerate(self.pool.categories) if name == category]
+        others = [one for one in mates if one not in classes]
+        kinds = list(classes)
+        is_sure = ~self.pool.unsure[:, mates].any(axis=1) & ~self.pool.may_be[:, others].any(axis=1)
+        rows = np.flatnonzero(is_sure & self.pool.is_there[:, kinds].any(axis=1))
+        rng = streams.of("shows")
+        for _ in range(MAX_DRAWS if len(rows) >= axes.spread else 0):
+            drawn = rng.choice(rows, size=axes.spread, replace=False)
+            shows = _covering(drawn, rows, self.pool.is_there[:, kinds], rng)
+            if shows is not None:
+                answer = [self.pool.classes[one] for one in kinds]
+                return self._with_others(kinds, mates, shows, axes.distractors, answer, streams)
+        return None
+
+    def _common(self, classes: Sequence[int], axes: Axes, streams: _Streams) -> _Drawn | None:
+        """Pictures that all show one class, and certainly no second one."""
+        kind = classes[0]
+        rows = np.flatnonzero(self.pool.is_there[:, kind])
+        rng = streams.of("shows")
+        for _ in range(MAX_DRAWS if len(rows) >= axes.spread else 0):
+            shows = _some(rng, rows, axes.spread)
+            if self.pool.may_be[shows].all(axis=0).sum() == 1:
+                return _Drawn((kind,), tuple(map(int, shows)), (), self.pool.classes[kind])
+        return None
+
+    def _odd(self, classes: Sequence[int], axes: Axes, streams: _Streams) -> _Drawn | None:
+        """A few pictures that show one class, more that show another one instead; nothing else in any."""
+        odd, usual = classes[:2]
+        num_else = self.pool.may_be.sum(axis=1) - self.pool.may_be[:, odd] - self.pool.may_be[:, usual]
+        few = np.flatnonzero((num_else == 0) & self.pool.is_there[:, odd] & ~self.pool.unsure[:, usual])
+        many = np.flatnonzero((num_else == 0) & self.pool.is_there[:, usual] & ~self.pool.may_be[:, odd])
+        if len(few) < axes.spread or len(many) < axes.distractors:
+            return None
+        shows = _some(streams.of("shows"), few, axes.spread)
+        others = _some(streams.of("others"), many, axes.distractors)
+        return _Drawn((odd,), tuple(map(int, shows)), tuple(map(int, others)), self.pool.classes[odd])
+
+    def _with_others(
+        self,
+        kinds: Sequence[int],
+        without: Sequence[int],
+        shows: np.ndarray,
+        count: int,
+        answer: Any,
+        streams: _Streams,
+    ) -> _Drawn | None:
+        """What was drawn, with pictures that certainly show none of the classes `without`."""
+        clear = np.flatnonzero(~self.pool.may_be[:, list(without)].any(axis=1))
+        if len(clear) < count:
+            return None
+        others = _some(streams.of("others"), clear, count)
+        return _Drawn(tuple(kinds), tuple(map(int, shows)), tuple(map(int, others)), answer)
+
+
+KINDS = ("counting", "listing", "common", "odd")
+FEW = 4096
+"""Rows that are permuted as a whole to draw some of them."""
+_ANSWERS = {
+    "counting": AnswerKind.NUMBER, "listing": AnswerKind.LIST, "common": AnswerKind.TEXT, "odd": AnswerKind.TEXT,
+}  # fmt: skip
+_TEMPLATES = {
+    "counting": questions.COUNTING, "listing": questions.LISTING, "common": questions.COMMON, "odd": questions.ODD,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Classes, the pictures that show what is asked about, those beside them, and the answer."""
+
+    classes: tuple[int, ...]
+    shows: tuple[int, ...]
+    others: tuple[int, ...]
+    answer: Any
+
+
+class _Streams:
+    """A generator for each thing that is drawn, so that one draw does not move another."""
+
+    NAMES = ("shows", "others", "order", "between", "words")
+
+    def __init__(self, key: tuple[int, ...]) -> None:
+        self.key = key
+
+    def of(self, name: str) -> np.random.Generator:
+        return np.random.default_rng([*self.key, self.NAMES.index(name)])
+
+
+def evenly(size: int, *key: int) -> int:
+    """Of `size` values the one for number `key[-1]`: each once in every `size` numbers, in an order drawn anew."""
+    block, place = divmod(key[-1], size)
+    return int(np.random.default_rng([*key[:-1], block, size]).permutation(size)[place])
+
+
+def _some(rng: np.random.Generator, rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` different rows; for a smaller count the first of those for a larger one."""
+    if len(rows) < FEW:
+        return rng.permutation(rows)[:count]
+    chosen: dict[int, None] = {}
+    while len(chosen) < count:
+        chosen[int(rows[rng.integers(len(rows))])] = None
+    return np.array(list(chosen), np.int64)
+
+
+def _adding_up(
+    by_count: Mapping[int, np.ndarray], total: int, number: int, rng: np.random.Generator
+) -> np.ndarray | None:
+    """`number` different rows whose counts add up to `total`; None if this draw found none."""
+    chosen: list[int] = []
+    for left in range(number - 1, -1, -1):
+        counts = [count for count in by_count if (count == total if left == 0 else count <= total - left)]
+        if not counts:
+            return None
+        count = counts[rng.integers(len(counts))]
+        row = int(by_count[count][rng.integers(len(by_count[count]))])
+        if row in chosen:
+            return None
+        chosen.append(row)
+        total -= count
+    return np.array(chosen, np.int64)
+
+
+def _covering(drawn: np.ndarray, rows: np.ndarray, is_there: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """As many different rows as were drawn, of which some show each class, the rest those drawn; None if it failed."""
+    having = [rows[column[rows]] for column in is_there.T]
+    if not all(map(len, having)):
+        return None
+    shows = list(dict.fromkeys(int(rng.choice(one)) for one in having))
+    rest = [int(row) for row in drawn if int(row) not in shows]
+    return np.array((shows + rest)[: len(drawn)], np.int64) if len(shows) <= len(drawn) else None
