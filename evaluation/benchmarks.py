@@ -253,6 +253,23 @@ def _frames(folder: Path, video: Path) -> list[str]:
     return [str(frames[int((index + 0.5) * len(frames) / num_frames)]) for index in range(num_frames)]
 
 
+def _mimic(row: Row, file: Path) -> dict[str, Any]:
+    """The released files have one folder a task; the answer to a list is one text."""
+    named = f"{file.parent.name} {file.stem} {row['task']}".lower()
+    kind = next((kind for kind in ("counting", "listing", "common", "odd") if kind in named), None)
+    if kind is None:
+        raise ValueError(f"{named!r} names none of MIMIC's tasks, counting, listing, common and oddone")
+    truth = row["gt"]
+    return {
+        "id": f"mimic-{kind}-{row['idx'] if row.get('idx') is not None else row['id']}",
+        "images": row["images"],
+        "question": row["question"],
+        "kind": {"counting": "number", "listing": "list"}.get(kind, "text"),
+        "answer": str(truth).split(", ") if kind == "listing" else truth,
+        "metadata": {"family": kind, "subfamily": row["task"]},
+    }
+
+
 _PARQUET = ("**/*.parquet", "**/*.jsonl", "**/*.json")
 BENCHMARKS: Mapping[str, Benchmark] = {
     "vstar": Benchmark("craigwu/vstar_bench", ("test_questions.jsonl",), _vstar),
@@ -268,6 +285,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "mantis": Benchmark("TIGER-Lab/Mantis-Eval", ("**/test*.parquet", *_PARQUET), _mantis),
     "mirb": Benchmark("VLLMs/MIRB-hf", _PARQUET, _mirb),
     "mmiu": Benchmark("FanqingM/MMIU-Benchmark", _PARQUET, _mmiu),
+    "mimic": Benchmark("anurag4446/mimic", _PARQUET, _mimic, averaged_within="family"),
     "mvbench": Benchmark("OpenGVLab/MVBench", ("json/*.json", "**/*.json"), _mvbench),
 }
 """The benchmarks by name."""

@@ -13,9 +13,10 @@ import re
 from collections.abc import Callable, Mapping
 from string import ascii_uppercase
 
+from evaluation import mimic
 from fovea.tasks import AnswerKind, Task
 
-Rule = Callable[[Task, str], bool]
+Rule = Callable[[Task, str], bool | float]
 
 
 def letters(task: Task) -> str:
@@ -242,5 +243,6 @@ PUBLISHED: Mapping[str, Mapping[str, Rule]] = {
     "mirb": {"lmms-eval": _mirb},
     "nlvr2": {"lmms-eval": _first_word_letter},
     "mvbench": {"lmms-eval": _first_word_letter},
+    "mimic": {"mimic": mimic.released, "mimic-corrected": mimic.corrected},
 }
 """The published rules by benchmark."""

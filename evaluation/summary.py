@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
+from evaluation.mimic import pooled_f1
 from fovea.runs.records import Accuracy, Sample, Summary
 from fovea.statistics import best_constant, wilson_interval
+
+POOLED: Mapping[tuple[str, str], Callable[[Sequence[Sample]], float]] = {("mimic", "listing"): pooled_f1}
+"""Rules that score a group of samples as a whole, by rule and group."""
+MOST_BY_RULE = 6
+"""Families whose accuracies by published rules are printed too; more are in summary.json alone."""
 
 
 def summarize(samples: Sequence[Sample], *, model: str = "", prompt: str = "", crops: str = "") -> Summary:
@@ -19,7 +25,6 @@ def summarize(samples: Sequence[Sample], *, model: str = "", prompt: str = "", c
         by_family[sample.family].append(sample)
     return Summary(
         **asdict(accuracy_of(samples)),
-        rules={rule: _official_mean(samples, rule) for rule in samples[0].scores},
         families={family: accuracy_of(by_family[family]) for family in sorted(by_family)},
         model=model,
         prompt=prompt,
@@ -45,6 +50,7 @@ def accuracy_of(samples: Sequence[Sample]) -> Accuracy:
         context_tokens_per_question=fmean(sample.context_tokens for sample in samples),
         image_tokens_per_question=image_tokens(samples),
         stop_reasons=dict(Counter(sample.stop_reason.value for sample in samples)),
+        rules={rule: _official_mean(samples, rule) for rule in samples[0].scores},
     )
 
 
@@ -55,11 +61,18 @@ def image_tokens(samples: Sequence[Sample]) -> float | None:
 
 
 def _official_mean(samples: Sequence[Sample], rule: str) -> float:
-    """A rule's accuracy; within groups first where the benchmark does so (HR-Bench: the cycles of one question)."""
-    groups: dict[Any, list[float]] = defaultdict(list)
+    """A rule's accuracy; within groups first where the benchmark does so (HR-Bench: the cycles of one question).
+
+    A rule that scores a group as a whole does that (MIMIC: the F1 of all lists).
+    """
+    groups: dict[Any, list[Sample]] = defaultdict(list)
     for number, sample in enumerate(samples):
-        groups[number if sample.within is None else sample.within].append(sample.scores[rule])
-    return fmean(map(fmean, groups.values()))
+        groups[number if sample.within is None else sample.within].append(sample)
+    pooled = {group: pool for (name, group), pool in POOLED.items() if name == rule}
+    return fmean(
+        pooled[group](within) if group in pooled else fmean(sample.scores[rule] for sample in within)
+        for group, within in groups.items()
+    )
 
 
 def table(summary: Summary) -> str:
@@ -72,6 +85,7 @@ def table(summary: Summary) -> str:
         low, high = part.interval
         numbers = f"{part.best_constant:.3f} | {part.zooms_per_question:.2f} | {part.tokens_per_question:.0f}"
         lines.append(f"| {name} | {part.n} | {part.accuracy:.3f} | {low:.3f}-{high:.3f} | {numbers} |")
-    for rule, accuracy in summary.rules.items():
-        lines.append(f"| all, by {rule} | {summary.n} | {accuracy:.3f} | | | | |")
+    parts = {"all": summary, **(summary.families if len(summary.families) <= MOST_BY_RULE else {})}
+    for name, part in parts.items():
+        lines += [f"| {name}, by {rule} | {part.n} | {accuracy:.3f} | | | | |" for rule, accuracy in part.rules.items()]
     return "\n".join(lines)

@@ -201,6 +201,8 @@ class Accuracy:
     image_tokens_per_question: float | None = None
     """Where they are known."""
     stop_reasons: Mapping[str, int] = field(default_factory=dict)
+    rules: Mapping[str, float] = field(default_factory=dict)
+    """By published rule, where the tasks are of a public benchmark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +212,6 @@ class Summary(Accuracy):
     model: str = ""
     prompt: str = ""
     crops: str = ""
-    rules: Mapping[str, float] = field(default_factory=dict)
     families: Mapping[str, Accuracy] = field(default_factory=dict)
 
 

@@ -72,6 +72,7 @@ class Item:
             "benchmark": "mimic",
             "num_images": len(self.pictures),
             "classes": [pool.classes[kind] for kind in self.classes],
+            "present": sorted({pool.classes[one] for picture in self.pictures for one in pool.shown(picture)}),
             "pictures": [pool.names[picture] for picture in self.pictures],
             "axes": asdict(self.axes),
             "draw": list(self.draw),

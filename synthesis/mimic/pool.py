@@ -90,6 +90,10 @@ class Pool:
         rows = rows[np.argsort(self.instances.picture[rows], kind="stable")]
         return rows, np.searchsorted(self.instances.picture[rows], np.arange(len(self.images) + 1))
 
+    def shown(self, picture: int) -> list[int]:
+        """The classes that are in a picture, or may be."""
+        return list(map(int, np.flatnonzero(self.may_be[picture])))
+
     def boxes(self, picture: int, kinds: Sequence[int]) -> list[Box]:
         """The boxes of the counted instances of some classes in a picture, in UNIT."""
         rows, starts = self._order

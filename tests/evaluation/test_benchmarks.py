@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from datasets import Dataset, Sequence
@@ -12,8 +13,11 @@ from PIL import Image
 from evaluation.arguments import EvaluationArguments
 from evaluation.benchmarks import BENCHMARKS, load_benchmark
 from evaluation.playing import evaluate
+from evaluation.scoring import verdicts
+from evaluation.summary import summarize, table
 from fovea.data.columns import TaskError
 from fovea.images import open_image
+from fovea.runs.records import read_samples
 
 CHOICES = ["red", "blue", "NA", "None"]
 
@@ -169,12 +173,22 @@ def write_mvbench(folder):
     (folder / "json" / "moving_count.json").write_text(json.dumps([row]))
 
 
+def write_mimic(folder):
+    """A folder a task; a list is one text."""
+    truths = {"counting": 3, "common": "dog", "listing": "cat, dog", "oddone": "hot dog"}
+    for task, truth in truths.items():
+        number = {"idx": 7} if task == "counting" else {"id": 7}
+        row = {"images": [stored(), stored()], "question": "What?", "gt": truth, "task": f"{task}_2", **number}
+        save_parquet([row], folder / task / "test-00000-of-00001.parquet", images=Sequence(ImageFeature()))
+
+
 LAYOUTS = {
     "vstar": (write_vstar, 1, "A", "direct_attributes", 1), "hr_bench_4k": (write_hr_bench, 2, "A", "single", 1),
     "mme_realworld_lite": (write_mme, 1, "E", "Perception/Remote Sensing", 1), "muirbench": (write_muirbench, 1, "D", "Counting", 2),
     "blink": (write_blink, 1, "C", "Counting", 2), "nlvr2": (write_nlvr2, 1, "B", "all", 2),
     "mantis": (write_mantis, 2, "B", "multi-choice", 1), "mirb": (write_mirb, 2, "B", "food", 1),
     "mmiu": (write_mmiu, 1, "B", "jigsaw", 1), "mvbench": (write_mvbench, 1, "B", "moving_count", 8),
+    "mimic": (write_mimic, 4, "dog", "common", 2),
 }  # fmt: skip
 
 
@@ -234,6 +248,29 @@ def test_an_evaluation_reports_every_rule_and_where_they_differ(tiny, tmp_path, 
     assert summary.rules.keys() == {"strict", "vlmevalkit", "lmms-eval"} == rows[0]["scores"].keys()
     differing = (tmp_path / "out" / "disagreements.jsonl").read_text().splitlines()
     assert len(differing) == sum(len(set(row["scores"].values())) > 1 for row in rows)
+
+
+def test_mimic_is_scored_by_task_and_its_mean_is_that_of_the_tasks(tiny, tmp_path, episode_arguments):
+    write_mimic(tmp_path)
+    arguments = EvaluationArguments(
+        output_dir=str(tmp_path / "out"), benchmark="mimic", dataset_name=str(tmp_path), prompt="direct"
+    )
+    tasks = arguments.load_tasks()
+    assert [task.family for task in tasks] == ["common", "counting", "listing", "odd"]
+    assert [task.answer for task in tasks] == ["dog", 3, ["cat", "dog"], "hot dog"]
+    evaluate(tiny, tasks, arguments, episode_arguments)
+    samples = read_samples(tmp_path / "out")
+    said = {"common": "a hot dog", "counting": "three", "listing": "cat, dog", "odd": "cat and dog"}
+    turned = [
+        replace(sample, answer=said[sample.family], scores=verdicts(task, said[sample.family]))
+        for sample, task in zip(samples, tasks, strict=True)
+    ]
+    summary = summarize(turned)
+    by_task = {family: part.rules["mimic"] for family, part in summary.families.items()}
+    assert by_task == {"common": 1, "counting": 1, "listing": 0.5, "odd": 0} and summary.rules["mimic"] == 2.5 / 4
+    corrected = {family: part.rules["mimic-corrected"] for family, part in summary.families.items()}
+    assert corrected == {"common": 0, "counting": 1, "listing": 1, "odd": 0}
+    assert "| listing, by mimic | 1 | 0.500 |" in table(summary)
 
 
 def test_every_benchmark_has_its_layout_tested():
