@@ -38,12 +38,34 @@ def learning_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[
 def frontier(points: Mapping[str, tuple[float, float, tuple[float, float]]]) -> str:
     """Accuracy with its interval against tokens a question: name -> (tokens, accuracy, interval)."""
     figure, axes = _figure("what accuracy costs", "tokens a question, prompt and crops included", "accuracy")
-    for name, (tokens, accuracy, (low, high)) in points.items():
-        errors = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
-        axes.errorbar([tokens], [accuracy], yerr=errors, fmt="o", capsize=3, label=_plain(name))
+    for name, (tokens, accuracy, interval) in points.items():
+        axes.errorbar(
+            [tokens], [accuracy], yerr=_errors([accuracy], [interval]), fmt="o", capsize=3, label=_plain(name)
+        )
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=7)
     return _svg(figure)
+
+
+def against_axis(axis: str, curves: Mapping[str, Mapping[int, tuple[float, tuple[float, float]]]]) -> str:
+    """Accuracy against the values of one axis of difficulty: name -> value -> (accuracy, interval)."""
+    figure, axes = _figure(f"accuracy by {axis}", axis, "accuracy")
+    for name, curve in curves.items():
+        values, points = zip(*sorted(curve.items()), strict=True)
+        accuracies, intervals = zip(*points, strict=True)
+        axes.errorbar(values, accuracies, yerr=_errors(accuracies, intervals), fmt="o-", capsize=3, label=_plain(name))
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize=7)
+    return _svg(figure)
+
+
+def _errors(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> list[list[float]]:
+    """The two rows of errors that error bars are drawn from."""
+    pairs = list(zip(values, intervals, strict=True))
+    return [
+        [max(0.0, value - low) for value, (low, _) in pairs],
+        [max(0.0, high - value) for value, (_, high) in pairs],
+    ]
 
 
 def sweep(accuracies: Mapping[str, Mapping[int, float]]) -> str:

@@ -12,22 +12,19 @@ import argparse
 import base64
 import html
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from statistics import fmean
 from string import Template
 from typing import Any
 
 from tqdm import tqdm
 
-from evaluation import plots
+from evaluation import figures, plots
 from evaluation.compare import compare_pair, load
 from evaluation.discover import FoundRun, find_runs
 from evaluation.summary import summarize
-from evaluation.sweep import read_sweep
 from evaluation.trajectories import Trajectories
 from fovea.images import ImageError
 from fovea.jsonl import read_jsonl
@@ -99,10 +96,7 @@ def summary_html(title: str, runs: Sequence[FoundRun], shown: Trajectories, *, s
     if summaries:
         parts += ["<h2>Accuracy</h2>", _accuracies(summaries)]
         parts += _differences(runs, seed)
-        drawn = [_frontier(summaries), _zooms(runs, shown), *_by_number_of_images(runs, shown)]
-    else:
-        drawn = []
-    drawn += _sweeps(runs)
+    drawn = figures.of_evaluations(runs, summaries, shown)
     drawn += plots.learning_curves({run.name: read_jsonl(run.metrics) for run in runs})
     return "\n".join([*parts, "<h2>Plots</h2>", f'<div class="plots">{"".join(drawn)}</div>', "</div>"])
 
@@ -208,63 +202,6 @@ def _difference(pair: Pair, result: Mapping[str, Any], p_adjusted: float) -> lis
         result["flips"]["gained"],
         result["flips"]["lost"],
     ]
-
-
-def _frontier(summaries: Mapping[tuple[str, str], Summary]) -> str:
-    points = {
-        f"{run} / {name}": (summary.context_tokens_per_question, summary.accuracy, summary.interval)
-        for (run, name), summary in summaries.items()
-    }
-    return plots.frontier(points)
-
-
-def _zooms(runs: Sequence[FoundRun], shown: Trajectories) -> str:
-    """The share of episodes that zoom, by how much of its image the smallest box of a task covers."""
-    rates: dict[str, dict[str, float]] = {}
-    for run in runs:
-        if not run.evaluations:
-            continue
-        number = next(n for n, one in enumerate(shown.sets) if one["folder"] == str(run.main.folder))
-        zoomed = defaultdict(list)
-        for episode in shown.episodes:
-            if episode["set"] == number:
-                zoomed[_need(shown.tasks[episode["task"]]["targets"])].append(episode["num_zooms"] > 0)
-        rates[run.name] = {need: fmean(zooms) for need, zooms in zoomed.items()}
-    return plots.zooms_against_need(rates, [*NEEDS.values(), NO_BOX])
-
-
-def _by_number_of_images(runs: Sequence[FoundRun], shown: Trajectories) -> list[str]:
-    """Accuracy and visual tokens of each evaluation by how many images a task has, where that varies."""
-    names = {str(stored.folder): f"{run.name} / {name}" for run in runs for name, stored in run.evaluations.items()}
-    accuracies, tokens = (defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list)) for _ in range(2))
-    for episode in shown.episodes:
-        name = names.get(shown.sets[episode["set"]]["folder"])
-        number = len(shown.tasks[episode["task"]]["images"])
-        for found, what in ((accuracies, "score"), (tokens, "num_image_tokens")):
-            if name is not None and what in episode:
-                found[name][number].append(episode[what])
-    drawn = []
-    for title, found in (("accuracy by number of images", accuracies), ("visual tokens by number of images", tokens)):
-        curves = {name: {number: fmean(values) for number, values in by_number.items()}
-                  for name, by_number in found.items() if len(by_number) > 2}  # fmt: skip
-        drawn += [plots.against_images(title, "", curves)] if curves else []
-    return drawn
-
-
-NEEDS = {0.001: "under 0.1%", 0.01: "0.1-1%", 0.1: "1-10%", 1.01: "over 10%"}
-"""Shares of an image that a task's smallest box covers: the smaller, the more a zoom is needed."""
-NO_BOX = "no box"
-
-
-def _need(targets: Sequence[Mapping[str, Any]]) -> str:
-    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (target["box"] for target in targets)]
-    return next((name for most, name in NEEDS.items() if min(areas) < most), NO_BOX) if areas else NO_BOX
-
-
-def _sweeps(runs: Sequence[FoundRun]) -> list[str]:
-    """The plot of the sweeps over view sizes in the runs' folders, if there are any."""
-    accuracies = {run.name: read_sweep(path) for run in runs for path in run.sweeps}
-    return [plots.sweep(accuracies)] if accuracies else []
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

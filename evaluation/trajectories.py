@@ -99,6 +99,7 @@ class Trajectories:
                 "family": task.family,
                 "images": images,
                 "targets": _targets(task),
+                **({"sweep": task.metadata["sweep"]} if "sweep" in task.metadata else {}),
             }
         return key
 

@@ -13,6 +13,8 @@ from evaluation.rescore import main as rescore_main
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Rollout
+from synthesis.mimic.command import MimicArguments
+from synthesis.mimic.command import run as run_mimic
 from synthesis.shapes import make_tasks
 
 
@@ -44,6 +46,19 @@ def test_every_accuracy_is_what_rescoring_the_episodes_finds(run, tmp_path, monk
         assert f"{json.loads(target.read_text())['mean_after']:.3f}" == accuracy
     assert text.count('id="picture-') == 8
     assert not re.search(r'(src|href)="https?:', text)
+
+
+def test_accuracy_is_drawn_against_the_axis_that_tasks_were_swept_over(tiny, tmp_path, episode_arguments, monkeypatch):
+    words = {"kinds": ["counting", "odd"], "sweep": "distractors=2,3,4", "total": [2], "spread": [1], "num_tasks": 2}
+    tasks = run_mimic(MimicArguments(output_dir=str(tmp_path / "tasks"), num_scenes=200, **words))
+    out = tmp_path / "run" / "evaluation"
+    arguments = EvaluationArguments(output_dir=str(out), dataset_name=str(tasks), prompt="direct")
+    RunDirectory(arguments.output_dir).write_start(evaluation=arguments, episodes=episode_arguments)
+    evaluate(tiny, load_tasks(tasks), arguments, episode_arguments)
+    monkeypatch.setattr("sys.argv", ["fovea report", str(out.parent), "--output", str(tmp_path / "report.html")])
+    main()
+    text = (tmp_path / "report.html").read_text()
+    assert "accuracy by distractors, counting" in text and "accuracy by distractors, odd" in text
 
 
 def test_texts_cannot_end_their_script():

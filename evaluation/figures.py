@@ -1,0 +1,104 @@
+"""The report's plots of evaluations: what each draws, from episodes and summaries."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from evaluation import plots
+from evaluation.discover import FoundRun
+from evaluation.sweep import read_sweep
+from evaluation.trajectories import Trajectories
+from fovea.runs.records import Summary
+from fovea.statistics import wilson_interval
+
+
+def of_evaluations(
+    runs: Sequence[FoundRun], summaries: Mapping[tuple[str, str], Summary], shown: Trajectories
+) -> list[str]:
+    """All of them, as SVG texts; `summaries` are by run and evaluation."""
+    drawn = [_frontier(summaries), _zooms(runs, shown)] if summaries else []
+    return [*drawn, *_by_number_of_images(runs, shown), *_by_axis(runs, shown), *_sweeps(runs)]
+
+
+def _frontier(summaries: Mapping[tuple[str, str], Summary]) -> str:
+    points = {
+        f"{run} / {name}": (summary.context_tokens_per_question, summary.accuracy, summary.interval)
+        for (run, name), summary in summaries.items()
+    }
+    return plots.frontier(points)
+
+
+def _zooms(runs: Sequence[FoundRun], shown: Trajectories) -> str:
+    """The share of episodes that zoom, by how much of its image the smallest box of a task covers."""
+    rates: dict[str, dict[str, float]] = {}
+    for run in runs:
+        if not run.evaluations:
+            continue
+        number = next(n for n, one in enumerate(shown.sets) if one["folder"] == str(run.main.folder))
+        zoomed = defaultdict(list)
+        for episode in shown.episodes:
+            if episode["set"] == number:
+                zoomed[_need(shown.tasks[episode["task"]]["targets"])].append(episode["num_zooms"] > 0)
+        rates[run.name] = {need: fmean(zooms) for need, zooms in zoomed.items()}
+    return plots.zooms_against_need(rates, [*NEEDS.values(), NO_BOX])
+
+
+def _by_number_of_images(runs: Sequence[FoundRun], shown: Trajectories) -> list[str]:
+    """Accuracy and visual tokens of each evaluation by how many images a task has, where that varies."""
+    accuracies, tokens = (defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list)) for _ in range(2))
+    for name, task, episode in _evaluated(runs, shown):
+        for found, what in ((accuracies, "score"), (tokens, "num_image_tokens")):
+            if what in episode:
+                found[name][len(task["images"])].append(episode[what])
+    drawn = []
+    for title, found in (("accuracy by number of images", accuracies), ("visual tokens by number of images", tokens)):
+        curves = {name: {number: fmean(values) for number, values in by_number.items()}
+                  for name, by_number in found.items() if len(by_number) > 2}  # fmt: skip
+        drawn += [plots.against_images(title, "", curves)] if curves else []
+    return drawn
+
+
+def _by_axis(runs: Sequence[FoundRun], shown: Trajectories) -> list[str]:
+    """For each axis that tasks were swept over, and each family: accuracy of each evaluation against its values."""
+    found: dict[tuple[str, str], Any] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for name, task, episode in _evaluated(runs, shown):
+        if "sweep" in task:
+            found[task["sweep"]["axis"], task["family"]][name][task["sweep"]["value"]].append(episode["score"])
+    drawn = []
+    for (axis, family), by_name in sorted(found.items()):
+        curves = {
+            name: {
+                value: (fmean(ones), wilson_interval(round(sum(ones)), len(ones))) for value, ones in by_value.items()
+            }
+            for name, by_value in by_name.items()
+        }
+        drawn.append(plots.against_axis(f"{axis}, {family}", curves))
+    return drawn
+
+
+def _evaluated(runs: Sequence[FoundRun], shown: Trajectories) -> Iterator[tuple[str, Any, Any]]:
+    """What is shown of each evaluated episode: the evaluation's name, the task, the episode."""
+    names = {str(stored.folder): f"{run.name} / {name}" for run in runs for name, stored in run.evaluations.items()}
+    for episode in shown.episodes:
+        name = names.get(shown.sets[episode["set"]]["folder"])
+        if name is not None:
+            yield name, shown.tasks[episode["task"]], episode
+
+
+NEEDS = {0.001: "under 0.1%", 0.01: "0.1-1%", 0.1: "1-10%", 1.01: "over 10%"}
+"""Shares of an image that a task's smallest box covers: the smaller, the more a zoom is needed."""
+NO_BOX = "no box"
+
+
+def _need(targets: Sequence[Mapping[str, Any]]) -> str:
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (target["box"] for target in targets)]
+    return next((name for most, name in NEEDS.items() if min(areas) < most), NO_BOX) if areas else NO_BOX
+
+
+def _sweeps(runs: Sequence[FoundRun]) -> list[str]:
+    """The plot of the sweeps over view sizes in the runs' folders, if there are any."""
+    accuracies = {run.name: read_sweep(path) for run in runs for path in run.sweeps}
+    return [plots.sweep(accuracies)] if accuracies else []
