@@ -32,6 +32,10 @@ COMMANDS = {
         "synthesis.mimic.command:main",
         "write MIMIC's questions over annotated pictures: count, list, the common, the odd",
     ),
+    "tasks openimages": (
+        "synthesis.mimic.openimages:main",
+        "write such questions, at most 10 images each, over OpenImages' boxes",
+    ),
     "tasks collage": ("synthesis.collage:main", "pack the pictures of any questions until a zoom is needed"),
     "data check": ("synthesis.checks.command:main", "find what is wrong with a file of traces"),
     "data convert": ("synthesis.convert:main", "turn anyone's traces into a cold start for your model"),

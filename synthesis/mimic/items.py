@@ -17,7 +17,7 @@ from fovea.chains import Chain, Step
 from fovea.placeholders import label_images
 from fovea.tasks import AnswerKind, Target, Task
 from synthesis.mimic import questions
-from synthesis.mimic.pool import Pool
+from synthesis.mimic.pool import Pool, some
 
 MAX_DRAWS = 200
 """Draws of pictures for one item, before its classes are drawn anew."""
@@ -72,7 +72,7 @@ class Item:
             "benchmark": "mimic",
             "num_images": len(self.pictures),
             "classes": [pool.classes[kind] for kind in self.classes],
-            "present": sorted({pool.classes[one] for picture in self.pictures for one in pool.shown(picture)}),
+            "present": sorted({pool.classes[one] for picture in self.pictures for one in pool.possible(picture)}),
             "pictures": [pool.names[picture] for picture in self.pictures],
             "axes": asdict(self.axes),
             "draw": list(self.draw),
@@ -132,9 +132,11 @@ class Drawer:
         category = self.pool.categories[drawn.classes[0]]
         words = {"kinds": questions.listed(names), "either": questions.listed(names, "or"), "category": category}
         pictures = tuple(map(int, order))
+        is_one = kind != "listing" and len(drawn.answer) == 1
+        answer = axes.total if kind == "counting" else drawn.answer[0] if is_one else drawn.answer
         steps = tuple(self._steps(kind, pictures, drawn, words))
         return Item(
-            kind, pictures, tuple(drawn.classes), template.format(**words), drawn.answer, _ANSWERS[kind], steps, axes,
+            kind, pictures, tuple(drawn.classes), template.format(**words), answer, _ANSWERS[kind], steps, axes,
             (self.seed, number),
         )  # fmt: skip
 
@@ -142,13 +144,13 @@ class Drawer:
         """A sub-question for each picture that shows it; the few, or all, where a class is asked for."""
         shows = [number for number, picture in enumerate(pictures) if picture in drawn.shows]
         if kind in ("common", "odd"):
-            yield Step(_TEMPLATES[kind][0], tuple(shows), str(drawn.answer))
+            yield Step(_TEMPLATES[kind][0], tuple(shows), drawn.answer[0])
             return
         for number in shows:
-            here = self.pool.counts[pictures[number], list(drawn.classes)]
+            here = self.pool.count_in(pictures[number], drawn.classes)
             if kind == "counting":
                 ask = questions.COUNT_IN_ONE.format(number=number, **words)
-                yield Step(ask, (number,), str(int(here.sum())))
+                yield Step(ask, (number,), str(sum(here)))
             else:
                 ask = questions.LIST_OF_ONE.format(number=number, **words)
                 found = [self.pool.classes[one] for one, count in zip(drawn.classes, here, strict=True) if count]
@@ -171,84 +173,90 @@ class Drawer:
 
     @cached_property
     def _usable(self) -> np.ndarray:
-        usable = np.flatnonzero(self.pool.is_there.any(axis=0))
+        usable = self.pool.usable()
         if len(usable) < 2:
             raise ValueError(f"the pool's pictures show {len(usable)} classes: two at least are needed")
         return usable
 
     def _counting(self, classes: Sequence[int], axes: Axes, streams: _Streams) -> _Drawn | None:
         """Pictures whose instances add up to the total, each class among them, and pictures without any of them."""
-        kinds = list(classes)
-        counts = self.pool.counts[:, kinds]
-        sums = np.where(self.pool.unsure[:, kinds].any(axis=1), 0, counts.sum(axis=1))
-        by_count = {int(count): np.flatnonzero(sums == count) for count in np.unique(sums[sums > 0])}
+        rows, counts = self.pool.showing(classes)
+        sums = counts.sum(axis=1)
+        by_count = {int(count): np.flatnonzero(sums == count) for count in np.unique(sums[sums <= axes.total])}
         rng = streams.of("shows")
         for _ in range(MAX_DRAWS):
-            shows = _adding_up(by_count, axes.total, axes.spread, rng)
-            if shows is not None and counts[shows].any(axis=0).all():
-                return self._with_others(kinds, kinds, shows, axes.distractors, axes.total, streams)
+            chosen = _adding_up(by_count, axes.total, axes.spread, rng)
+            if chosen is not None and counts[chosen].any(axis=0).all():
+                return self._with_others(classes, rows[chosen], axes.distractors, [str(axes.total)], streams)
         return None
 
     def _listing(self, classes: Sequence[int], axes: Axes, streams: _Streams) -> _Drawn | None:
         """Pictures that show exactly these classes of their category, and pictures that show none of it."""
         category = self.pool.categories[classes[0]]
-        mates = [one for one, name in enumerate(self.pool.categories) if name == category]
-        others = [one for one in mates if one not in classes]
-        kinds = list(classes)
-        is_sure = ~self.pool.unsure[:, mates].any(axis=1) & ~self.pool.may_be[:, others].any(axis=1)
-        rows = np.flatnonzero(is_sure & self.pool.is_there[:, kinds].any(axis=1))
+        rows, counts = self.pool.showing(classes)
+        is_sure = self.pool.possible_of(category)[rows] == (counts > 0).sum(axis=1)
+        rows, counts = rows[is_sure], counts[is_sure]
         rng = streams.of("shows")
         for _ in range(MAX_DRAWS if len(rows) >= axes.spread else 0):
-            drawn = rng.choice(rows, size=axes.spread, replace=False)
-            shows = _covering(drawn, rows, self.pool.is_there[:, kinds], rng)
-            if shows is not None:
-                answer = [self.pool.classes[one] for one in kinds]
-                return self._with_others(kinds, mates, shows, axes.distractors, answer, streams)
+            chosen = _covering(counts > 0, axes.spread, rng)
+            if chosen is not None:
+                answer = [self.pool.classes[one] for one in classes]
+                return self._with_others(classes, rows[chosen], axes.distractors, answer, streams, category=category)
         return None
 
     def _common(self, classes: Sequence[int], axes: Axes, streams: _Streams) -> _Drawn | None:
-        """Pictures that all show one class, and certainly no second one."""
+        """Pictures that all show one class, and certainly no second one but those that hold it."""
         kind = classes[0]
-        rows = np.flatnonzero(self.pool.is_there[:, kind])
+        rows, _ = self.pool.showing([kind])
         rng = streams.of("shows")
         for _ in range(MAX_DRAWS if len(rows) >= axes.spread else 0):
-            shows = _some(rng, rows, axes.spread)
-            if self.pool.may_be[shows].all(axis=0).sum() == 1:
-                return _Drawn((kind,), tuple(map(int, shows)), (), self.pool.classes[kind])
+            shows = some(rng, rows, axes.spread)
+            shared = set.intersection(*map(self.pool.possible, shows))
+            if shared <= {kind, *self.pool.above.get(kind, ())}:
+                return _Drawn((kind,), tuple(map(int, shows)), (), self._names_of(kind, shared))
         return None
 
     def _odd(self, classes: Sequence[int], axes: Axes, streams: _Streams) -> _Drawn | None:
-        """A few pictures that show one class, more that show another one instead; nothing else in any."""
+        """A few pictures that show one class, more that show another one instead, and nothing else in any."""
         odd, usual = classes[:2]
-        num_else = self.pool.may_be.sum(axis=1) - self.pool.may_be[:, odd] - self.pool.may_be[:, usual]
-        few = np.flatnonzero((num_else == 0) & self.pool.is_there[:, odd] & ~self.pool.unsure[:, usual])
-        many = np.flatnonzero((num_else == 0) & self.pool.is_there[:, usual] & ~self.pool.may_be[:, odd])
+        with_odd, with_usual = ({kind, *self.pool.above.get(kind, ())} for kind in (odd, usual))
+        if odd in with_usual or usual in with_odd:
+            return None
+        few, many = self._only(odd), self._only(usual)
         if len(few) < axes.spread or len(many) < axes.distractors:
             return None
-        shows = _some(streams.of("shows"), few, axes.spread)
-        others = _some(streams.of("others"), many, axes.distractors)
-        return _Drawn((odd,), tuple(map(int, shows)), tuple(map(int, others)), self.pool.classes[odd])
+        shows = some(streams.of("shows"), few, axes.spread)
+        others = some(streams.of("others"), many, axes.distractors)
+        names = self._names_of(odd, with_odd - with_usual)
+        return _Drawn((odd,), tuple(map(int, shows)), tuple(map(int, others)), names)
+
+    def _only(self, kind: int) -> np.ndarray:
+        """Pictures that show a class, and nothing else but what holds it."""
+        if kind not in self._alone:
+            allowed = {kind, *self.pool.above.get(kind, ())}
+            rows, _ = self.pool.showing([kind])
+            rows = rows[self.pool.num_possible[rows] <= len(allowed)]
+            self._alone[kind] = np.array([row for row in rows if self.pool.possible(row) <= allowed], np.int64)
+        return self._alone[kind]
+
+    @cached_property
+    def _alone(self) -> dict[int, np.ndarray]:
+        return {}
+
+    def _names_of(self, kind: int, shared: set[int]) -> list[str]:
+        """The name of a class, and those of the classes above it that would be as right."""
+        return [self.pool.classes[one] for one in (kind, *self.pool.above.get(kind, ())) if one in shared]
 
     def _with_others(
-        self,
-        kinds: Sequence[int],
-        without: Sequence[int],
-        shows: np.ndarray,
-        count: int,
-        answer: Any,
-        streams: _Streams,
-    ) -> _Drawn | None:
-        """What was drawn, with pictures that certainly show none of the classes `without`."""
-        clear = np.flatnonzero(~self.pool.may_be[:, list(without)].any(axis=1))
-        if len(clear) < count:
-            return None
-        others = _some(streams.of("others"), clear, count)
-        return _Drawn(tuple(kinds), tuple(map(int, shows)), tuple(map(int, others)), answer)
+        self, kinds: Sequence[int], shows: np.ndarray, count: int, answer: list[str], streams: _Streams,
+        *, category: str | None = None,
+    ) -> _Drawn | None:  # fmt: skip
+        """What was drawn, with pictures that show none of the classes, nor others of the category."""
+        others = self.pool.without(kinds, count, streams.of("others"), category=category)
+        return None if others is None else _Drawn(tuple(kinds), tuple(map(int, shows)), tuple(map(int, others)), answer)
 
 
 KINDS = ("counting", "listing", "common", "odd")
-FEW = 4096
-"""Rows that are permuted as a whole to draw some of them."""
 _ANSWERS = {
     "counting": AnswerKind.NUMBER, "listing": AnswerKind.LIST, "common": AnswerKind.TEXT, "odd": AnswerKind.TEXT,
 }  # fmt: skip
@@ -264,7 +272,8 @@ class _Drawn:
     classes: tuple[int, ...]
     shows: tuple[int, ...]
     others: tuple[int, ...]
-    answer: Any
+    answer: list[str]
+    """The items of a list, or the texts that are right."""
 
 
 class _Streams:
@@ -285,16 +294,6 @@ def evenly(size: int, *key: int) -> int:
     return int(np.random.default_rng([*key[:-1], block, size]).permutation(size)[place])
 
 
-def _some(rng: np.random.Generator, rows: np.ndarray, count: int) -> np.ndarray:
-    """`count` different rows; for a smaller count the first of those for a larger one."""
-    if len(rows) < FEW:
-        return rng.permutation(rows)[:count]
-    chosen: dict[int, None] = {}
-    while len(chosen) < count:
-        chosen[int(rows[rng.integers(len(rows))])] = None
-    return np.array(list(chosen), np.int64)
-
-
 def _adding_up(
     by_count: Mapping[int, np.ndarray], total: int, number: int, rng: np.random.Generator
 ) -> np.ndarray | None:
@@ -313,11 +312,13 @@ def _adding_up(
     return np.array(chosen, np.int64)
 
 
-def _covering(drawn: np.ndarray, rows: np.ndarray, is_there: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    """As many different rows as were drawn, of which some show each class, the rest those drawn; None if it failed."""
-    having = [rows[column[rows]] for column in is_there.T]
+def _covering(is_there: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray | None:
+    """`number` different rows of [rows, classes], of which some show each class; None if this draw found none."""
+    having = [np.flatnonzero(column) for column in is_there.T]
     if not all(map(len, having)):
         return None
-    shows = list(dict.fromkeys(int(rng.choice(one)) for one in having))
-    rest = [int(row) for row in drawn if int(row) not in shows]
-    return np.array((shows + rest)[: len(drawn)], np.int64) if len(shows) <= len(drawn) else None
+    chosen = list(dict.fromkeys(int(rng.choice(rows)) for rows in having))
+    if len(chosen) > number:
+        return None
+    rest = [int(row) for row in some(rng, np.arange(len(is_there)), number) if row not in chosen]
+    return np.array((chosen + rest)[:number], np.int64)

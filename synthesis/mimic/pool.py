@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array
 
 from fovea.boxes import UNIT_VIEW, Box, Frame
 from synthesis.shapes.scenes import NAMES, render, sample_scene
@@ -38,9 +40,10 @@ class Instances:
 class Pool:
     """Pictures, classes with their categories, and what is where.
 
-    An instance counts if its box holds some of the picture and covers at least `min_area` of it. A class is `unsure` in
-    a picture with a crowd of it, with a box of it that holds nothing, or (where `small` is "image") with an instance
-    that is too small: no item relies on such a class there, neither on its presence nor on its absence.
+    An instance counts if its box holds some of the picture and covers at least `min_area` of it; it counts for the
+    classes above its own too. A class is doubtful in a picture with a crowd of it, with a box of it that holds nothing,
+    or (where `small` is "image") with an instance that is too small, and then those above and below it are: no item
+    relies on such a class there, neither on its presence nor on its absence.
     """
 
     images: Sequence[Any]
@@ -54,54 +57,199 @@ class Pool:
     min_area: float = 0.05
     small: str = "image"
     source: str = ""
-    counts: np.ndarray = field(init=False)
-    """Int [pictures, classes]: instances that count."""
-    unsure: np.ndarray = field(init=False)
-    """Bool [pictures, classes]: whether there may be more."""
+    above: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """Of each class those that hold it, as an animal holds a dog: whoever sees the one sees the others."""
+    doubts: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    """Int [D, 2], pictures and classes that are doubtful for another reason."""
+    absent: np.ndarray | None = None
+    """Int [A, 2], pictures and classes that are known not to be there; None where all that is not annotated is not."""
 
-    def __post_init__(self) -> None:
-        shape = len(self.images), len(self.classes)
-        counts, unsure = np.zeros(shape, np.int32), np.zeros(shape, bool)
-        found, boxes = self.instances, self.instances.clipped()
+    @cached_property
+    def _is_counted(self) -> np.ndarray:
+        boxes = self.instances.clipped()
+        return (self._area(boxes) >= max(self.min_area, 1e-12)) & ~self.instances.is_crowd
+
+    @staticmethod
+    def _area(boxes: np.ndarray) -> np.ndarray:
         sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-        area = sides[:, 0] * sides[:, 1]
-        is_small = (area > 0) & (area < self.min_area)
-        is_counted = (area > 0) & ~is_small & ~found.is_crowd
-        in_doubt = found.is_crowd | (area <= 0) | (is_small if self.small == "image" else False)
-        np.add.at(counts, (found.picture[is_counted], found.kind[is_counted]), 1)
-        unsure[found.picture[in_doubt], found.kind[in_doubt]] = True
-        for name, value in (("counts", counts), ("unsure", unsure), ("_is_counted", is_counted)):
-            object.__setattr__(self, name, value)
+        return sides[:, 0] * sides[:, 1]
 
     @cached_property
-    def is_there(self) -> np.ndarray:
-        """Bool [pictures, classes]: certainly there, and counted."""
-        return (self.counts > 0) & ~self.unsure
+    def _doubtful(self) -> Any:
+        """Bool, sparse by class [pictures, classes]."""
+        area = self._area(self.instances.clipped())
+        in_doubt = self.instances.is_crowd | (area <= 0)
+        if self.small == "image":
+            in_doubt |= area < self.min_area
+        pairs = [np.stack([self.instances.picture[in_doubt], self.instances.kind[in_doubt]], axis=1), self.doubts]
+        return self._sparse(np.concatenate(pairs), bool, up=True, down=True)
 
     @cached_property
-    def may_be(self) -> np.ndarray:
-        """Bool [pictures, classes]: there, or perhaps there."""
-        return (self.counts > 0) | self.unsure
+    def _counts(self) -> Any:
+        """Int, sparse by class [pictures, classes]: instances that count, wherever nothing is in doubt or not."""
+        kept = self._is_counted
+        return self._sparse(
+            np.stack([self.instances.picture[kept], self.instances.kind[kept]], axis=1), np.int32, up=True
+        )
+
+    @cached_property
+    def _may_be(self) -> Any:
+        """Bool, sparse by class: what is there, or perhaps is."""
+        return ((self._counts > 0) + self._doubtful).astype(bool).tocsc()
+
+    @cached_property
+    def _by_picture(self) -> Any:
+        return self._may_be.tocsr()
+
+    @cached_property
+    def _absent(self) -> Any:
+        assert self.absent is not None
+        return self._sparse(self.absent, bool, down=True)
+
+    @cached_property
+    def num_possible(self) -> np.ndarray:
+        """Int [pictures]: classes that are there, or perhaps are."""
+        return np.diff(self._by_picture.indptr)
+
+    def _sparse(self, pairs: np.ndarray, dtype: Any, *, up: bool = False, down: bool = False) -> Any:
+        """Pairs of picture and class as a sparse matrix that counts them, with the classes above or below each."""
+        if self.above and (up or down):
+            related: dict[int, set[int]] = defaultdict(set)
+            for kind, holders in self.above.items():
+                for holder in holders:
+                    if up:
+                        related[kind].add(holder)
+                    if down:
+                        related[holder].add(kind)
+            more = [pairs]
+            for kind, others in related.items():
+                of_kind = pairs[pairs[:, 1] == kind, 0]
+                more += [np.stack([of_kind, np.full_like(of_kind, other)], axis=1) for other in others]
+            pairs = np.concatenate(more)
+        shape = len(self.images), len(self.classes)
+        counted = coo_array((np.ones(len(pairs), np.int32), (pairs[:, 0], pairs[:, 1])), shape=shape).tocsc()
+        counted.sort_indices()
+        return counted.astype(dtype)
+
+    def usable(self) -> np.ndarray:
+        """The classes that some picture certainly shows."""
+        return np.array([kind for kind in range(len(self.classes)) if len(self.showing([kind])[0])], np.int64)
+
+    def showing(self, kinds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures [R] that show one of the classes, and their counts [R, kinds]; none where one is in doubt."""
+        key = tuple(kinds)
+        if key not in self._showing:
+            columns = [_column(self._counts, kind) for kind in kinds]
+            rows = np.unique(np.concatenate([found for found, _ in columns]))
+            rows = np.setdiff1d(rows, self._rows(self._doubtful, kinds), assume_unique=True)
+            counts = np.zeros((len(rows), len(kinds)), np.int64)
+            for place, (found, values) in enumerate(columns):
+                is_kept = np.isin(found, rows, assume_unique=True)
+                counts[np.searchsorted(rows, found[is_kept]), place] = values[is_kept]
+            if len(kinds) > 1:  # there are too many pairs of classes to keep them all
+                return rows, counts
+            self._showing[key] = rows, counts
+        return self._showing[key]
+
+    @cached_property
+    def _showing(self) -> dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]:
+        return {}
+
+    def perhaps(self, kinds: Sequence[int]) -> np.ndarray:
+        """Pictures that show one of the classes, or may."""
+        return self._rows(self._may_be, kinds)
+
+    def possible(self, picture: int) -> set[int]:
+        """The classes that a picture shows, or may."""
+        return set(_row(self._by_picture, picture).tolist())
+
+    def count_in(self, picture: int, kinds: Sequence[int]) -> list[int]:
+        """How many instances of each class count in a picture."""
+        columns = [_column(self._counts, kind) for kind in kinds]
+        return [int(values[rows == picture].sum()) for rows, values in columns]
+
+    def possible_of(self, category: str) -> np.ndarray:
+        """Int [pictures]: how many classes of a category are there, or perhaps are."""
+        if category not in self._of_category:
+            mates = [kind for kind, name in enumerate(self.categories) if name == category]
+            found = np.concatenate([_column(self._may_be, kind)[0] for kind in mates])
+            self._of_category[category] = np.bincount(found, minlength=len(self.images)).astype(np.int16)
+        return self._of_category[category]
+
+    @cached_property
+    def _of_category(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def without(
+        self, kinds: Sequence[int], count: int, rng: np.random.Generator, *, category: str | None = None
+    ) -> np.ndarray | None:
+        """`count` different pictures that show none of the classes; for fewer, the first of those for more.
+
+        Nor do they show others of a `category`. Where it is known what is not there, it is known of the classes.
+        """
+        clear = None
+        if self.absent is not None:
+            clear = reduce(np.intersect1d, [_column(self._absent, kind)[0] for kind in kinds])
+        elif len(self.images) < FEW:
+            clear = np.arange(len(self.images))
+        if clear is not None:
+            clear = np.setdiff1d(clear, self.perhaps(kinds), assume_unique=True)
+            clear = clear if category is None else clear[self.possible_of(category)[clear] == 0]
+            return some(rng, clear, count) if len(clear) >= count else None
+        chosen: dict[int, None] = {}
+        for _ in range(1000 + 100 * count):
+            if len(chosen) == count:
+                break
+            picture = int(rng.integers(len(self.images)))
+            is_clear = category is None or self.possible_of(category)[picture] == 0
+            if is_clear and not self.possible(picture).intersection(kinds):
+                chosen[picture] = None
+        return np.array(list(chosen), np.int64) if len(chosen) == count else None
+
+    def _rows(self, matrix: Any, kinds: Sequence[int]) -> np.ndarray:
+        return np.unique(np.concatenate([_column(matrix, kind)[0] for kind in kinds]))
 
     @cached_property
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
         """Counted instances by picture, and where those of each picture begin."""
-        rows = np.flatnonzero(self._is_counted)  # type: ignore[attr-defined]
+        rows = np.flatnonzero(self._is_counted)
         rows = rows[np.argsort(self.instances.picture[rows], kind="stable")]
         return rows, np.searchsorted(self.instances.picture[rows], np.arange(len(self.images) + 1))
 
-    def shown(self, picture: int) -> list[int]:
-        """The classes that are in a picture, or may be."""
-        return list(map(int, np.flatnonzero(self.may_be[picture])))
-
     def boxes(self, picture: int, kinds: Sequence[int]) -> list[Box]:
-        """The boxes of the counted instances of some classes in a picture, in UNIT."""
+        """The boxes of the counted instances of some classes, or of those below them, in UNIT of a picture."""
         rows, starts = self._order
         here = rows[starts[picture] : starts[picture + 1]]
+        wanted = {*kinds, *(kind for kind, holders in self.above.items() if set(holders) & set(kinds))}
         return [
             Box.of(map(float, self.instances.boxes[row]), Frame.UNIT).clipped(UNIT_VIEW)
-            for row in here[np.isin(self.instances.kind[here], kinds)]
+            for row in here
+            if int(self.instances.kind[row]) in wanted
         ]
+
+
+FEW = 4096
+"""Rows that are permuted as a whole to draw some of them."""
+
+
+def some(rng: np.random.Generator, rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` different rows; for a smaller count the first of those for a larger one."""
+    if len(rows) < FEW:
+        return rng.permutation(rows)[:count]
+    chosen: dict[int, None] = {}
+    while len(chosen) < count:
+        chosen[int(rows[rng.integers(len(rows))])] = None
+    return np.array(list(chosen), np.int64)
+
+
+def _column(matrix: Any, kind: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a column of a matrix that is sparse by column, ascending, and its values there."""
+    part = slice(matrix.indptr[kind], matrix.indptr[kind + 1])
+    return matrix.indices[part], matrix.data[part]
+
+
+def _row(matrix: Any, picture: int) -> np.ndarray:
+    return matrix.indices[matrix.indptr[picture] : matrix.indptr[picture + 1]]
 
 
 def drawn_pool(num_pictures: int, seed: int, *, max_kinds: int = 3, max_of_kind: int = 3) -> Pool:

@@ -143,7 +143,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_one_others(arguments, t
     assert (first / "tasks.jsonl").read_bytes() == (again / "tasks.jsonl").read_bytes()
     assert (first / "tasks.jsonl").read_bytes() != (other / "tasks.jsonl").read_bytes()
     manifest = json.loads((first / "manifest.json").read_text())
-    assert manifest["items"]["odd"] == 20 and manifest["settings"]["seed"] == 5 and manifest["annotations_sha256"]
+    assert manifest["items"]["odd"] == 20 and manifest["settings"]["seed"] == 5 and manifest["sources_sha256"]
 
 
 def test_answers_are_even(arguments, tmp_path, capsys):
