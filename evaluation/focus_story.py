@@ -1,11 +1,13 @@
 """Focus-Centric Visual Chain on the tiny model, offline: `make papers-focus` calls it.
 
 The same albums taught as final answers and as chains, GRPO in the focus environment behind the chains, and what each is
-worth on held-out albums. Each step is the published command; what is there already is not made again.
+worth on held-out albums, and on albums of 2 to 24 images. Each step is the published command; what is there already is
+not made again. Other seeds (`python -m evaluation.focus_story --seed 1`) train on the traces of the first.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -14,32 +16,42 @@ from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, train
 
 FOLDER = Path("runs/focus_chain/tiny")
 RECIPES = "papers/focus_chain"
+EVALUATION = f"{RECIPES}/tiny_eval.yaml"
+BASE = "tiny_albums"
 AT_ONCE = ("--environment", "views", "--max_image_tokens", "4096")
 """All images at full size, up to 24 of them."""
-SWEEP = "synthesis.shapes.albums:sweep_albums"
+SWEEP = ("--dataset_name", "synthesis.shapes.albums:sweep_albums")
 """Albums of 2 to 24 images."""
 
 
 def main() -> None:
-    answers, sft, rl = (FOLDER / name for name in ("sft_answers", "sft", "rl"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of the trainings")
+    seed = parser.parse_args().seed
+    folder = FOLDER if seed == 0 else FOLDER / f"seed_{seed}"
+    base, answers, sft, rl = (folder / name for name in ("base", "sft_answers", "sft", "rl"))
     for name, options in (("traces", ()), ("answers", AT_ONCE)):
         if not (FOLDER / name / "traces.jsonl").exists():
-            folder = str(FOLDER / name)
-            run("fovea", "traces", "--config", f"{RECIPES}/tiny_traces.yaml", "--output_dir", folder, *options)
-    train(answers, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_answers_sft.yaml")
-    train(sft, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_sft.yaml")
-    train(rl, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml")
-    config = f"{RECIPES}/tiny_eval.yaml"
+            made = ("--output_dir", str(FOLDER / name), *options)
+            run("fovea", "traces", "--config", f"{RECIPES}/tiny_traces.yaml", *made)
+
+    def teach(model: Path, *command: str) -> None:
+        train(model, *command, "--output_dir", str(model), "--seed", str(seed))
+
+    teach(answers, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_answers_sft.yaml")
+    teach(sft, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_sft.yaml")
+    teach(rl, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", "--model_name_or_path", str(sft))
+    evaluate(BASE, base / "evaluation_sweep", *SWEEP, *AT_ONCE, "--prompt", "direct", config=EVALUATION)
     for model in (answers, sft, rl):
         at_once = AT_ONCE if model is answers else ()
-        evaluate(model, model / "evaluation", *at_once, config=config)
-        evaluate(model, model / "evaluation_sweep", "--dataset_name", SWEEP, *at_once, config=config)
+        evaluate(model, model / "evaluation", *at_once, config=EVALUATION)
+        evaluate(model, model / "evaluation_sweep", *SWEEP, *at_once, config=EVALUATION)
     comparison = compare(*(path / "evaluation" for path in (answers, sft, rl)))
-    write(comparison, FOLDER / "comparison.json")
-    print(f"\n{table(comparison)}\n\nwritten to {FOLDER / 'comparison.json'}")
+    write(comparison, folder / "comparison.json")
+    print(f"\n{table(comparison)}\n\nwritten to {folder / 'comparison.json'}")
     for path in (sft, rl):
         fovea("rescore", str(path / "evaluation"), "--reward_funcs", "focus_f1")
-    fovea("report", *(str(path) for path in (answers, sft, rl)), "--output", str(FOLDER / "report.html"))
+    fovea("report", *(str(path) for path in (base, answers, sft, rl)), "--output", str(folder / "report.html"))
 
 
 if __name__ == "__main__":

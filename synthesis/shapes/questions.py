@@ -41,6 +41,11 @@ def which_image_question(name: str) -> str:
     return f"Which image shows the {name}?"
 
 
+def which_images_question(names: Sequence[str]) -> str:
+    """Asks which images of an album show several shapes, in their order; the answer is a list of numbers, from 0."""
+    return f"Which images show {_listed(names)}?"
+
+
 def image_without_question(form: str) -> str:
     """Asks for the only image of an album without shapes of a form; the answer is its number, from 0."""
     return f"Which image has no {form}?"
@@ -52,8 +57,12 @@ def sum_question(names: Sequence[str]) -> str:
     >>> sum_question(["red cross", "blue square", "cyan square"])
     'What is the sum of the digits on the red cross, the blue square and the cyan square?'
     """
-    listed = [f"the {name}" for name in names]
-    return f"What is the sum of the digits on {', '.join(listed[:-1])} and {listed[-1]}?"
+    return f"What is the sum of the digits on {_listed(names)}?"
+
+
+def _listed(names: Sequence[str]) -> str:
+    *before, last = (f"the {name}" for name in names)
+    return f"{', '.join(before)} and {last}"
 
 
 def count_in_all_question(form: str) -> str:

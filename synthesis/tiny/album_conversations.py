@@ -46,6 +46,7 @@ def sample_album_conversation(rng: np.random.Generator) -> list[Exchange]:
     """A random conversation about an album."""
     album, views, shapes = sample_views(rng)
     exchanges = [*_about_all(album, rng), *(_which(*shape) for shape in shapes), *(_where(*shape) for shape in shapes)]
+    exchanges += [_which_of_several(shapes[-2:]), _which_of_several(shapes[1:4])]
     chosen = [exchanges[index] for index in rng.permutation(len(exchanges))[: int(rng.integers(4, 9))]]
     chosen += _closely(album, shapes[:2], rng) if rng.random() < 0.5 else []
     return [replace(chosen[0], album=views), *chosen[1:]]
@@ -68,6 +69,12 @@ def sample_album_follow_up(rng: np.random.Generator) -> list[Exchange]:
 
 def _which(number: int, shape: Shape) -> Exchange:
     return Exchange(questions.which_image_question(shape.name), str(number), looks=((number, shape.box),))
+
+
+def _which_of_several(shapes: list[tuple[int, Shape]]) -> Exchange:
+    question = questions.which_images_question([shape.name for _, shape in shapes])
+    looks = tuple((number, shape.box) for number, shape in shapes)
+    return Exchange(question, json.dumps([number for number, _ in shapes]), looks=looks)
 
 
 def _where(number: int, shape: Shape) -> Exchange:

@@ -22,7 +22,7 @@ from synthesis.tiny.architecture import TOKEN_PX
 VIEW_SIZES_PX = (128, 128, 128, 128, 96)
 CROP_LIMITS = PixelLimits(64 * 64, 80 * 64, TOKEN_PX)
 """Crops reach the tiny model with 16 to 20 visual tokens."""
-CHART_SIZES_PX = (96, 128, 128, 160)
+CHART_SIZES_PX = (64, 80, 96, 128, 128, 160)
 TOO_SMALL = "It is too small."
 BOX_STEP = 10
 """Boxes are written in per-mille, rounded to this many."""
@@ -121,9 +121,10 @@ def sample_conversation(rng: np.random.Generator, *, max_shapes: int = 6) -> lis
 
 
 def sample_chart(rng: np.random.Generator) -> Picture:
-    """An eye chart: a scene as full as it gets, so that nearly every visual token has something to learn from."""
-    scene = sample_scene(rng, num_shapes=int(rng.integers(16, 37)), large_print=bool(rng.random() < 0.65))
+    """An eye chart: so full a scene that nearly every visual token has something to learn from."""
     side = int(rng.choice(CHART_SIZES_PX))
+    num_shapes = int(rng.integers(16, 37) if side >= 96 else rng.integers(6, 13))
+    scene = sample_scene(rng, num_shapes=num_shapes, large_print=bool(rng.random() < 0.25))
     return picture_of(render(scene, size_px=2 * side), WHOLE, PixelLimits(256, side * side, TOKEN_PX), scene)
 
 
@@ -174,9 +175,9 @@ def sample_comparison(rng: np.random.Generator) -> list[Exchange]:
 def sample_picture(rng: np.random.Generator) -> Picture:
     """What the vision tower sees on its own: an eye chart, a crop, or a first view."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.7:
         return sample_chart(rng)
-    pictures = [e.picture for e in (sample_reading if kind < 0.75 else sample_conversation)(rng) if e.picture]
+    pictures = [e.picture for e in (sample_reading if kind < 0.85 else sample_conversation)(rng) if e.picture]
     return pictures[rng.integers(len(pictures))]
 
 

