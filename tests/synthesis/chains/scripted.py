@@ -45,7 +45,7 @@ class Endpoint:
         if text.startswith("Both images"):
             shared = re.search(r"to do with this: (.*)", text)[1]
             relation = self.truth.annotate(*images, shared, usage)
-            return json.dumps(relation.to_json())
+            return json.dumps({"kind": "none"} if relation is None else relation.to_json())
         if text.startswith("Images, by their"):
             found = re.findall(r"Image (\d+) to image (\d+) \((\w+)\): (.*)", text)
             links = []
