@@ -36,12 +36,12 @@ COCO = tuple(_COCO_NAMES.strip().replace("\n", " ").split(", "))
 
 def released(task: Task, reply: str) -> float:
     """The verdict of the released code; of a list the F1 of this reply alone, where the code pools all replies."""
-    text, truth = f" {reply}", str(task.answer)
+    text = f" {reply}"
     if task.family == "counting":
-        return float(_released_number(text).lower().strip() == truth.lower().strip())
+        return float(_released_number(text).lower().strip() == str(task.answer).lower().strip())
     if task.family == "listing":
         return f1([_list_counts(reply, as_list(task.answer))])
-    return float(truth.lower().strip() in text.lower().strip())
+    return float(any(str(name).lower().strip() in text.lower().strip() for name in as_list(task.answer)))
 
 
 def pooled_f1(samples: Sequence[Sample]) -> float:
@@ -124,12 +124,14 @@ def corrected(task: Task, reply: str) -> float:
         return float(to_number(reply) == float(task.answer))
     if task.family == "listing":
         return list_score(task, reply)
-    return float(_named(task, reply) == {normalized(str(task.answer))})
+    truths = {normalized(str(name)) for name in as_list(task.answer)}
+    named = _named(task, reply, truths)
+    return float(bool(named) and named <= truths)
 
 
-def _named(task: Task, reply: str) -> set[str]:
+def _named(task: Task, reply: str, truths: set[str]) -> set[str]:
     """The classes that a reply names as words of their own; of "hot dog" and "dog" the longer one where both fit."""
-    known = {normalized(name) for name in (*COCO, *task.metadata.get("present", ()), str(task.answer))}
+    known = truths | {normalized(name) for name in (*COCO, *task.metadata.get("present", ()))}
     pattern = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
     text = re.sub(r"\s+", " ", reply.lower())
     return set(re.findall(rf"(?<!\w)(?:{pattern})(?=(?:e?s)?(?!\w))", text))

@@ -46,8 +46,8 @@ class ItemArguments:
     seed: int = field(default=0, metadata={"help": "The same seed gives the same items."})
 
     def __post_init__(self) -> None:
-        if unknown := set(self.kinds) - set(KINDS):
-            raise ConfigError(f"--kinds {' '.join(sorted(unknown))}: use some of {', '.join(KINDS)}")
+        if set(self.kinds) - set(KINDS) or len(set(self.kinds)) < len(self.kinds) or not self.kinds:
+            raise ConfigError(f"--kinds {' '.join(self.kinds)}: use some of {', '.join(KINDS)}, each once")
         if not 0 <= self.min_area < 1 or self.num_tasks < 1:
             raise ConfigError("--min_area is from 0 to 1, --num_tasks begins at 1")
         for name, lowest in (("spread", 1), ("distractors", 0), ("num_classes", 1), ("total", 1)):

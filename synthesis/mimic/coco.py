@@ -10,15 +10,11 @@ import ijson
 import numpy as np
 from tqdm import tqdm
 
-from synthesis.mimic.pool import Instances, Pool
+from synthesis.mimic.pool import AnnotationError, Instances, Pool
 
 LAYOUT = 'COCO\'s format: {"images": [{id, file_name, width, height}], "categories": [{id, name, supercategory}], ' + (
     '"annotations": [{image_id, category_id, bbox: [x, y, width, height] in pixels, iscrowd}]}'
 )
-
-
-class AnnotationError(ValueError):
-    """What is wrong with a file of annotations."""
 
 
 def read_coco(path: Path, folder: Path, *, min_area: float, small: str) -> Pool:
@@ -30,35 +26,8 @@ def read_coco(path: Path, folder: Path, *, min_area: float, small: str) -> Pool:
     Raises:
         AnnotationError: for a file in another layout, with the entry that shows it; for one without any picture.
     """
-    kinds: dict[int, int] = {}
-    classes: list[str] = []
-    categories: list[str] = []
-    for row in _rows(path, "categories", ("id", "name")):
-        name = str(row["name"]).strip()
-        if name in classes or row["id"] in kinds:
-            raise AnnotationError(
-                f"{path}: category {row['id']} ({name}) is there twice: give each its own id and name"
-            )
-        kinds[row["id"]] = len(classes)
-        classes.append(name)
-        categories.append(str(row.get("supercategory") or "thing").strip())
-    present = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    pictures: dict[int, int] = {}
-    files: dict[str, int] = {}
-    sizes: list[tuple[float, float]] = []
-    num_missing = 0
-    for row in _rows(path, "images", ("id", "file_name", "width", "height")):
-        name = str(row["file_name"])
-        if row["id"] in pictures or name in files:
-            raise AnnotationError(f"{path}: image {row['id']} ({name}) is there twice: give each its own id and file")
-        if name not in present and not (folder / name).is_file():
-            num_missing += 1
-            continue
-        size = float(row["width"]), float(row["height"])
-        if not min(size) > 0:
-            raise AnnotationError(f"{path}: image {row['id']} is {size[0]:g}x{size[1]:g}: sides are above 0")
-        pictures[row["id"]] = files[name] = len(files)
-        sizes.append(size)
+    kinds, classes, categories = _classes(path)
+    pictures, files, sizes, num_missing = _pictures(path, folder)
     if not pictures:
         raise AnnotationError(
             f"{path}: none of its {num_missing} images is in {folder}: give their folder with --images"
@@ -71,7 +40,45 @@ def read_coco(path: Path, folder: Path, *, min_area: float, small: str) -> Pool:
         if count:
             print(f"{count} {what}: left out")
     images = [str((folder / name).absolute()) for name in files]
-    return Pool(images, list(files), classes, categories, found, min_area, small, source=path.name)
+    return Pool(images, files, classes, categories, found, min_area, small, source=path.name)
+
+
+def _classes(path: Path) -> tuple[dict[int, int], list[str], list[str]]:
+    """The place of each category by its id, their names, and the names above them."""
+    kinds: dict[int, int] = {}
+    classes: list[str] = []
+    categories: list[str] = []
+    for row in _rows(path, "categories", ("id", "name")):
+        name = str(row["name"]).strip()
+        if name in classes or row["id"] in kinds:
+            raise AnnotationError(
+                f"{path}: category {row['id']} ({name}) is there twice: give each its own id and name"
+            )
+        kinds[row["id"]] = len(classes)
+        classes.append(name)
+        categories.append(str(row.get("supercategory") or "thing").strip())
+    return kinds, classes, categories
+
+
+def _pictures(path: Path, folder: Path) -> tuple[dict[int, int], list[str], list[tuple[float, float]], int]:
+    """The place of each image by its id, their files and sizes, and how many are not in the folder."""
+    present = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    pictures: dict[int, int] = {}
+    sizes: dict[str, tuple[float, float]] = {}
+    num_missing = 0
+    for row in _rows(path, "images", ("id", "file_name", "width", "height")):
+        name = str(row["file_name"])
+        if row["id"] in pictures or name in sizes:
+            raise AnnotationError(f"{path}: image {row['id']} ({name}) is there twice: give each its own id and file")
+        if name not in present and not (folder / name).is_file():
+            num_missing += 1
+            continue
+        size = float(row["width"]), float(row["height"])
+        if not min(size) > 0:
+            raise AnnotationError(f"{path}: image {row['id']} is {size[0]:g}x{size[1]:g}: sides are above 0")
+        pictures[row["id"]] = len(sizes)
+        sizes[name] = size
+    return pictures, list(sizes), list(sizes.values()), num_missing
 
 
 def _instances(

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fovea.config import ConfigError, parse
+from fovea.config import ConfigError
 from synthesis.mimic.arguments import ItemArguments
 from synthesis.mimic.coco import read_coco
 from synthesis.mimic.pool import Pool, drawn_pool
-from synthesis.mimic.writing import write_items
+from synthesis.mimic.writing import command, write_items
 
 POOL = "pool"
 """Folder of drawn scenes."""
@@ -66,12 +66,7 @@ def run(arguments: MimicArguments) -> Path:
 
 
 def main() -> None:
-    [arguments] = parse((MimicArguments,), description=__doc__)
-    try:
-        folder = run(arguments)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
-    print(f"written to {folder}")
+    command(MimicArguments, run, __doc__)
 
 
 if __name__ == "__main__":

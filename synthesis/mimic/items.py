@@ -17,7 +17,8 @@ from fovea.chains import Chain, Step
 from fovea.placeholders import label_images
 from fovea.tasks import AnswerKind, Target, Task
 from synthesis.mimic import questions
-from synthesis.mimic.pool import Pool, some
+from synthesis.mimic.draws import Streams, adding_up, covering, evenly, some
+from synthesis.mimic.pool import Pool
 
 MAX_DRAWS = 200
 """Draws of pictures for one item, before its classes are drawn anew."""
@@ -107,9 +108,9 @@ class Drawer:
         Raises:
             CannotDraw: if the pool's pictures do not make them all.
         """
-        make: Callable[[Sequence[int], Axes, _Streams], _Drawn | None] = getattr(self, f"_{kind}")
+        make: Callable[[Sequence[int], Axes, Streams], _Drawn | None] = getattr(self, f"_{kind}")
         for turn, order in zip(range(MAX_CLASSES_DRAWN), self._classes(kind, number), strict=False):
-            streams = _Streams((self.seed, KINDS.index(kind), number, turn))
+            streams = Streams((self.seed, KINDS.index(kind), number, turn))
             items = []
             for axes in series:
                 classes = order[: axes.num_classes] if kind in ("counting", "listing") else order
@@ -121,7 +122,7 @@ class Drawer:
                 return items
         raise CannotDraw(f"no {kind} in {len(self.pool.images)} pictures with {' and '.join(map(str, series))}")
 
-    def _item(self, kind: str, number: int, axes: Axes, streams: _Streams, drawn: _Drawn) -> Item:
+    def _item(self, kind: str, number: int, axes: Axes, streams: Streams, drawn: _Drawn) -> Item:
         shown = [*drawn.shows, *drawn.others]
         # Keys of the pictures that show it come first: they keep their order whatever stands beside them.
         keys = [*streams.of("order").random(len(drawn.shows)), *streams.of("between").random(len(drawn.others))]
@@ -178,19 +179,19 @@ class Drawer:
             raise ValueError(f"the pool's pictures show {len(usable)} classes: two at least are needed")
         return usable
 
-    def _counting(self, classes: Sequence[int], axes: Axes, streams: _Streams) -> _Drawn | None:
+    def _counting(self, classes: Sequence[int], axes: Axes, streams: Streams) -> _Drawn | None:
         """Pictures whose instances add up to the total, each class among them, and pictures without any of them."""
         rows, counts = self.pool.showing(classes)
         sums = counts.sum(axis=1)
         by_count = {int(count): np.flatnonzero(sums == count) for count in np.unique(sums[sums <= axes.total])}
         rng = streams.of("shows")
         for _ in range(MAX_DRAWS):
-            chosen = _adding_up(by_count, axes.total, axes.spread, rng)
+            chosen = adding_up(by_count, axes.total, axes.spread, rng)
             if chosen is not None and counts[chosen].any(axis=0).all():
                 return self._with_others(classes, rows[chosen], axes.distractors, [str(axes.total)], streams)
         return None
 
-    def _listing(self, classes: Sequence[int], axes: Axes, streams: _Streams) -> _Drawn | None:
+    def _listing(self, classes: Sequence[int], axes: Axes, streams: Streams) -> _Drawn | None:
         """Pictures that show exactly these classes of their category, and pictures that show none of it."""
         category = self.pool.categories[classes[0]]
         rows, counts = self.pool.showing(classes)
@@ -198,13 +199,13 @@ class Drawer:
         rows, counts = rows[is_sure], counts[is_sure]
         rng = streams.of("shows")
         for _ in range(MAX_DRAWS if len(rows) >= axes.spread else 0):
-            chosen = _covering(counts > 0, axes.spread, rng)
+            chosen = covering(counts > 0, axes.spread, rng)
             if chosen is not None:
                 answer = [self.pool.classes[one] for one in classes]
                 return self._with_others(classes, rows[chosen], axes.distractors, answer, streams, category=category)
         return None
 
-    def _common(self, classes: Sequence[int], axes: Axes, streams: _Streams) -> _Drawn | None:
+    def _common(self, classes: Sequence[int], axes: Axes, streams: Streams) -> _Drawn | None:
         """Pictures that all show one class, and certainly no second one but those that hold it."""
         kind = classes[0]
         rows, _ = self.pool.showing([kind])
@@ -216,7 +217,7 @@ class Drawer:
                 return _Drawn((kind,), tuple(map(int, shows)), (), self._names_of(kind, shared))
         return None
 
-    def _odd(self, classes: Sequence[int], axes: Axes, streams: _Streams) -> _Drawn | None:
+    def _odd(self, classes: Sequence[int], axes: Axes, streams: Streams) -> _Drawn | None:
         """A few pictures that show one class, more that show another one instead, and nothing else in any."""
         odd, usual = classes[:2]
         with_odd, with_usual = ({kind, *self.pool.above.get(kind, ())} for kind in (odd, usual))
@@ -248,7 +249,7 @@ class Drawer:
         return [self.pool.classes[one] for one in (kind, *self.pool.above.get(kind, ())) if one in shared]
 
     def _with_others(
-        self, kinds: Sequence[int], shows: np.ndarray, count: int, answer: list[str], streams: _Streams,
+        self, kinds: Sequence[int], shows: np.ndarray, count: int, answer: list[str], streams: Streams,
         *, category: str | None = None,
     ) -> _Drawn | None:  # fmt: skip
         """What was drawn, with pictures that show none of the classes, nor others of the category."""
@@ -274,51 +275,3 @@ class _Drawn:
     others: tuple[int, ...]
     answer: list[str]
     """The items of a list, or the texts that are right."""
-
-
-class _Streams:
-    """A generator for each thing that is drawn, so that one draw does not move another."""
-
-    NAMES = ("shows", "others", "order", "between", "words")
-
-    def __init__(self, key: tuple[int, ...]) -> None:
-        self.key = key
-
-    def of(self, name: str) -> np.random.Generator:
-        return np.random.default_rng([*self.key, self.NAMES.index(name)])
-
-
-def evenly(size: int, *key: int) -> int:
-    """Of `size` values the one for number `key[-1]`: each once in every `size` numbers, in an order drawn anew."""
-    block, place = divmod(key[-1], size)
-    return int(np.random.default_rng([*key[:-1], block, size]).permutation(size)[place])
-
-
-def _adding_up(
-    by_count: Mapping[int, np.ndarray], total: int, number: int, rng: np.random.Generator
-) -> np.ndarray | None:
-    """`number` different rows whose counts add up to `total`; None if this draw found none."""
-    chosen: list[int] = []
-    for left in range(number - 1, -1, -1):
-        counts = [count for count in by_count if (count == total if left == 0 else count <= total - left)]
-        if not counts:
-            return None
-        count = counts[rng.integers(len(counts))]
-        row = int(by_count[count][rng.integers(len(by_count[count]))])
-        if row in chosen:
-            return None
-        chosen.append(row)
-        total -= count
-    return np.array(chosen, np.int64)
-
-
-def _covering(is_there: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray | None:
-    """`number` different rows of [rows, classes], of which some show each class; None if this draw found none."""
-    having = [np.flatnonzero(column) for column in is_there.T]
-    if not all(map(len, having)):
-        return None
-    chosen = list(dict.fromkeys(int(rng.choice(rows)) for rows in having))
-    if len(chosen) > number:
-        return None
-    rest = [int(row) for row in some(rng, np.arange(len(is_there)), number) if row not in chosen]
-    return np.array((chosen + rest)[:number], np.int64)

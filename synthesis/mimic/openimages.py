@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from fovea.config import ConfigError, parse
+from fovea.config import ConfigError
 from fovea.jsonl import read_jsonl
-from synthesis.mimic.coco import AnnotationError
-from synthesis.mimic.command import ItemArguments, write_items
-from synthesis.mimic.pool import Instances, Pool
+from synthesis.mimic.arguments import ItemArguments
+from synthesis.mimic.pool import AnnotationError, Instances, Pool
+from synthesis.mimic.writing import command, write_items
 
 COORDINATES = ("XMin", "YMin", "XMax", "YMax")
 FLAGS = ("IsGroupOf", "IsDepiction", "IsInside")
@@ -85,9 +85,9 @@ def read_open_images(arguments: OpenImagesArguments) -> Pool:
     names_of = [names[label] for label in names]
     above = _above(parents, list(names))
     folder = Path(arguments.images) if arguments.images else Path(arguments.output_dir) / "images"
-    root = set(parents.values()) - set(parents)
+    roots = {parent for above_it in parents.values() for parent in above_it} - set(parents)
     categories = [
-        names.get(parents[label], "thing") if label in parents and parents[label] not in root else "thing"
+        next((names[parent] for parent in parents.get(label, ()) if parent in names and parent not in roots), "thing")
         for label in names
     ]
     return Pool(
@@ -160,9 +160,9 @@ def _class_names(path: Path) -> dict[str, str]:
     return names
 
 
-def _parents(path: Path) -> dict[str, str]:
-    """The label above each label. Parts (a wheel of a car) are no classes below it."""
-    parents: dict[str, str] = {}
+def _parents(path: Path) -> dict[str, list[str]]:
+    """The labels above each label: a class may stand below several. Parts (a wheel of a car) are no classes below."""
+    parents: dict[str, list[str]] = defaultdict(list)
 
     def walk(node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for child in node.get("Subcategory", ()):
@@ -171,23 +171,22 @@ def _parents(path: Path) -> dict[str, str]:
 
     try:
         for child, parent in walk(json.loads(path.read_text())):
-            parents.setdefault(child, parent)
+            parents[child].append(parent)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise AnnotationError(f"{path} is no hierarchy of LabelName and Subcategory ({error!r})") from error
     return parents
 
 
-def _above(parents: Mapping[str, str], labels: Sequence[str]) -> dict[int, list[int]]:
+def _above(parents: Mapping[str, Sequence[str]], labels: Sequence[str]) -> dict[int, list[int]]:
     """The classes above each, nearest first; those that have no name, as the root, are none."""
     places = {label: place for place, label in enumerate(labels)}
-    above = defaultdict(list)
+    above = {}
     for label, place in places.items():
-        seen = {label}
-        while (label := parents.get(label, "")) and label not in seen:
-            seen.add(label)
-            if label in places:
-                above[place].append(places[label])
-    return dict(above)
+        found = [label]
+        for one in found:  # which grows
+            found += [parent for parent in parents.get(one, ()) if parent not in found]
+        above[place] = [places[one] for one in found[1:] if one in places]
+    return above
 
 
 class _Names(Sequence):
@@ -216,7 +215,8 @@ class _Paths(_Names):
 
 def run(arguments: OpenImagesArguments) -> Path:
     """Draws the items and writes them, with the list of the pictures that they show; the folder."""
-    folder = write_items(arguments, read_open_images, sources=[arguments.boxes])
+    files = (arguments.boxes, arguments.classes, arguments.labels, arguments.hierarchy)
+    folder = write_items(arguments, read_open_images, sources=[file for file in files if file])
     shown = {name for row in read_jsonl(folder / "tasks.jsonl") for name in row["metadata"]["pictures"]}
     (folder / NEEDED).write_text("".join(f"{arguments.split}/{name}\n" for name in sorted(shown)))
     print(f"{len(shown)} pictures are needed: {folder / NEEDED}")
@@ -224,12 +224,7 @@ def run(arguments: OpenImagesArguments) -> Path:
 
 
 def main() -> None:
-    [arguments] = parse((OpenImagesArguments,), description=__doc__)
-    try:
-        folder = run(arguments)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
-    print(f"written to {folder}")
+    command(OpenImagesArguments, run, __doc__)
 
 
 if __name__ == "__main__":

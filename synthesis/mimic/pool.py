@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from typing import Any
@@ -12,11 +12,16 @@ import numpy as np
 from scipy.sparse import coo_array
 
 from fovea.boxes import UNIT_VIEW, Box, Frame
+from synthesis.mimic.draws import FEW, some
 from synthesis.shapes.scenes import NAMES, render, sample_scene
 from synthesis.shapes.tasks import encode
 
 SMALL = ("image", "box")
 """What becomes of an object under the smallest area: its image is not asked about its class, or it is not counted."""
+
+
+class AnnotationError(ValueError):
+    """What is wrong with a file of annotations."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Pool:
     def _doubtful(self) -> Any:
         """Bool, sparse by class [pictures, classes]."""
         area = self._area(self.instances.clipped())
-        in_doubt = self.instances.is_crowd | (area <= 0)
+        in_doubt = self.instances.is_crowd | ~(area > 0)  # what is no number is in doubt too
         if self.small == "image":
             in_doubt |= area < self.min_area
         pairs = [np.stack([self.instances.picture[in_doubt], self.instances.kind[in_doubt]], axis=1), self.doubts]
@@ -86,7 +91,7 @@ class Pool:
 
     @cached_property
     def _counts(self) -> Any:
-        """Int, sparse by class [pictures, classes]: instances that count, wherever nothing is in doubt or not."""
+        """Int, sparse by class [pictures, classes]: instances that count, also where there may be more."""
         kept = self._is_counted
         return self._sparse(
             np.stack([self.instances.picture[kept], self.instances.kind[kept]], axis=1), np.int32, up=True
@@ -228,20 +233,6 @@ class Pool:
         ]
 
 
-FEW = 4096
-"""Rows that are permuted as a whole to draw some of them."""
-
-
-def some(rng: np.random.Generator, rows: np.ndarray, count: int) -> np.ndarray:
-    """`count` different rows; for a smaller count the first of those for a larger one."""
-    if len(rows) < FEW:
-        return rng.permutation(rows)[:count]
-    chosen: dict[int, None] = {}
-    while len(chosen) < count:
-        chosen[int(rows[rng.integers(len(rows))])] = None
-    return np.array(list(chosen), np.int64)
-
-
 def _column(matrix: Any, kind: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows of a column of a matrix that is sparse by column, ascending, and its values there."""
     part = slice(matrix.indptr[kind], matrix.indptr[kind + 1])
@@ -279,16 +270,13 @@ def drawn_pool(num_pictures: int, seed: int, *, max_kinds: int = 3, max_of_kind:
 
 
 class _Rendered(Sequence):
-    """Scenes as encoded images, each rendered when it is first asked for."""
+    """Scenes as encoded images, rendered when they are asked for."""
 
-    def __init__(self, scenes: Iterable[Any]) -> None:
-        self.scenes = list(scenes)
-        self._encoded: dict[int, bytes] = {}
+    def __init__(self, scenes: Sequence[Any]) -> None:
+        self.scenes = scenes
 
     def __len__(self) -> int:
         return len(self.scenes)
 
     def __getitem__(self, number: Any) -> Any:
-        if number not in self._encoded:
-            self._encoded[number] = encode(render(self.scenes[number]))
-        return self._encoded[number]
+        return encode(render(self.scenes[number]))

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fovea.config import ConfigError
+from fovea.config import ConfigError, parse
 from fovea.data.task_files import save_tasks
 from fovea.statistics import best_constant
 from fovea.tasks import Task
 from synthesis.mimic.arguments import ItemArguments
-from synthesis.mimic.items import KINDS, Axes, CannotDraw, Drawer, Item, evenly
+from synthesis.mimic.draws import evenly
+from synthesis.mimic.items import KINDS, Axes, CannotDraw, Drawer, Item
 from synthesis.mimic.pool import Pool
 
 HAS = {
@@ -165,6 +166,16 @@ def write_items(arguments: Any, read: Callable[[Any], Pool], *, sources: Sequenc
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return folder
+
+
+def command(kind: type, run: Callable[[Any], Path], description: str | None) -> None:
+    """A command: reads its arguments, runs, and says where the items are or what was wrong."""
+    [arguments] = parse((kind,), description=description)
+    try:
+        folder = run(arguments)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    print(f"written to {folder}")
 
 
 def _digest(path: str) -> str:

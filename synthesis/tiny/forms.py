@@ -60,6 +60,10 @@ ALBUM_PLACES = (
 """How a place in one of several images is written."""
 
 
+NAMELESS = ("And here?", "So?")
+"""Questions that follow up without a name."""
+
+
 @dataclass(frozen=True)
 class Form:
     """How answers are written: a lead, then the answer between two marks; places in a template of their own."""
@@ -106,10 +110,6 @@ def in_some_form(exchanges: list[Exchange], rng: np.random.Generator) -> list[Ex
     asked = "question " if repeats else ""
     request = f"Write {asked}{form.of_text('it')} and {asked}{place}."
     return [replace(formed[0], question=f"{request} {formed[0].question}"), *formed[1:]]
-
-
-NAMELESS = ("And here?", "So?")
-"""Questions that follow up without a name."""
 
 
 def _asked_of(question: str, label: str) -> str:

@@ -41,6 +41,15 @@ def test_lists_are_pooled_and_their_first_item_never_matches():
     assert f1([(0, 3, 2)]) == 0
 
 
+@pytest.mark.parametrize(("reply", "by_released", "by_corrected"), [
+    ("A man.", 1, 1), ("person", 1, 1), ("The man is a person", 1, 1), ("dog", 0, 0), ("man, dog", 1, 0),
+    ("['man']", 1, 1),
+])  # fmt: skip
+def test_each_of_several_names_is_right(reply, by_released, by_corrected):
+    task = Task("", (), "", ["Man", "Person"], AnswerKind.TEXT, metadata={"family": "odd", "present": ["Man", "Dog"]})
+    assert (released(task, reply), corrected(task, reply)) == (by_released, by_corrected)
+
+
 @pytest.mark.parametrize(("kind", "truth", "reply", "verdict"), [
     ("counting", "5", "There are 5 dogs.", 1), ("counting", "5", "5 or 6", 0), ("counting", "5", "Five.", 1),
     ("counting", "0", "none", 0), ("counting", "5", "15", 0), ("counting", "5", "two dogs and three dogs", 0),
