@@ -99,13 +99,16 @@ MAX_AXES = 5
 """Choices of axes that are tried for one item, all with its total."""
 
 
+def kinds_of(arguments: ItemArguments) -> list[str]:
+    """The kinds that are asked for, but for those without the axis that is swept."""
+    swept = arguments.swept()
+    return [kind for kind in arguments.kinds if swept is None or swept[0] in HAS[kind]]
+
+
 def tasks(arguments: ItemArguments, pool: Pool, missed: Counter[str]) -> Iterator[Task]:
     """All tasks, one at a time; `missed` counts by kind what could not be drawn."""
     swept = arguments.swept()
-    for kind in arguments.kinds:
-        if swept and swept[0] not in HAS[kind]:
-            print(f"{kind}: has no axis {swept[0]}, left out of the sweep")
-            continue
+    for kind in kinds_of(arguments):
         drawn = items(arguments, pool, kind)
         for found in tqdm(drawn, total=arguments.num_tasks, desc=kind, mininterval=2):
             if found is None:
@@ -136,7 +139,10 @@ def write_items(arguments: Any, read: Callable[[Any], Pool], *, sources: Sequenc
     Raises:
         ConfigError: for axes that make no item, or a pool that has none.
     """
-    for kind in arguments.kinds:
+    kinds = kinds_of(arguments)
+    if left_out := [kind for kind in arguments.kinds if kind not in kinds]:
+        print(f"{' and '.join(left_out)}: without the axis of --sweep {arguments.sweep}, left out")
+    for kind in kinds:
         all_series(arguments, kind)
     folder = Path(arguments.output_dir)
     pool = read(arguments)
@@ -153,6 +159,7 @@ def write_items(arguments: Any, read: Callable[[Any], Pool], *, sources: Sequenc
     for kind, count in missed.items():
         print(f"{kind}: {count} of {arguments.num_tasks} could not be drawn: too few pictures are certain enough")
     if not made:
+        (folder / "tasks.jsonl").unlink()
         raise ConfigError("no item could be drawn: give more pictures, or easier axes")
     print(balance(made))
     manifest = {

@@ -5,7 +5,7 @@
     python tests/evaluation/mimic_verdicts.py MIMIC/lmm_eval/lmms_eval/tasks/mimic
 
 The filters and sums of each task are called as lmms-eval calls them; of that tool only a base class is stood in for. The
-stored verdicts come from the filters, sums and number reading of the four files, copied by hand: no clone was at hand.
+stored verdicts are of the filters, sums and number reading of the four files, copied by hand, as no clone was at hand.
 """
 
 from __future__ import annotations

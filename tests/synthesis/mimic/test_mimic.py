@@ -190,6 +190,18 @@ def test_in_a_sweep_nothing_else_changes(arguments, tmp_path, sweep, kinds):
                 assert len(before) == len(after)
 
 
+def test_kinds_without_the_swept_axis_are_left_out_and_said(arguments, tmp_path, capsys):
+    tasks = drawn(arguments, output_dir=str(tmp_path), num_tasks=4, sweep="distractors=2,3", spread=[1])
+    assert {task.family for task in tasks} == {"counting", "listing", "odd"}
+    assert "common: without the axis of --sweep distractors=2,3, left out" in capsys.readouterr().out
+
+
+def test_where_nothing_can_be_drawn_no_tasks_are_left(arguments, tmp_path):
+    with pytest.raises(ConfigError, match="no item could be drawn"):
+        drawn(arguments, output_dir=str(tmp_path), num_tasks=2, kinds=["counting"], total=[90])
+    assert not (tmp_path / "tasks.jsonl").exists()
+
+
 def test_one_class_everywhere_is_the_only_common_one_and_never_odd(tmp_path):
     arguments = annotated(tmp_path, everywhere=1, seed=2)
     tasks = drawn(arguments, num_tasks=40, distractors=[0, 3])
