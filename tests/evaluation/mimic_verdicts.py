@@ -4,8 +4,8 @@
     pip install word2number==1.1
     python tests/evaluation/mimic_verdicts.py MIMIC/lmm_eval/lmms_eval/tasks/mimic
 
-The filters and sums of each task are called as lmms-eval calls them; of that tool only a base class is stood in for. The
-stored verdicts are of the filters, sums and number reading of the four files, copied by hand, as no clone was at hand.
+The filters and sums of each task are called as lmms-eval calls them; of that tool only a base class is stood in for.
+The stored verdicts are of the filters, sums and number reading of the four files, copied by hand: there was no clone.
 """
 
 from __future__ import annotations
