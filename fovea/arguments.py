@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from fovea.data.columns import known_columns, parse_columns
 from fovea.data.task_files import tasks_from
 from fovea.images import PixelLimits
+from fovea.kernels.image_blocks import check_engine
 from fovea.models.loading import Model, RemoteModel, load_model, load_outline
 from fovea.tasks import Task
 
@@ -91,6 +93,19 @@ class SharingArguments:
 
 
 @dataclass(kw_only=True)
+class MaskArguments:
+    """What images may see of each other."""
+
+    intra_image_layers: str | None = field(
+        default=None,
+        metadata={
+            "help": "Layers of the language tower, e.g. 14-27, in which the tokens of an image attend to that image "
+            "alone, if a conversation opens with several. Checkpoints keep it. vLLM cannot run such models."
+        },
+    )
+
+
+@dataclass(kw_only=True)
 class EngineArguments:
     """What vLLM is told beyond what is set here."""
 
@@ -132,13 +147,17 @@ class PlayerArguments(TaskArguments, PixelArguments, EngineArguments):
         """The model, frozen, on its device; without weights if vLLM holds them."""
         name, min_pixels, max_pixels = self.model_name_or_path, self.min_pixels, self.max_pixels
         if self.openai_base_url:
+            if Path(name).is_dir():
+                check_engine(load_outline(name).network, "an endpoint")
             default_limits = RemoteModel().limits
             pixel_limits = PixelLimits(
                 min_pixels or default_limits.min_pixels, max_pixels or default_limits.max_pixels, default_limits.factor
             )
             return RemoteModel(name=name, remote_limits=pixel_limits)
         if self.use_vllm or self.vllm_server_base_url:
-            return load_outline(name, min_pixels=min_pixels, max_pixels=max_pixels)
+            outline = load_outline(name, min_pixels=min_pixels, max_pixels=max_pixels)
+            check_engine(outline.network, "vLLM")
+            return outline
         model = load_model(name, dtype=self.dtype, min_pixels=min_pixels, max_pixels=max_pixels)
         model.network.requires_grad_(False).to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return model

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from fovea.config import ConfigError
+from fovea.kernels.image_blocks import block_images, parse_layers
 from fovea.kernels.layouts import without_adapters
 from fovea.ledger import LEDGER, count, phase
 from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, Model, freeze_vision, load_model
@@ -45,6 +46,7 @@ def load_for_training(
     min_pixels: int | None,
     max_pixels: int | None,
     train_vision: bool = False,
+    intra_image_layers: str | None = None,
     **options: Any,
 ) -> Trainee:
     """The model that TRL's `arguments` name, its vision tower frozen; adapters go to the language tower by default.
@@ -74,6 +76,8 @@ def load_for_training(
         keep_adapter=continues_adapter,
         **{**options, **({"quantization_config": quantization} if quantization else {})},
     )
+    if intra_image_layers is not None:
+        block_images(model.network, model.processor.tokenizer, parse_layers(intra_image_layers))
     if not train_vision:
         freeze_vision(model.network)
     if continues_adapter:

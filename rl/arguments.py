@@ -9,7 +9,14 @@ from datasets import Dataset
 from trl import GRPOConfig, ModelConfig
 
 from environments.arguments import EpisodeArguments
-from fovea.arguments import EngineArguments, PixelArguments, SharingArguments, TaskArguments, TimeArguments
+from fovea.arguments import (
+    EngineArguments,
+    MaskArguments,
+    PixelArguments,
+    SharingArguments,
+    TaskArguments,
+    TimeArguments,
+)
 from fovea.data.sources import read_dataset
 from fovea.episodes import StopReason
 
@@ -86,7 +93,7 @@ def masked_stops(args: GRPOArguments) -> set[StopReason]:
 
 
 @dataclass(kw_only=True)
-class GRPOScriptArguments(TaskArguments, PixelArguments, TimeArguments):
+class GRPOScriptArguments(TaskArguments, PixelArguments, TimeArguments, MaskArguments):
     """Where tasks come from, and what is rewarded."""
 
     eval_dataset_name: str | None = field(default=None, metadata={"help": "Held-out tasks, in the same forms."})

@@ -9,6 +9,7 @@ from accelerate import PartialState
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from fovea.config import ConfigError
+from fovea.kernels.image_blocks import check_engine
 from fovea.kernels.layouts import without_adapters
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
@@ -22,6 +23,8 @@ def check_training(model: Any, processor: Any, args: GRPOArguments, *, num_tasks
     check_family(processor)
     check_tasks(num_tasks, args, PartialState().num_processes)
     base = None if isinstance(model, str) else without_adapters(model)
+    if args.use_vllm and base is not None:
+        check_engine(base, "vLLM")
     is_tied = base is not None and base.get_output_embeddings().weight is base.get_input_embeddings().weight
     if args.cast_lm_head_to_fp32 and is_tied:
         raise ValueError(

@@ -63,6 +63,8 @@ def for_prompts(
         ConfigError: for an adapter: TRL takes whole models by name, and would lose what the adapter has learned.
     """
     check_prompt_rewards(rewards)
+    if script.intra_image_layers:
+        raise ConfigError("intra_image_layers masks images, and --environment none has none: leave it out")
     name = model_named(model_args)
     if adapter_chain(name, revision=model_args.model_revision)[1]:
         raise ConfigError(
@@ -112,6 +114,7 @@ def for_episodes(
         model_args,
         min_pixels=script.min_pixels,
         max_pixels=script.max_pixels,
+        intra_image_layers=script.intra_image_layers,
         trust_remote_code=args.trust_remote_code,
     )
     model = trainee.model

@@ -29,6 +29,7 @@ from environments.probes.gap import narrow
 from environments.rendering import Renderer
 from fovea.answers import score
 from fovea.episodes import Episode
+from fovea.kernels.image_blocks import inherit_image_blocks
 from fovea.kernels.layouts import without_adapters
 from fovea.models.processors import load_processor
 from fovea.runs.checkpoints import WholeCheckpoints
@@ -113,6 +114,8 @@ class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
                 **kwargs,
             )
         self.renderer = renderer or Renderer(self.processing_class, end_ids=self.eos_token_ids)
+        if self.ref_model is not None:
+            inherit_image_blocks(*map(self.accelerator.unwrap_model, (self.ref_model, self.model)))
         self.share_prefix()
         self.tools: Any = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False

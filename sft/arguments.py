@@ -9,13 +9,13 @@ from trl import ModelConfig, SFTConfig
 
 from environments.arguments import EpisodeArguments
 from environments.traces import read_traces
-from fovea.arguments import PixelArguments, SharingArguments, TimeArguments
+from fovea.arguments import MaskArguments, PixelArguments, SharingArguments, TimeArguments
 from fovea.config import ConfigError, changed_fields
 from fovea.plugins import load_object
 
 
 @dataclass(kw_only=True)
-class SFTScriptArguments(PixelArguments, TimeArguments, SharingArguments):
+class SFTScriptArguments(PixelArguments, TimeArguments, SharingArguments, MaskArguments):
     """Which traces to learn from."""
 
     dataset_name: str = field(

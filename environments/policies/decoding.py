@@ -6,8 +6,9 @@ Greedy tokens are those of `generate`; what differs is that nothing is computed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -17,8 +18,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from environments.play import Conversation
 from environments.rendering import Renderer, batched
 from fovea.images import image_hash
-from fovea.kernels.layouts import no_mask, rope_positions, without_adapters
+from fovea.kernels.image_blocks import OUTSIDE, blocked, image_blocks
+from fovea.kernels.layouts import Call, attend_by_calls, calls, no_mask, rope_positions, without_adapters
 from fovea.kernels.packing import num_common
+from fovea.kernels.varlen_attention import Lengths
 from fovea.ledger import phase
 
 ROOM = 256
@@ -42,6 +45,8 @@ class Cache:
     num_seen: int
     num_images: int
     next_position: int
+    is_masked: bool = False
+    """Whether its images are masked from each other, in the layers that the network masks."""
 
     @property
     def num_behind(self) -> int:
@@ -78,6 +83,7 @@ class TurnCache:
 
     def expect(self, counts: torch.Tensor, width: int) -> None:
         """Announces the next forward: row r brings `counts[r]` new tokens, padded on the right to `width`."""
+        self.blocks: _Chunks | None = None
         steps = torch.arange(width, device=self.length.device)
         self.at = self.length[:, None] + steps
         self.length = self.length + counts
@@ -92,6 +98,12 @@ class TurnCache:
             before = self.in_prefix[self.group][:, None, :].expand(-1, width, -1)
             self.chunk_mask = torch.cat([before, self.own_mask], dim=2)[:, None]
 
+    def expect_images(self, images: Sequence[Sequence[int]], layers: Collection[int]) -> None:
+        """Numbers the tokens of the next forward by their images, of which each sees itself alone in these layers."""
+        if any(number != OUTSIDE for row in images for number in row):
+            counts = torch.tensor(list(map(len, images)), device=self.length.device)
+            self.blocks, self.masked_layers = _Chunks(self, images, (self.length - counts).tolist()), layers
+
     def keep(self, rows: torch.Tensor) -> None:
         """Drops all rows but these."""
         self.group, self.length = self.group[rows], self.length[rows]
@@ -102,11 +114,15 @@ class TurnCache:
         """A copy of a row's own keys and values."""
         return [layer[row, :, : int(self.length[row])].clone() for layer in self.own]
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, stock: Any = None
+    ) -> torch.Tensor:
         both = slice(2 * layer, 2 * layer + 2)
         index = self.at[:, None, :, None].expand_as(k)  # [rows, key heads, T, D]
         for kept, new in zip(self.own[both], (k, v), strict=True):
             kept.scatter_(2, index, new)
+        if self.blocks is not None and layer in self.masked_layers:
+            return self.blocks.attend(q, (k, v), self.prefix[both], self.own[both], scaling)
         own, prefix = [kept[:, :, : self.reach] for kept in self.own[both]], self.prefix[both]
         if q.shape[2] > 1:  # [rows, key heads, prefix + reach, D]
             keys, values = (torch.cat([p[self.group], o], dim=2) for p, o in zip(prefix, own, strict=True))
@@ -137,6 +153,46 @@ class TurnCache:
         return grouped.unflatten(2, (-1, repeats)).transpose(1, 2).flatten(0, 1)[self.place]
 
 
+class _Chunks:
+    """What the new tokens of `TurnCache`'s rows attend to where images are masked.
+
+    `images` numbers each row's new tokens, before which it has `lengths[row]` of its own. Keys are the new tokens, the
+    prefixes and what the rows have, end to end.
+    """
+
+    def __init__(self, turn: TurnCache, images: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
+        device, counts = turn.length.device, list(map(len, images))
+        self.shown = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(device)
+        numbers = list(chain.from_iterable(images))
+        whole, row = Lengths(counts, device), slice(0, len(numbers))
+        self.own, self.before = blocked([Call(row, row, whole, whole, True)], [], numbers)
+        texts = [
+            [place for place in range(start, end) if numbers[place] == OUTSIDE] for start, end in pairwise(whole.bounds)
+        ]
+        num_prefixes, width = turn.in_prefix.shape
+        in_prefix = turn.in_prefix.sum(1).tolist()
+        starts = [len(numbers) + width * group for group in turn.group.tolist()]
+        prefixes = [
+            range(start, start + in_prefix[group]) for start, group in zip(starts, turn.group.tolist(), strict=True)
+        ]
+        first, capacity = len(numbers) + width * num_prefixes, turn.own[0].shape[2]
+        owned = [range(first + capacity * row, first + capacity * row + length) for row, length in enumerate(lengths)]
+        for keys in (prefixes, owned):
+            self.before += calls(texts, keys, device, causal=False)
+
+    def attend(
+        self, q: torch.Tensor, new: Sequence[torch.Tensor], prefix: Sequence[torch.Tensor],
+        own: Sequence[torch.Tensor], scaling: float,
+    ) -> torch.Tensor:  # fmt: skip
+        """All tensors [rows or prefixes, heads or key heads, places, D], keys before values; the result like q."""
+        flat = [[tensor.transpose(1, 2) for tensor in kind] for kind in zip(new, prefix, own, strict=True)]
+        k, v = (torch.cat([new[self.shown], *(kept.flatten(0, 1) for kept in rest)]) for new, *rest in flat)
+        q = q.transpose(1, 2)
+        output = torch.zeros_like(q, dtype=v.dtype)
+        output[self.shown] = attend_by_calls([q[self.shown], k, v], self.own, self.before, scaling)
+        return output.transpose(1, 2)
+
+
 def _stack(layers: Sequence[torch.Tensor], room: int = 0) -> torch.Tensor:
     """[rows, key heads, longest + room, D] of tensors [key heads, N, D], zero where nothing stands yet."""
     heads, _, width = layers[0].shape
@@ -151,6 +207,7 @@ class Decoder:
 
     def __init__(self, network: Any, renderer: Renderer) -> None:
         self.base, self.renderer = without_adapters(network), renderer
+        self.blocks = image_blocks(network)
         self.num_prefilled = 0
 
     def continue_turns(
@@ -167,7 +224,8 @@ class Decoder:
         chunks = [c.token_ids[c.cache.num_seen :] for c in conversations]
         images = [c.images[c.cache.num_images :] for c in conversations]
         turn = TurnCache([c.cache for c in conversations], max(map(len, chunks)) + min(ROOM, max(max_tokens)))
-        hidden, positions = self._forward(turn, chunks, images, [c.cache.next_position for c in conversations])
+        starts, masked = ([getattr(c.cache, name) for c in conversations] for name in ("next_position", "is_masked"))
+        hidden, positions = self._forward(turn, chunks, images, starts, masked)
         written: list[list[int]] = [[] for _ in conversations]
         rows = list(range(len(conversations)))
         ends = self.renderer.end_ids
@@ -212,17 +270,22 @@ class Decoder:
         length = num_common(prompts, self.renderer.image_token_id) if len(prompts) > 1 else 0
         if length:
             turn = TurnCache([Cache(common, nothing_own, 0, 0, 0)], length)
-            self._forward(turn, [prompts[0][:length]], [()], [0])
+            self._forward(turn, [prompts[0][:length]], [()], [0], [False])
             common = _Prefix(turn.layers_of(0), length)
         chunks = [prompt[length:] for prompt in prompts]
         turn = TurnCache([Cache(common, nothing_own, length, 0, length)] * len(firsts), max(map(len, chunks)))
-        _, positions = self._forward(turn, chunks, [c.images for c in firsts], [length] * len(firsts))
+        masked = [
+            self.blocks is not None and self.blocks.masks(prompt, self.blocks.numbered(prompt)) for prompt in prompts
+        ]
+        _, positions = self._forward(turn, chunks, [c.images for c in firsts], [length] * len(firsts), masked)
         for row, (first, group) in enumerate(zip(firsts, groups.values(), strict=True)):
             layers = [torch.cat(parts, dim=1) for parts in zip(common.layers, turn.layers_of(row), strict=True)]
             prefix = _Prefix(layers, len(prompts[row]))
             for conversation in group:
                 position = int(positions[row])
-                conversation.cache = Cache(prefix, nothing_own, len(prompts[row]), len(first.images), position)
+                conversation.cache = Cache(
+                    prefix, nothing_own, len(prompts[row]), len(first.images), position, masked[row]
+                )
         self.num_prefilled += length + sum(map(len, chunks))
 
     @phase("prefill")
@@ -232,6 +295,7 @@ class Decoder:
         chunks: Sequence[Sequence[int]],
         images: Sequence[Sequence[Image.Image]],
         starts: Sequence[int],
+        masked: Sequence[bool],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states [rows, width] at the end of each chunk, and the position that comes next in each row."""
         inputs = [[self.renderer.image_inputs(image) for image in row] for row in images]
@@ -249,6 +313,12 @@ class Decoder:
         device = self.base.device
         counts = torch.tensor([len(chunk) for chunk in chunks], device=device)
         turn.expect(counts, width)
+        if self.blocks is not None and any(masked):
+            numbers = [
+                self.blocks.numbered(chunk) if is_masked else [OUTSIDE] * len(chunk)
+                for chunk, is_masked in zip(chunks, masked, strict=True)
+            ]
+            turn.expect_images(numbers, self.blocks.layers)
         pixels = batched([image for row in inputs for image in row])
         pixels = {name: tensor.to(device) for name, tensor in pixels.items()}
         hidden = self._backbone(turn, ids.to(device), positions.to(device), **pixels)
@@ -271,4 +341,5 @@ class Decoder:
         kept: Cache = conversation.cache
         layers = turn.layers_of(place)
         num_seen = kept.prefix.num_tokens + layers[0].shape[1]
-        conversation.cache = Cache(kept.prefix, layers, num_seen, len(conversation.images), next_position)
+        num_images = len(conversation.images)
+        conversation.cache = Cache(kept.prefix, layers, num_seen, num_images, next_position, kept.is_masked)

@@ -8,7 +8,7 @@ keyword arguments of the model's forward, the function installed here lets that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,10 +24,16 @@ FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 _MARK = "layout_"
 
 
-class Layout(Protocol):
-    """Who attends to whom. Queries [B, heads, T, D]; keys and values [B, key heads, T, D]; result like the queries."""
+Stock = Callable[[Any], torch.Tensor]
+"""What Transformers' own attention gives for some rows of the batch: [rows, heads, T, D]."""
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor: ...
+
+class Layout(Protocol):
+    """Who attends to whom. Queries [B, heads, T, D]; keys and values [B, key heads, S, D]; result like the queries."""
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, stock: Stock
+    ) -> torch.Tensor: ...
 
 
 def allow_layouts(network: Any) -> bool:
@@ -41,23 +47,43 @@ def allow_layouts(network: Any) -> bool:
     if any(config.is_prompt_learning for config in getattr(network, "peft_config", {}).values()):
         return False
     slides = "sliding_attention" in (getattr(text, "layer_types", None) or ())
-    stock = text._attn_implementation or "sdpa"
-    has_own = stock.startswith(_MARK) or stock in ALL_ATTENTION_FUNCTIONS  # "eager" lives in each model's file
-    if base.config.model_type not in FAMILIES or slides or not has_own or text.to_dict().get("attention_dropout"):
+    if base.config.model_type not in FAMILIES or slides or text.to_dict().get("attention_dropout"):
         return False
+    return install(base)
+
+
+def install(base: Any) -> bool:
+    """Puts the attention that takes a `layout` into the language tower; False if its own cannot be called from there.
+
+    That is "eager", which lives in each model's file.
+    """
+    stock = base.config.get_text_config()._attn_implementation or "sdpa"
     if stock.startswith(_MARK):
         return True
+    if stock not in ALL_ATTENTION_FUNCTIONS:
+        return False
     name = f"{_MARK}{stock}"
 
     def attention(module: Any, q: Any, k: Any, v: Any, mask: Any, layout: Layout | None = None, **kwargs: Any) -> tuple:
         if layout is None:
             return ALL_ATTENTION_FUNCTIONS[stock](module, q, k, v, mask, **kwargs)
-        return layout.attend(module.layer_idx, q, k, v, kwargs["scaling"]).transpose(1, 2), None
+
+        def of_rows(rows: Any) -> torch.Tensor:
+            own = {name: _rows_of(value, rows, len(q)) for name, value in kwargs.items()}
+            given = (_rows_of(tensor, rows, len(q)) for tensor in (q, k, v, mask))
+            return ALL_ATTENTION_FUNCTIONS[stock](module, *given, **own)[0].transpose(1, 2)
+
+        return layout.attend(module.layer_idx, q, k, v, kwargs["scaling"], of_rows).transpose(1, 2), None
 
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[stock])
     base.set_attn_implementation({"text_config": name})
     return True
+
+
+def _rows_of(value: Any, rows: Any, number: int) -> Any:
+    """Those rows of a tensor that has one for each of the batch's `number`; anything else as it is."""
+    return value[rows] if isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) == number else value
 
 
 def without_adapters(network: Any) -> Any:
@@ -77,15 +103,32 @@ def no_mask(network: Any) -> Any:
     return mask if network.config.model_type == "qwen3_vl" else {"full_attention": mask, "sliding_attention": mask}
 
 
+Places = slice | torch.Tensor
+"""Tokens of a row, each at most once."""
+
+
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """Tokens `at` attend to tokens `to`, each sequence of queries to the sequence of keys of the same number."""
 
-    at: slice
-    to: slice
+    at: Places
+    to: Places
     queries: Lengths
     keys: Lengths
     causal: bool
+
+
+def calls(
+    queries: Sequence[Sequence[int]], keys: Sequence[Sequence[int]], device: torch.device, *, causal: bool
+) -> list[Call]:
+    """The call of these sequences of tokens to those, leaving out pairs of which one is empty; none if all are."""
+    pairs = [(of, to) for of, to in zip(queries, keys, strict=True) if of and to]
+    if not pairs:
+        return []
+    sides = [[pair[side] for pair in pairs] for side in (0, 1)]
+    at, to = (torch.tensor([place for part in side for place in part], device=device) for side in sides)
+    of_queries, of_keys = (Lengths([len(part) for part in side], device) for side in sides)
+    return [Call(at, to, of_queries, of_keys, causal)]
 
 
 class PackedGroups:
@@ -103,56 +146,74 @@ class PackedGroups:
         one_each = Lengths(prefixes, device)
         of_groups = Lengths([sum(lengths) for lengths in branches], device)
         single = Lengths([length for lengths in branches for length in lengths], device)
-        self.own = [_Call(shared, shared, one_each, one_each, True), _Call(own, own, single, single, True)]
+        self.own = [Call(shared, shared, one_each, one_each, True), Call(own, own, single, single, True)]
         """Every token and what precedes it in its own part."""
-        self.before = [_Call(own, shared, of_groups, one_each, False)]
+        self.before = [Call(own, shared, of_groups, one_each, False)]
         """Tokens and a part before theirs."""
         if common:
             first = Lengths([common], device)
             rest = Lengths([sum(prefixes) + sum(map(sum, branches))], device)
-            self.own.append(_Call(all_shared, all_shared, first, first, True))
-            self.before.append(_Call(slice(common, None), all_shared, rest, first, False))
+            self.own.append(Call(all_shared, all_shared, first, first, True))
+            self.before.append(Call(slice(common, None), all_shared, rest, first, False))
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
-        rows = (tensor[0].transpose(0, 1).to(v.dtype) for tensor in (q, k, v))  # autocast leaves only v in its type
-        return _GroupAttention.apply(*rows, self, scaling).transpose(0, 1)[None]
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, stock: Any = None
+    ) -> torch.Tensor:
+        rows = [tensor[0].transpose(0, 1) for tensor in (q, k, v)]
+        return attend_by_calls(rows, *self.calls(layer), scaling).transpose(0, 1)[None]
+
+    def calls(self, layer: int) -> tuple[Sequence[Call], Sequence[Call]]:
+        """By which a layer attends: each token's own part, and what stands before."""
+        return self.own, self.before
 
 
-class _GroupAttention(torch.autograd.Function):
-    """Attention of `PackedGroups`; q [N, heads, D], k and v [N, key heads, D]. What it keeps grows with N alone."""
+def attend_by_calls(
+    rows: Sequence[torch.Tensor], own: Sequence[Call], before: Sequence[Call], scaling: float
+) -> torch.Tensor:
+    """Attention of tokens to all that some calls give them; `rows` are q [N, heads, D], k and v [M, key heads, D].
+
+    Each token is a query in one call of `own`; those of `before` add keys. No key may reach a query by two calls.
+    What is kept for the backward grows with N alone.
+    """
+    q, k, v = (tensor.to(rows[-1].dtype) for tensor in rows)  # autocast leaves only v in its type
+    return _AttentionByCalls.apply(q, k, v, own, before, scaling)
+
+
+class _AttentionByCalls(torch.autograd.Function):
+    """`attend_by_calls`."""
 
     @staticmethod
     def forward(
-        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: PackedGroups, scaling: float
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, own: Any, before: Any, scaling: float
     ) -> torch.Tensor:
-        def found(call: _Call) -> tuple[torch.Tensor, torch.Tensor]:
+        def found(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
             given = q[call.at], k[call.to], v[call.to], call.queries, call.keys
             return attend(*given, causal=call.causal, scaling=scaling)
 
         output, lse = torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
-        for call in layout.own:
+        for call in own:
             output[call.at], lse[:, call.at] = found(call)
-        for call in layout.before:
+        for call in before:
             more, its = found(call)
             both = torch.logaddexp(lse[:, call.at], its)
             weight = (its - both).exp().T[:, :, None]
             output[call.at] = torch.lerp(output[call.at].float(), more.float(), weight).to(q.dtype)
             lse[:, call.at] = both
         ctx.save_for_backward(q, k, v, output, lse)
-        ctx.layout, ctx.scaling = layout, scaling
+        ctx.calls, ctx.scaling = (*own, *before), scaling
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple:  # type: ignore[override]
         q, k, v, output, lse = ctx.saved_tensors
         results = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for call in (*ctx.layout.own, *ctx.layout.before):
+        for call in ctx.calls:
             at, to = call.at, call.to
             given = grad[at], q[at], k[to], v[to], output[at], lse[:, at], call.queries, call.keys
             parts = gradients(*given, causal=call.causal, scaling=ctx.scaling)
             for result, place, part in zip(results, (at, to, to), parts, strict=True):
                 result[place] += part
-        return *results, None, None
+        return *results, None, None, None
 
 
 def rope_positions(

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fovea.kernels.image_blocks import OUTSIDE, BlockedGroups, image_blocks
 from fovea.kernels.image_features import content_key
 from fovea.kernels.layouts import PackedGroups, no_mask, rope_positions, without_adapters
 
@@ -147,7 +148,10 @@ class _Line:
 
     def __init__(self, network: Any, image_token_id: int) -> None:
         self.network, self.image_token_id = network, image_token_id
+        self.blocks = image_blocks(network)
         self.ids: list[int] = []
+        self.numbers: list[int] = []
+        """For each token the number of the image whose tokens alone it attends to in masked layers."""
         self.positions: list[torch.Tensor] = []
         self.images: list[Image] = []
 
@@ -155,12 +159,19 @@ class _Line:
         """Appends a part of a sequence at the positions that it has there; `new_images` are those in the part."""
         positions = rope_positions(self.network, ids, self.image_token_id, [grid for _, grid in images])
         self.ids += ids[part]
+        self.numbers += (self.blocks.images_of(ids) if self.blocks else [OUTSIDE] * len(ids))[part]
         self.positions.append(positions[:, part])
         self.images += new_images
 
-    def inputs(self, device: torch.device) -> dict[str, Any]:
-        """What the model is called with, but for layout and labels."""
+    def inputs(
+        self, common: int, prefixes: Sequence[int], branches: Sequence[Sequence[int]], device: torch.device
+    ) -> dict[str, Any]:
+        """What the model is called with, but for labels; the lengths are those of `PackedGroups`."""
+        layout = PackedGroups(common, prefixes, branches, device)
+        if self.blocks is not None and any(number != OUTSIDE for number in self.numbers):
+            layout = BlockedGroups(layout, self.numbers, self.blocks.layers)
         inputs: dict[str, Any] = {
+            "layout": layout,
             "input_ids": torch.tensor([self.ids], device=device),
             "position_ids": torch.cat(self.positions, dim=1)[:, None].to(device),
             "attention_mask": no_mask(self.network),
@@ -205,6 +216,5 @@ def pack(network: Any, batch: Sequence[Row], *, image_token_id: int, stand_in: R
     branches = [[len(batch[number].completion_ids) + 1 for number in group] for group in groups]
     shift_labels = torch.full((1, len(line.ids)), -100, device=device)
     shift_labels[0, predicting] = torch.tensor(labels, device=device)
-    inputs = line.inputs(device)
-    inputs |= {"shift_labels": shift_labels, "layout": PackedGroups(common, prefixes, branches, device)}
+    inputs = line.inputs(common, prefixes, branches, device) | {"shift_labels": shift_labels}
     return Packed(inputs, *(torch.tensor(places, device=device) for places in (rows, columns, predicting)))

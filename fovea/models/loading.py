@@ -11,6 +11,7 @@ import torch
 
 from fovea.boxes import Frame
 from fovea.images import PixelLimits
+from fovea.kernels.image_blocks import apply_image_blocks, read_beside_adapter
 from fovea.kernels.image_features import remember_image_features
 from fovea.kernels.vision_attention import batch_vision_attention
 from fovea.models.names import adapter_chain, base_of, resolve_path
@@ -123,9 +124,11 @@ def load_model(
         base, dtype=dtype, attn_implementation=attn_implementation, **options, **kwargs
     )
     network = quickened(network)
+    apply_image_blocks(network)
     for adapter in adapters:
         from peft import PeftModel
 
+        read_beside_adapter(network, Path(adapter))
         network = PeftModel.from_pretrained(network, adapter, is_trainable=keep_adapter and adapter == adapters[-1])
         if not (keep_adapter and adapter == adapters[-1]):
             network = network.merge_and_unload()

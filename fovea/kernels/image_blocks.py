@@ -1,0 +1,361 @@
+"""Intra-image attention: in chosen layers an image's tokens attend, causally, to tokens of the same image alone.
+
+The mask of MIMIC (arXiv 2601.07812, section 5.2). Text attends to all that precedes it, as ever. What an image's tokens
+find is then the same whatever images stand before it, and attention costs N_t^2 + N_t N_v + N_v^2 / M, for N_t tokens
+of text and N_v of M images, in place of (N_t + N_v)^2. Nothing of that size is kept: images are sequences of their
+own to the kernels of `varlen_attention`, and what text finds in parts is merged by log-sum-exp.
+
+Whether a conversation is masked is decided once, by what stands before the model's first turn: with one image there,
+neither it nor the crops of later turns are. `block_images` writes the layers into a network's configuration,
+`save_pretrained` keeps them, and `fovea.models.loading.load_model` reads them. The mask is the same in every forward:
+Transformers' own (padded, or with its cache), packed rows (`fovea.kernels.packing`) and kept turns
+(`environments/policies/decoding.py`).
+
+Tokens of videos count as text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
+
+from fovea.kernels.layouts import Call, PackedGroups, Places, Stock, attend_by_calls, calls, install, without_adapters
+from fovea.kernels.varlen_attention import Lengths
+from fovea.models.names import ADAPTER_CONFIG
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
+"""Model families whose every forward has been compared with a dense mask, by tests."""
+KEY = "intra_image_attention"
+"""Where a configuration says it."""
+ADAPTER_FILE = f"{KEY}.json"
+"""Where an adapter's folder says it."""
+TURN = "<|im_start|>assistant"
+"""What ends the first message to the model, in the templates of these families."""
+OUTSIDE = -1
+"""The image of a token of text."""
+
+
+@dataclass(frozen=True)
+class ImageBlocks:
+    """Which layers are masked, and how images are told in token ids."""
+
+    layers: frozenset[int]
+    turn_ids: tuple[int, ...]
+    """The tokens of `TURN`."""
+    image_token_id: int
+
+    def images_of(self, ids: Sequence[int]) -> list[int]:
+        """For each token of a conversation, read from its start, the image whose tokens alone it sees, or `OUTSIDE`."""
+        numbers = self.numbered(ids)
+        return numbers if self.masks(ids, numbers) else [OUTSIDE] * len(ids)
+
+    def numbered(self, ids: Sequence[int], lengths: Iterator[int] | None = None) -> list[int]:
+        """For each token the number of its image from 0, `OUTSIDE` for text.
+
+        Each run of image tokens is one image. Where images may stand side by side, `lengths` has the tokens of each.
+        """
+        numbers: list[int] = []
+        image = 0
+        for is_image, run in groupby(ids, lambda token: token == self.image_token_id):
+            left = sum(1 for _ in run)
+            while left:
+                length = left if not is_image or lengths is None else next(lengths)
+                numbers += [image if is_image else OUTSIDE] * length
+                image += is_image
+                left -= length
+        return numbers
+
+    def masks(self, ids: Sequence[int], numbers: Sequence[int]) -> bool:
+        """Whether a conversation of these tokens has several images before the model's first turn."""
+        return max(numbers[: self._first_turn(ids)], default=OUTSIDE) > 0
+
+    def card(self) -> str:
+        """A section of a model card."""
+        layers = ", ".join(map(str, sorted(self.layers)))
+        return (
+            "## Intra-image attention\n\n"
+            f"In layers {layers} of the language tower the tokens of an image attend to tokens of that image alone, "
+            "in conversations that open with several images. Fovea applies this mask when it loads the model. "
+            "Transformers alone and vLLM leave it out.\n"
+        )
+
+    def _first_turn(self, ids: Sequence[int]) -> int:
+        first, width = self.turn_ids[0], len(self.turn_ids)
+        at = -1
+        while True:
+            try:
+                at = ids.index(first, at + 1)
+            except ValueError:
+                return len(ids)
+            if tuple(ids[at : at + width]) == self.turn_ids:
+                return at
+
+
+def block_images(network: Any, tokenizer: Any, layers: Collection[int]) -> None:
+    """Masks these layers of the language tower, numbered from 0, from now on and wherever the network is loaded again.
+
+    Raises:
+        ValueError: for another family, layers that it does not have, or a tokenizer without its chat tokens.
+    """
+    config = without_adapters(network).config
+    number = config.get_text_config().num_hidden_layers
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"no intra-image attention for {config.model_type}: it is known of {', '.join(FAMILIES)}")
+    if not layers or not set(layers) <= set(range(number)):
+        raise ValueError(f"intra-image layers {sorted(layers)}: the model's are 0 to {number - 1}, and some are needed")
+    turn_ids = tokenizer(TURN, add_special_tokens=False).input_ids
+    if tokenizer.decode(turn_ids) != TURN:
+        raise ValueError(f"this tokenizer does not write {TURN!r}, by which a conversation's first message is told")
+    setattr(config, KEY, {"layers": sorted(layers), "turn_ids": list(turn_ids)})
+    apply_image_blocks(network)
+
+
+def apply_image_blocks(network: Any) -> None:
+    """Puts into effect what the network's configuration says of intra-image attention, if anything.
+
+    Raises:
+        ValueError: for an attention implementation that cannot be told what to attend to.
+    """
+    base = without_adapters(network)
+    blocks = image_blocks(base)
+    if blocks is None:
+        return
+    text = base.config.get_text_config()
+    if (text._attn_implementation or "sdpa") == "flex_attention" or not install(base):
+        raise ValueError(
+            f"intra-image attention does not go with attn_implementation {text._attn_implementation!r}: "
+            "use sdpa or flash"
+        )
+    if not getattr(base.base_model, "_blocks_images", False):
+        base.base_model._blocks_images = True
+        base.base_model.register_forward_pre_hook(_give_layout, with_kwargs=True)
+
+
+def parse_layers(text: str) -> list[int]:
+    """Layers as they are written in options: numbers and inclusive ranges.
+
+    >>> parse_layers("0,14-17")
+    [0, 14, 15, 16, 17]
+
+    Raises:
+        ValueError: for anything else.
+    """
+    layers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
+            raise ValueError(f"layers {text!r}: write numbers and ranges from 0, as 14-27 or 0,12-23")
+        layers += range(int(first), int(last or first) + 1)
+    return layers
+
+
+def inherit_image_blocks(network: Any, other: Any) -> None:
+    """Masks in `network` what is masked in `other`: for a reference that is read anew from where a training began."""
+    if (spec := getattr(without_adapters(other).config, KEY, None)) is not None:
+        setattr(without_adapters(network).config, KEY, spec)
+        apply_image_blocks(network)
+
+
+def save_beside_adapter(network: Any, folder: Path) -> None:
+    """Writes down for an adapter what a whole model's configuration would say of intra-image attention."""
+    spec = getattr(without_adapters(network).config, KEY, None)
+    if spec is not None and (folder / ADAPTER_CONFIG).exists():
+        (folder / ADAPTER_FILE).write_text(json.dumps(spec))
+
+
+def read_beside_adapter(network: Any, folder: Path) -> None:
+    """Puts into effect what `save_beside_adapter` wrote, if it wrote anything."""
+    if (folder / ADAPTER_FILE).exists():
+        setattr(without_adapters(network).config, KEY, json.loads((folder / ADAPTER_FILE).read_text()))
+        apply_image_blocks(network)
+
+
+def check_engine(network: Any, engine: str) -> None:
+    """Raises ValueError if a network masks images from each other, which no other engine does."""
+    if (blocks := image_blocks(network)) is not None:
+        raise ValueError(
+            f"this model masks images from each other in {len(blocks.layers)} layers (intra-image attention), which "
+            f"{engine} cannot do and would leave out in silence: let Transformers run it (without vLLM or an endpoint)"
+        )
+
+
+def image_blocks(network: Any) -> ImageBlocks | None:
+    """What a network's configuration says of intra-image attention; None if nothing."""
+    config = without_adapters(network).config
+    if (spec := getattr(config, KEY, None)) is None:
+        return None
+    return ImageBlocks(frozenset(spec["layers"]), tuple(spec["turn_ids"]), config.image_token_id)
+
+
+def _give_layout(model: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+    """Before each forward of Transformers' own: the layout of its batch, if one of its rows is masked.
+
+    Raises:
+        ValueError: for a forward whose images cannot be told.
+    """
+    blocks = image_blocks(model)
+    if "layout" in kwargs or blocks is None:
+        return None
+    ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
+    cache: Any = kwargs.get("past_key_values")
+    if ids is None and args:
+        ids = args[0]
+    if ids is None or isinstance(mask, dict) or (mask is not None and mask.ndim != 2) or "cu_seq_lens_q" in kwargs:
+        raise ValueError(
+            "intra-image attention is told from input_ids and an attention_mask [rows, tokens]: this forward brings "
+            "embeddings, a finished mask, or several sequences in a row"
+        )
+    num_seen = 0 if cache is None else int(cache.get_seq_length())
+    if num_seen and ids.shape[1] == 1:
+        return None
+    shown = torch.ones_like(ids) if mask is None else mask[:, num_seen : num_seen + ids.shape[1]]
+    rows = [row[keep.bool()].tolist() for row, keep in zip(ids, shown, strict=True)]
+    lengths = _lengths_side_by_side(model, kwargs)
+    images = [blocks.numbered(row, lengths) for row in rows]
+    masked = cache._masked_rows if num_seen else list(map(blocks.masks, rows, images))
+    if cache is not None:
+        cache._masked_rows = masked
+    images = [row if is_masked else [] for row, is_masked in zip(images, masked, strict=True)]
+    if not any(number != OUTSIDE for row in images for number in row):
+        return None
+    return args, {**kwargs, "layout": _Batch(blocks.layers, images, shown.bool(), num_seen)}
+
+
+def _lengths_side_by_side(model: Any, kwargs: dict[str, Any]) -> Iterator[int] | None:
+    """The tokens of each image of a forward, in a family whose template sets no token between them; None elsewhere."""
+    sizes = kwargs.get("image_sizes")
+    if model.config.model_type != "llava_onevision" or sizes is None:
+        return None
+    vision, pinpoints = model.config.vision_config, model.config.image_grid_pinpoints
+    num_images = kwargs.get("batch_num_images")
+    cut = [True] * len(sizes) if num_images is None else [number == 1 for number in num_images for _ in range(number)]
+    tiles = [
+        image_size_to_num_patches(size, pinpoints, vision.image_size) if is_cut else 1
+        for size, is_cut in zip(sizes, cut, strict=True)
+    ]
+    nothing = [torch.zeros(number, (vision.image_size // vision.patch_size) ** 2, 1) for number in tiles]
+    ratio = kwargs.get("vision_aspect_ratio") or model.config.vision_aspect_ratio
+    _, lengths = model.pack_image_features(nothing, sizes, torch.zeros(1), ratio)
+    return iter(lengths.tolist())
+
+
+class _Batch:
+    """A batch of Transformers' own [B, T], `num_seen` tokens in its cache before it.
+
+    `images[r]` numbers the tokens of row r, if it is masked; `shown` [B, T] is False on padding.
+    """
+
+    def __init__(
+        self, layers: Collection[int], images: Sequence[Sequence[int]], shown: torch.Tensor, num_seen: int
+    ) -> None:
+        self.layers, self.num_seen = layers, num_seen
+        masked = torch.tensor([bool(row) for row in images], device=shown.device)
+        self.plain = (~masked).nonzero().flatten()
+        self.places = (shown & masked[:, None]).flatten().nonzero().flatten()
+        """Tokens of masked rows, in the batch laid end to end."""
+        numbers = [number for row in images for number in row]
+        lengths = Lengths([len(row) for row in images if row], shown.device)
+        if num_seen:  # the new images alone: what text finds in the cache is Transformers' own affair
+            of_images = [place for place, number in enumerate(numbers) if number != OUTSIDE]
+            self.places = self.places[torch.tensor(of_images, device=shown.device)]
+            runs = [len(list(run)) for row in images for number, run in groupby(row) if number != OUTSIDE]
+            lengths = Lengths(runs, shown.device)
+        whole = slice(0, lengths.bounds[-1])
+        plain = [Call(whole, whole, lengths, lengths, True)]
+        self.calls = (plain, []) if num_seen else blocked(plain, [], numbers)
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, stock: Stock
+    ) -> torch.Tensor:
+        if layer not in self.layers:
+            return stock(slice(None))
+        new = slice(self.num_seen, self.num_seen + q.shape[2])
+        rows = [_end_to_end(tensor)[self.places] for tensor in (q, k[:, :, new], v[:, :, new])]
+        found = attend_by_calls(rows, *self.calls, scaling)
+        if self.num_seen:
+            output = stock(slice(None))
+        else:
+            output = torch.zeros_like(q, dtype=v.dtype)
+            if len(self.plain):
+                output = output.index_copy(0, self.plain, stock(self.plain))
+        flat = _end_to_end(output).index_copy(0, self.places, found)
+        return flat.unflatten(0, (len(q), -1)).transpose(1, 2)
+
+
+def _end_to_end(tensor: torch.Tensor) -> torch.Tensor:
+    """[B * T, heads, D] of [B, heads, T, D]."""
+    return tensor.transpose(1, 2).flatten(0, 1)
+
+
+class BlockedGroups(PackedGroups):
+    """Groups of which some layers are masked; `images` numbers the tokens of the row, `OUTSIDE` for text."""
+
+    def __init__(self, groups: PackedGroups, images: Sequence[int], layers: Collection[int]) -> None:
+        self.own, self.before, self.layers = groups.own, groups.before, layers
+        self.masked_calls = blocked(self.own, self.before, images)
+
+    def calls(self, layer: int) -> tuple[Sequence[Call], Sequence[Call]]:
+        return self.masked_calls if layer in self.layers else super().calls(layer)
+
+
+def blocked(own: Sequence[Call], before: Sequence[Call], images: Sequence[int]) -> tuple[list[Call], list[Call]]:
+    """The calls of a plain attention, in which each image is a sequence of its own and sees nothing else.
+
+    `own` are causal calls of sequences to themselves, `before` calls to what precedes them whole, both over slices of
+    the row whose tokens `images` numbers. A sequence's text attends to its text in one call; to the images before it,
+    in one call for the first run of text that has any, one for the second, and so on.
+    """
+    its_own: list[Call] = []
+    its_before: list[Call] = []
+    for call in own:
+        device = call.queries.offsets.device
+        pictures: list[Sequence[int]] = []
+        texts: list[Sequence[int]] = []
+        later: list[tuple[list[Sequence[int]], list[Sequence[int]]]] = []
+        for start, end in _sequences(call.at, call.queries):
+            text: list[int] = []
+            seen: list[int] = []
+            turns = iter(range(end))
+            for number, run in groupby(range(start, end), key=images.__getitem__):
+                places = list(run)
+                if number != OUTSIDE:
+                    pictures.append(places)
+                    seen += places
+                    continue
+                text += places
+                if seen:
+                    turn = next(turns)
+                    if turn == len(later):
+                        later.append(([], []))
+                    later[turn][0].append(places)
+                    later[turn][1].append(tuple(seen))
+            texts.append(text)
+        if not pictures:
+            its_own.append(call)
+            continue
+        its_own += [*calls(pictures, pictures, device, causal=True), *calls(texts, texts, device, causal=True)]
+        its_before += [more for queries, keys in later for more in calls(queries, keys, device, causal=False)]
+    for call in before:
+        pairs = zip(_sequences(call.at, call.queries), _sequences(call.to, call.keys), strict=True)
+        queries, keys = zip(*((_texts(images, *queries), range(*keys)) for queries, keys in pairs), strict=True)
+        its_before += calls(queries, keys, call.queries.offsets.device, causal=False)
+    return its_own, its_before
+
+
+def _texts(images: Sequence[int], start: int, end: int) -> list[int]:
+    """Tokens of text from `start` up to `end`."""
+    return [place for place in range(start, end) if images[place] == OUTSIDE]
+
+
+def _sequences(places: Places, lengths: Lengths) -> list[tuple[int, int]]:
+    """First token and end of each sequence of a call over a slice of the row."""
+    assert isinstance(places, slice)
+    start = places.start or 0
+    return [(start + first, start + end) for first, end in pairwise(lengths.bounds)]
