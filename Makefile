@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 ENGINES := .venv-engines
 
-.PHONY: install run papers-focus test test-slow test-engines lint api
+.PHONY: install run papers-focus papers-mimic test test-slow test-engines lint api
 
 install: $(VENV)/.installed
 
@@ -22,6 +22,10 @@ run: install
 # Focus-Centric Visual Chain on the tiny model: chains against answers, GRPO in the focus environment.
 papers-focus: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m evaluation.focus_story
+
+# MIMIC on the tiny model: its tunings against the base, the mask, GRPO, the analyses.
+papers-mimic: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m evaluation.mimic_story
 
 lint: install
 	$(BIN)/ruff check .

@@ -78,12 +78,12 @@ def crop_limits(arguments: EpisodeArguments, first_view: PixelLimits) -> PixelLi
     return crop
 
 
-def make_renderer(arguments: EpisodeArguments, model: Model) -> Renderer:
-    """The renderer of a model's processor.
+def make_renderer(arguments: EpisodeArguments, model: Model, **pooling: int) -> Renderer:
+    """The renderer of a model's processor; `pooling` is `Renderer`'s.
 
     Raises:
         ValueError: for a model behind an endpoint, whose tokens are not known.
     """
     if model.processor is None:
         raise ValueError(f"the tokens of {model.name} are not known: it is behind an endpoint")
-    return Renderer(model.processor, max_bytes=arguments.half_cache_bytes, end_ids=model.end_ids)
+    return Renderer(model.processor, max_bytes=arguments.half_cache_bytes, end_ids=model.end_ids, **pooling)

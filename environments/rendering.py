@@ -14,8 +14,9 @@ from transformers.utils import get_json_schema
 
 from environments.protocol import escape_control_tokens
 from fovea.bounded_cache import BoundedCache
-from fovea.images import image_hash
+from fovea.images import coarser, image_hash
 from fovea.kernels.packing import Row
+from fovea.kernels.token_pooling import num_pooled
 from fovea.ledger import count, phase
 from fovea.replacing import replaced
 
@@ -53,9 +54,22 @@ class _Remembering:
 class Renderer:
     """Renders with a processor's chat template; holds the inputs of recent images, up to `max_bytes`."""
 
-    def __init__(self, processor: Any, *, max_bytes: int = 2**30, end_ids: Sequence[int] = ()) -> None:
-        """`end_ids` end a turn beside the tokenizer's own end token: those of the model's generation_config."""
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        max_bytes: int = 2**30,
+        end_ids: Sequence[int] = (),
+        token_pooling: int = 1,
+        pixel_pooling: int = 1,
+    ) -> None:
+        """`end_ids` end a turn beside the tokenizer's own end token: those of the model's generation_config.
+
+        With `token_pooling` an image has that many times fewer placeholders (`fovea.kernels.token_pooling`); with
+        `pixel_pooling` it has as many, and that many times fewer pixels are left of it.
+        """
         self.processor = processor
+        self.token_pooling, self.pixel_pooling = token_pooling, pixel_pooling
         self.tokenizer = processor.tokenizer
         self.end_ids = tuple(dict.fromkeys((self.tokenizer.eos_token_id, *end_ids)))
         self._image_processor = processor.image_processor
@@ -74,15 +88,16 @@ class Renderer:
 
     @phase("preprocess")
     def _process(self, image: Image.Image) -> ImageInputs:
-        processed = self._image_processor(images=[image], return_tensors="pt")
+        processed = self._image_processor(images=[coarser(image, self.pixel_pooling)], return_tensors="pt")
         self.num_preprocessed += 1
         count("images preprocessed", 1)
         if "image_grid_thw" in processed:
             grid = processed["image_grid_thw"][0]
-            return ImageInputs(processed["pixel_values"], grid, int(grid.prod()) // self.merge_size**2)
+            num_tokens = int(grid.prod()) // self.merge_size**2
+            return ImageInputs(processed["pixel_values"], grid, num_pooled(num_tokens, self.token_pooling))
         size = processed["image_sizes"][0]
         [num_tokens] = self.processor._get_num_multimodal_tokens(image_sizes=[size.tolist()])["num_image_tokens"]
-        return ImageInputs(processed["pixel_values"][0], size, num_tokens)
+        return ImageInputs(processed["pixel_values"][0], size, num_pooled(num_tokens, self.token_pooling))
 
     @contextmanager
     def remembering(self) -> Iterator[None]:

@@ -22,6 +22,14 @@ def taught_settings(model: str) -> dict[str, Any]:
     return {name: chosen[name] for name in TAUGHT if chosen.get(name) is not None}
 
 
+def checkpoint_defaults(words: list[str]) -> dict[str, Any]:
+    """The settings of the checkpoint that a command line names, first or as an option; `words` then name it as one."""
+    if len(words) > 1 and not words[1].startswith("-"):
+        words[1:2] = ["--model_name_or_path", words[1]]
+    named = words.index("--model_name_or_path") + 1 if "--model_name_or_path" in words else len(words)
+    return taught_settings(words[named]) if named < len(words) else {}
+
+
 def untaught(model: str, *settings: Any) -> str:
     """How these settings differ from those with which a checkpoint was trained; empty if they do not."""
     now = {name: value for part in settings for name, value in vars(part).items()}

@@ -40,6 +40,13 @@ class EvaluationArguments(PlayerArguments):
             "choices": ["nothing", *OPENINGS],
         },
     )
+    token_pooling: int = field(
+        default=1, metadata={"help": "So many neighbouring visual tokens of an image become one, their mean."}
+    )
+    pixel_pooling: int = field(
+        default=1,
+        metadata={"help": "The control of token_pooling: images keep their tokens, and so many times fewer pixels."},
+    )
     text_only: bool = field(default=False, metadata={"help": "Leave all images out: what can be guessed."})
     view_sizes_px: list[int] | None = field(
         default=None,
@@ -52,6 +59,12 @@ class EvaluationArguments(PlayerArguments):
     def __post_init__(self) -> None:
         if self.prompt == "direct" and self.force != "nothing":
             raise ValueError(f"--force {self.force} is for the protocol: leave it out with --prompt direct")
+        if min(self.token_pooling, self.pixel_pooling) < 1:
+            raise ValueError("token_pooling and pixel_pooling are 1 (everything is left) or more")
+        if self.token_pooling > 1 and (self.use_vllm or self.vllm_server_base_url or self.openai_base_url):
+            raise ValueError("token_pooling is inside the model, where vLLM and endpoints let nobody in: leave one out")
+        if self.pixel_pooling > 1 and self.openai_base_url:
+            raise ValueError("pixel_pooling is done by the processor, which an endpoint has of its own: leave one out")
         if self.openai_base_url and self.force != "nothing":
             raise ValueError(
                 f"--force {self.force} continues a turn token by token, which an endpoint does not: use vLLM"

@@ -35,9 +35,9 @@ class FoundRun:
     def metrics(self) -> Path:
         return self.folder / METRICS
 
-    @property
-    def sweeps(self) -> list[Path]:
-        return [*self.folder.glob(SWEEP), *self.folder.glob(f"*/{SWEEP}")]
+    def files(self, name: str) -> list[Path]:
+        """The files of a name in the run's folder and directly below it: sweeps and analyses."""
+        return [*self.folder.glob(name), *self.folder.glob(f"*/{name}")]
 
 
 def evaluations_in(folder: Path) -> dict[str, Path]:

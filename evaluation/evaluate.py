@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from environments.arguments import EpisodeArguments
-from environments.taught import taught_settings
+from environments.taught import checkpoint_defaults
 from evaluation.arguments import EvaluationArguments
 from evaluation.playing import evaluate
 from evaluation.summary import table
@@ -24,10 +24,7 @@ from fovea.runs.records import SAMPLES
 
 
 def main() -> None:
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
-        sys.argv[1:2] = ["--model_name_or_path", sys.argv[1]]
-    named = sys.argv.index("--model_name_or_path") + 1 if "--model_name_or_path" in sys.argv else len(sys.argv)
-    defaults = taught_settings(sys.argv[named]) if named < len(sys.argv) else {}
+    defaults = checkpoint_defaults(sys.argv)
     arguments, episodes = parse((EvaluationArguments, EpisodeArguments), defaults=defaults, description=__doc__)
     try:
         model, tasks = arguments.load_model(), arguments.load_tasks()

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from evaluation import plots
-from evaluation.discover import FoundRun
+from evaluation import attention, plots, pooling
+from evaluation.discover import SWEEP, FoundRun
 from evaluation.sweep import read_sweep
 from evaluation.trajectories import Trajectories
 from fovea.runs.records import Summary
@@ -20,7 +20,14 @@ def of_evaluations(
 ) -> list[str]:
     """All of them, as SVG texts; `summaries` are by run and evaluation."""
     drawn = [_frontier(summaries), _zooms(runs, shown)] if summaries else []
-    return [*drawn, *_by_number_of_images(runs, shown), *_by_axis(runs, shown), *_sweeps(runs)]
+    return [
+        *drawn,
+        *_by_number_of_images(runs, shown),
+        *_by_axis(runs, shown),
+        *_sweeps(runs),
+        *_attention(runs),
+        *_pooling(runs),
+    ]
 
 
 def _frontier(summaries: Mapping[tuple[str, str], Summary]) -> str:
@@ -100,5 +107,31 @@ def _need(targets: Sequence[Mapping[str, Any]]) -> str:
 
 def _sweeps(runs: Sequence[FoundRun]) -> list[str]:
     """The plot of the sweeps over view sizes in the runs' folders, if there are any."""
-    accuracies = {run.name: read_sweep(path) for run in runs for path in run.sweeps}
+    accuracies = {run.name: read_sweep(path) for run in runs for path in run.files(SWEEP)}
     return [plots.sweep(accuracies)] if accuracies else []
+
+
+def _attention(runs: Sequence[FoundRun]) -> list[str]:
+    """Where visual tokens look, layer by layer: a plot for each of images and text."""
+    found = {run.name: attention.read(path) for run in runs for path in run.files(attention.ATTENTION)}
+    return [
+        plots.by_layer(
+            f"attention of visual tokens to {name}",
+            {
+                run: {one.layer: (one.shares[place], one.margins[place]) for one in shares}
+                for run, shares in found.items()
+            },
+        )
+        for place, name in enumerate(attention.TO)
+        if found
+    ]
+
+
+def _pooling(runs: Sequence[FoundRun]) -> list[str]:
+    """Accuracy with fewer tokens an image, and with as many that hold fewer pixels."""
+    curves: dict[str, dict[int, tuple[float, tuple[float, float]]]] = defaultdict(dict)
+    for run in runs:
+        for point in (point for path in run.files(pooling.POOLING) for point in pooling.read(path)):
+            for kind in pooling.KINDS if point.factor == 1 else (point.kind,):
+                curves[f"{run.name}, {kind}"][point.factor] = point.accuracy, point.interval
+    return [plots.against_axis("tokens, or pixels, that became one", curves)] if curves else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from fovea.config import ConfigError
 from fovea.data.identity import fingerprint
 from fovea.episodes import Episode
 from fovea.jsonl import cut_torn_line
+from fovea.kernels.token_pooling import pooled_tokens
 from fovea.models.loading import Model
 from fovea.runs.directory import RunDirectory, changes
 from fovea.runs.records import SAMPLES, Sample, Summary, append, read_samples, write_summary
@@ -53,7 +55,8 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     run.write_start(evaluation=arguments, episodes=episodes)
     if episodes.crops == "other":
         tasks = with_others(tasks)
-    play_missing(make_player(model, arguments, episodes), tasks, played, arguments, hashes)
+    with pooled_tokens(model.network, arguments.token_pooling) if arguments.token_pooling > 1 else nullcontext():
+        play_missing(make_player(model, arguments, episodes), tasks, played, arguments, hashes)
     samples = read_samples(run.path)
     summary = summarize(samples, model=arguments.model_name_or_path, prompt=arguments.prompt, crops=episodes.crops)
     write_summary(run.path, summary)
@@ -91,7 +94,8 @@ def played_already(folder: Path, hashes: Mapping[str, str]) -> set[tuple[str, in
 
 def make_player(model: Model, arguments: EvaluationArguments, episodes: EpisodeArguments) -> Player:
     """Plays tasks as the arguments say: by the protocol or as bare questions, freely or forced."""
-    renderer = None if arguments.openai_base_url else make_renderer(episodes, model)
+    pooling = {"token_pooling": arguments.token_pooling, "pixel_pooling": arguments.pixel_pooling}
+    renderer = None if arguments.openai_base_url else make_renderer(episodes, model, **pooling)
     policy = make_policy(arguments, model, renderer)
     factory = environment_factory(episodes, model)
     if arguments.prompt == "direct":

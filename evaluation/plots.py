@@ -47,6 +47,18 @@ def frontier(points: Mapping[str, tuple[float, float, tuple[float, float]]]) -> 
     return _svg(figure)
 
 
+def by_layer(title: str, curves: Mapping[str, Mapping[int, tuple[float, float]]]) -> str:
+    """A share by layer: name -> layer -> (share, half the width of its interval)."""
+    figure, axes = _figure(title, "layer", "share")
+    for name, curve in curves.items():
+        layers, points = zip(*sorted(curve.items()), strict=True)
+        shares, margins = zip(*points, strict=True)
+        axes.errorbar(layers, shares, yerr=margins, fmt="o-", capsize=3, label=_plain(name))
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize=7)
+    return _svg(figure)
+
+
 def against_axis(axis: str, curves: Mapping[str, Mapping[int, tuple[float, tuple[float, float]]]]) -> str:
     """Accuracy against the values of one axis of difficulty: name -> value -> (accuracy, interval)."""
     figure, axes = _figure(f"accuracy by {axis}", axis, "accuracy")

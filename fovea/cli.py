@@ -8,6 +8,8 @@ from fovea.plugins import load_object
 
 COMMANDS = {
     "eval": ("evaluation.evaluate:main", "play a checkpoint on tasks and score it"),
+    "analyse attention": ("evaluation.attention:main", "measure where a checkpoint's visual tokens look, by layer"),
+    "analyse pooling": ("evaluation.pooling:main", "evaluate a checkpoint with fewer visual tokens an image"),
     "compare": ("evaluation.compare:main", "compare evaluations question by question"),
     "report": ("evaluation.report:main", "one page about runs: tables, plots, every trajectory"),
     "view": ("evaluation.view:main", "look at the trajectories of a run, also while it trains"),

@@ -66,6 +66,14 @@ def fit(image: Image.Image, *limits: PixelLimits) -> Image.Image:
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
+def coarser(image: Image.Image, factor: int) -> Image.Image:
+    """The image at its size, with what is left of it at a `factor`-th of its pixels (shrunk, and enlarged again)."""
+    if factor == 1:
+        return image
+    width, height = (max(1, round(side / factor**0.5)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+
+
 def cut(image: Image.Image, box: Box) -> Image.Image:
     """The part of an original image under `box` (any frame that needs no input size), at native resolution."""
     return image.crop(pixels_under(box, image.size))

@@ -46,6 +46,7 @@ def load_for_training(
     min_pixels: int | None,
     max_pixels: int | None,
     train_vision: bool = False,
+    train_projector: bool = False,
     intra_image_layers: str | None = None,
     **options: Any,
 ) -> Trainee:
@@ -79,7 +80,7 @@ def load_for_training(
     if intra_image_layers is not None:
         block_images(model.network, model.processor.tokenizer, parse_layers(intra_image_layers))
     if not train_vision:
-        freeze_vision(model.network)
+        freeze_vision(model.network, train_projector=train_projector)
     if continues_adapter:
         return Trainee(model, None, None)
     return Trainee(model, new_adapter, adapters[-1] if adapters and new_adapter is not None else None)

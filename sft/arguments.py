@@ -24,7 +24,8 @@ class SFTScriptArguments(PixelArguments, TimeArguments, SharingArguments, MaskAr
     )
     eval_fraction: float = field(default=0.1, metadata={"help": "Share of traces held out for the loss curve."})
     max_traces: int | None = field(default=None, metadata={"help": "Use only so many traces."})
-    train_vision: bool = field(default=False, metadata={"help": "Also train the vision tower."})
+    train_vision: bool = field(default=False, metadata={"help": "Also train the vision tower, projector included."})
+    train_projector: bool = field(default=False, metadata={"help": "Of the vision tower train the projector alone."})
 
     def read_traces(self) -> list[dict]:
         """The records of the traces that these arguments name."""

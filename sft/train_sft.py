@@ -45,6 +45,7 @@ def main() -> None:
         min_pixels=script.min_pixels,
         max_pixels=script.max_pixels,
         train_vision=script.train_vision,
+        train_projector=script.train_projector,
         intra_image_layers=script.intra_image_layers,
         trust_remote_code=args.trust_remote_code,
     )

@@ -225,13 +225,16 @@ def _give_layout(model: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple
     images = [row if is_masked else [] for row, is_masked in zip(images, masked, strict=True)]
     if not any(number != OUTSIDE for row in images for number in row):
         return None
-    return args, {**kwargs, "layout": _Batch(blocks.layers, images, shown.bool(), num_seen)}
+    return args, {**kwargs, "layout": MaskedBatch(blocks.layers, images, shown.bool(), num_seen)}
 
 
 def _lengths_side_by_side(model: Any, kwargs: dict[str, Any]) -> Iterator[int] | None:
     """The tokens of each image of a forward, in a family whose template sets no token between them; None elsewhere."""
-    sizes = kwargs.get("image_sizes")
-    if model.config.model_type != "llava_onevision" or sizes is None:
+    if model.config.model_type != "llava_onevision":
+        return None
+    if encoded := (kwargs.get("mm_encoder_outputs") or {}).get("image"):  # `generate` encodes images by itself
+        return map(len, encoded.pooler_output)
+    if (sizes := kwargs.get("image_sizes")) is None:
         return None
     vision, pinpoints = model.config.vision_config, model.config.image_grid_pinpoints
     num_images = kwargs.get("batch_num_images")
@@ -246,7 +249,7 @@ def _lengths_side_by_side(model: Any, kwargs: dict[str, Any]) -> Iterator[int] |
     return iter(lengths.tolist())
 
 
-class _Batch:
+class MaskedBatch:
     """A batch of Transformers' own [B, T], `num_seen` tokens in its cache before it.
 
     `images[r]` numbers the tokens of row r, if it is masked; `shown` [B, T] is False on padding.

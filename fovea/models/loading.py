@@ -164,12 +164,15 @@ def load_outline(name: str, *, min_pixels: int | None = None, max_pixels: int | 
 
 VISION_PARTS = ("visual.", "vision_tower.", "multi_modal_projector.", "image_newline")
 """What belongs to the vision tower and its projector, by name."""
+PROJECTOR_PARTS = ("visual.merger.", "visual.deepstack_merger_list.", "multi_modal_projector.")
+"""What of it hands features on to the language tower, by name."""
 
 
-def freeze_vision(network: Any) -> None:
-    """Stops gradients into the vision tower, projector included."""
+def freeze_vision(network: Any, *, train_projector: bool = False) -> None:
+    """Stops gradients into the vision tower, projector included unless it is to be trained."""
     for name, parameter in network.named_parameters():
-        if any(f".{part}" in f".{name}" for part in VISION_PARTS):
+        is_projector = any(f".{part}" in f".{name}" for part in PROJECTOR_PARTS)
+        if any(f".{part}" in f".{name}" for part in VISION_PARTS) and not (train_projector and is_projector):
             parameter.requires_grad_(False)
 
 

@@ -1,0 +1,112 @@
+"""What shorter images are worth: `fovea analyse pooling CHECKPOINT --dataset_name … --output_dir DIR`.
+
+The same questions with the visual tokens of each image as they are, and averaged two by two, four by four, eight by
+eight (MIMIC, arXiv 2601.07812). Beside each the control: as many tokens as before, and that many times fewer pixels in
+them, so that the information is as little and the sequence is not shorter. Each is an evaluation in a folder of its own
+below DIR, and the same command goes on where it stopped. Writes pooling.csv and pooling.json, which `fovea report`
+draws.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from environments.arguments import EpisodeArguments
+from environments.taught import checkpoint_defaults
+from evaluation.arguments import EvaluationArguments
+from evaluation.playing import evaluate
+from fovea.config import ConfigError, parse
+from fovea.data.columns import TaskError
+from fovea.models.loading import Model
+from fovea.tasks import Task
+
+POOLING = "pooling.json"
+"""The file of an analysis, in its folder."""
+KINDS = ("token_pooling", "pixel_pooling")
+
+
+@dataclass(kw_only=True)
+class PoolingArguments(EvaluationArguments):
+    """Which checkpoint is evaluated, on which tasks, and how far its images are shortened."""
+
+    dataset_name: str = field(
+        default="synthesis.shapes.albums:test_albums",
+        metadata={"help": "Tasks: file, folder, hub id or module:function."},
+    )
+    factors: list[int] = field(
+        default_factory=lambda: [1, 2, 4, 8],
+        metadata={"help": "How many neighbouring tokens become one, one evaluation each; 1 leaves them as they are."},
+    )
+
+
+@dataclass(frozen=True)
+class Point:
+    """The accuracy with one way of pooling, its 95% interval, and the visual tokens of a question."""
+
+    kind: str
+    factor: int
+    accuracy: float
+    interval: tuple[float, float]
+    image_tokens: float
+    n: int
+
+
+def analyse(model: Model, tasks: list[Task], arguments: PoolingArguments, episodes: EpisodeArguments) -> list[Point]:
+    """One point for each kind and factor; a factor of 1 is the same in both kinds, and evaluated once."""
+    folder, points = Path(arguments.output_dir), []
+    for factor in sorted(set(arguments.factors)):
+        for kind in KINDS if factor > 1 else KINDS[:1]:
+            pooled: dict[str, Any] = {kind: factor, "output_dir": str(folder / f"{kind}_{factor}")}
+            here = replace(arguments, **pooled)
+            summary = evaluate(model, tasks, here, episodes)
+            tokens = summary.image_tokens_per_question or 0.0
+            points.append(Point(kind, factor, summary.accuracy, summary.interval, tokens, summary.n))
+    return points
+
+
+def write(points: Sequence[Point], folder: Path) -> None:
+    """Writes pooling.csv and pooling.json."""
+    with (folder / "pooling.csv").open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["kind", "factor", "accuracy", "low", "high", "visual tokens a question", "n"])
+        lines.writerows([p.kind, p.factor, p.accuracy, *p.interval, p.image_tokens, p.n] for p in points)
+    (folder / POOLING).write_text(json.dumps([asdict(point) for point in points], indent=1) + "\n")
+
+
+def read(path: Path) -> list[Point]:
+    """What `write` wrote to pooling.json."""
+    points = [Point(**one) for one in json.loads(path.read_text())]
+    return [replace(point, interval=(point.interval[0], point.interval[1])) for point in points]
+
+
+def table(points: Sequence[Point]) -> str:
+    """The points as text."""
+    head = f"{'kind':<15}{'factor':>7}{'accuracy':>10}{'95% interval':>16}{'visual tokens':>15}{'n':>7}"
+    lines = [
+        f"{p.kind:<15}{p.factor:>7}{p.accuracy:>10.3f}{p.interval[0]:>9.3f}-{p.interval[1]:.3f}"
+        f"{p.image_tokens:>14.0f}{p.n:>8}"
+        for p in points
+    ]
+    return "\n".join([head, *lines])
+
+
+def main() -> None:
+    defaults = {"environment": "views", **checkpoint_defaults(sys.argv)}
+    arguments, episodes = parse((PoolingArguments, EpisodeArguments), defaults=defaults, description=__doc__)
+    try:
+        model, tasks = arguments.load_model(), arguments.load_tasks()
+    except (FileNotFoundError, TaskError) as error:
+        raise ConfigError(str(error)) from error
+    points = analyse(model, tasks, arguments, episodes)
+    write(points, Path(arguments.output_dir))
+    print(f"\n{table(points)}\n\nwritten to {Path(arguments.output_dir) / 'pooling.csv'}")
+
+
+if __name__ == "__main__":
+    main()
