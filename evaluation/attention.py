@@ -67,7 +67,7 @@ class Watching:
 
     def __init__(self, images: Sequence[int], blocks: ImageBlocks | None, device: torch.device) -> None:
         """`images` numbers the tokens by their images; `blocks` says which layers are masked, if any are."""
-        self.found: dict[int, Triple] = {}
+        self.shares: dict[int, Triple] = {}
         self.masked = blocks.layers if blocks is not None else frozenset()
         shown = torch.ones(1, len(images), dtype=torch.bool, device=device)
         self.inside = MaskedBatch(self.masked, [images], shown, 0) if self.masked else None
@@ -83,21 +83,22 @@ class Watching:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, stock: Stock
     ) -> torch.Tensor:
         if self.inside is not None and layer in self.masked:
-            self.found[layer] = (1.0, 0.0, 0.0)
+            self.shares[layer] = (1.0, 0.0, 0.0)
             return self.inside.attend(layer, q, k, v, scaling, stock)
-        of, to, values = (tensor[0].transpose(0, 1).to(v.dtype) for tensor in (q, k, v))
-        _, whole = attend(of, to, values, self.whole, self.whole, causal=True, scaling=scaling)
+        queries, keys, values = (tensor[0].transpose(0, 1).to(v.dtype) for tensor in (q, k, v))
+        _, whole = attend(queries, keys, values, self.whole, self.whole, causal=True, scaling=scaling)
 
         def share(parts: Sequence[Call]) -> float:
             """How much of the attention of images' tokens goes to the keys of these calls, each of them once."""
-            found = torch.zeros_like(whole)
+            shares = torch.zeros_like(whole)  # [heads, N]
             for call in parts:
-                given = of[call.at], to[call.to], values[call.to], call.queries, call.keys
-                found[:, call.at] = (attend(*given, causal=call.causal, scaling=scaling)[1] - whole[:, call.at]).exp()
-            return float(found[:, self.of_images].mean())
+                rows = queries[call.at], keys[call.to], values[call.to], call.queries, call.keys
+                _, part = attend(*rows, causal=call.causal, scaling=scaling)
+                shares[:, call.at] = (part - whole[:, call.at]).exp()
+            return float(shares[:, self.of_images].mean())
 
         own, text = share(self.own), share(self.text)
-        self.found[layer] = (own, max(0.0, 1 - own - text), text)
+        self.shares[layer] = (own, max(0.0, 1 - own - text), text)
         return stock(slice(None))
 
 
@@ -114,7 +115,7 @@ def analyse(model: Model, tasks: Sequence[Task], episodes: EpisodeArguments) -> 
     if not install(base):
         raise ConfigError("eager attention cannot be watched: leave --attn_implementation out")
     factory, renderer = environment_factory(episodes, model), make_renderer(episodes, model)
-    found = []
+    by_task = []
     for task in tqdm(tasks, desc="tasks"):
         environment = factory()
         messages = opening(environment, task)
@@ -125,8 +126,8 @@ def analyse(model: Model, tasks: Sequence[Task], episodes: EpisodeArguments) -> 
         watching = Watching(_images(ids, pictures, renderer), image_blocks(base), base.device)
         with torch.no_grad():
             network(**inputs, layout=watching, use_cache=False)
-        found.append(watching.found)
-    return [_over_tasks(layer, [one[layer] for one in found]) for layer in sorted(found[0])]
+        by_task.append(watching.shares)
+    return [_over_tasks(layer, [shares[layer] for shares in by_task]) for layer in sorted(by_task[0])]
 
 
 def _images(ids: Sequence[int], pictures: Sequence[Any], renderer: Renderer) -> list[int]:
@@ -147,14 +148,14 @@ def _margin(values: Sequence[float]) -> float:
     return 1.96 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
-def write(found: Sequence[Shares], folder: Path) -> None:
+def write(layers: Sequence[Shares], folder: Path) -> None:
     """Writes attention.csv and attention.json."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "attention.csv").open("w", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(["layer", *TO, *(f"{name}, margin" for name in TO), "tasks"])
-        lines.writerows([one.layer, *one.shares, *one.margins, one.num_tasks] for one in found)
-    (folder / ATTENTION).write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+        lines.writerows([one.layer, *one.shares, *one.margins, one.num_tasks] for one in layers)
+    (folder / ATTENTION).write_text(json.dumps([asdict(one) for one in layers], indent=1) + "\n")
 
 
 def read(path: Path) -> list[Shares]:
@@ -162,13 +163,13 @@ def read(path: Path) -> list[Shares]:
     return [Shares(**one) for one in json.loads(path.read_text())]
 
 
-def table(found: Sequence[Shares]) -> str:
+def table(layers: Sequence[Shares]) -> str:
     """The shares of each layer as text."""
     lines = [f"{'layer':>5} {'its image':>18} {'other images':>18} {'text':>18}"]
-    for one in found:
+    for one in layers:
         cells = (f"{share:.3f} +- {margin:.3f}" for share, margin in zip(one.shares, one.margins, strict=True))
         lines.append(f"{one.layer:>5} " + " ".join(f"{cell:>18}" for cell in cells))
-    return "\n".join([*lines, f"shares of attention, 95% intervals over {found[0].num_tasks} tasks"])
+    return "\n".join([*lines, f"shares of attention, 95% intervals over {layers[0].num_tasks} tasks"])
 
 
 def main() -> None:
@@ -180,9 +181,9 @@ def main() -> None:
         raise ConfigError(str(error)) from error
     if model.network is None or arguments.use_vllm or arguments.vllm_server_base_url:
         raise ConfigError("attention is watched inside the model, where vLLM and endpoints let nobody in")
-    found = analyse(model, tasks, episodes)
-    write(found, Path(arguments.output_dir))
-    print(f"{table(found)}\n\nwritten to {Path(arguments.output_dir) / 'attention.csv'}")
+    layers = analyse(model, tasks, episodes)
+    write(layers, Path(arguments.output_dir))
+    print(f"{table(layers)}\n\nwritten to {Path(arguments.output_dir) / 'attention.csv'}")
 
 
 if __name__ == "__main__":

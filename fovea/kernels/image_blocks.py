@@ -17,6 +17,7 @@ Tokens of videos count as text.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -281,14 +282,14 @@ class MaskedBatch:
             return stock(slice(None))
         new = slice(self.num_seen, self.num_seen + q.shape[2])
         rows = [_end_to_end(tensor)[self.places] for tensor in (q, k[:, :, new], v[:, :, new])]
-        found = attend_by_calls(rows, *self.calls, scaling)
+        of_masked = attend_by_calls(rows, *self.calls, scaling)
         if self.num_seen:
             output = stock(slice(None))
         else:
             output = torch.zeros_like(q, dtype=v.dtype)
             if len(self.plain):
                 output = output.index_copy(0, self.plain, stock(self.plain))
-        flat = _end_to_end(output).index_copy(0, self.places, found)
+        flat = _end_to_end(output).index_copy(0, self.places, of_masked)
         return flat.unflatten(0, (len(q), -1)).transpose(1, 2)
 
 
@@ -315,41 +316,41 @@ def blocked(own: Sequence[Call], before: Sequence[Call], images: Sequence[int]) 
     the row whose tokens `images` numbers. A sequence's text attends to its text in one call; to the images before it,
     in one call for the first run of text that has any, one for the second, and so on.
     """
-    its_own: list[Call] = []
-    its_before: list[Call] = []
-    for call in own:
-        device = call.queries.offsets.device
-        pictures: list[Sequence[int]] = []
-        texts: list[Sequence[int]] = []
-        later: list[tuple[list[Sequence[int]], list[Sequence[int]]]] = []
-        for start, end in _sequences(call.at, call.queries):
-            text: list[int] = []
-            seen: list[int] = []
-            turns = iter(range(end))
-            for number, run in groupby(range(start, end), key=images.__getitem__):
-                places = list(run)
-                if number != OUTSIDE:
-                    pictures.append(places)
-                    seen += places
-                    continue
-                text += places
-                if seen:
-                    turn = next(turns)
-                    if turn == len(later):
-                        later.append(([], []))
-                    later[turn][0].append(places)
-                    later[turn][1].append(tuple(seen))
-            texts.append(text)
-        if not pictures:
-            its_own.append(call)
-            continue
-        its_own += [*calls(pictures, pictures, device, causal=True), *calls(texts, texts, device, causal=True)]
-        its_before += [more for queries, keys in later for more in calls(queries, keys, device, causal=False)]
+    parts = [_within(call, images) for call in own]
+    earlier = [more for _, later in parts for more in later]
     for call in before:
         pairs = zip(_sequences(call.at, call.queries), _sequences(call.to, call.keys), strict=True)
         queries, keys = zip(*((_texts(images, *queries), range(*keys)) for queries, keys in pairs), strict=True)
-        its_before += calls(queries, keys, call.queries.offsets.device, causal=False)
-    return its_own, its_before
+        earlier += calls(queries, keys, call.queries.offsets.device, causal=False)
+    return [one for within, _ in parts for one in within], earlier
+
+
+def _within(call: Call, images: Sequence[int]) -> tuple[list[Call], list[Call]]:
+    """What stands for a causal call of sequences to themselves: own calls, and those of text to images before it."""
+    device = call.queries.offsets.device
+    pictures: list[Sequence[int]] = []
+    texts: list[Sequence[int]] = []
+    runs: dict[int, tuple[list[Sequence[int]], list[Sequence[int]]]] = defaultdict(lambda: ([], []))
+    for start, end in _sequences(call.at, call.queries):
+        text: list[int] = []
+        seen: list[int] = []
+        turn = 0
+        for number, places in groupby(range(start, end), key=images.__getitem__):
+            if number != OUTSIDE:
+                pictures.append(list(places))
+                seen += pictures[-1]
+                continue
+            run = list(places)
+            text += run
+            queries, keys = runs[turn]
+            turn += 1
+            queries.append(run)
+            keys.append(tuple(seen))
+        texts.append(text)
+    if not pictures:
+        return [call], []
+    own = [*calls(pictures, pictures, device, causal=True), *calls(texts, texts, device, causal=True)]
+    return own, [more for queries, keys in runs.values() for more in calls(queries, keys, device, causal=False)]
 
 
 def _texts(images: Sequence[int], start: int, end: int) -> list[int]:

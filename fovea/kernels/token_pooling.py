@@ -54,11 +54,11 @@ def pool(features: torch.Tensor, factor: int) -> torch.Tensor:
 def _pooling(stock: Any, factor: int) -> Any:
     @wraps(stock)  # `generate` reads its parameters
     def get_image_features(*args: Any, **kwargs: Any) -> Any:
-        found = stock(*args, **kwargs)
-        found.pooler_output = [pool(features, factor) for features in found.pooler_output]
-        if deep := getattr(found, "deepstack_features", None):
-            found.deepstack_features = [[pool(features, factor) for features in level] for level in deep]
-        return found
+        output = stock(*args, **kwargs)
+        output.pooler_output = [pool(features, factor) for features in output.pooler_output]
+        if deep := getattr(output, "deepstack_features", None):
+            output.deepstack_features = [[pool(features, factor) for features in level] for level in deep]
+        return output
 
     return get_image_features
 
@@ -81,8 +81,8 @@ def _of_pooled(stock: Any, config: Any, factor: int) -> Any:
             tokens = torch.tensor([whole], device=input_ids.device)
             grid = torch.stack(images) if images else None
             kinds = (tokens == config.image_token_id).long()
-            found, delta = stock(tokens, mm_token_type_ids=kinds, image_grid_thw=grid)
-            positions[:, row, mask] = found[:, 0, kept]
+            of_whole, delta = stock(tokens, mm_token_type_ids=kinds, image_grid_thw=grid)
+            positions[:, row, mask] = of_whole[:, 0, kept]
             deltas.append(delta.flatten() + len(whole) - len(kept))
         return positions, torch.stack(deltas)
 

@@ -87,7 +87,7 @@ def make_albums(
 
 def trace_albums() -> list[Task]:
     """The albums of the cold start in `configs/papers/focus_chain`."""
-    return make_albums(num_tasks=600, seed=11, prefix="album-trace")
+    return make_albums(num_tasks=1500, seed=11, prefix="album-trace")
 
 
 def training_albums() -> list[Task]:
