@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
 PAGES.remove(ROOT / "docs" / "LOG.md")  # tells of what was
 ROOMS = "fovea|environments|rewards|synthesis|sft|rl|evaluation|doctor|benchmarks|configs|examples|tests|docs"
 NAMED = re.compile(rf"`((?:{ROOMS})/[\w/.-]+\.(?:py|md|yaml|js|json|jsonl|sbatch))(?::([\w.]+))?`")

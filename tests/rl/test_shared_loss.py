@@ -10,6 +10,7 @@ from PIL import Image
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.play import Limits, Reply, play
+from fovea.kernels.image_blocks import block_images
 from fovea.kernels.image_features import content_key
 from fovea.kernels.packing import group_rows, num_common, unpad
 from fovea.models.loading import freeze_vision
@@ -52,7 +53,7 @@ class Lines:
 
 
 def make_trainer(
-    family: str, tmp_path, monkeypatch, *, lora: bool = False, episodes=ZOOMS, num_images: int = 1, **options
+    family: str, tmp_path, monkeypatch, *, lora: bool = False, episodes=ZOOMS, num_images: int = 1, masked=(), **options
 ) -> ZoomGRPOTrainer:
     from peft import LoraConfig
 
@@ -61,6 +62,8 @@ def make_trainer(
     freeze_vision(model.network)
     model.network.save_pretrained(tmp_path / "start")  # where TRL takes the reference of a full fine-tuning from
     model.network.config._name_or_path = str(tmp_path / "start")
+    if masked:
+        block_images(model.network, model.processor.tokenizer, masked)
     settings = ON_CPU | dict(output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_steps=1)
     trainer = ZoomGRPOTrainer(
         model.network,
@@ -147,11 +150,12 @@ class Focusing(Lines):
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_24_images_and_those_focused_on_share_their_prefix_exactly(family, tmp_path, monkeypatch):
+@pytest.mark.parametrize("masked", [(), (0,)], ids=["plain", "masked"])
+def test_24_images_and_those_focused_on_share_their_prefix_exactly(family, masked, tmp_path, monkeypatch):
     episodes = EpisodeArguments(
         environment="focus", max_image_tokens=24 * 4, crop_min_pixels=56 * 56, crop_max_pixels=112 * 112
     )
-    trainer = make_trainer(family, tmp_path, monkeypatch, episodes=episodes, num_images=24)
+    trainer = make_trainer(family, tmp_path, monkeypatch, episodes=episodes, num_images=24, masked=masked)
     monkeypatch.setattr("rl.trainer.TransformersPolicy", lambda *args, **kwargs: Focusing(trainer.renderer))
     inputs = rollouts(trainer)
     assert inputs["num_images"] == [27] * 8
@@ -192,8 +196,11 @@ def test_twenty_steps_on_replayed_rollouts_end_with_the_weights_of_stock_trl(tmp
         assert (ends[0][name] - ends[1][name]).norm() < 1e-3 * (ends[0][name] - start[name]).norm() + 1e-6, name
 
 
-def test_the_reference_model_of_a_full_fine_tuning_shares_prefixes_too(tmp_path, monkeypatch):
-    trainer = make_trainer("qwen3_vl", tmp_path, monkeypatch, beta=0.1)
+@pytest.mark.parametrize(("num_images", "masked"), [(1, ()), (2, (1,))], ids=["plain", "masked"])
+def test_the_reference_model_of_a_full_fine_tuning_shares_prefixes_and_masks_too(
+    num_images, masked, tmp_path, monkeypatch
+):
+    trainer = make_trainer("qwen3_vl", tmp_path, monkeypatch, beta=0.1, num_images=num_images, masked=masked)
     inputs = rollouts(trainer)
     args, images = batch(inputs)
     trainer.shares_prefix = False

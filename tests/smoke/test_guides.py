@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-GUIDES = sorted((ROOT / "docs").glob("*_*.md"))
+GUIDES = [*sorted((ROOT / "docs").glob("*_*.md")), *sorted((ROOT / "docs" / "papers").glob("*.md"))]
 ROOMS = ("fovea", "environments", "rewards", "synthesis", "sft", "rl", "evaluation", "doctor", "configs", "examples")
 pytestmark = pytest.mark.slow
 
 
 def test_the_guides_are_found():
     mine = ["checkpoint", "cluster", "data", "environment", "reward", "traces"]
-    assert [guide.stem for guide in GUIDES] == ["first_run", "focus_chain", *(f"my_{name}" for name in mine)]
+    papers = ["chain_of_focus", "focus_chain", "mimic"]
+    assert [guide.stem for guide in GUIDES] == ["first_run", *(f"my_{name}" for name in mine), *papers]
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
