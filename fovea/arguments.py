@@ -12,8 +12,8 @@ import torch
 from fovea.data.columns import known_columns, parse_columns
 from fovea.data.task_files import tasks_from
 from fovea.images import PixelLimits
-from fovea.kernels.image_blocks import check_engine
 from fovea.models.loading import Model, RemoteModel, load_model, load_outline
+from fovea.models.masks import check_engine
 from fovea.tasks import Task
 
 

@@ -15,12 +15,13 @@ from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from fovea.config import ConfigError
-from fovea.kernels.image_blocks import block_images, parse_layers
+from fovea.kernels.image_blocks import block_images, image_blocks
 from fovea.kernels.layouts import without_adapters
 from fovea.ledger import LEDGER, count, phase
 from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, Model, freeze_vision, load_model
+from fovea.models.masks import card, parse_layers, save_beside_adapter
 from fovea.models.names import adapter_chain
-from fovea.runs.checkpoints import discount_checkpoints, last_whole_checkpoint, step_of
+from fovea.runs.checkpoints import WholeCheckpoints, discount_checkpoints, last_whole_checkpoint, step_of
 from fovea.runs.directory import RunDirectory, changes
 
 
@@ -115,6 +116,26 @@ def _is_like(adapter: str, wanted_config: PeftConfig) -> bool:
         return {name: sorted(value) if isinstance(value, (set, list)) else value for name, value in settings.items()}
 
     return shape(PeftConfig.from_pretrained(adapter)) == shape(wanted_config)
+
+
+class MaskedCheckpoints(WholeCheckpoints):
+    """Mixed into a Trainer: whole checkpoints that also say which layers mask images from each other, if any do."""
+
+    model: Any
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Transformers' method of the same name, which writes an adapter without its base's configuration."""
+        super()._save(output_dir, state_dict)  # type: ignore[misc]
+        if self.args.should_save:
+            save_beside_adapter(self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's method of the same name, and what a reader of the weights would not see in them."""
+        super().create_model_card(*args, **kwargs)  # type: ignore[misc]
+        blocks = image_blocks(self.accelerator.unwrap_model(self.model))
+        if blocks is not None and self.accelerator.is_main_process:
+            path = Path(self.args.output_dir) / "README.md"
+            path.write_text(f"{path.read_text()}\n{card(blocks)}")
 
 
 FREE_SETTINGS = re.compile(

@@ -9,8 +9,8 @@ from accelerate import PartialState
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from fovea.config import ConfigError
-from fovea.kernels.image_blocks import check_engine
 from fovea.kernels.layouts import without_adapters
+from fovea.models.masks import check_engine
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 

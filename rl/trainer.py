@@ -32,10 +32,10 @@ from fovea.episodes import Episode
 from fovea.kernels.image_blocks import inherit_image_blocks
 from fovea.kernels.layouts import without_adapters
 from fovea.models.processors import load_processor
-from fovea.runs.checkpoints import WholeCheckpoints
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Rollout
 from fovea.tasks import Task
+from fovea.training import MaskedCheckpoints
 from rewards.registry import Reward
 from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments, masked_stops
@@ -60,7 +60,7 @@ class EpochSampler(RepeatSampler):
             self.generator.manual_seed(cast(int, self.seed) + epoch)
 
 
-class ZoomGRPOTrainer(WholeCheckpoints, SharedPrefixLoss, GRPOTrainer):
+class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
     """`GRPOTrainer` that also takes tasks, an environment and Fovea's rewards.
 
     With `train_tasks` it plays episodes; every other argument is `GRPOTrainer`'s. With a `run` it writes a line for

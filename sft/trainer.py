@@ -16,10 +16,10 @@ from trl import SFTTrainer
 from environments.rendering import Renderer
 from fovea.kernels.layouts import allow_layouts
 from fovea.kernels.packing import Row, num_common, pack, unpad
-from fovea.runs.checkpoints import WholeCheckpoints
+from fovea.training import MaskedCheckpoints
 
 
-class ColdStartTrainer(WholeCheckpoints, SFTTrainer):
+class ColdStartTrainer(MaskedCheckpoints, SFTTrainer):
     """`SFTTrainer` whose checkpoints count only when they are whole; given a `renderer`, it forwards without padding.
 
     Families that do not take layouts are forwarded as ever.

@@ -16,12 +16,10 @@ Tokens of videos count as text.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,14 +27,11 @@ from transformers.models.llava_onevision.modeling_llava_onevision import image_s
 
 from fovea.kernels.layouts import Call, PackedGroups, Places, Stock, attend_by_calls, calls, install, without_adapters
 from fovea.kernels.varlen_attention import Lengths
-from fovea.models.names import ADAPTER_CONFIG
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
 """Model families whose every forward has been compared with a dense mask, by tests."""
 KEY = "intra_image_attention"
 """Where a configuration says it."""
-ADAPTER_FILE = f"{KEY}.json"
-"""Where an adapter's folder says it."""
 TURN = "<|im_start|>assistant"
 """What ends the first message to the model, in the templates of these families."""
 OUTSIDE = -1
@@ -76,16 +71,6 @@ class ImageBlocks:
     def masks(self, ids: Sequence[int], numbers: Sequence[int]) -> bool:
         """Whether a conversation of these tokens has several images before the model's first turn."""
         return max(numbers[: self._first_turn(ids)], default=OUTSIDE) > 0
-
-    def card(self) -> str:
-        """A section of a model card."""
-        layers = ", ".join(map(str, sorted(self.layers)))
-        return (
-            "## Intra-image attention\n\n"
-            f"In layers {layers} of the language tower the tokens of an image attend to tokens of that image alone, "
-            "in conversations that open with several images. Fovea applies this mask when it loads the model. "
-            "Transformers alone and vLLM leave it out.\n"
-        )
 
     def _first_turn(self, ids: Sequence[int]) -> int:
         first, width = self.turn_ids[0], len(self.turn_ids)
@@ -139,52 +124,11 @@ def apply_image_blocks(network: Any) -> None:
         base.base_model.register_forward_pre_hook(_give_layout, with_kwargs=True)
 
 
-def parse_layers(text: str) -> list[int]:
-    """Layers as they are written in options: numbers and inclusive ranges.
-
-    >>> parse_layers("0,14-17")
-    [0, 14, 15, 16, 17]
-
-    Raises:
-        ValueError: for anything else.
-    """
-    layers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
-            raise ValueError(f"layers {text!r}: write numbers and ranges from 0, as 14-27 or 0,12-23")
-        layers += range(int(first), int(last or first) + 1)
-    return layers
-
-
 def inherit_image_blocks(network: Any, other: Any) -> None:
     """Masks in `network` what is masked in `other`: for a reference that is read anew from where a training began."""
     if (spec := getattr(without_adapters(other).config, KEY, None)) is not None:
         setattr(without_adapters(network).config, KEY, spec)
         apply_image_blocks(network)
-
-
-def save_beside_adapter(network: Any, folder: Path) -> None:
-    """Writes down for an adapter what a whole model's configuration would say of intra-image attention."""
-    spec = getattr(without_adapters(network).config, KEY, None)
-    if spec is not None and (folder / ADAPTER_CONFIG).exists():
-        (folder / ADAPTER_FILE).write_text(json.dumps(spec))
-
-
-def read_beside_adapter(network: Any, folder: Path) -> None:
-    """Puts into effect what `save_beside_adapter` wrote, if it wrote anything."""
-    if (folder / ADAPTER_FILE).exists():
-        setattr(without_adapters(network).config, KEY, json.loads((folder / ADAPTER_FILE).read_text()))
-        apply_image_blocks(network)
-
-
-def check_engine(network: Any, engine: str) -> None:
-    """Raises ValueError if a network masks images from each other, which no other engine does."""
-    if (blocks := image_blocks(network)) is not None:
-        raise ValueError(
-            f"this model masks images from each other in {len(blocks.layers)} layers (intra-image attention), which "
-            f"{engine} cannot do and would leave out in silence: let Transformers run it (without vLLM or an endpoint)"
-        )
 
 
 def image_blocks(network: Any) -> ImageBlocks | None:

@@ -11,9 +11,10 @@ import torch
 
 from fovea.boxes import Frame
 from fovea.images import PixelLimits
-from fovea.kernels.image_blocks import apply_image_blocks, read_beside_adapter
+from fovea.kernels.image_blocks import apply_image_blocks
 from fovea.kernels.image_features import remember_image_features
 from fovea.kernels.vision_attention import batch_vision_attention
+from fovea.models.masks import read_beside_adapter
 from fovea.models.names import adapter_chain, base_of, resolve_path
 from fovea.models.processors import load_processor, pixel_limits
 

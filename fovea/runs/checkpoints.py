@@ -7,8 +7,6 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from fovea.kernels.image_blocks import image_blocks, save_beside_adapter
-
 MARK = "whole"
 """The empty file in a checkpoint to which every process has written its part."""
 LAST_FILE = "training_args.bin"
@@ -19,7 +17,6 @@ class WholeCheckpoints:
     """Mixed into a Trainer: a checkpoint is marked once all processes have written it, and older ones go only then."""
 
     args: Any
-    model: Any
     accelerator: Any
     state: Any
 
@@ -40,20 +37,6 @@ class WholeCheckpoints:
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Transformers' method of the same name, which writes an adapter without its base's configuration."""
-        super()._save(output_dir, state_dict)  # type: ignore[misc]
-        if self.args.should_save:
-            save_beside_adapter(self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir))
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's method of the same name, and what a reader of the weights would not see in them."""
-        super().create_model_card(*args, **kwargs)  # type: ignore[misc]
-        blocks = image_blocks(self.accelerator.unwrap_model(self.model))
-        if blocks is not None and self.accelerator.is_main_process:
-            card = Path(self.args.output_dir) / "README.md"
-            card.write_text(f"{card.read_text()}\n{blocks.card()}")
 
     def _save_more(self, folder: Path) -> None:
         """What a trainer has to keep beyond the Trainer's own; every process calls it."""

@@ -18,12 +18,11 @@ from fovea.kernels.image_blocks import (
     ImageBlocks,
     block_images,
     image_blocks,
-    parse_layers,
-    save_beside_adapter,
 )
 from fovea.kernels.layouts import allow_layouts
 from fovea.kernels.packing import Row, pack
 from fovea.models.loading import load_model
+from fovea.models.masks import parse_layers, save_beside_adapter
 from fovea.models.random_models import random_model
 from tests.families import llava_onevision, qwen2_vl
 

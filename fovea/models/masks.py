@@ -1,0 +1,66 @@
+"""Intra-image attention of checkpoints: its layers as options write them, kept beside weights, and told to readers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fovea.kernels.image_blocks import KEY, ImageBlocks, apply_image_blocks, image_blocks
+from fovea.kernels.layouts import without_adapters
+from fovea.models.names import ADAPTER_CONFIG
+
+ADAPTER_FILE = f"{KEY}.json"
+"""Where an adapter's folder says what a whole model's configuration would."""
+
+
+def parse_layers(text: str) -> list[int]:
+    """Layers as they are written in options: numbers and inclusive ranges.
+
+    >>> parse_layers("0,14-17")
+    [0, 14, 15, 16, 17]
+
+    Raises:
+        ValueError: for anything else.
+    """
+    layers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
+            raise ValueError(f"layers {text!r}: write numbers and ranges from 0, as 14-27 or 0,12-23")
+        layers += range(int(first), int(last or first) + 1)
+    return layers
+
+
+def save_beside_adapter(network: Any, folder: Path) -> None:
+    """Writes down for an adapter what a whole model's configuration would say of intra-image attention."""
+    spec = getattr(without_adapters(network).config, KEY, None)
+    if spec is not None and (folder / ADAPTER_CONFIG).exists():
+        (folder / ADAPTER_FILE).write_text(json.dumps(spec))
+
+
+def read_beside_adapter(network: Any, folder: Path) -> None:
+    """Puts into effect what `save_beside_adapter` wrote, if it wrote anything."""
+    if (folder / ADAPTER_FILE).exists():
+        setattr(without_adapters(network).config, KEY, json.loads((folder / ADAPTER_FILE).read_text()))
+        apply_image_blocks(network)
+
+
+def check_engine(network: Any, engine: str) -> None:
+    """Raises ValueError if a network masks images from each other, which no other engine does."""
+    if (blocks := image_blocks(network)) is not None:
+        raise ValueError(
+            f"this model masks images from each other in {len(blocks.layers)} layers (intra-image attention), which "
+            f"{engine} cannot do and would leave out in silence: let Transformers run it (without vLLM or an endpoint)"
+        )
+
+
+def card(blocks: ImageBlocks) -> str:
+    """A section of a model card."""
+    layers = ", ".join(map(str, sorted(blocks.layers)))
+    return (
+        "## Intra-image attention\n\n"
+        f"In layers {layers} of the language tower the tokens of an image attend to tokens of that image alone, "
+        "in conversations that open with several images. Fovea applies this mask when it loads the model. "
+        "Transformers alone and vLLM leave it out.\n"
+    )
