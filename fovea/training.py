@@ -79,7 +79,10 @@ def load_for_training(
         **{**options, **({"quantization_config": quantization} if quantization else {})},
     )
     if intra_image_layers is not None:
-        block_images(model.network, model.processor.tokenizer, parse_layers(intra_image_layers))
+        try:
+            block_images(model.network, model.processor.tokenizer, parse_layers(intra_image_layers))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     if not train_vision:
         freeze_vision(model.network, train_projector=train_projector)
     if continues_adapter:
