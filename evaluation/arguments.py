@@ -61,14 +61,21 @@ class EvaluationArguments(PlayerArguments):
             raise ValueError(f"--force {self.force} is for the protocol: leave it out with --prompt direct")
         if min(self.token_pooling, self.pixel_pooling) < 1:
             raise ValueError("token_pooling and pixel_pooling are 1 (everything is left) or more")
-        if self.token_pooling > 1 and (self.use_vllm or self.vllm_server_base_url or self.openai_base_url):
-            raise ValueError("token_pooling is inside the model, where vLLM and endpoints let nobody in: leave one out")
-        if self.pixel_pooling > 1 and self.openai_base_url:
-            raise ValueError("pixel_pooling is done by the processor, which an endpoint has of its own: leave one out")
+        elsewhere = self.use_vllm or self.vllm_server_base_url or self.openai_base_url
+        if self.pools and elsewhere:
+            raise ValueError(
+                "token_pooling and pixel_pooling are done where Transformers runs the model, not in vLLM or behind an "
+                "endpoint: leave one of them out"
+            )
         if self.openai_base_url and self.force != "nothing":
             raise ValueError(
                 f"--force {self.force} continues a turn token by token, which an endpoint does not: use vLLM"
             )
+
+    @property
+    def pools(self) -> bool:
+        """Whether images lose tokens or pixels."""
+        return max(self.token_pooling, self.pixel_pooling) > 1
 
     def load_tasks(self) -> list[Task]:
         """The tasks that these arguments name."""

@@ -89,7 +89,8 @@ def _has_line(path: Path) -> bool:
 def _is_plain(folder: Path) -> bool:
     """Whether nothing was taken away or forced in an evaluation, so that it speaks of the checkpoint itself."""
     settings = read_run(folder).chosen("evaluation", "episodes")
-    plain_settings = {"crops": "true", "views": "true", "prompt": "protocol", "force": "nothing", "text_only": False}
+    plain_settings = {"crops": "true", "views": "true", "prompt": "protocol", "force": "nothing", "text_only": False,
+                      "token_pooling": 1, "pixel_pooling": 1}  # fmt: skip
     return all(settings.get(name, value) == value for name, value in plain_settings.items())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -111,9 +112,15 @@ def _sweeps(runs: Sequence[FoundRun]) -> list[str]:
     return [plots.sweep(accuracies)] if accuracies else []
 
 
+def _named(run: FoundRun, file: str) -> list[tuple[str, Path]]:
+    """The files of an analysis of a run, each under a name of its own."""
+    paths = run.files(file)
+    return [(run.name if len(paths) == 1 else f"{run.name} / {path.parent.name}", path) for path in paths]
+
+
 def _attention(runs: Sequence[FoundRun]) -> list[str]:
     """Where visual tokens look, layer by layer: a plot for each of images and text."""
-    found = {run.name: attention.read(path) for run in runs for path in run.files(attention.ATTENTION)}
+    found = {name: attention.read(path) for run in runs for name, path in _named(run, attention.ATTENTION)}
     return [
         plots.by_layer(
             f"attention of visual tokens to {name}",
@@ -131,7 +138,8 @@ def _pooling(runs: Sequence[FoundRun]) -> list[str]:
     """Accuracy with fewer tokens an image, and with as many that hold fewer pixels."""
     curves: dict[str, dict[int, tuple[float, tuple[float, float]]]] = defaultdict(dict)
     for run in runs:
-        for point in (point for path in run.files(pooling.POOLING) for point in pooling.read(path)):
-            for kind in pooling.KINDS if point.factor == 1 else (point.kind,):
-                curves[f"{run.name}, {kind}"][point.factor] = point.accuracy, point.interval
+        for name, path in _named(run, pooling.POOLING):
+            for point in pooling.read(path):
+                for kind in pooling.KINDS if point.factor == 1 else (point.kind,):
+                    curves[f"{name}, {kind}"][point.factor] = point.accuracy, point.interval
     return [plots.against_axis("tokens, or pixels, that became one", curves)] if curves else []

@@ -41,11 +41,14 @@ def main() -> None:
     teach(answers, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_answers_sft.yaml")
     teach(sft, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_sft.yaml")
     teach(rl, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", "--model_name_or_path", str(sft))
-    evaluate(BASE, base / "evaluation_sweep", *SWEEP, *AT_ONCE, "--prompt", "direct", config=EVALUATION)
     for model in (answers, sft, rl):
-        at_once = AT_ONCE if model is answers else ()
-        evaluate(model, model / "evaluation", *at_once, config=EVALUATION)
-        evaluate(model, model / "evaluation_sweep", *SWEEP, *at_once, config=EVALUATION)
+        evaluate(model, model / "evaluation", *(AT_ONCE if model is answers else ()), config=EVALUATION)
+    evaluate(BASE, base / "sweep_at_once", *SWEEP, *AT_ONCE, "--prompt", "direct", config=EVALUATION)
+    evaluate(BASE, base / "sweep_focus", *SWEEP, config=EVALUATION)
+    for model in (answers, sft, rl):
+        evaluate(model, model / "sweep_at_once", *SWEEP, *AT_ONCE, config=EVALUATION)
+    for model in (sft, rl):
+        evaluate(model, model / "sweep_focus", *SWEEP, config=EVALUATION)
     comparison = compare(*(path / "evaluation" for path in (answers, sft, rl)))
     write(comparison, folder / "comparison.json")
     print(f"\n{table(comparison)}\n\nwritten to {folder / 'comparison.json'}")

@@ -35,7 +35,7 @@ from fovea.tasks import Task
 Player = Callable[[Sequence[Task]], list[Episode]]
 
 FREE_SETTINGS = re.compile(
-    r"batch_size|device|image_cache_gib|max_tasks|num_samples|output_dir|view_sizes_px|vllm_.*|use_vllm"
+    r"batch_size|device|factors|image_cache_gib|max_tasks|num_samples|output_dir|view_sizes_px|vllm_.*|use_vllm"
 )
 """Settings of an evaluation that may change when it goes on."""
 

@@ -44,16 +44,27 @@ class PoolingArguments(EvaluationArguments):
         metadata={"help": "How many neighbouring tokens become one, one evaluation each; 1 leaves them as they are."},
     )
 
+    def __post_init__(self) -> None:
+        if not self.factors or min(self.factors) < 1:
+            raise ValueError(f"--factors {self.factors}: give numbers from 1, how many tokens become one")
+        if self.view_sizes_px:
+            raise ValueError("--view_sizes_px is a sweep of its own: leave it out here")
+        super().__post_init__()
+
+    @property
+    def pools(self) -> bool:
+        return max(self.factors) > 1
+
 
 @dataclass(frozen=True)
 class Point:
-    """The accuracy with one way of pooling, its 95% interval, and the visual tokens of a question."""
+    """The accuracy with one way of pooling, its 95% interval, and the visual tokens of a question where known."""
 
     kind: str
     factor: int
     accuracy: float
     interval: tuple[float, float]
-    image_tokens: float
+    image_tokens: float | None
     n: int
 
 
@@ -65,7 +76,7 @@ def analyse(model: Model, tasks: list[Task], arguments: PoolingArguments, episod
             pooled: dict[str, Any] = {kind: factor, "output_dir": str(folder / f"{kind}_{factor}")}
             here = replace(arguments, **pooled)
             summary = evaluate(model, tasks, here, episodes)
-            tokens = summary.image_tokens_per_question or 0.0
+            tokens = summary.image_tokens_per_question
             points.append(Point(kind, factor, summary.accuracy, summary.interval, tokens, summary.n))
     return points
 
@@ -90,7 +101,7 @@ def table(points: Sequence[Point]) -> str:
     head = f"{'kind':<15}{'factor':>7}{'accuracy':>10}{'95% interval':>16}{'visual tokens':>15}{'n':>7}"
     lines = [
         f"{p.kind:<15}{p.factor:>7}{p.accuracy:>10.3f}{p.interval[0]:>9.3f}-{p.interval[1]:.3f}"
-        f"{p.image_tokens:>14.0f}{p.n:>8}"
+        f"{'' if p.image_tokens is None else round(p.image_tokens):>14}{p.n:>8}"
         for p in points
     ]
     return "\n".join([head, *lines])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,8 +146,7 @@ class PlayerArguments(TaskArguments, PixelArguments, EngineArguments):
         """The model, frozen, on its device; without weights if vLLM holds them."""
         name, min_pixels, max_pixels = self.model_name_or_path, self.min_pixels, self.max_pixels
         if self.openai_base_url:
-            if Path(name).is_dir():
-                check_engine(load_outline(name).network, "an endpoint")
+            check_engine(name, "an endpoint")
             default_limits = RemoteModel().limits
             pixel_limits = PixelLimits(
                 min_pixels or default_limits.min_pixels, max_pixels or default_limits.max_pixels, default_limits.factor

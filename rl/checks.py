@@ -23,8 +23,8 @@ def check_training(model: Any, processor: Any, args: GRPOArguments, *, num_tasks
     check_family(processor)
     check_tasks(num_tasks, args, PartialState().num_processes)
     base = None if isinstance(model, str) else without_adapters(model)
-    if args.use_vllm and base is not None:
-        check_engine(base, "vLLM")
+    if args.use_vllm:
+        check_engine(model, "vLLM")
     is_tied = base is not None and base.get_output_embeddings().weight is base.get_input_embeddings().weight
     if args.cast_lm_head_to_fp32 and is_tied:
         raise ValueError(

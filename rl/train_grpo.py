@@ -28,6 +28,7 @@ from environments.probes.other_images import with_others
 from environments.taught import untaught
 from fovea.config import ConfigError, find_config, parse
 from fovea.data.identity import data_named, fingerprint
+from fovea.models.masks import check_engine
 from fovea.models.names import adapter_chain, resolve_path
 from fovea.runs.checkpoints import is_finished
 from fovea.runs.directory import RunDirectory
@@ -118,6 +119,8 @@ def for_episodes(
         trust_remote_code=args.trust_remote_code,
     )
     model = trainee.model
+    if args.use_vllm:
+        check_engine(model.network, "vLLM")
     # Whatever is wrong with these is found here, before the run's folder is written to.
     factory, renderer = environment_factory(episodes, model), make_renderer(episodes, model)
     probes = {name: environment_factory(replace(episodes, crops=name), model) for name in args.probes or ()}

@@ -29,8 +29,9 @@ from environments.probes.gap import narrow
 from environments.rendering import Renderer
 from fovea.answers import score
 from fovea.episodes import Episode
-from fovea.kernels.image_blocks import inherit_image_blocks
+from fovea.kernels.image_blocks import apply_image_blocks, inherit_image_blocks
 from fovea.kernels.layouts import without_adapters
+from fovea.models.masks import check_engine
 from fovea.models.processors import load_processor
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Rollout
@@ -94,7 +95,10 @@ class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
         self.make_environment: Callable[[], Any] = environment_factory or (lambda: None)
         if train_tasks is None:
             functions = [to_trl(reward) for reward in rewards]
+            if args.use_vllm:
+                check_engine(model, "vLLM")
             super().__init__(model, functions, args, environment_factory=environment_factory, **kwargs)
+            self._mask_images()
             return
         refuse_arguments(kwargs)
         self.masked = masked_stops(args)
@@ -114,11 +118,16 @@ class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
                 **kwargs,
             )
         self.renderer = renderer or Renderer(self.processing_class, end_ids=self.eos_token_ids)
-        if self.ref_model is not None:
-            inherit_image_blocks(*map(self.accelerator.unwrap_model, (self.ref_model, self.model)))
+        self._mask_images()
         self.share_prefix()
         self.tools: Any = [True]  # TRL then takes every image of an episode from `tool_images`, prompt images included
         self.log_multimodal = False
+
+    def _mask_images(self) -> None:
+        """Masks what configurations say in models that TRL has loaded by their names: a named one, a reference."""
+        apply_image_blocks(self.accelerator.unwrap_model(self.model))
+        if self.ref_model is not None:
+            inherit_image_blocks(*map(self.accelerator.unwrap_model, (self.ref_model, self.model)))
 
     def _arguments_for_trl(self, args: GRPOArguments, *, num_own: int) -> GRPOArguments:
         """A copy for TRL: truncated episodes leave the loss by our mask, since TRL's would hide them from attention."""

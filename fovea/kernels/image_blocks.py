@@ -25,7 +25,17 @@ from typing import Any
 import torch
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
-from fovea.kernels.layouts import Call, PackedGroups, Places, Stock, attend_by_calls, calls, install, without_adapters
+from fovea.kernels.layouts import (
+    Call,
+    PackedGroups,
+    Places,
+    Stock,
+    attend_by_calls,
+    attends_to_all,
+    calls,
+    install,
+    without_adapters,
+)
 from fovea.kernels.varlen_attention import Lengths
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
@@ -72,6 +82,10 @@ class ImageBlocks:
         """Whether a conversation of these tokens has several images before the model's first turn."""
         return max(numbers[: self._first_turn(ids)], default=OUTSIDE) > 0
 
+    def has_turn(self, ids: Sequence[int]) -> bool:
+        """Whether these tokens reach the model's first turn."""
+        return self._first_turn(ids) < len(ids)
+
     def _first_turn(self, ids: Sequence[int]) -> int:
         first, width = self.turn_ids[0], len(self.turn_ids)
         at = -1
@@ -114,6 +128,8 @@ def apply_image_blocks(network: Any) -> None:
     if blocks is None:
         return
     text = base.config.get_text_config()
+    if not attends_to_all(base):
+        raise ValueError("intra-image attention does not go with sliding windows or attention_dropout: leave them out")
     if (text._attn_implementation or "sdpa") == "flex_attention" or not install(base):
         raise ValueError(
             f"intra-image attention does not go with attn_implementation {text._attn_implementation!r}: "
@@ -164,9 +180,19 @@ def _give_layout(model: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple
     rows = [row[keep.bool()].tolist() for row, keep in zip(ids, shown, strict=True)]
     lengths = _lengths_side_by_side(model, kwargs)
     images = [blocks.numbered(row, lengths) for row in rows]
-    masked = cache._masked_rows if num_seen else list(map(blocks.masks, rows, images))
+    if num_seen:
+        masked, begun = getattr(cache, _DECIDED, (None, False))
+        if not begun and any(number != OUTSIDE for row in images for number in row):
+            raise ValueError(
+                "images behind a cache whose conversations were not read up to the model's first turn: whether they "
+                "are masked cannot be told. Prefill prompts whole (no prefill_chunk_size), into a cache of your own"
+            )
+    else:
+        masked, begun = list(map(blocks.masks, rows, images)), all(map(blocks.has_turn, rows))
+    if masked is None:
+        return None
     if cache is not None:
-        cache._masked_rows = masked
+        setattr(cache, _DECIDED, (masked, begun))
     images = [row if is_masked else [] for row, is_masked in zip(images, masked, strict=True)]
     if not any(number != OUTSIDE for row in images for number in row):
         return None
@@ -192,6 +218,10 @@ def _lengths_side_by_side(model: Any, kwargs: dict[str, Any]) -> Iterator[int] |
     ratio = kwargs.get("vision_aspect_ratio") or model.config.vision_aspect_ratio
     _, lengths = model.pack_image_features(nothing, sizes, torch.zeros(1), ratio)
     return iter(lengths.tolist())
+
+
+_DECIDED = "_masked_rows"
+"""The attribute of a cache that says which rows are masked, and whether all of them were read up to a first turn."""
 
 
 class MaskedBatch:

@@ -43,13 +43,16 @@ def allow_layouts(network: Any) -> bool:
     tokens of their own (prompt tuning).
     """
     base = without_adapters(network)
-    text = base.config.get_text_config()
     if any(config.is_prompt_learning for config in getattr(network, "peft_config", {}).values()):
         return False
+    return base.config.model_type in FAMILIES and attends_to_all(base) and install(base)
+
+
+def attends_to_all(base: Any) -> bool:
+    """Whether each token attends to all before it, as layouts take for granted: no sliding windows, no dropout."""
+    text = base.config.get_text_config()
     slides = "sliding_attention" in (getattr(text, "layer_types", None) or ())
-    if base.config.model_type not in FAMILIES or slides or text.to_dict().get("attention_dropout"):
-        return False
-    return install(base)
+    return not slides and not text.to_dict().get("attention_dropout")
 
 
 def install(base: Any) -> bool:

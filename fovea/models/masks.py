@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fovea.kernels.image_blocks import KEY, ImageBlocks, apply_image_blocks, image_blocks
+from fovea.config import ConfigError
+from fovea.kernels.image_blocks import KEY, ImageBlocks, apply_image_blocks
 from fovea.kernels.layouts import without_adapters
 from fovea.models.names import ADAPTER_CONFIG
 
@@ -24,19 +25,30 @@ def parse_layers(text: str) -> list[int]:
         ValueError: for anything else.
     """
     layers: list[int] = []
-    for part in text.split(","):
+    for part in str(text).split(","):  # YAML reads "14" as a number
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
+        if not first.isdecimal() or (dash and (not last.isdecimal() or int(last) < int(first))):
             raise ValueError(f"layers {text!r}: write numbers and ranges from 0, as 14-27 or 0,12-23")
         layers += range(int(first), int(last or first) + 1)
     return layers
 
 
 def save_beside_adapter(network: Any, folder: Path) -> None:
-    """Writes down for an adapter what a whole model's configuration would say of intra-image attention."""
+    """Writes down for an adapter what a whole model's configuration would say; takes away what was said before."""
     spec = getattr(without_adapters(network).config, KEY, None)
-    if spec is not None and (folder / ADAPTER_CONFIG).exists():
+    (folder / ADAPTER_FILE).unlink(missing_ok=True)
+    if spec is not None and network is not without_adapters(network):
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / ADAPTER_FILE).write_text(json.dumps(spec))
+
+
+def saved_mask(folder: Path) -> Any:
+    """What the folder of a model or an adapter says of intra-image attention; None if nothing, or for no folder."""
+    if (folder / ADAPTER_FILE).exists():
+        return json.loads((folder / ADAPTER_FILE).read_text())
+    if (folder / ADAPTER_CONFIG).exists() or not (folder / "config.json").exists():
+        return None
+    return json.loads((folder / "config.json").read_text()).get(KEY)
 
 
 def read_beside_adapter(network: Any, folder: Path) -> None:
@@ -46,11 +58,12 @@ def read_beside_adapter(network: Any, folder: Path) -> None:
         apply_image_blocks(network)
 
 
-def check_engine(network: Any, engine: str) -> None:
-    """Raises ValueError if a network masks images from each other, which no other engine does."""
-    if (blocks := image_blocks(network)) is not None:
-        raise ValueError(
-            f"this model masks images from each other in {len(blocks.layers)} layers (intra-image attention), which "
+def check_engine(model: Any, engine: str) -> None:
+    """Raises ConfigError if a network, or the model in a folder, masks images from each other, which no engine does."""
+    spec = saved_mask(Path(model)) if isinstance(model, str) else getattr(without_adapters(model).config, KEY, None)
+    if spec is not None:
+        raise ConfigError(
+            f"this model masks images from each other in {len(spec['layers'])} layers (intra-image attention), which "
             f"{engine} cannot do and would leave out in silence: let Transformers run it (without vLLM or an endpoint)"
         )
 

@@ -10,6 +10,7 @@ from PIL import Image
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.play import Limits, Reply, play
+from fovea.config import ConfigError
 from fovea.kernels.image_blocks import block_images
 from fovea.kernels.image_features import content_key
 from fovea.kernels.packing import group_rows, num_common, unpad
@@ -208,6 +209,26 @@ def test_the_reference_model_of_a_full_fine_tuning_shares_prefixes_and_masks_too
         stock = trainer._get_per_token_logps_and_entropies(trainer.model, *args, **images)[0]
     assert trainer.ref_model.model.image_features is trainer.model.model.image_features
     assert torch.allclose(inputs["ref_per_token_logps"], stock, atol=1e-5)
+
+
+def test_a_run_does_not_go_on_with_other_layers_masked(tmp_path, monkeypatch):
+    trainer = make_trainer("qwen3_vl", tmp_path, monkeypatch, masked=(0,))
+    with pytest.raises(ConfigError, match="intra_image_layers none"):
+        trainer._load_from_checkpoint(str(tmp_path / "start"))
+    trainer.save_model(str(tmp_path / "masked"))
+    trainer._load_from_checkpoint(str(tmp_path / "masked"))
+
+
+def test_a_model_that_is_named_is_masked_as_its_configuration_says(tmp_path, monkeypatch):
+    trainer = make_trainer("qwen3_vl", tmp_path, monkeypatch, masked=(0,))
+    trainer.save_model(str(tmp_path / "masked"))
+    trainer.processing_class.save_pretrained(tmp_path / "masked")
+    args = GRPOArguments(**(ON_CPU | dict(output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4)))
+    named = ZoomGRPOTrainer(
+        str(tmp_path / "masked"), [Reward("no", RewardKind.EPISODE, lambda task, episode: 0.0)], args,
+        train_tasks=[some_task(seed, "What?", 2) for seed in (0, 1)], environment_factory=trainer.make_environment,
+    )  # fmt: skip
+    assert len(named.model.base_model._forward_pre_hooks) == 1
 
 
 def test_prompts_of_equal_tokens_but_other_pixels_are_not_shared(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from transformers import AttentionInterface, DynamicCache
 from environments.policies.decoding import Decoder
 from environments.rendering import Renderer, batched
 from fovea.arguments import PlayerArguments
+from fovea.config import ConfigError
 from fovea.kernels.image_blocks import (
     KEY,
     OUTSIDE,
@@ -26,8 +27,8 @@ from fovea.models.masks import parse_layers, save_beside_adapter
 from fovea.models.random_models import random_model
 from tests.families import llava_onevision, qwen2_vl
 
-MASKED = 1
-"""The layer of the two that is masked."""
+MASKED = 0
+"""The layer of the two that is masked: in the last one a mask of images changes no logit of text."""
 
 
 def of_family(name):
@@ -168,7 +169,7 @@ def test_a_cached_forward_equals_one_without(name):
         turn_ids, last = (
             them.processor.tokenizer(text, add_special_tokens=False).input_ids for text in (TURN, " def.")
         )
-        first = min(length - len(ids) + ids.index(turn_ids[0]) for ids, *_ in rows)
+        first = max(length - len(ids) + ids.index(turn_ids[0]) + len(turn_ids) for ids, *_ in rows)
         cache, found, at = DynamicCache(config=them.network.config), [], 0
         for end in (first, length - len(last), *range(length - len(last) + 1, length + 1)):
             step = {"input_ids": inputs["input_ids"][:, at:end], "attention_mask": inputs["attention_mask"][:, :end]}
@@ -200,11 +201,16 @@ def test_generate_writes_what_forwards_without_a_cache_would(name):
     between = () if name == "llava_onevision" else (" and ",)
     rows = [them.row("Look: ", 1, *between, 2, " which?", TURN), them.row("Here: ", 1, " which?", TURN)]
     inputs = them.batch(rows)
-    written = them.network.generate(**inputs, max_new_tokens=6, do_sample=False, eos_token_id=None)
-    for (ids, images, found), row in zip(rows, written[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+    output = them.network.generate(
+        **inputs, max_new_tokens=6, do_sample=False, eos_token_id=None, return_dict_in_generate=True, output_logits=True
+    )
+    written = output.sequences
+    new = written[:, inputs["input_ids"].shape[1] :].tolist()
+    for place, ((ids, images, found), row) in enumerate(zip(rows, new, strict=True)):
         for number, token in enumerate(row):
             [logits] = plain_forward(them, [([*ids, *row[:number]], images, found)])
             assert int(logits[-1].argmax()) == token
+            assert torch.allclose(output.logits[number][place], logits[-1], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
@@ -348,7 +354,7 @@ def test_layers_that_a_model_does_not_have_are_refused(layers):
         block_images(model.network, model.processor.tokenizer, layers)
 
 
-@pytest.mark.parametrize("text", ["", "3-", "5-3", "a", "1,,2", "-1"])
+@pytest.mark.parametrize("text", ["", "3-", "5-3", "a", "1,,2", "-1", "²"])
 def test_layers_that_are_no_numbers_are_refused(text):
     with pytest.raises(ValueError, match="write numbers and ranges"):
         parse_layers(text)
@@ -390,5 +396,37 @@ def test_checkpoints_and_adapters_keep_the_mask_and_engines_refuse_it(tmp_path):
         assert image_blocks(loaded) == image_blocks(model.network)
         assert len(loaded.base_model._forward_pre_hooks) == 1
     for engine in ({"use_vllm": True}, {"vllm_server_base_url": "http://x"}, {"openai_base_url": "http://x/v1"}):
-        with pytest.raises(ValueError, match="intra-image"):
+        with pytest.raises(ConfigError, match="intra-image"):
             PlayerArguments(model_name_or_path=str(tmp_path / "whole"), **engine).load_model()
+    with pytest.raises(ConfigError, match="intra-image"):
+        PlayerArguments(model_name_or_path=str(tmp_path / "adapter"), openai_base_url="http://x/v1").load_model()
+    PlayerArguments(
+        model_name_or_path=str(tmp_path), openai_base_url="http://x/v1"
+    ).load_model()  # a name, and no model
+    delattr(model.network.config, KEY)
+    save_beside_adapter(adapter, tmp_path / "adapter")  # trained anew in the same folder, without a mask
+    assert image_blocks(load_model(str(tmp_path / "adapter")).network) is None
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "llava_onevision"])
+def test_images_behind_half_a_prompt_are_refused_since_nothing_has_been_decided(name):
+    them = Conversations(name)
+    inputs = them.batch([them.row("Look: ", 1, " and ", 2, " which?", TURN)])
+    with pytest.raises(ValueError, match="Prefill prompts whole"):
+        them.network.generate(**inputs, max_new_tokens=2, prefill_chunk_size=5)
+    with torch.no_grad():
+        cache = them.network(input_ids=torch.ones(1, 3, dtype=torch.long), use_cache=True).past_key_values
+        them.network(input_ids=torch.ones(1, 2, dtype=torch.long), past_key_values=cache)  # text is as ever
+
+
+@pytest.mark.parametrize("settings", [{"attention_dropout": 0.5}, {"layer_types": ["sliding_attention"] * 2}], ids=str)
+def test_attention_that_is_not_over_all_before_is_refused(settings):
+    model = random_model("qwen3_vl-narrow")
+    for name, value in settings.items():
+        setattr(model.network.config.get_text_config(), name, value)
+    with pytest.raises(ValueError, match="sliding windows or attention_dropout"):
+        block_images(model.network, model.processor.tokenizer, [0])
+
+
+def test_layers_may_be_one_number_as_yaml_reads_it():
+    assert parse_layers(14) == [14]
