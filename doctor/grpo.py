@@ -12,7 +12,7 @@ from doctor.findings import Examination, Note
 from doctor.fit import Launch, exceeded_grpo_memory
 from doctor.log_probabilities import differing_log_probabilities
 from doctor.memory import Sharding, device_gib
-from doctor.model import read_model
+from doctor.model import mask_of_images, read_model
 from doctor.rewards import blind_rewards, failing_rewards
 from doctor.settings import read_launch, read_settings
 from environments.arguments import EpisodeArguments
@@ -48,6 +48,7 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
         note, model_args.model_name_or_path, script, load_weights=doctor.load_weights,
         trust_remote_code=args.trust_remote_code))  # fmt: skip
     if loaded is not None:
+        check("mask", lambda note: mask_of_images(note, loaded[0], script.intra_image_layers, use_vllm=args.use_vllm))
         check("as taught", unlearned_settings, model_args.model_name_or_path, script, episodes)
         launch = Launch(model_args, args, sharding, doctor.gpu_memory_gib or device_gib())
         examine_episodes(examination, loaded, tasks or [], episodes, rewards, launch)

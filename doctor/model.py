@@ -12,7 +12,9 @@ import yaml
 from doctor.findings import Note
 from fovea.arguments import PixelArguments
 from fovea.config import CONFIGS
+from fovea.kernels.image_blocks import block_images, image_blocks
 from fovea.models.loading import Model, load_model, load_outline
+from fovea.models.masks import check_engine, parse_layers
 from fovea.models.names import EMBEDDED, base_of
 from fovea.models.processors import limited
 from fovea.models.random_models import RELEASED, random_model
@@ -48,6 +50,17 @@ def read_model(
     model = load_model(name, **limits, **options)
     broken_weights(note, model)
     return model, True
+
+
+def mask_of_images(note: Note, model: Model, layers: str | None, *, use_vllm: bool = False) -> None:
+    """Layers that mask images from each other: those asked for are there, and what writes rollouts can do it."""
+    if layers is not None:
+        block_images(model.network, model.processor.tokenizer, parse_layers(layers))
+    if use_vllm:
+        check_engine(model.network, "vLLM")
+    blocks = image_blocks(model.network)
+    number = model.network.config.get_text_config().num_hidden_layers
+    note.ok(f"images are masked from each other in {len(blocks.layers) if blocks else 0} of {number} layers")
 
 
 def broken_weights(note: Note, model: Model) -> None:

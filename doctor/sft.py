@@ -9,7 +9,7 @@ from doctor.environment import Subject, misread_boxes, resized_images
 from doctor.findings import Examination, Note
 from doctor.fit import Launch, exceeded_sft_memory
 from doctor.memory import Sharding, device_gib
-from doctor.model import read_model
+from doctor.model import mask_of_images, read_model
 from doctor.settings import read_launch, read_settings
 from doctor.traces import boxes_in_another_frame, crops_of_another_size, misplaced_loss, unfit_traces
 from sft.arguments import ARGUMENTS, check_options
@@ -27,6 +27,8 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
     loaded = check("model", lambda note: read_model(
         note, model_args.model_name_or_path, script, load_weights=doctor.load_weights,
         trust_remote_code=args.trust_remote_code))  # fmt: skip
+    if loaded is not None:
+        check("mask", mask_of_images, loaded[0], script.intra_image_layers)
     subject = loaded and check("environment", lambda note: Subject.of(loaded, [], episodes))
     if subject is None:
         return doctor.json

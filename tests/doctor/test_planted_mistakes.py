@@ -16,7 +16,7 @@ from doctor.environment import Subject
 from doctor.findings import Examination, Verdict
 from doctor.fit import Launch, exceeded_grpo_memory
 from doctor.memory import Sharding
-from doctor.model import read_model
+from doctor.model import mask_of_images, read_model
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.play import Limits, tools_of
@@ -303,3 +303,18 @@ def test_a_reward_that_fails_on_real_tasks_alone(found, subject):
 
     said = found(rewards.failing_rewards, subject, [Reward("difficulty", RewardKind.TRL, difficulty)])
     assert "reward difficulty raised TypeError on tasks" in said
+
+
+@pytest.mark.parametrize(
+    ("layers", "use_vllm", "outcome"),
+    [
+        ("7-9", False, "the model's are 0 to 1"),
+        ("x", False, "write numbers"),
+        ("1", True, "vLLM cannot"),
+        ("1", False, ""),
+    ],
+)
+def test_layers_that_cannot_be_masked(found, layers, use_vllm, outcome):
+    model = random_model("qwen3_vl-narrow")
+    told = found(lambda note: mask_of_images(note, model, layers, use_vllm=use_vllm))
+    assert outcome in told and bool(outcome) == bool(told)
