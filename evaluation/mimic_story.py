@@ -21,7 +21,7 @@ FOLDER = Path("runs/mimic/tiny")
 RECIPES = "papers/mimic"
 EVALUATION = f"{RECIPES}/tiny_eval.yaml"
 BASE = "tiny_albums"
-TUNINGS = ("data_centric", "lora", "masked", "both")
+TUNINGS = ("data_centric", "lora", "masked", "both", "both_unmasked")
 ITEMS = {
     "train": ("--num_tasks", "300", "--seed", "0"),
     "rl_train": ("--num_tasks", "200", "--seed", "2"),
@@ -43,7 +43,7 @@ def main() -> None:
     if not (FOLDER / "traces" / "traces.jsonl").exists():
         run("fovea", "traces", "--config", f"{RECIPES}/tiny_traces.yaml")
     for name in TUNINGS:
-        start = ("--model_name_or_path", str(folder / "data_centric")) if name == "both" else ()
+        start = ("--model_name_or_path", str(folder / "data_centric")) if name.startswith("both") else ()
         here = ("--output_dir", str(folder / name), "--seed", str(seed), *start)
         train(folder / name, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_{name}_sft.yaml", *here)
     start = ("--model_name_or_path", str(folder / "data_centric"))

@@ -27,5 +27,5 @@ def test_its_command_takes_it(recipe, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["train", "--config", str(recipe), *output, *on_cpu])
     parts = parse(KINDS[kind])
     assert all(part is not None for part in parts)
-    if "mimic" in recipe.parts and "masked" in recipe.stem:
+    if "mimic" in recipe.parts and "_masked" in recipe.stem:
         assert parts[0].intra_image_layers
