@@ -179,6 +179,7 @@ def test_24_images_and_those_focused_on_share_their_prefix_exactly(family, maske
     assert difference < 1e-4 * torch.cat([gradient.flatten() for gradient in stock.values()]).norm()
 
 
+@pytest.mark.slow
 def test_twenty_steps_on_replayed_rollouts_end_with_the_weights_of_stock_trl(tmp_path, monkeypatch):
     trainer = make_trainer("qwen2_5_vl", tmp_path, monkeypatch)
     inputs = rollouts(trainer)
