@@ -16,8 +16,8 @@ from statistics import median
 
 import torch
 
-from fovea.kernels.image_blocks import OUTSIDE, BlockedGroups
 from fovea.kernels.layouts import PackedGroups
+from fovea.kernels.masked_layouts import OUTSIDE, BlockedGroups
 
 IMAGE_TOKENS = 729
 """Of LLaVA-OneVision's images."""

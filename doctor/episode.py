@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from doctor.environment import NUM_SHOWN, ZOOM, Subject, zoomed
 from doctor.findings import Note, colored, evenly
 from environments.focus import FOCUS_TOOL
-from environments.play import opening, tools_of
+from environments.play import begin, opening, tools_of
 from environments.rendering import Renderer
 from fovea.boxes import WHOLE
 from fovea.chains import chain_of_task
@@ -97,9 +97,8 @@ def _longest(subject: Subject) -> tuple[int, list[int], int]:
     tools = tools_of(environment)
     prompt, shown, crop = 0, list[int](), 0
     for task in evenly(subject.tasks, NUM_SHOWN):
-        messages = opening(environment, task)
-        views = [block["image"] for block in messages[1]["content"] if block["type"] == "image"]
-        length = len(renderer.prompt_ids(messages, list(tools.values())))
+        conversation = begin(environment, task, renderer)
+        views, length = conversation.images, len(conversation.token_ids)
         if length > prompt:
             prompt, shown = length, [renderer.image_inputs(view).num_tokens for view in views]
         if views and ZOOM in tools:

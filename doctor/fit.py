@@ -17,6 +17,7 @@ from doctor.memory import GIB, OVERHEAD, Sharding
 from fovea.kernels.layouts import FAMILIES
 from fovea.kernels.packing import Row, split_rows
 from fovea.models.loading import FEATURE_BYTES
+from sft.arguments import SFTScriptArguments
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,14 @@ def _rollout_phase(whole: Any, subject: Subject, prompt_tokens: int, launch: Lau
     return Phase("rollouts", num_bytes, ("a smaller --rollout_batch_size",))
 
 
-def exceeded_sft_memory(note: Note, subject: Subject, trace_tokens: int, train_vision: bool, launch: Launch) -> None:
+def exceeded_sft_memory(
+    note: Note, subject: Subject, trace_tokens: int, script: SFTScriptArguments, launch: Launch
+) -> None:
     """A cold start whose loss takes more memory than there is."""
     network, args = subject.model.network, launch.args
     if not can_estimate(note, network):
         return
-    prepare = launch.prepare(train_vision=train_vision)
+    prepare = launch.prepare(train_vision=script.train_vision, train_projector=script.train_projector)
     rows = [Row([1] * 2, [1] * trace_tokens, [], 0) for _ in range(args.per_device_train_batch_size)]
     loss = memory.loss_bytes(prepare, network, launch.dtype(network), rows, autocast=launch.autocast)
     whole = prepare(memory.outline(network, launch.dtype(network)))
@@ -134,7 +137,7 @@ def exceeded_sft_memory(note: Note, subject: Subject, trace_tokens: int, train_v
     vision = memory.vision_bytes(whole, trace_tokens * len(rows))
     cures = ["a smaller --per_device_train_batch_size, --max_length or --max_pixels"]
     cures += ["--gradient_checkpointing true"] * (not args.gradient_checkpointing)
-    remark = "what a trained vision tower keeps for backward is not counted" if train_vision else ""
+    remark = "what a trained vision tower keeps for backward is not counted" if script.train_vision else ""
     exceeded_memory(note, held, [Phase("training", loss + vision, tuple(cures))], launch, remark)
 
 

@@ -157,11 +157,17 @@ def held_bytes(network: Any, arguments: ModelConfig, optim: str, sharding: Shard
 
 
 def as_trained(
-    network: Any, *, arguments: ModelConfig, checkpointing: bool, train_vision: bool = False, **head: Any
+    network: Any,
+    *,
+    arguments: ModelConfig,
+    checkpointing: bool,
+    train_vision: bool = False,
+    train_projector: bool = False,
+    **head: Any,
 ) -> Any:
     """The network as the trainers change it before they train it: adapters, checkpointing, layouts, fused head."""
     if not train_vision:
-        freeze_vision(network)
+        freeze_vision(network, train_projector=train_projector)
     allow_layouts(network)
     add_fused_lm_head(network, **head)
     if arguments.use_peft:

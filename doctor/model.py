@@ -58,9 +58,9 @@ def mask_of_images(note: Note, model: Model, layers: str | None, *, use_vllm: bo
         block_images(model.network, model.processor.tokenizer, parse_layers(layers))
     if use_vllm:
         check_engine(model.network, "vLLM")
-    blocks = image_blocks(model.network)
-    number = model.network.config.get_text_config().num_hidden_layers
-    note.ok(f"images are masked from each other in {len(blocks.layers) if blocks else 0} of {number} layers")
+    if (blocks := image_blocks(model.network)) is not None:
+        number = model.network.config.get_text_config().num_hidden_layers
+        note.ok(f"images are masked from each other in {len(blocks.layers)} of {number} layers")
 
 
 def broken_weights(note: Note, model: Model) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from trl import ModelConfig
+
 from doctor.environment import Subject, misread_boxes, resized_images
 from doctor.findings import Examination, Note
 from doctor.fit import Launch, exceeded_sft_memory
@@ -12,7 +14,7 @@ from doctor.memory import Sharding, device_gib
 from doctor.model import mask_of_images, read_model
 from doctor.settings import read_launch, read_settings
 from doctor.traces import boxes_in_another_frame, crops_of_another_size, misplaced_loss, unfit_traces
-from sft.arguments import ARGUMENTS, check_options
+from sft.arguments import ARGUMENTS, SFTScriptArguments, check_options
 
 
 def examine(examination: Examination, words: Sequence[str]) -> str | None:
@@ -22,7 +24,7 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
     if parsed is None:
         return None
     script, episodes, model_args, args, doctor = parsed
-    check("options", options_without_effect, args, script.shared_prefix)
+    check("options", options_without_effect, args, script, model_args)
     records = check("traces", lambda note: script.read_traces())
     loaded = check("model", lambda note: read_model(
         note, model_args.model_name_or_path, script, load_weights=doctor.load_weights,
@@ -42,11 +44,11 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
         sharding = check("launch", read_launch, doctor.accelerate_config) or Sharding()
         if longest:
             launch = Launch(model_args, args, sharding, doctor.gpu_memory_gib or device_gib())
-            check("memory", exceeded_sft_memory, subject, longest, script.train_vision, launch)
+            check("memory", exceeded_sft_memory, subject, longest, script, launch)
     return doctor.json
 
 
-def options_without_effect(note: Note, args: Any, shared_prefix: bool) -> None:
-    """Options of TRL's that are set and would have no effect."""
-    check_options(args, shared_prefix=shared_prefix)
+def options_without_effect(note: Note, args: Any, script: SFTScriptArguments, model_args: ModelConfig) -> None:
+    """Options that are set and would have no effect."""
+    check_options(args, script, model_args)
     note.ok("every option that is set takes effect")

@@ -78,12 +78,20 @@ def crop_limits(arguments: EpisodeArguments, first_view: PixelLimits) -> PixelLi
     return crop
 
 
-def make_renderer(arguments: EpisodeArguments, model: Model, **pooling: int) -> Renderer:
-    """The renderer of a model's processor; `pooling` is `Renderer`'s.
+def make_renderer(
+    arguments: EpisodeArguments, model: Model, *, token_pooling: int = 1, pixel_pooling: int = 1
+) -> Renderer:
+    """The renderer of a model's processor, with images whole or pooled.
 
     Raises:
         ValueError: for a model behind an endpoint, whose tokens are not known.
     """
     if model.processor is None:
         raise ValueError(f"the tokens of {model.name} are not known: it is behind an endpoint")
-    return Renderer(model.processor, max_bytes=arguments.half_cache_bytes, end_ids=model.end_ids, **pooling)
+    return Renderer(
+        model.processor,
+        max_bytes=arguments.half_cache_bytes,
+        end_ids=model.end_ids,
+        token_pooling=token_pooling,
+        pixel_pooling=pixel_pooling,
+    )

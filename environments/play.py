@@ -128,6 +128,14 @@ def opening(environment: Any, task: Task) -> list[dict]:
     return [{"role": "system", "content": system}, {"role": "user", "content": blocks}]
 
 
+def begin(environment: Any, task: Task, renderer: Renderer | None) -> Conversation:
+    """The conversation of an episode before the model's first turn; without token ids where there is no renderer."""
+    messages, tools = opening(environment, task), tuple(tools_of(environment).values())
+    images, framing = _images_of(messages[1]["content"]), framing_of(environment)
+    ids = [] if renderer is None else renderer.prompt_ids(messages, tools)
+    return Conversation(task, messages, ids, images=images, tools=tools, framing=framing)
+
+
 class _Seat:
     """One running episode."""
 
@@ -135,12 +143,7 @@ class _Seat:
         self.task, self.environment, self.renderer, self.limits = task, environment, renderer, limits
         self.get_reward = getattr(environment, "get_reward", None)
         self.tools = tools_of(environment)
-        messages = opening(environment, task)
-        framing = framing_of(environment)
-        images, tools = _images_of(messages[1]["content"]), tuple(self.tools.values())
-        self.conversation = Conversation(task, messages, images=images, tools=tools, framing=framing)
-        if renderer is not None:
-            self.conversation.token_ids = renderer.prompt_ids(messages, tools)
+        self.conversation = begin(environment, task, renderer)
         self.num_prompt_tokens = len(self.conversation.token_ids)
         self.loss_mask: list[int] = []
         self.logprobs: list[float] = []

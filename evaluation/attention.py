@@ -15,21 +15,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
-from environments.play import opening, tools_of
-from environments.rendering import Renderer
+from environments.play import begin
 from environments.taught import checkpoint_defaults
 from fovea.arguments import PlayerArguments
 from fovea.config import ConfigError, parse
-from fovea.data.columns import TaskError
-from fovea.kernels.image_blocks import OUTSIDE, ImageBlocks, MaskedBatch, image_blocks
+from fovea.kernels.image_blocks import ImageBlocks, image_blocks
 from fovea.kernels.layouts import Call, Stock, calls, install, without_adapters
+from fovea.kernels.masked_layouts import OUTSIDE, MaskedBatch, number_images
 from fovea.kernels.varlen_attention import Lengths, attend
 from fovea.models.loading import Model
 from fovea.tasks import Task
@@ -117,23 +115,17 @@ def analyse(model: Model, tasks: Sequence[Task], episodes: EpisodeArguments) -> 
     factory, renderer = environment_factory(episodes, model), make_renderer(episodes, model)
     by_task = []
     for task in tqdm(tasks, desc="tasks"):
-        environment = factory()
-        messages = opening(environment, task)
-        ids = renderer.prompt_ids(messages, list(tools_of(environment).values()))
-        pictures = [block["image"] for block in messages[1]["content"] if block["type"] == "image"]
+        conversation = begin(factory(), task, renderer)
+        ids, pictures = conversation.token_ids, conversation.images
         inputs = renderer.model_inputs([ids], [pictures])
         inputs = {name: value.to(base.device) for name, value in inputs.items()}
-        watching = Watching(_images(ids, pictures, renderer), image_blocks(base), base.device)
+        lengths = (renderer.image_inputs(picture).num_tokens for picture in pictures)
+        images = number_images(ids, renderer.image_token_id, lengths)
+        watching = Watching(images, image_blocks(base), base.device)
         with torch.no_grad():
             network(**inputs, layout=watching, use_cache=False)
         by_task.append(watching.shares)
     return [_over_tasks(layer, [shares[layer] for shares in by_task]) for layer in sorted(by_task[0])]
-
-
-def _images(ids: Sequence[int], pictures: Sequence[Any], renderer: Renderer) -> list[int]:
-    """For each token the number of its image, `OUTSIDE` for text."""
-    lengths = iter([renderer.image_inputs(picture).num_tokens for picture in pictures])
-    return ImageBlocks(frozenset(), (), renderer.image_token_id).numbered(ids, lengths)
 
 
 def _over_tasks(layer: int, shares: Sequence[Triple]) -> Shares:
@@ -175,10 +167,7 @@ def table(layers: Sequence[Shares]) -> str:
 def main() -> None:
     defaults = {"environment": "views", **checkpoint_defaults(sys.argv)}
     arguments, episodes = parse((AttentionArguments, EpisodeArguments), defaults=defaults, description=__doc__)
-    try:
-        model, tasks = arguments.load_model(), arguments.load_tasks()
-    except (FileNotFoundError, TaskError) as error:
-        raise ConfigError(str(error)) from error
+    model, tasks = arguments.load()
     if model.network is None or arguments.use_vllm or arguments.vllm_server_base_url:
         raise ConfigError("attention is watched inside the model, where vLLM and endpoints let nobody in")
     layers = analyse(model, tasks, episodes)

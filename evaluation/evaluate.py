@@ -17,8 +17,7 @@ from evaluation.arguments import EvaluationArguments
 from evaluation.playing import evaluate
 from evaluation.summary import table
 from evaluation.sweep import sweep
-from fovea.config import ConfigError, parse
-from fovea.data.columns import TaskError
+from fovea.config import parse
 from fovea.ledger import LEDGER
 from fovea.runs.records import SAMPLES
 
@@ -26,10 +25,7 @@ from fovea.runs.records import SAMPLES
 def main() -> None:
     defaults = checkpoint_defaults(sys.argv)
     arguments, episodes = parse((EvaluationArguments, EpisodeArguments), defaults=defaults, description=__doc__)
-    try:
-        model, tasks = arguments.load_model(), arguments.load_tasks()
-    except (FileNotFoundError, TaskError) as error:
-        raise ConfigError(str(error)) from error
+    model, tasks = arguments.load()
     LEDGER.restart()
     if arguments.view_sizes_px:
         for side, summary in sweep(model, tasks, arguments, episodes).items():

@@ -106,16 +106,16 @@ def _need(targets: Sequence[Mapping[str, Any]]) -> str:
     return next((name for most, name in NEEDS.items() if min(areas) < most), NO_BOX) if areas else NO_BOX
 
 
-def _sweeps(runs: Sequence[FoundRun]) -> list[str]:
-    """The plot of the sweeps over view sizes in the runs' folders, if there are any."""
-    accuracies = {run.name: read_sweep(path) for run in runs for path in run.files(SWEEP)}
-    return [plots.sweep(accuracies)] if accuracies else []
-
-
 def _named(run: FoundRun, file: str) -> list[tuple[str, Path]]:
-    """The files of an analysis of a run, each under a name of its own."""
+    """A run's files of a name, sweeps or analyses, each under a name of its own."""
     paths = run.files(file)
     return [(run.name if len(paths) == 1 else f"{run.name} / {path.parent.name}", path) for path in paths]
+
+
+def _sweeps(runs: Sequence[FoundRun]) -> list[str]:
+    """The plot of the sweeps over view sizes in the runs' folders, if there are any."""
+    accuracies = {name: read_sweep(path) for run in runs for name, path in _named(run, SWEEP)}
+    return [plots.sweep(accuracies)] if accuracies else []
 
 
 def _attention(runs: Sequence[FoundRun]) -> list[str]:

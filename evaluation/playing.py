@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     run.write_start(evaluation=arguments, episodes=episodes)
     if episodes.crops == "other":
         tasks = with_others(tasks)
-    with pooled_tokens(model.network, arguments.token_pooling) if arguments.token_pooling > 1 else nullcontext():
+    with pooled_tokens(model.network, arguments.token_pooling):
         play_missing(make_player(model, arguments, episodes), tasks, played, arguments, hashes)
     samples = read_samples(run.path)
     summary = summarize(samples, model=arguments.model_name_or_path, prompt=arguments.prompt, crops=episodes.crops)
@@ -94,8 +93,11 @@ def played_already(folder: Path, hashes: Mapping[str, str]) -> set[tuple[str, in
 
 def make_player(model: Model, arguments: EvaluationArguments, episodes: EpisodeArguments) -> Player:
     """Plays tasks as the arguments say: by the protocol or as bare questions, freely or forced."""
-    pooling = {"token_pooling": arguments.token_pooling, "pixel_pooling": arguments.pixel_pooling}
-    renderer = None if arguments.openai_base_url else make_renderer(episodes, model, **pooling)
+    renderer = None
+    if not arguments.openai_base_url:
+        renderer = make_renderer(
+            episodes, model, token_pooling=arguments.token_pooling, pixel_pooling=arguments.pixel_pooling
+        )
     policy = make_policy(arguments, model, renderer)
     factory = environment_factory(episodes, model)
     if arguments.prompt == "direct":

@@ -21,8 +21,7 @@ from environments.arguments import EpisodeArguments
 from environments.taught import checkpoint_defaults
 from evaluation.arguments import EvaluationArguments
 from evaluation.playing import evaluate
-from fovea.config import ConfigError, parse
-from fovea.data.columns import TaskError
+from fovea.config import parse
 from fovea.models.loading import Model
 from fovea.tasks import Task
 
@@ -110,10 +109,7 @@ def table(points: Sequence[Point]) -> str:
 def main() -> None:
     defaults = {"environment": "views", **checkpoint_defaults(sys.argv)}
     arguments, episodes = parse((PoolingArguments, EpisodeArguments), defaults=defaults, description=__doc__)
-    try:
-        model, tasks = arguments.load_model(), arguments.load_tasks()
-    except (FileNotFoundError, TaskError) as error:
-        raise ConfigError(str(error)) from error
+    model, tasks = arguments.load()
     points = analyse(model, tasks, arguments, episodes)
     write(points, Path(arguments.output_dir))
     print(f"\n{table(points)}\n\nwritten to {Path(arguments.output_dir) / 'pooling.csv'}")

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from fovea.data.columns import known_columns, parse_columns
+from fovea.config import ConfigError
+from fovea.data.columns import TaskError, known_columns, parse_columns
 from fovea.data.task_files import tasks_from
 from fovea.images import PixelLimits
 from fovea.models.loading import Model, RemoteModel, load_model, load_outline
@@ -141,6 +142,17 @@ class PlayerArguments(TaskArguments, PixelArguments, EngineArguments):
             "knows, OPENAI_API_KEY its key. Boxes are per-mille unless --box_frame says otherwise."
         },
     )
+
+    def load(self) -> tuple[Model, list[Task]]:
+        """The model, and the tasks that it is to play.
+
+        Raises:
+            ConfigError: if one of them is not there, or cannot be read.
+        """
+        try:
+            return self.load_model(), self.load_tasks()
+        except (FileNotFoundError, TaskError) as error:
+            raise ConfigError(str(error)) from error
 
     def load_model(self) -> Model:
         """The model, frozen, on its device; without weights if vLLM holds them."""

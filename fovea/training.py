@@ -15,11 +15,11 @@ from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from fovea.config import ConfigError
-from fovea.kernels.image_blocks import KEY, block_images, image_blocks
+from fovea.kernels.image_blocks import block_images, image_blocks
 from fovea.kernels.layouts import without_adapters
 from fovea.ledger import LEDGER, count, phase
 from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, Model, freeze_vision, load_model
-from fovea.models.masks import card, parse_layers, save_beside_adapter, saved_mask
+from fovea.models.masks import card, check_same_mask, parse_layers, save_beside_adapter
 from fovea.models.names import adapter_chain
 from fovea.runs.checkpoints import WholeCheckpoints, discount_checkpoints, last_whole_checkpoint, step_of
 from fovea.runs.directory import RunDirectory, changes
@@ -133,19 +133,6 @@ class MaskedCheckpoints(WholeCheckpoints):
             for folder in {output_dir or self.args.output_dir, self.args.output_dir}:  # the latter is pushed to the hub
                 save_beside_adapter(self.accelerator.unwrap_model(self.model), Path(folder))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Transformers' method of the same name, which reads weights alone.
-
-        Raises:
-            ConfigError: if the checkpoint was trained with other layers masked.
-        """
-        spec = getattr(without_adapters(self.accelerator.unwrap_model(self.model)).config, KEY, None)
-        saved = saved_mask(Path(resume_from_checkpoint))
-        if spec != saved:
-            layers = "none" if saved is None else ",".join(map(str, saved["layers"]))
-            raise ConfigError(f"{resume_from_checkpoint} was trained with intra_image_layers {layers}: use the same")
-        super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's method of the same name, and what a reader of the weights would not see in them."""
         super().create_model_card(*args, **kwargs)  # type: ignore[misc]
@@ -190,7 +177,13 @@ def start_run(run: RunDirectory, resume: str | None, **settings: Any) -> str | N
 
 
 def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minutes: float | None) -> None:
-    """Trains to the end, with metrics.jsonl, ledger.json and a time limit, and saves the model. Call it last."""
+    """Trains to the end, with metrics.jsonl, ledger.json and a time limit, and saves the model. Call it last.
+
+    Raises:
+        ConfigError: if the checkpoint was trained with other layers masked: a Trainer reads weights alone.
+    """
+    if checkpoint is not None:
+        check_same_mask(Path(checkpoint), trainer.accelerator.unwrap_model(trainer.model))
     trainer.add_callback(EndCallback())
     trainer.add_callback(MetricsCallback(run))
     trainer.add_callback(TimeLimitCallback(max_minutes))

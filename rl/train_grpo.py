@@ -72,6 +72,8 @@ def for_prompts(
             f"{name} is an adapter, and --environment none takes whole models: merge it first "
             "(fovea merge, or merge_and_unload of PEFT)"
         )
+    if args.use_vllm:
+        check_engine(resolve_path(name), "vLLM")
     quantization = get_quantization_config(model_args)
     args.model_init_kwargs = {
         "dtype": model_args.dtype,

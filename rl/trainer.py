@@ -31,7 +31,6 @@ from fovea.answers import score
 from fovea.episodes import Episode
 from fovea.kernels.image_blocks import apply_image_blocks, inherit_image_blocks
 from fovea.kernels.layouts import without_adapters
-from fovea.models.masks import check_engine
 from fovea.models.processors import load_processor
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Rollout
@@ -95,8 +94,6 @@ class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
         self.make_environment: Callable[[], Any] = environment_factory or (lambda: None)
         if train_tasks is None:
             functions = [to_trl(reward) for reward in rewards]
-            if args.use_vllm:
-                check_engine(model, "vLLM")
             super().__init__(model, functions, args, environment_factory=environment_factory, **kwargs)
             self._mask_images()
             return

@@ -63,9 +63,14 @@ HONOURED = frozenset({"activation_offloading", "assistant_only_loss", "loss_type
 padding changes no result, with or without it."""
 
 
-def check_options(args: SFTConfig, *, shared_prefix: bool) -> None:
+def check_options(args: SFTConfig, script: SFTScriptArguments, model_args: ModelConfig) -> None:
     """Raises ConfigError for an option that would have no effect on traces, with what to use instead."""
+    if model_args.use_peft and (script.train_vision or script.train_projector):
+        raise ConfigError(
+            "train_vision and train_projector have no effect beside an adapter, which freezes all other weights: leave "
+            "them out, and name modules by --lora_modules_to_save (trained whole) or --lora_target_modules"
+        )
     changed = changed_fields(args)
-    for name, cure in (REFUSED | (REFUSED_WITH_SHARED_PREFIX if shared_prefix else {})).items():
+    for name, cure in (REFUSED | (REFUSED_WITH_SHARED_PREFIX if script.shared_prefix else {})).items():
         if name in changed:
             raise ConfigError(f"{name} {changed[name]!r} has no effect on traces: {cure}")

@@ -39,7 +39,7 @@ def load_traces(records: list[dict], eval_fraction: float, seed: int) -> tuple[D
 
 def main() -> None:
     script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_sft.yaml", description=__doc__)
-    check_options(args, shared_prefix=script.shared_prefix)
+    check_options(args, script, model_args)
     trainee = load_for_training(
         model_args,
         min_pixels=script.min_pixels,

@@ -2,8 +2,7 @@
 
 The mask of MIMIC (arXiv 2601.07812, section 5.2). Text attends to all that precedes it, as ever. What an image's tokens
 find is then the same whatever images stand before it, and attention costs N_t^2 + N_t N_v + N_v^2 / M, for N_t tokens
-of text and N_v of M images, in place of (N_t + N_v)^2. Nothing of that size is kept: images are sequences of their
-own to the kernels of `varlen_attention`, and what text finds in parts is merged by log-sum-exp.
+of text and N_v of M images, in place of (N_t + N_v)^2. Nothing of that size is kept (`fovea.kernels.masked_layouts`).
 
 Whether a conversation is masked is decided once, by what stands before the model's first turn: with one image there,
 neither it nor the crops of later turns are. `block_images` writes the layers into a network's configuration,
@@ -16,27 +15,15 @@ Tokens of videos count as text.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 from typing import Any
 
 import torch
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
-from fovea.kernels.layouts import (
-    Call,
-    PackedGroups,
-    Places,
-    Stock,
-    attend_by_calls,
-    attends_to_all,
-    calls,
-    install,
-    without_adapters,
-)
-from fovea.kernels.varlen_attention import Lengths
+from fovea.kernels.layouts import attends_to_all, install, without_adapters
+from fovea.kernels.masked_layouts import OUTSIDE, MaskedBatch, number_images
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
 """Model families whose every forward has been compared with a dense mask, by tests."""
@@ -44,8 +31,6 @@ KEY = "intra_image_attention"
 """Where a configuration says it."""
 TURN = "<|im_start|>assistant"
 """What ends the first message to the model, in the templates of these families."""
-OUTSIDE = -1
-"""The image of a token of text."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +44,12 @@ class ImageBlocks:
 
     def images_of(self, ids: Sequence[int]) -> list[int]:
         """For each token of a conversation, read from its start, the image whose tokens alone it sees, or `OUTSIDE`."""
-        numbers = self.numbered(ids)
+        numbers = number_images(ids, self.image_token_id)
         return numbers if self.masks(ids, numbers) else [OUTSIDE] * len(ids)
 
-    def numbered(self, ids: Sequence[int], lengths: Iterator[int] | None = None) -> list[int]:
-        """For each token the number of its image from 0, `OUTSIDE` for text.
-
-        Each run of image tokens is one image. Where images may stand side by side, `lengths` has the tokens of each.
-        """
-        numbers: list[int] = []
-        image = 0
-        for is_image, run in groupby(ids, lambda token: token == self.image_token_id):
-            left = sum(1 for _ in run)
-            while left:
-                length = left if not is_image or lengths is None else next(lengths)
-                numbers += [image if is_image else OUTSIDE] * length
-                image += is_image
-                left -= length
-        return numbers
-
-    def masks(self, ids: Sequence[int], numbers: Sequence[int]) -> bool:
-        """Whether a conversation of these tokens has several images before the model's first turn."""
+    def masks(self, ids: Sequence[int], numbers: Sequence[int] | None = None) -> bool:
+        """Whether a conversation of these tokens, `numbers` by image, has several before the model's first turn."""
+        numbers = number_images(ids, self.image_token_id) if numbers is None else numbers
         return max(numbers[: self._first_turn(ids)], default=OUTSIDE) > 0
 
     def has_turn(self, ids: Sequence[int]) -> bool:
@@ -179,7 +149,7 @@ def _give_layout(model: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple
     shown = torch.ones_like(ids) if mask is None else mask[:, num_seen : num_seen + ids.shape[1]]
     rows = [row[keep.bool()].tolist() for row, keep in zip(ids, shown, strict=True)]
     lengths = _lengths_side_by_side(model, kwargs)
-    images = [blocks.numbered(row, lengths) for row in rows]
+    images = [number_images(row, blocks.image_token_id, lengths) for row in rows]
     if num_seen:
         masked, begun = getattr(cache, _DECIDED, (None, False))
         if not begun and any(number != OUTSIDE for row in images for number in row):
@@ -222,118 +192,3 @@ def _lengths_side_by_side(model: Any, kwargs: dict[str, Any]) -> Iterator[int] |
 
 _DECIDED = "_masked_rows"
 """The attribute of a cache that says which rows are masked, and whether all of them were read up to a first turn."""
-
-
-class MaskedBatch:
-    """A batch of Transformers' own [B, T], `num_seen` tokens in its cache before it.
-
-    `images[r]` numbers the tokens of row r, if it is masked; `shown` [B, T] is False on padding.
-    """
-
-    def __init__(
-        self, layers: Collection[int], images: Sequence[Sequence[int]], shown: torch.Tensor, num_seen: int
-    ) -> None:
-        self.layers, self.num_seen = layers, num_seen
-        masked = torch.tensor([bool(row) for row in images], device=shown.device)
-        self.plain = (~masked).nonzero().flatten()
-        self.places = (shown & masked[:, None]).flatten().nonzero().flatten()
-        """Tokens of masked rows, in the batch laid end to end."""
-        numbers = [number for row in images for number in row]
-        lengths = Lengths([len(row) for row in images if row], shown.device)
-        if num_seen:  # the new images alone: what text finds in the cache is Transformers' own affair
-            of_images = [place for place, number in enumerate(numbers) if number != OUTSIDE]
-            self.places = self.places[torch.tensor(of_images, device=shown.device)]
-            runs = [len(list(run)) for row in images for number, run in groupby(row) if number != OUTSIDE]
-            lengths = Lengths(runs, shown.device)
-        whole = slice(0, lengths.bounds[-1])
-        plain = [Call(whole, whole, lengths, lengths, True)]
-        self.calls = (plain, []) if num_seen else blocked(plain, [], numbers)
-
-    def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, stock: Stock
-    ) -> torch.Tensor:
-        if layer not in self.layers:
-            return stock(slice(None))
-        new = slice(self.num_seen, self.num_seen + q.shape[2])
-        rows = [_end_to_end(tensor)[self.places] for tensor in (q, k[:, :, new], v[:, :, new])]
-        of_masked = attend_by_calls(rows, *self.calls, scaling)
-        if self.num_seen:
-            output = stock(slice(None))
-        else:
-            output = torch.zeros_like(q, dtype=v.dtype)
-            if len(self.plain):
-                output = output.index_copy(0, self.plain, stock(self.plain))
-        flat = _end_to_end(output).index_copy(0, self.places, of_masked)
-        return flat.unflatten(0, (len(q), -1)).transpose(1, 2)
-
-
-def _end_to_end(tensor: torch.Tensor) -> torch.Tensor:
-    """[B * T, heads, D] of [B, heads, T, D]."""
-    return tensor.transpose(1, 2).flatten(0, 1)
-
-
-class BlockedGroups(PackedGroups):
-    """Groups of which some layers are masked; `images` numbers the tokens of the row, `OUTSIDE` for text."""
-
-    def __init__(self, groups: PackedGroups, images: Sequence[int], layers: Collection[int]) -> None:
-        self.own, self.before, self.layers = groups.own, groups.before, layers
-        self.masked_calls = blocked(self.own, self.before, images)
-
-    def calls(self, layer: int) -> tuple[Sequence[Call], Sequence[Call]]:
-        return self.masked_calls if layer in self.layers else super().calls(layer)
-
-
-def blocked(own: Sequence[Call], before: Sequence[Call], images: Sequence[int]) -> tuple[list[Call], list[Call]]:
-    """The calls of a plain attention, in which each image is a sequence of its own and sees nothing else.
-
-    `own` are causal calls of sequences to themselves, `before` calls to what precedes them whole, both over slices of
-    the row whose tokens `images` numbers. A sequence's text attends to its text in one call; to the images before it,
-    in one call for the first run of text that has any, one for the second, and so on.
-    """
-    parts = [_within(call, images) for call in own]
-    earlier = [more for _, later in parts for more in later]
-    for call in before:
-        pairs = zip(_sequences(call.at, call.queries), _sequences(call.to, call.keys), strict=True)
-        queries, keys = zip(*((_texts(images, *queries), range(*keys)) for queries, keys in pairs), strict=True)
-        earlier += calls(queries, keys, call.queries.offsets.device, causal=False)
-    return [one for within, _ in parts for one in within], earlier
-
-
-def _within(call: Call, images: Sequence[int]) -> tuple[list[Call], list[Call]]:
-    """What stands for a causal call of sequences to themselves: own calls, and those of text to images before it."""
-    device = call.queries.offsets.device
-    pictures: list[Sequence[int]] = []
-    texts: list[Sequence[int]] = []
-    runs: dict[int, tuple[list[Sequence[int]], list[Sequence[int]]]] = defaultdict(lambda: ([], []))
-    for start, end in _sequences(call.at, call.queries):
-        text: list[int] = []
-        seen: list[int] = []
-        turn = 0
-        for number, places in groupby(range(start, end), key=images.__getitem__):
-            if number != OUTSIDE:
-                pictures.append(list(places))
-                seen += pictures[-1]
-                continue
-            run = list(places)
-            text += run
-            queries, keys = runs[turn]
-            turn += 1
-            queries.append(run)
-            keys.append(tuple(seen))
-        texts.append(text)
-    if not pictures:
-        return [call], []
-    own = [*calls(pictures, pictures, device, causal=True), *calls(texts, texts, device, causal=True)]
-    return own, [more for queries, keys in runs.values() for more in calls(queries, keys, device, causal=False)]
-
-
-def _texts(images: Sequence[int], start: int, end: int) -> list[int]:
-    """Tokens of text from `start` up to `end`."""
-    return [place for place in range(start, end) if images[place] == OUTSIDE]
-
-
-def _sequences(places: Places, lengths: Lengths) -> list[tuple[int, int]]:
-    """First token and end of each sequence of a call over a slice of the row."""
-    assert isinstance(places, slice)
-    start = places.start or 0
-    return [(start + first, start + end) for first, end in pairwise(lengths.bounds)]

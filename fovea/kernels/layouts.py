@@ -3,7 +3,7 @@
 Transformers calls one attention function with the queries, keys and values of a batch. Given a `layout` among the
 keyword arguments of the model's forward, the function installed here lets that layout say who attends to whom:
 `PackedGroups` in training, where one row holds what all share, each group's prompt once and then the branches, and
-`TurnCache` (environments/policies/decoding.py) in rollouts. Without a layout nothing changes.
+`TurnCache` (environments/policies/turn_cache.py) in rollouts. Without a layout nothing changes.
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from fovea.kernels.image_blocks import OUTSIDE, BlockedGroups, image_blocks
+from fovea.kernels.image_blocks import image_blocks
 from fovea.kernels.image_features import content_key
 from fovea.kernels.layouts import PackedGroups, no_mask, rope_positions, without_adapters
+from fovea.kernels.masked_layouts import OUTSIDE, BlockedGroups
 
 Image = tuple[torch.Tensor, torch.Tensor]
 """An image for the model: pixel_values [patches, width] and grid_thw [3]."""

@@ -29,15 +29,17 @@ def pooled_tokens(network: Any, factor: int) -> Iterator[None]:
     """
     if factor < 1:
         raise ValueError(f"token_pooling {factor} is below 1: give how many tokens become one")
+    if factor == 1:  # also for what is no network of ours, as a model behind an endpoint
+        yield
+        return
     base = without_adapters(network).base_model
     if not hasattr(base, "get_image_features"):
         raise ValueError(f"the image features of a {type(base).__name__} are not known, and cannot be pooled")
     with ExitStack() as stack:
-        if factor > 1:
-            stack.enter_context(replaced(base, "get_image_features", _pooling(base.get_image_features, factor)))
-            if hasattr(base, "get_rope_index"):
-                places = _of_pooled(base.get_rope_index, base.config, factor)
-                stack.enter_context(replaced(base, "get_rope_index", places))
+        stack.enter_context(replaced(base, "get_image_features", _pooling(base.get_image_features, factor)))
+        if hasattr(base, "get_rope_index"):
+            places = _of_pooled(base.get_rope_index, base.config, factor)
+            stack.enter_context(replaced(base, "get_rope_index", places))
         yield
 
 

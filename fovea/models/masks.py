@@ -58,6 +58,18 @@ def read_beside_adapter(network: Any, folder: Path) -> None:
         apply_image_blocks(network)
 
 
+def check_same_mask(checkpoint: Path, network: Any) -> None:
+    """Raises ConfigError if a checkpoint, where it says so, was trained with other layers masked than a network's."""
+    says = any((checkpoint / name).exists() for name in ("config.json", ADAPTER_CONFIG))
+    saved = saved_mask(checkpoint)
+    if says and saved != getattr(without_adapters(network).config, KEY, None):
+        layers = "no layer" if saved is None else f"layers {','.join(map(str, saved['layers']))}"
+        raise ConfigError(
+            f"{checkpoint} was trained with {layers} masked (intra_image_layers), and this training masks others: use "
+            "the same, or start anew with --resume_from_checkpoint false"
+        )
+
+
 def check_engine(model: Any, engine: str) -> None:
     """Raises ConfigError if a network, or the model in a folder, masks images from each other, which no engine does."""
     spec = saved_mask(Path(model)) if isinstance(model, str) else getattr(without_adapters(model).config, KEY, None)

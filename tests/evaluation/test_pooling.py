@@ -52,10 +52,17 @@ def test_what_is_written_is_read_and_drawn(points, arguments, tiny, make_task, t
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"factors": [0]}, {"factors": []}, {"use_vllm": True}, {"openai_base_url": "http://x"}, {"view_sizes_px": [64]}],
+    ("wrong", "message"),
+    [
+        ({"factors": [0]}, "numbers from 1"),
+        ({"factors": []}, "numbers from 1"),
+        ({"use_vllm": True}, "where Transformers runs the model"),
+        ({"openai_base_url": "http://x"}, "where Transformers runs the model"),
+        ({"view_sizes_px": [64]}, "a sweep of its own"),
+        ({"pixel_pooling": 0}, "1 .everything is left. or more"),
+    ],
     ids=str,
 )
-def test_what_cannot_be_pooled_is_refused_at_the_start(wrong, tmp_path):
-    with pytest.raises(ValueError):
+def test_what_cannot_be_pooled_is_refused_at_the_start(wrong, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
         PoolingArguments(output_dir=str(tmp_path), **wrong)

@@ -15,9 +15,12 @@ from fovea.kernels.image_blocks import block_images
 from fovea.kernels.image_features import content_key
 from fovea.kernels.packing import group_rows, num_common, unpad
 from fovea.models.loading import freeze_vision
+from fovea.models.masks import check_same_mask
 from fovea.models.processors import limited
 from fovea.models.random_models import random_model
+from fovea.runs.directory import RunDirectory
 from fovea.tasks import Task
+from fovea.training import train
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
@@ -214,10 +217,11 @@ def test_the_reference_model_of_a_full_fine_tuning_shares_prefixes_and_masks_too
 
 def test_a_run_does_not_go_on_with_other_layers_masked(tmp_path, monkeypatch):
     trainer = make_trainer("qwen3_vl", tmp_path, monkeypatch, masked=(0,))
-    with pytest.raises(ConfigError, match="intra_image_layers none"):
-        trainer._load_from_checkpoint(str(tmp_path / "start"))
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(ConfigError, match="with no layer masked"):
+        train(trainer, run, checkpoint=str(tmp_path / "start"), max_minutes=None)
     trainer.save_model(str(tmp_path / "masked"))
-    trainer._load_from_checkpoint(str(tmp_path / "masked"))
+    check_same_mask(tmp_path / "masked", trainer.model)
 
 
 def test_a_model_that_is_named_is_masked_as_its_configuration_says(tmp_path, monkeypatch):

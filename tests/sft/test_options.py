@@ -4,10 +4,10 @@ from dataclasses import fields
 
 import pytest
 from transformers import TrainingArguments
-from trl import SFTConfig
+from trl import ModelConfig, SFTConfig
 
 from fovea.config import ConfigError
-from sft.arguments import HONOURED, REFUSED, REFUSED_WITH_SHARED_PREFIX, check_options
+from sft.arguments import HONOURED, REFUSED, REFUSED_WITH_SHARED_PREFIX, SFTScriptArguments, check_options
 from tests.training import ON_CPU
 
 OTHER_VALUES = {
@@ -25,7 +25,7 @@ def test_every_field_is_known_and_a_new_one_is_asked_about():
 
 
 def test_the_defaults_are_accepted():
-    check_options(SFTConfig(output_dir="out", **ON_CPU), shared_prefix=True)
+    check_options(SFTConfig(output_dir="out", **ON_CPU), SFTScriptArguments(), ModelConfig())
 
 
 @pytest.mark.parametrize("name", sorted(OTHER_VALUES))
@@ -33,4 +33,12 @@ def test_an_option_without_effect_stops_the_run_with_the_cure(name):
     args = SFTConfig(output_dir="out", **ON_CPU)
     setattr(args, name, OTHER_VALUES[name])
     with pytest.raises(ConfigError, match=f"^{name} .* has no effect on traces: \\w+"):
-        check_options(args, shared_prefix=True)
+        check_options(args, SFTScriptArguments(), ModelConfig())
+
+
+@pytest.mark.parametrize("part", ["train_vision", "train_projector"])
+def test_a_part_that_an_adapter_would_freeze_stops_the_run(part):
+    args, script = SFTConfig(output_dir="out", **ON_CPU), SFTScriptArguments(**{part: True})
+    check_options(args, script, ModelConfig())
+    with pytest.raises(ConfigError, match="--lora_modules_to_save"):
+        check_options(args, script, ModelConfig(use_peft=True))

@@ -14,13 +14,13 @@ from fovea.arguments import PlayerArguments
 from fovea.config import ConfigError
 from fovea.kernels.image_blocks import (
     KEY,
-    OUTSIDE,
     TURN,
     ImageBlocks,
     block_images,
     image_blocks,
 )
 from fovea.kernels.layouts import allow_layouts
+from fovea.kernels.masked_layouts import OUTSIDE, number_images
 from fovea.kernels.packing import Row, pack
 from fovea.models.loading import load_model
 from fovea.models.masks import parse_layers, save_beside_adapter
@@ -344,7 +344,13 @@ def test_images_are_numbered_and_a_lone_one_of_the_first_message_is_not_masked()
     assert blocks.images_of([1, 9, 9, 2, 9, 7, 8, 9]) == [-1, 0, 0, -1, 1, -1, -1, 2]
     assert blocks.images_of([1, 9, 9, 7, 2, 7, 8, 9, 1, 9]) == [OUTSIDE] * 10
     assert blocks.images_of([9, 7, 9, 8]) == [0, -1, 1, -1]  # the first turn needs all of its tokens
-    assert blocks.numbered([9, 9, 9, 1, 9], iter([1, 2, 1])) == [0, 1, 1, -1, 2]
+    assert number_images([9, 9, 9, 1, 9], 9, iter([1, 2, 1])) == [0, 1, 1, -1, 2]
+
+
+@pytest.mark.parametrize("lengths", [[1, 1], [2, 2], [4], [0, 3, 1]], ids=str)
+def test_features_that_are_not_those_of_the_placeholders_are_refused(lengths):
+    with pytest.raises(ValueError, match="placeholders are left for it"):
+        number_images([9, 9, 9, 1, 9], 9, iter(lengths))
 
 
 @pytest.mark.parametrize("layers", [[], [2], [-1, 0]])

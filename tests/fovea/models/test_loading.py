@@ -10,6 +10,8 @@ from fovea.kernels.image_features import remember_image_features, share_image_fe
 from fovea.kernels.vision_attention import batch_vision_attention
 from fovea.models.loading import freeze_vision, load_model
 from fovea.models.names import adapter_chain, resolve_path
+from fovea.models.random_models import random_model
+from tests.families import llava_onevision, qwen2_vl
 
 
 def test_tiny_is_a_small_qwen3_vl_with_deepstack_that_loads_without_us(tiny):
@@ -149,3 +151,16 @@ def test_an_adapter_of_the_hub_is_part_of_the_chain(tmp_path, monkeypatch):
     mine = adapter(tmp_path / "mine", None)
     (tmp_path / "mine" / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/adapter"}')
     assert adapter_chain(mine) == (str(base), [downloaded, mine])
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+def test_the_projector_can_be_trained_alone_of_all_that_sees(name):
+    made = {"qwen2_vl": qwen2_vl, "llava_onevision": llava_onevision}
+    network = made[name]()[0] if name in made else random_model(f"{name}-narrow").network
+    freeze_vision(network, train_projector=True)
+    parameters = {name: weight.requires_grad for name, weight in network.named_parameters() if "lm_head" not in name}
+    seeing = {name: is_trained for name, is_trained in parameters.items() if "language_model" not in name}
+    trained = {name for name, is_trained in seeing.items() if is_trained}
+    assert trained and all("merger" in name or "multi_modal_projector" in name for name in trained)
+    assert not any("merger" in name or "multi_modal_projector" in name for name in seeing.keys() - trained)
+    assert all(parameters[name] for name in parameters.keys() - seeing.keys())

@@ -1,0 +1,187 @@
+"""Keys and values that rollouts keep from turn to turn, and the layout by which new tokens attend to them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from fovea.kernels.layouts import Call, attend_by_calls, calls
+from fovea.kernels.masked_layouts import OUTSIDE, blocked, texts_of
+from fovea.kernels.varlen_attention import Lengths
+
+
+@dataclass
+class Prefix:
+    """Keys and values of a prompt that several conversations share: of each layer both, each [key heads, N, D]."""
+
+    layers: list[torch.Tensor]
+    num_tokens: int
+
+
+@dataclass
+class Cache:
+    """What is kept of a conversation: its prompt's prefix, and keys and values of what came behind it."""
+
+    prefix: Prefix
+    layers: list[torch.Tensor]
+    num_seen: int
+    num_images: int
+    next_position: int
+    is_masked: bool = False
+    """Whether its images are masked from each other, in the layers that the network masks."""
+
+    @property
+    def num_behind(self) -> int:
+        return self.num_seen - self.prefix.num_tokens
+
+
+class TurnCache:
+    """Keys and values of the rows that are being continued, and the `Layout` by which they attend.
+
+    Rows of one prompt share its prefix, which is stored once; behind it each row has places of its own, at first `room`
+    more than its cache fills.
+    """
+
+    def __init__(self, caches: Sequence[Cache], room: int) -> None:
+        prefixes = list({id(cache.prefix): cache.prefix for cache in caches}.values())
+        order = {id(prefix): number for number, prefix in enumerate(prefixes)}
+        device = prefixes[0].layers[0].device
+        self.group = torch.tensor([order[id(cache.prefix)] for cache in caches], device=device)
+        self.prefix = [_stack([p.layers[layer] for p in prefixes]) for layer in range(len(prefixes[0].layers))]
+        width = self.prefix[0].shape[2]
+        lengths = torch.tensor([prefix.num_tokens for prefix in prefixes], device=device)
+        self.in_prefix = torch.arange(width, device=device) < lengths[:, None]
+        self.own = [_stack([cache.layers[layer] for cache in caches], room) for layer in range(len(self.prefix))]
+        self.length = torch.tensor([cache.num_behind for cache in caches], device=device)
+        self._regroup()
+
+    def _regroup(self) -> None:
+        """Row numbers by prefix [prefixes, most rows], and where each row stands in them."""
+        rows_of = [(self.group == number).nonzero().flatten() for number in range(len(self.in_prefix))]
+        self.rows = torch.nn.utils.rnn.pad_sequence(rows_of, batch_first=True)
+        self.place = torch.empty_like(self.group)
+        for number, rows in enumerate(rows_of):
+            self.place[rows] = torch.arange(len(rows), device=rows.device) + number * self.rows.shape[1]
+
+    def expect(self, counts: torch.Tensor, width: int) -> None:
+        """Announces the next forward: row r brings `counts[r]` new tokens, padded on the right to `width`."""
+        self.blocks: _Chunks | None = None
+        steps = torch.arange(width, device=self.length.device)
+        self.at = self.length[:, None] + steps
+        self.length = self.length + counts
+        self.reach = int(self.length.max())
+        capacity = self.own[0].shape[2]
+        if self.reach > capacity:
+            more = max(self.reach, 2 * capacity) - capacity
+            self.own = [torch.nn.functional.pad(layer, (0, 0, 0, more)) for layer in self.own]
+        self.at = self.at.clamp(max=self.own[0].shape[2] - 1)
+        self.own_mask = torch.arange(self.reach, device=self.length.device) <= self.at[:, :, None]
+        if width > 1:
+            before = self.in_prefix[self.group][:, None, :].expand(-1, width, -1)
+            self.chunk_mask = torch.cat([before, self.own_mask], dim=2)[:, None]
+
+    def expect_images(self, images: Sequence[Sequence[int]], layers: Collection[int]) -> None:
+        """Numbers the tokens of the next forward by their images, of which each sees itself alone in these layers."""
+        if any(number != OUTSIDE for row in images for number in row):
+            counts = torch.tensor(list(map(len, images)), device=self.length.device)
+            self.blocks, self.masked_layers = _Chunks(self, images, (self.length - counts).tolist()), layers
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Drops all rows but these."""
+        self.group, self.length = self.group[rows], self.length[rows]
+        self.own = [layer[rows] for layer in self.own]
+        self._regroup()
+
+    def layers_of(self, row: int) -> list[torch.Tensor]:
+        """A copy of a row's own keys and values."""
+        return [layer[row, :, : int(self.length[row])].clone() for layer in self.own]
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, stock: Any = None
+    ) -> torch.Tensor:
+        both = slice(2 * layer, 2 * layer + 2)
+        index = self.at[:, None, :, None].expand_as(k)  # [rows, key heads, T, D]
+        for kept, new in zip(self.own[both], (k, v), strict=True):
+            kept.scatter_(2, index, new)
+        if self.blocks is not None and layer in self.masked_layers:
+            return self.blocks.attend(q, (k, v), self.prefix[both], self.own[both], scaling)
+        own, prefix = [kept[:, :, : self.reach] for kept in self.own[both]], self.prefix[both]
+        if q.shape[2] > 1:  # [rows, key heads, prefix + reach, D]
+            keys, values = (torch.cat([p[self.group], o], dim=2) for p, o in zip(prefix, own, strict=True))
+            gqa = q.shape[1] != k.shape[1]
+            return scaled_dot_product_attention(q, keys, values, self.chunk_mask, scale=scaling, enable_gqa=gqa)
+        return self._attend_one(q, own, prefix, scaling)
+
+    def _attend_one(
+        self, q: torch.Tensor, own: Sequence[torch.Tensor], prefix: Sequence[torch.Tensor], scaling: float
+    ) -> torch.Tensor:
+        """One new token a row: each prefix is read once for all its rows, not once a row."""
+        # B rows, P prefixes of at most M rows, K key heads of R queries each, N places in a prefix and O behind it
+        num_rows, heads, _, width = q.shape
+        q = (q * scaling).view(num_rows, own[0].shape[1], -1, width)  # [B, K, R, D]
+        repeats = q.shape[2]
+        grouped = q[self.rows].transpose(1, 2).flatten(2, 3)  # [P, K, M * R, D]
+        scores = (grouped @ prefix[0].transpose(2, 3)).masked_fill(~self.in_prefix[:, None, None], float("-inf"))
+        to_prefix = self._by_row(scores, repeats)  # [B, K, R, N]
+        to_own = (q @ own[0].transpose(2, 3)).masked_fill(~self.own_mask[:, :, None], float("-inf"))  # [B, K, R, O]
+        weights = torch.cat([to_prefix, to_own], dim=3).float().softmax(-1).to(q.dtype)  # [B, K, R, N + O]
+        on_prefix, on_own = weights.split([prefix[0].shape[2], self.reach], dim=3)
+        grouped = on_prefix[self.rows].transpose(1, 2).flatten(2, 3) @ prefix[1]  # [P, K, M * R, D]
+        output = self._by_row(grouped, repeats) + on_own @ own[1]  # [B, K, R, D]
+        return output.reshape(num_rows, heads, 1, width)
+
+    def _by_row(self, grouped: torch.Tensor, repeats: int) -> torch.Tensor:
+        """[P, K, M * R, X] by prefix as [B, K, R, X] by row."""
+        return grouped.unflatten(2, (-1, repeats)).transpose(1, 2).flatten(0, 1)[self.place]
+
+
+class _Chunks:
+    """What the new tokens of `TurnCache`'s rows attend to where images are masked.
+
+    `images` numbers each row's new tokens, before which it has `lengths[row]` of its own. Keys are the new tokens, the
+    prefixes and what the rows have, end to end.
+    """
+
+    def __init__(self, turn: TurnCache, images: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
+        device, counts = turn.length.device, list(map(len, images))
+        self.shown = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(device)
+        numbers = list(chain.from_iterable(images))
+        whole, row = Lengths(counts, device), slice(0, len(numbers))
+        self.own, self.before = blocked([Call(row, row, whole, whole, True)], [], numbers)
+        texts = [texts_of(numbers, start, end) for start, end in pairwise(whole.bounds)]
+        num_prefixes, width = turn.in_prefix.shape
+        in_prefix = turn.in_prefix.sum(1).tolist()
+        starts = [len(numbers) + width * group for group in turn.group.tolist()]
+        prefixes = [
+            range(start, start + in_prefix[group]) for start, group in zip(starts, turn.group.tolist(), strict=True)
+        ]
+        first, capacity = len(numbers) + width * num_prefixes, turn.own[0].shape[2]
+        owned = [range(first + capacity * row, first + capacity * row + length) for row, length in enumerate(lengths)]
+        for keys in (prefixes, owned):
+            self.before += calls(texts, keys, device, causal=False)
+
+    def attend(
+        self, q: torch.Tensor, new: Sequence[torch.Tensor], prefix: Sequence[torch.Tensor],
+        own: Sequence[torch.Tensor], scaling: float,
+    ) -> torch.Tensor:  # fmt: skip
+        """All tensors [rows or prefixes, heads or key heads, places, D], keys before values; the result like q."""
+        flat = [[tensor.transpose(1, 2) for tensor in kind] for kind in zip(new, prefix, own, strict=True)]
+        k, v = (torch.cat([new[self.shown], *(kept.flatten(0, 1) for kept in rest)]) for new, *rest in flat)
+        q = q.transpose(1, 2)
+        output = torch.zeros_like(q, dtype=v.dtype)
+        output[self.shown] = attend_by_calls([q[self.shown], k, v], self.own, self.before, scaling)
+        return output.transpose(1, 2)
+
+
+def _stack(layers: Sequence[torch.Tensor], room: int = 0) -> torch.Tensor:
+    """[rows, key heads, longest + room, D] of tensors [key heads, N, D], zero where nothing stands yet."""
+    heads, _, width = layers[0].shape
+    stacked = layers[0].new_zeros(len(layers), heads, max(layer.shape[1] for layer in layers) + room, width)
+    for row, layer in enumerate(layers):
+        stacked[row, :, : layer.shape[1]] = layer
+    return stacked
