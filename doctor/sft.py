@@ -39,8 +39,9 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
     if records is not None:
         check("traces", unfit_traces, records, args)
         longest = check("loss mask", misplaced_loss, subject, records, args.max_length)
-        check("boxes in traces", boxes_in_another_frame, subject, records)
-        check("crops in traces", crops_of_another_size, subject, records)
+        if episodes.cuts_crops or not episodes.is_ours:
+            check("boxes in traces", boxes_in_another_frame, subject, records)
+            check("crops in traces", crops_of_another_size, subject, records)
         sharding = check("launch", read_launch, doctor.accelerate_config) or Sharding()
         if longest:
             launch = Launch(model_args, args, sharding, doctor.gpu_memory_gib or device_gib())

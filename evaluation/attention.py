@@ -23,6 +23,7 @@ from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
 from environments.play import begin
 from environments.taught import checkpoint_defaults
+from evaluation.discover import ATTENTION
 from fovea.arguments import PlayerArguments
 from fovea.config import ConfigError, parse
 from fovea.kernels.image_blocks import ImageBlocks, image_blocks
@@ -30,10 +31,9 @@ from fovea.kernels.layouts import Call, Stock, calls, install, without_adapters
 from fovea.kernels.masked_layouts import OUTSIDE, MaskedBatch, number_images
 from fovea.kernels.varlen_attention import Lengths, attend
 from fovea.models.loading import Model
+from fovea.runs.directory import RunDirectory
 from fovea.tasks import Task
 
-ATTENTION = "attention.json"
-"""The file of an analysis, in its folder."""
 TO = ("its image", "other images", "text")
 Triple = tuple[float, float, float]
 
@@ -171,6 +171,7 @@ def main() -> None:
     if model.network is None or arguments.use_vllm or arguments.vllm_server_base_url:
         raise ConfigError("attention is watched inside the model, where vLLM and endpoints let nobody in")
     layers = analyse(model, tasks, episodes)
+    RunDirectory(arguments.output_dir).write_start(analysis=arguments, episodes=episodes)
     write(layers, Path(arguments.output_dir))
     print(f"{table(layers)}\n\nwritten to {Path(arguments.output_dir) / 'attention.csv'}")
 

@@ -8,9 +8,13 @@ from pathlib import Path
 
 from evaluation.stored import StoredRun
 from fovea.runs.directory import METRICS
-from fovea.runs.records import ROLLOUTS, SAMPLES, read_run
+from fovea.runs.records import ROLLOUTS, SAMPLES, RunInfo, read_run
 
 SWEEP = "sweep.json"
+ATTENTION = "attention.json"
+POOLING = "pooling.json"
+ANALYSES = (ATTENTION, POOLING)
+"""Files that a report draws without any episode."""
 OWN = ""
 """The name of the evaluation that a folder itself holds."""
 DEFAULT = "evaluation"
@@ -30,6 +34,11 @@ class FoundRun:
     def main(self) -> StoredRun:
         """The evaluation by which the run is compared with others."""
         return next(iter(self.evaluations.values()))
+
+    @property
+    def info(self) -> RunInfo:
+        """How the run was started, or its main evaluation."""
+        return self.training.info if self.training else self.main.info if self.evaluations else read_run(self.folder)
 
     @property
     def metrics(self) -> Path:
@@ -74,10 +83,11 @@ def _find_run(folder: Path, name: str) -> FoundRun:
     folders = {name: path for name, path in evaluations_in(folder).items() if _has_line(path / SAMPLES)}
     ranked = sorted(folders, key=lambda name: (not _is_plain(folders[name]), name != OWN, name != DEFAULT))
     training = StoredRun(folder, ROLLOUTS) if (folder / ROLLOUTS).exists() else None
-    if not folders and training is None:
-        raise SystemExit(f"{folder} holds no episodes, neither of an evaluation nor of a training: name a run's folder")
     evaluations = {name or DEFAULT: StoredRun(folders[name], SAMPLES) for name in ranked}
-    return FoundRun(name, folder, evaluations, training)
+    run = FoundRun(name, folder, evaluations, training)
+    if not folders and training is None and not any(map(run.files, ANALYSES)):
+        raise SystemExit(f"{folder} holds no episodes, neither of an evaluation nor of a training: name a run's folder")
+    return run
 
 
 def _has_line(path: Path) -> bool:

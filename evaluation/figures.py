@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from evaluation import attention, plots, pooling
-from evaluation.discover import SWEEP, FoundRun
+from evaluation.discover import ATTENTION, POOLING, SWEEP, FoundRun
 from evaluation.sweep import read_sweep
 from evaluation.trajectories import Trajectories
 from fovea.runs.records import Summary
@@ -120,7 +120,7 @@ def _sweeps(runs: Sequence[FoundRun]) -> list[str]:
 
 def _attention(runs: Sequence[FoundRun]) -> list[str]:
     """Where visual tokens look, layer by layer: a plot for each of images and text."""
-    found = {name: attention.read(path) for run in runs for name, path in _named(run, attention.ATTENTION)}
+    found = {name: attention.read(path) for run in runs for name, path in _named(run, ATTENTION)}
     return [
         plots.by_layer(
             f"attention of visual tokens to {name}",
@@ -138,7 +138,7 @@ def _pooling(runs: Sequence[FoundRun]) -> list[str]:
     """Accuracy with fewer tokens an image, and with as many that hold fewer pixels."""
     curves: dict[str, dict[int, tuple[float, tuple[float, float]]]] = defaultdict(dict)
     for run in runs:
-        for name, path in _named(run, pooling.POOLING):
+        for name, path in _named(run, POOLING):
             for point in pooling.read(path):
                 for kind in pooling.KINDS if point.factor == 1 else (point.kind,):
                     curves[f"{name}, {kind}"][point.factor] = point.accuracy, point.interval

@@ -12,9 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from evaluation.attention import ATTENTION
 from evaluation.compare import compare, table, write
-from evaluation.pooling import POOLING
+from evaluation.discover import ATTENTION, POOLING
 from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, train
 
 FOLDER = Path("runs/mimic/tiny")

@@ -20,13 +20,12 @@ from typing import Any
 from environments.arguments import EpisodeArguments
 from environments.taught import checkpoint_defaults
 from evaluation.arguments import EvaluationArguments
+from evaluation.discover import POOLING
 from evaluation.playing import evaluate
 from fovea.config import parse
 from fovea.models.loading import Model
 from fovea.tasks import Task
 
-POOLING = "pooling.json"
-"""The file of an analysis, in its folder."""
 KINDS = ("token_pooling", "pixel_pooling")
 
 

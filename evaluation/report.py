@@ -105,7 +105,7 @@ def _provenance(runs: Sequence[FoundRun]) -> str:
     """Where each run came from: commit and command."""
     lines = []
     for run in runs:
-        info = (run.training or run.main).info
+        info = run.info
         commit = str(info.commit or "no commit")[:10] + (", changed" if info.dirty else "")
         words = " ".join(map(str, info.command))
         lines.append(

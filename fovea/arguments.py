@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fovea.config import ConfigError
-from fovea.data.columns import TaskError, known_columns, parse_columns
+from fovea.data.columns import known_columns, parse_columns
 from fovea.data.task_files import tasks_from
 from fovea.images import PixelLimits
 from fovea.models.loading import Model, RemoteModel, load_model, load_outline
@@ -151,7 +151,7 @@ class PlayerArguments(TaskArguments, PixelArguments, EngineArguments):
         """
         try:
             return self.load_model(), self.load_tasks()
-        except (FileNotFoundError, TaskError) as error:
+        except (OSError, ValueError) as error:  # of files, of the hub, or of what is in them
             raise ConfigError(str(error)) from error
 
     def load_model(self) -> Model:

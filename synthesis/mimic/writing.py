@@ -180,6 +180,8 @@ def command(kind: type, run: Callable[[Any], Path], description: str | None) -> 
     [arguments] = parse((kind,), description=description)
     try:
         folder = run(arguments)
+    except FileNotFoundError as error:
+        raise SystemExit(f"{error.filename} is not there: name a file, or a folder, that is") from error
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     print(f"written to {folder}")

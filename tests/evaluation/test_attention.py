@@ -9,8 +9,9 @@ from PIL import Image
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
 from environments.play import opening
-from evaluation import attention
-from evaluation.attention import analyse
+from evaluation import attention, report
+from evaluation.attention import Shares, analyse
+from evaluation.discover import ATTENTION, find_runs
 from fovea.config import ConfigError
 from fovea.kernels.image_blocks import block_images
 from fovea.models.processors import limited
@@ -98,7 +99,18 @@ def test_tasks_of_one_image_alone_are_refused(model):
 def test_what_is_written_is_read_again(model, tmp_path):
     found = analyse(model, some_tasks([2, 2]), VIEWS)
     attention.write(found, tmp_path)
-    again = attention.read(tmp_path / attention.ATTENTION)
+    again = attention.read(tmp_path / ATTENTION)
     assert [list(one.shares) for one in again] == [list(one.shares) for one in found]
     assert (tmp_path / "attention.csv").read_text().count("\n") == 3
-    assert json.loads((tmp_path / attention.ATTENTION).read_text())[0]["layer"] == 0
+    assert json.loads((tmp_path / ATTENTION).read_text())[0]["layer"] == 0
+
+
+def test_a_report_draws_an_analysis_that_has_no_episodes_beside_it(tmp_path, monkeypatch, capsys):
+    layers = [Shares(layer, (0.5, 0.3, 0.2), (0.1, 0.1, 0.1), 3) for layer in (0, 1)]
+    attention.write(layers, tmp_path / "analysis")
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "analysis"), "--output", str(tmp_path / "report.html")])
+    report.main()
+    assert "attention of visual tokens to other images" in (tmp_path / "report.html").read_text()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="holds no episodes"):
+        find_runs([tmp_path / "empty"])

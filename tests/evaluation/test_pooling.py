@@ -5,7 +5,7 @@ import pytest
 from environments.arguments import EpisodeArguments
 from evaluation import attention, figures, pooling
 from evaluation.attention import Shares
-from evaluation.discover import find_runs
+from evaluation.discover import POOLING, find_runs
 from evaluation.pooling import PoolingArguments, analyse
 from fovea.runs.records import read_samples
 
@@ -43,7 +43,7 @@ def test_a_larger_factor_goes_on_from_what_is_there(points, tiny, make_task, arg
 def test_what_is_written_is_read_and_drawn(points, arguments, tiny, make_task, tmp_path):
     folder = tmp_path / "run" / "pooling"
     pooling.write(points, folder)
-    assert pooling.read(folder / pooling.POOLING) == points
+    assert pooling.read(folder / POOLING) == points
     assert len((folder / "pooling.csv").read_text().splitlines()) == 4
     attention.write([Shares(0, (0.5, 0.3, 0.2), (0.1, 0.1, 0.1), 3)], tmp_path / "run" / "attention")
     (tmp_path / "run" / "evaluation").symlink_to(folder / "token_pooling_1")
