@@ -53,7 +53,7 @@ def test_where_hardly_a_pair_differs_it_covers_no_less(total, lost, gained):
     assert low < 0 < high
 
 
-@pytest.mark.parametrize("total", [100, 600])
+@pytest.mark.parametrize("total", [100, pytest.param(600, marks=pytest.mark.slow)])
 def test_the_interval_of_paired_scores_covers_at_its_nominal_rate(total):
     rng = np.random.default_rng(0)
     trials = [rng.beta(2, 3, size=total) - rng.beta(2, 4, size=total) for _ in range(2000)]
