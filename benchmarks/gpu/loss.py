@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import statistics
+from collections import Counter
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +24,10 @@ SIZES = ("qwen2_5_vl-7b", "qwen3_vl-8b", "qwen2_5_vl-3b")
 LENGTHS = {"4K": (4096, 800), "1K": (1024, 256), "16K": (16384, 1000)}
 """Prompt tokens, nearly all of them visual, and completion tokens, two crops included."""
 SECONDS = {"1K": 25, "4K": 45, "16K": 110}
+
+
+LONG_SECONDS = 30
+"""Of a pass beside which the choice of kernels in the first one is nothing."""
 
 
 def cases(small: bool) -> list[Case]:
@@ -57,21 +62,44 @@ def _measure(size: str, setup: Setup, seconds_left: float) -> dict[str, Any]:
                 results["matmul_tflops"] = rate / 1e12
                 results["share_of_matmul"] = side.backward_rate(inputs) / rate
                 results["estimate"] = _estimate(model.network, setup)
+                results["profile"] = _profile(side, inputs)
             del model, side
             gc.collect()
     return results | {"text": _text(results)}
 
 
 def _timed(side: Side, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of the loss and its backward, one uncounted pass before; the most memory beside the weights."""
+    """Seconds of the loss and its backward, one uncounted pass before unless a pass is long; the most memory."""
+    restart_peak()
     try:
         first = side.loss_seconds(inputs)
-        side.trainer.model.zero_grad()
-        restart_peak()
-        seconds = [side.loss_seconds(inputs) for _ in range(1 if first > 8 else 3)]
+        seconds = [first]
+        if first < LONG_SECONDS:
+            side.trainer.model.zero_grad()
+            restart_peak()
+            seconds = [side.loss_seconds(inputs) for _ in range(1 if first > 8 else 3)]
     except torch.OutOfMemoryError as error:
         return {"out_of_memory": str(error)}
     return {"seconds": statistics.median(seconds), "all_seconds": seconds, "first": first, "peak": peak_bytes()}
+
+
+def _profile(side: Side, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Of one pass: seconds, the share in which the device computes, and the seconds of its ten longest kernels."""
+    started = synchronized()
+    loss = side.loss(inputs)
+    forward = synchronized() - started
+    loss.backward()
+    seconds = synchronized() - started
+    if device() == "cpu":
+        return {"seconds": seconds, "forward": forward}
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        side.loss(inputs).backward()
+        torch.cuda.synchronize()
+    kernels: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        kernels[event.key[:120]] += event.self_device_time_total / 1e6
+    busy = sum(kernels.values()) / seconds
+    return {"seconds": seconds, "forward": forward, "busy": busy, "kernels": dict(kernels.most_common(10))}
 
 
 def _estimate(network: Any, setup: Setup) -> dict[str, Any]:
@@ -113,4 +141,7 @@ def _text(results: dict[str, Any]) -> str:
             f"backward at {results['share_of_matmul']:.0%} of {results['matmul_tflops']:.0f} TFLOP/s, doctor foresaw "
             f"{gib(foreseen)}" + (f" ({foreseen / peak:.0%})" if peak else "")
         )
+    if "busy" in results.get("profile", {}):
+        profile = results["profile"]
+        parts.append(f"forward {profile['forward'] / profile['seconds']:.0%} of it, card busy {profile['busy']:.0%}")
     return "; ".join(parts)

@@ -32,7 +32,7 @@ class Results:
         Raises:
             ValueError: if that was measured on another card or in another size.
         """
-        self.path = path
+        self.path, self.commit = path, about.get("commit")
         self.content: dict[str, Any] = {"about": about, "rows": {}}
         if path.exists():
             self.content = json.loads(path.read_text())
@@ -69,7 +69,7 @@ def run(cases: Sequence[Case], results: Results, *, deadline: float) -> Iterator
                 continue
             process = process or _Process()
             seconds = left if case.is_elastic else min(left, GRACE * case.seconds)
-            row = process.measure(case.measure, seconds)
+            row = process.measure(case.measure, seconds) | {"commit": results.commit}
             if row["status"] == "failed":
                 process.end()
                 process = None

@@ -2,8 +2,10 @@
 
 The log-sum-exp of each query lets attention to two sets of keys be computed apart and merged, forward and backward:
 with the output and log-sum-exp over all keys, the flash backward over one set gives just that set's share of the
-gradients (FlashAttention-2, Dao 2023, section 3.1). Nothing is padded, and the kernels need no mask. Devices and types
-without one (float32 on CUDA) compute by formula, one sequence's [heads, queries, keys] in memory at a time.
+gradients (FlashAttention-2, Dao 2023, section 3.1). Nothing is padded, and the kernels need no mask. On CUDA that is
+flash attention where it runs (bfloat16 and float16 from compute capability 8.0), otherwise PyTorch's memory-efficient
+attention (float32, older cards). Devices and head widths that have neither compute by formula, one sequence's
+[heads, queries, keys] in memory at a time.
 
 Shapes: queries [N, heads, D]; keys and values [M, key heads, D], heads a multiple of key heads; outputs like the
 queries; log-sum-exps [heads, N] in float32.
@@ -12,6 +14,7 @@ queries; log-sum-exps [heads, N] in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import accumulate, pairwise
 
 import torch
@@ -31,6 +34,13 @@ class Lengths:
     def __iter__(self) -> Iterator[slice]:
         return (slice(start, end) for start, end in pairwise(self.bounds))
 
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """The sequence of each token [N], and the token's place in it [N]."""
+        tokens = torch.arange(self.bounds[-1], device=self.offsets.device)
+        sequence = torch.bucketize(tokens, self.offsets[1:-1], right=True)
+        return sequence, tokens - self.offsets[sequence]
+
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, queries: Lengths, keys: Lengths, *, causal: bool, scaling: float
@@ -40,6 +50,8 @@ def attend(
         spans = (queries.offsets, keys.offsets, queries.longest, keys.longest)
         output, lse, *_ = _aten._flash_attention_forward(q, k, v, *spans, 0.0, causal, False, scale=scaling)
         return output, lse
+    if _has_efficient(q):
+        return _attend_efficiently(q, k, v, queries, keys, causal, scaling)
     output, lse = torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
     kernel = _kernels(q)[0]
     for at, to in zip(queries, keys, strict=True):
@@ -59,6 +71,8 @@ def gradients(
         return _aten._flash_attention_backward(
             grad, q, k, v, output, lse.contiguous(), *spans, 0.0, causal, *no_dropout, scale=scaling
         )
+    if _has_efficient(q):
+        return _gradients_efficiently(grad, q, k, v, output, lse, queries, keys, causal, scaling)
     kernel = _kernels(q)[1]
     results = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     for at, to in zip(queries, keys, strict=True):
@@ -73,6 +87,55 @@ def _has_flash(q: Tensor) -> bool:
     if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16):
         return False
     return torch.cuda.get_device_capability(q.device) >= (8, 0)
+
+
+def _has_efficient(q: Tensor) -> bool:
+    is_nvidia = q.device.type == "cuda" and torch.version.hip is None
+    return is_nvidia and q.shape[-1] * q.element_size() % 16 == 0
+
+
+def _attend_efficiently(
+    q: Tensor, k: Tensor, v: Tensor, queries: Lengths, keys: Lengths, causal: bool, scaling: float
+) -> tuple[Tensor, Tensor]:
+    given = [_as_row(tensor) for tensor in (q, _for_each_head(k, q), _for_each_head(v, q))]
+    spans = (queries.offsets, keys.offsets, queries.longest, keys.longest)
+    output, padded, *_ = _aten._efficient_attention_forward(
+        *given, None, *spans, 0.0, int(causal), compute_log_sumexp=True, scale=scaling
+    )
+    sequence, place = queries.places
+    return output[0], padded[sequence, :, place].T
+
+
+def _gradients_efficiently(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, lse: Tensor, queries: Lengths, keys: Lengths,
+    causal: bool, scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    spans = (queries.offsets, keys.offsets, queries.longest, keys.longest)
+    longest = -(-queries.longest // _LSE_MULTIPLE) * _LSE_MULTIPLE
+    padded = lse.new_full((len(queries.bounds) - 1, len(lse), longest), float("inf"))
+    sequence, place = queries.places
+    padded[sequence, :, place] = lse.T
+    no_dropout = torch.zeros(2, dtype=torch.int64, device=q.device)
+    given = [_as_row(tensor) for tensor in (grad, q, _for_each_head(k, q), _for_each_head(v, q))]
+    of_q, *of_others, _ = _aten._efficient_attention_backward(
+        *given, None, _as_row(output), *spans, padded, 0.0, *no_dropout, int(causal), False, scale=scaling
+    )
+    of_k, of_v = (part[0].unflatten(1, (k.shape[1], -1)).sum(2) for part in of_others)
+    return of_q[0], of_k, of_v
+
+
+_LSE_MULTIPLE = 32
+"""To which these kernels pad the log-sum-exps [sequences, heads, longest]."""
+
+
+def _as_row(tensor: Tensor) -> Tensor:
+    """[1, N, heads, D], as kernels of sequences laid end to end take it."""
+    return tensor.contiguous()[None]
+
+
+def _for_each_head(tensor: Tensor, q: Tensor) -> Tensor:
+    """Keys or values [M, key heads, D] once for each head of q that reads them."""
+    return tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1)
 
 
 def _kernels(q: Tensor) -> tuple[Callable, Callable]:
