@@ -47,7 +47,7 @@ def about(small: bool) -> dict[str, Any]:
 def table(cases: list[Case], results: Results) -> str:
     where = results.content["about"]
     named = ", ".join(f"{name} {where['versions'].get(name)}" for name in ("torch", "transformers", "trl"))
-    state = ("and changes " if where["dirty"] else "") + ("in small" if where["small"] else "")
+    state = ("and changes " if where.get("dirty") else "") + ("in small" if where["small"] else "")
     lines = [
         f"{where['card']}; {named}; commit {where['commit']} {state}".strip(),
         "",

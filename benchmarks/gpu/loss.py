@@ -60,7 +60,7 @@ def _measure(size: str, setup: Setup, seconds_left: float) -> dict[str, Any]:
             if name == "ours" and "seconds" in results[name]:
                 rate = matmul_rate(model.network.dtype, device())
                 results["matmul_tflops"] = rate / 1e12
-                results["share_of_matmul"] = side.backward_rate(inputs) / rate
+                results["share_of_matmul"] = _share(side, inputs, rate)
                 results["estimate"] = _estimate(model.network, setup)
                 results["profile"] = _profile(side, inputs)
             del model, side
@@ -81,6 +81,14 @@ def _timed(side: Side, inputs: dict[str, Any]) -> dict[str, Any]:
     except torch.OutOfMemoryError as error:
         return {"out_of_memory": str(error)}
     return {"seconds": statistics.median(seconds), "all_seconds": seconds, "first": first, "peak": peak_bytes()}
+
+
+def _share(side: Side, inputs: dict[str, Any], rate: float) -> float | None:
+    """Of the device's matrix rate, what backward reaches; None where counting its operations takes too much memory."""
+    try:
+        return side.backward_rate(inputs) / rate
+    except torch.OutOfMemoryError:
+        return None
 
 
 def _profile(side: Side, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -138,8 +146,8 @@ def _text(results: dict[str, Any]) -> str:
     if "estimate" in results:
         foreseen, peak = results["estimate"]["total"], results["ours"]["peak"]
         parts.append(
-            f"backward at {results['share_of_matmul']:.0%} of {results['matmul_tflops']:.0f} TFLOP/s, doctor foresaw "
-            f"{gib(foreseen)}" + (f" ({foreseen / peak:.0%})" if peak else "")
+            f"backward at {results['share_of_matmul'] or float('nan'):.0%} of {results['matmul_tflops']:.0f} TFLOP/s, "
+            f"doctor foresaw {gib(foreseen)}" + (f" ({foreseen / peak:.0%})" if peak else "")
         )
     if "busy" in results.get("profile", {}):
         profile = results["profile"]

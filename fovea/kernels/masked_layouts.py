@@ -104,8 +104,8 @@ def blocked(own: Sequence[Call], before: Sequence[Call], images: Sequence[int]) 
     """The calls of a plain attention, in which each image is a sequence of its own and sees nothing else.
 
     `own` are causal calls of sequences to themselves, `before` calls to what precedes them whole, both over slices of
-    the row whose tokens `images` numbers. A sequence's text attends to its text in one call; to the images before it,
-    in one call for the first run of text that has any, one for the second, and so on.
+    the row whose tokens `images` numbers. A sequence's text attends to its text in one call, and to the images before
+    it in as many calls as their number has bits.
     """
     parts = [_within(call, images) for call in own]
     earlier = [more for _, later in parts for more in later]
@@ -119,29 +119,44 @@ def blocked(own: Sequence[Call], before: Sequence[Call], images: Sequence[int]) 
 def _within(call: Call, images: Sequence[int]) -> tuple[list[Call], list[Call]]:
     """What stands for a causal call of sequences to themselves: own calls, and those of text to images before it."""
     device = call.queries.offsets.device
-    pictures: list[Sequence[int]] = []
-    texts: list[Sequence[int]] = []
-    runs: dict[int, tuple[list[Sequence[int]], list[Sequence[int]]]] = defaultdict(lambda: ([], []))
+    texts: list[list[int]] = []
+    pictures: list[list[int]] = []
+    spans: defaultdict[int, tuple[list[list[int]], list[list[int]]]] = defaultdict(lambda: ([], []))
     for start, end in _sequences(call.at, call.queries):
         text: list[int] = []
-        seen: list[int] = []
-        turn = 0
+        after: list[int] = []
+        own: list[list[int]] = []
         for number, places in groupby(range(start, end), key=images.__getitem__):
-            if number != OUTSIDE:
-                pictures.append(list(places))
-                seen += pictures[-1]
-                continue
             run = list(places)
-            text += run
-            queries, keys = runs[turn]
-            turn += 1
-            queries.append(run)
-            keys.append(tuple(seen))
+            if number == OUTSIDE:
+                text += run
+                after += [len(own)] * len(run)
+            else:
+                own.append(run)
         texts.append(text)
+        pictures += own
+        for first, size in _spans(len(own)):
+            queries, keys = spans[size]
+            end = first + size
+            queries.append([place for place, count in zip(text, after, strict=True) if end <= count < end + size])
+            keys.append([place for picture in own[first:end] for place in picture])
     if not pictures:
         return [call], []
-    own = [*calls(pictures, pictures, device, causal=True), *calls(texts, texts, device, causal=True)]
-    return own, [more for queries, keys in runs.values() for more in calls(queries, keys, device, causal=False)]
+    return (
+        [*calls(pictures, pictures, device, causal=True), *calls(texts, texts, device, causal=True)],
+        [more for queries, keys in spans.values() for more in calls(queries, keys, device, causal=False)],
+    )
+
+
+def _spans(num_images: int) -> Iterator[tuple[int, int]]:
+    """First image and size of spans of which some make up the images before any text, those of one size disjoint.
+
+    Of `count` images they are those of the bits of `count`, the highest first: 6 images are a span of 4 and one of 2.
+    Text after a span needs it if fewer images than its size stand between them.
+    """
+    for bit in range(num_images.bit_length()):
+        size = 1 << bit
+        yield from ((first, size) for first in range(0, num_images - size + 1, 2 * size))
 
 
 def texts_of(images: Sequence[int], start: int, end: int) -> list[int]:
