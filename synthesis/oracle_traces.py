@@ -44,6 +44,13 @@ class TraceArguments(TraceSourceArguments):
     looseness: list[float] = field(
         default_factory=lambda: [1.0, 3.0], metadata={"help": "Boxes are enlarged by a factor in this range."}
     )
+    mistakes: float = field(
+        default=0.0,
+        metadata={
+            "help": "Probability that it focuses on a wrong image first, finds nothing there and goes on, so that a "
+            "model learns to search: for --environment focus."
+        },
+    )
 
     def load_tasks(self) -> list[Task]:
         """The tasks that these arguments name, or fresh scenes."""
@@ -68,6 +75,11 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
             f"no task of {arguments.dataset_name} has boxes or a chain, so that the oracle does not know where to "
             "look: give `boxes`, or the name of their column with --columns boxes=…, or metadata.foci"
         )
+    if not 0 <= arguments.mistakes < 1 or (arguments.mistakes and episodes.environment != "focus"):
+        raise ValueError(
+            f"--mistakes {arguments.mistakes}: give a probability from 0 up to, but not including, 1, and with it "
+            "--environment focus, where there are images to focus on"
+        )
     if episodes.environment in CHAINED:
         refuse_half_chains(tasks)
     oracle = make_oracle(
@@ -75,6 +87,7 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
         frame,
         noise=arguments.noise,
         looseness=(arguments.looseness[0], arguments.looseness[1]),
+        mistakes=arguments.mistakes,
         box_step=10 if arguments.model_name_or_path in EMBEDDED else 1,
         seed=arguments.seed,
     )

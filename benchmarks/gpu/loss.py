@@ -145,9 +145,11 @@ def _text(results: dict[str, Any]) -> str:
         parts.append(f"**{results['stock']['seconds'] / results['ours']['seconds']:.1f}x**")
     if "estimate" in results:
         foreseen, peak = results["estimate"]["total"], results["ours"]["peak"]
+        share = results["share_of_matmul"]
         parts.append(
-            f"backward at {results['share_of_matmul'] or float('nan'):.0%} of {results['matmul_tflops']:.0f} TFLOP/s, "
-            f"doctor foresaw {gib(foreseen)}" + (f" ({foreseen / peak:.0%})" if peak else "")
+            ("" if share is None else f"backward at {share:.0%} of {results['matmul_tflops']:.0f} TFLOP/s, ")
+            + f"doctor foresaw {gib(foreseen)}"
+            + (f" ({foreseen / peak:.0%})" if peak else "")
         )
     if "busy" in results.get("profile", {}):
         profile = results["profile"]

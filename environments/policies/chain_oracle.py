@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+from zlib import crc32
+
+import numpy as np
 
 from environments.focus import FOCUS_TOOL
 from environments.play import Conversation
 from environments.policies.oracle import OraclePolicy, turn_of
 from fovea.answers import written
 from fovea.boxes import Frame, Framing
-from fovea.chains import Chain, chain_of_task, written_steps
+from fovea.chains import Chain, Step, chain_of_task, written_steps
 from fovea.tasks import Target, Task
 
 
 class ChainOraclePolicy(OraclePolicy):
     """Focuses for each step of the task's chain, zooms into the boxes of its images, and answers; see `OraclePolicy`.
 
-    Where there is no tool to focus with, it writes the chain as text.
+    Before a focus it makes a mistake with the probability `mistakes`, and after that maybe another: it looks at an
+    image that the step does not need, and answers that sub-question with `NOT_HERE`. Where there is no tool to focus
+    with, it writes the chain as text.
     """
 
     def _write(self, conversation: Conversation) -> str:
@@ -43,14 +49,28 @@ class ChainOraclePolicy(OraclePolicy):
         calls: list[dict[str, Any] | Target] = []
         left = list(task.boxes) if task.metadata.get("needs_zoom", True) else []
         before = ""
+        rng = np.random.default_rng([self.seed, crc32(task.id.encode())])
+
+        def mistakes(step: Step) -> Iterator[list[int]]:
+            right = {image for other in chain.steps if other.question == step.question for image in other.images}
+            for image in rng.permutation(len(task.images)).tolist():
+                if image not in right:
+                    if rng.random() >= self.mistakes:
+                        return
+                    yield [image]
+
         for step in chain.steps:
-            said = {"answer": before} if before else {}
-            calls.append({**said, "question": step.question, "img_idxs": list(step.images)})
+            for images, answer in [*((wrong, NOT_HERE) for wrong in mistakes(step)), (step.images, step.answer)]:
+                said = {"answer": before} if before else {}
+                calls.append({**said, "question": step.question, "img_idxs": list(images)})
+                before = answer
             calls += [target for target in left if target.img_idx in step.images]
             left = [target for target in left if target.img_idx not in step.images]
-            before = step.answer
         return calls
 
+
+NOT_HERE = "not here"
+"""The answer to a sub-question that was asked of a wrong image."""
 
 CHAINED = ("focus", "chain")
 """Environments in which tasks are played by their chains."""

@@ -23,12 +23,14 @@ class OraclePolicy:
     It zooms into each of `task.boxes` in turn (inside the previous crop when `metadata["nested"]`), unless
     `metadata["needs_zoom"]` is False or there are no tools, and then writes the answer. `noise` is the standard
     deviation of a box's shift in fractions of its own size, `looseness` the range of factors by which it is enlarged.
-    `metadata["labels"]` names the boxes, `metadata["readings"]` says what stands in each.
+    `metadata["labels"]` names the boxes, `metadata["readings"]` says what stands in each. `mistakes` is the probability
+    with which it first focuses on a wrong image, where its environment has focuses.
     """
 
     frame: Frame
     noise: float = 0.0
     looseness: tuple[float, float] = (1.0, 1.0)
+    mistakes: float = 0.0
     box_step: int = 1
     seed: int = 0
 
