@@ -14,9 +14,9 @@ from environments.check import check_environment
 from environments.factories import environment_factory
 from environments.focus import OVERVIEW_TOKENS, ChainEnvironment, FocusEnvironment
 from environments.play import Limits, Reply, opening, play
-from environments.policies.chain_oracle import ChainOraclePolicy
+from environments.policies.chain_oracle import NOT_HERE, ChainOraclePolicy
 from environments.rendering import Renderer
-from environments.traces import read_traces, to_trace, trace_record, write_fit_traces
+from environments.traces import read_traces, to_trace, trace_record, unfit, write_fit_traces
 from environments.views import ViewSettings
 from fovea.boxes import Box, Frame
 from fovea.chains import Chain, ChainError, Step, chain_of, chain_of_task, problem_of, read_steps, written_steps
@@ -63,10 +63,10 @@ def albums():
 def played(albums, tiny):
     """The albums, played by the oracle in an environment of ours."""
 
-    def play_in(name, noise=0.0):
+    def play_in(name, **options):
         arguments = EpisodeArguments(environment=name, max_image_tokens=48, **TINY_CROPS)
         factory = environment_factory(arguments, tiny)
-        return play(ChainOraclePolicy(tiny.frame, noise=noise), albums, environment_factory=factory, limits=LONG)
+        return play(ChainOraclePolicy(tiny.frame, **options), albums, environment_factory=factory, limits=LONG)
 
     return play_in
 
@@ -205,6 +205,24 @@ def test_the_oracle_plays_the_chain_of_a_task_and_it_is_read_off_the_episode(pla
         for crop, target in zip(episode.crops, task.boxes, strict=False):
             assert crop.root == target.img_idx
             assert crop.region.coordinates == pytest.approx(target.box.coordinates, abs=0.002)
+
+
+def test_mistakes_are_found_wanting_and_the_chain_goes_on(played):
+    straight, searching = played("focus"), played("focus", mistakes=0.5)
+    wrong = 0
+    for episode, right in zip(searching, straight, strict=True):
+        chain = chain_of(episode)
+        missed = [step for step in chain.steps if step.answer == NOT_HERE]
+        kept = [step for step in chain.steps if step.answer != NOT_HERE]
+        assert Chain(tuple(kept), chain.answer) == chain_of(right) and unfit(episode) is None
+        for step in missed:
+            needed = [set(one.images) for one in kept if one.question == step.question]
+            assert needed and not any(images & set(step.images) for images in needed)
+        assert len({(step.question, step.images) for step in missed}) == len(missed)
+        wrong += len(missed)
+    assert wrong > len(straight) / 4
+    again = played("focus", mistakes=0.5)
+    assert [episode.foci for episode in again] == [episode.foci for episode in searching]
 
 
 def test_focus_is_paid_by_the_images_that_the_chain_needs(played):

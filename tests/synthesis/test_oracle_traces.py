@@ -33,6 +33,14 @@ def test_tasks_without_boxes_are_refused_with_the_cure(tmp_path):
         write_oracle_traces(arguments, CROPS)
 
 
+@pytest.mark.parametrize(("mistakes", "environment"), [(0.2, "zoom"), (0.2, "chain"), (1.0, "focus"), (-0.1, "focus")])
+def test_mistakes_that_cannot_be_made_are_refused(tmp_path, mistakes, environment):
+    source = write_tasks(tmp_path, boxes=[[100, 150, 200, 225]])
+    arguments = TraceArguments(output_dir=str(tmp_path / "out"), dataset_name=source, mistakes=mistakes)
+    with pytest.raises(ValueError, match=f"--mistakes {mistakes}"):
+        write_oracle_traces(arguments, EpisodeArguments(environment=environment))
+
+
 def test_settings_of_traces_come_from_the_recipe_of_their_model(capsys):
     """The tiny model's crops of 56 pixels are no crops for another."""
     assert recipe_of(["--output_dir", "out"]) == ("tiny_traces.yaml", {})
