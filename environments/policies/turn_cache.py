@@ -62,11 +62,13 @@ class TurnCache:
 
     def _regroup(self) -> None:
         """Row numbers by prefix [prefixes, most rows], and where each row stands in them."""
-        rows_of = [(self.group == number).nonzero().flatten() for number in range(len(self.in_prefix))]
-        self.rows = torch.nn.utils.rnn.pad_sequence(rows_of, batch_first=True)
-        self.place = torch.empty_like(self.group)
-        for number, rows in enumerate(rows_of):
-            self.place[rows] = torch.arange(len(rows), device=rows.device) + number * self.rows.shape[1]
+        by_group = self.group.argsort(stable=True)
+        counts = self.group.bincount(minlength=len(self.in_prefix))
+        before = (counts.cumsum(0) - counts)[self.group[by_group]]
+        most = int(counts.max())
+        places = torch.arange(len(self.group), device=self.group.device) - before + self.group[by_group] * most
+        self.rows = self.group.new_zeros(len(counts) * most).scatter(0, places, by_group).view(-1, most)
+        self.place = torch.empty_like(self.group).scatter(0, by_group, places)
 
     def expect(self, counts: torch.Tensor, width: int) -> None:
         """Announces the next forward: row r brings `counts[r]` new tokens, padded on the right to `width`."""

@@ -9,7 +9,7 @@ import pytest
 
 from fovea.data.task_files import load_tasks
 from fovea.statistics import best_constant
-from synthesis.shapes.albums import _MAKERS, ALBUM_FAMILIES, main, make_albums
+from synthesis.shapes.albums import _MAKERS, ALBUM_FAMILIES, evenly_answered, main, make_albums
 from synthesis.tiny.album_conversations import sample_album_conversation, sample_album_follow_up
 from synthesis.tiny.encoding import Encoder
 from synthesis.tiny.forms import in_some_form
@@ -111,3 +111,16 @@ def test_the_base_is_shown_where_an_answer_lies_in_an_album(tiny):
                 assert {n for n, span in spans.items() for t in look.tokens if t in span} == {
                     n for n, _ in exchange.looks
                 }
+
+
+def test_no_answer_pays_more_than_another_where_tasks_are_evenly_answered():
+    tasks = make_albums(num_tasks=60, seed=5, families={"compare": 0.7, "find": 0.3})
+    drop = next(task for task in tasks if task.answer == "yes")
+    uneven = [task for task in tasks if task.answer != "yes"] + [drop]
+    for given in (tasks, uneven, tasks[:1]):
+        kept = evenly_answered(given)
+        answers = Counter(str(task.answer) for task in kept if task.family == "compare")
+        assert answers["yes"] == answers["no"]
+        assert [task.id for task in kept if task.family == "find"] == [t.id for t in given if t.family == "find"]
+        assert [task.id for task in given if task in kept] == [task.id for task in kept]
+    assert sum(task.family == "compare" for task in evenly_answered(uneven)) == 2
