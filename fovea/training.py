@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from fovea.config import ConfigError
+from fovea.cores import take_cores
 from fovea.kernels.image_blocks import block_images, image_blocks
 from fovea.kernels.layouts import without_adapters
 from fovea.ledger import LEDGER, count, phase
@@ -57,6 +58,7 @@ def load_for_training(
     adapter is trained on as it is if the arguments ask for an adapter like it. For another one it is merged, and the
     new adapter names it as its base.
     """
+    take_cores()
     quantization = get_quantization_config(arguments)
     if quantization is not None:
         quantization.llm_int8_skip_modules = ["lm_head", *(rf".*\.{part.rstrip('.')}" for part in VISION_PARTS)]

@@ -1,0 +1,36 @@
+"""How many cores a process computes on, where there is no accelerator."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import torch
+from accelerate import PartialState
+
+_VARIABLE = "OMP_NUM_THREADS"
+
+
+def take_cores() -> None:
+    """Computes on this process's share of the cores, if its launcher has left it one thread.
+
+    `accelerate launch` and `torchrun` set OMP_NUM_THREADS to 1 where the user has not set it. It says so.
+    """
+    if torch.accelerator.is_available() or os.environ.get(_VARIABLE) != "1" or _set_by_the_user():
+        return
+    state = PartialState()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
+    if (share := cores // here) > 1:
+        torch.set_num_threads(share)
+        if state.is_local_main_process:
+            print(f"the launcher left one thread: computing on {share} of {cores} cores; set {_VARIABLE} to choose")
+
+
+def _set_by_the_user() -> bool:
+    """Whether a process above this one was started with the variable; True where that cannot be seen."""
+    try:
+        parent = psutil.Process().parent()
+        return parent is None or _VARIABLE in parent.environ()
+    except (psutil.Error, OSError):
+        return True

@@ -1,0 +1,29 @@
+"""A process that its launcher left one thread takes its share of the cores; what the user set stays."""
+
+import os
+import subprocess
+import sys
+
+import psutil
+import pytest
+import torch
+
+CODE = "import torch; from fovea.cores import take_cores; take_cores(); print(torch.get_num_threads())"
+LAUNCHER = """
+import os, subprocess, sys
+subprocess.run([sys.executable, "-c", sys.argv[1]], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+"""
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the share is of machines without one")
+@pytest.mark.parametrize(
+    ("given", "processes", "part"), [({}, "1", 1), ({}, "2", 2), ({"OMP_NUM_THREADS": "1"}, "1", None)]
+)
+def test_threads_are_a_share_of_the_cores_unless_the_user_set_them(given, processes, part):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {**given, "LOCAL_WORLD_SIZE": processes}
+    words = [sys.executable, "-c", LAUNCHER, CODE]
+    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout.split("\n")
+    cores = len(psutil.Process().cpu_affinity())
+    expected = max(1, cores // part) if part else 1
+    assert said[-2] == str(expected) and (expected > 1) is said[0].startswith("the launcher left one thread")
