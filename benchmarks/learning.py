@@ -15,7 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.compare import compare_pair, load
+from evaluation.compare import compare_pair
+from evaluation.evaluated import load
 from evaluation.summary import summarize
 from evaluation.tiny_story import LAUNCH, evaluate, run, train
 from fovea.jsonl import read_jsonl

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from environments.policies.forced import OPENINGS
+from environments.probes.tools import TOOL_MODES
 from evaluation.benchmarks import BENCHMARKS, load_benchmark
+from evaluation.discover import ARMS
 from fovea.arguments import PlayerArguments
 from fovea.tasks import Task
 
@@ -40,6 +42,22 @@ class EvaluationArguments(PlayerArguments):
             "choices": ["nothing", *OPENINGS],
         },
     )
+    tools: str = field(
+        default="true",
+        metadata={
+            "help": "What becomes of tool calls: carried out; refused, with the tools described as ever; or absent, "
+            "tools and all that the prompt says of them.",
+            "choices": list(TOOL_MODES),
+        },
+    )
+    arms: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate in several arms, each in a folder of its name below output_dir: with_tool, without_tool, "
+            "schema_only (described, calls refused), single_pass (the bare question). `fovea compare` then splits what "
+            "the tool did."
+        },
+    )
     token_pooling: int = field(
         default=1, metadata={"help": "So many neighbouring visual tokens of an image become one, their mean."}
     )
@@ -59,6 +77,7 @@ class EvaluationArguments(PlayerArguments):
     def __post_init__(self) -> None:
         if self.prompt == "direct" and self.force != "nothing":
             raise ValueError(f"--force {self.force} is for the protocol: leave it out with --prompt direct")
+        self._check_arms()
         if min(self.token_pooling, self.pixel_pooling) < 1:
             raise ValueError("token_pooling and pixel_pooling are 1 (everything is left) or more")
         elsewhere = self.use_vllm or self.vllm_server_base_url or self.openai_base_url
@@ -71,6 +90,19 @@ class EvaluationArguments(PlayerArguments):
             raise ValueError(
                 f"--force {self.force} continues a turn token by token, which an endpoint does not: use vLLM"
             )
+
+    def _check_arms(self) -> None:
+        if self.prompt == "direct" and self.tools != "true":
+            raise ValueError(f"--tools {self.tools} is for the protocol: leave it out with --prompt direct")
+        if self.arms is None:
+            return
+        self.arms = [arm for word in self.arms for arm in word.split(",") if arm]
+        if unknown := [arm for arm in self.arms if arm not in ARMS]:
+            raise ValueError(f"--arms {', '.join(unknown)}: the arms are {', '.join(ARMS)}")
+        if len(set(self.arms)) < len(self.arms) or not self.arms:
+            raise ValueError(f"--arms {' '.join(self.arms)}: name one or more, each once, of {', '.join(ARMS)}")
+        if self.prompt != "protocol" or self.tools != "true" or self.force != "nothing" or self.view_sizes_px:
+            raise ValueError("--arms choose prompt and tools: leave out --prompt, --tools, --force and --view_sizes_px")
 
     @property
     def pools(self) -> bool:

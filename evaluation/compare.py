@@ -6,148 +6,24 @@ is the later minus the earlier one, with a 95% interval. Of one seed each, it an
 checkpoints: of verdicts an adjusted Wald interval and McNemar's exact test, of scores in between a bootstrap and a
 permutation test. Of several seeds they speak of the recipes, over questions and seeds. p-values are also given adjusted
 for their number in one command (Holm). `lost` and `gained` name the questions. On the frontier is what no other run
-beats with as few tokens in all, prompts and crops included.
+beats with as few tokens in all, prompts and crops included. Folders of `fovea eval --arms` are compared with the tool,
+and what it did is split into gains and harms of its calls and of its description.
 """
 
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import numpy as np
-
-from evaluation.discover import OWN, evaluations_to_compare
-from evaluation.summary import image_tokens
-from fovea.runs.records import Sample, read_run, read_samples
-from fovea.statistics import (
-    crossed_interval,
-    holm,
-    mcnemar,
-    paired_bootstrap,
-    paired_interval,
-    pass_at_k,
-    sign_flip,
-    wilson_interval,
-)
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A checkpoint's evaluation, or those of several seeds of one recipe: `seeds[s][id]` are a question's samples.
-
-    Where it stands for several benchmarks, `parts[id]` is the benchmark of a question.
-    """
-
-    name: str
-    folders: tuple[Path, ...]
-    seeds: tuple[dict[str, list[Sample]], ...]
-    parts: Mapping[str, str]
-
-    @cached_property
-    def families(self) -> dict[str, str]:
-        """Family by question id."""
-        return {id: samples[0].family for id, samples in self.seeds[0].items()}
-
-    def scores(self, ids: Sequence[str]) -> np.ndarray:
-        """Mean scores [seeds, questions]."""
-        return np.array([[fmean(sample.score for sample in seed[id]) for id in ids] for seed in self.seeds])
-
-    def summary(self) -> dict[str, Any]:
-        """Accuracy, pass@k where there are samples, and what it cost."""
-        ids = list(self.families)
-        questions = [samples for seed in self.seeds for samples in seed.values()]
-        samples = [sample for question in questions for sample in question]
-        min_samples = min(map(len, questions))
-        correct_counts = [(len(question), sum(sample.score == 1 for sample in question)) for question in questions]
-        means = self.scores(ids)
-        low, high = wilson_interval(round(float(means.mean(0).sum())), len(ids))
-        if len(self.seeds) > 1 and len(ids) > 1:
-            low, high, _ = crossed_interval(np.zeros((1, len(ids))), means)
-        return {
-            "n": len(ids),
-            "num_seeds": len(self.seeds),
-            "accuracy": float(means.mean()),
-            "interval": [low, high],
-            "accuracy_by_seed": means.mean(1).tolist(),
-            "num_samples": min_samples,
-            "pass_at_k": {k: fmean(pass_at_k(*counts, k) for counts in correct_counts) for k in _powers(min_samples)},
-            "tokens": fmean(sample.num_tokens for sample in samples),
-            "context_tokens": fmean(sample.context_tokens for sample in samples),
-            "zooms": fmean(sample.num_zooms for sample in samples),
-            **({} if (number := image_tokens(samples)) is None else {"image_tokens": number}),
-        }
-
-
-def _powers(maximum: int) -> list[int]:
-    """1, 2, 4, … up to `maximum`, itself included."""
-    return sorted({2**exponent for exponent in range(maximum.bit_length()) if 2**exponent <= maximum} | {maximum})
-
-
-def load(pattern: str | Path, *, rule: str | None = None) -> Evaluated:
-    """The evaluation in a folder, or those in all folders that a pattern finds; by a published `rule` if one is named.
-
-    Raises:
-        SystemExit: if there is none.
-    """
-    folders = [Path(name) for name in sorted(glob.glob(str(pattern)))] or [Path(pattern)]
-    seed_evaluations = [evaluations_to_compare(folder) for folder in folders]
-    seeds: list[dict[str, list[Sample]]] = []
-    benchmarks_by_id: dict[str, str] = {}
-    for evaluations in seed_evaluations:
-        samples = defaultdict(list)
-        for benchmark, folder in evaluations.items():
-            for sample in _scored(folder, rule):
-                if benchmark != OWN:
-                    family = f"{benchmark}: {sample.family}"
-                    sample = replace(sample, task_id=f"{benchmark}/{sample.task_id}", family=family)
-                    benchmarks_by_id[sample.task_id] = benchmark
-                samples[sample.task_id].append(sample)
-        seeds.append(dict(samples))
-    evaluation_folders = tuple(folder for evaluations in seed_evaluations for folder in evaluations.values())
-    return Evaluated(str(pattern), evaluation_folders, tuple(seeds), benchmarks_by_id)
-
-
-def _scored(folder: Path, rule: str | None) -> Iterator[Sample]:
-    """The samples of a folder, scored by a published rule if one is named."""
-    for sample in read_samples(folder):
-        if rule is not None and rule not in sample.scores:
-            rules = ", ".join(sample.scores or ["strict"])
-            raise SystemExit(f"{folder} has no verdicts by {rule!r}, but by {rules}")
-        yield sample if rule is None else replace(sample, score=sample.scores[rule])
-
-
-def difference(a: np.ndarray, b: np.ndarray, *, seed: int) -> dict[str, Any]:
-    """The comparison of scores [seeds, questions] of the same questions."""
-    gaps = b.mean(0) - a.mean(0)
-    gained, lost = int((gaps > 0).sum()), int((gaps < 0).sum())
-    if len(gaps) < 2:
-        low, high, p_value = -1.0, 1.0, 1.0  # one question tells nothing
-    elif max(len(a), len(b)) > 1:
-        low, high, p_value = crossed_interval(a, b)
-    elif set(np.abs(gaps)) <= {0.0, 1.0}:
-        low, high = paired_interval(lost, gained, len(gaps))
-        p_value = mcnemar(lost, gained)
-    else:
-        low, high = paired_bootstrap(gaps, seed=seed)
-        p_value = sign_flip(gaps, seed=seed)
-    return {
-        "n": len(gaps),
-        "accuracy_a": float(a.mean()),
-        "accuracy_b": float(b.mean()),
-        "difference": float(gaps.mean()),
-        "interval": [low, high],
-        "p_value": p_value,
-        "flips": {"gained": gained, "lost": lost},
-    }
+from evaluation import split
+from evaluation.evaluated import Evaluated, difference, load, refuse_other_questions
+from fovea.runs.records import read_run
+from fovea.statistics import holm
 
 
 def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]:
@@ -157,7 +33,7 @@ def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]
         ValueError: if they hold different questions, or fewer than two.
     """
     ids = sorted(a.families)
-    _refuse_other_questions(a, b)
+    refuse_other_questions(a, b)
     if len(ids) < 2:
         raise ValueError(f"{len(ids)} questions are too few to compare: use at least 2")
     by_family = defaultdict(list)
@@ -177,22 +53,6 @@ def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]
         "gained": [id for id, change in zip(ids, gaps, strict=True) if change > 0],
         "lost": [id for id, change in zip(ids, gaps, strict=True) if change < 0],
     }
-
-
-def _refuse_other_questions(a: Evaluated, b: Evaluated) -> None:
-    """Raises ValueError unless all seeds of both hold the same questions."""
-    seeds = (*a.seeds, *b.seeds)
-    for seed in seeds:
-        if seed.keys() != a.seeds[0].keys():
-            only_a, only_b = sorted(a.seeds[0].keys() - seed.keys()), sorted(seed.keys() - a.seeds[0].keys())
-            raise ValueError(
-                f"the evaluations hold different questions: {len(only_a)} only in {a.name} {only_a[:3]}, "
-                f"{len(only_b)} only in {b.name} {only_b[:3]}: evaluate both on the same tasks"
-            )
-    for id in a.families:
-        wordings = {(seed[id][0].question, str(seed[id][0].reference)) for seed in seeds}
-        if len(wordings) > 1:
-            raise ValueError(f"question {id} is not the same in both evaluations: evaluate both on the same tasks")
 
 
 BESIDE_THE_POINT = {"image_cache_gib", "output_dir", "model_name_or_path", "batch_size", "seed", "device", "dtype"}
@@ -226,7 +86,10 @@ def compare(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> di
             and (other_run["accuracy"], other_run["context_tokens"]) != (run["accuracy"], run["context_tokens"])
             for other_run in runs.values()
         )
-    return {"runs": runs, "pairs": pairs, "changed_settings": changed_settings(evaluations)}
+    comparison = {"runs": runs, "pairs": pairs, "changed_settings": changed_settings(evaluations)}
+    if all(map(split.has_arms, patterns)):
+        comparison["split"] = split.split(*patterns, seed=seed, rule=rule)
+    return comparison
 
 
 def table(comparison: dict[str, Any]) -> str:
@@ -260,6 +123,8 @@ def table(comparison: dict[str, Any]) -> str:
             lines.append(f"| {name} | {family['n']} | {numbers} | {tests} | {flips} |")
     if comparison["changed_settings"]:
         lines.append(f"\nevaluated under different settings: {'; '.join(comparison['changed_settings'])}")
+    if "split" in comparison:
+        lines.append(f"\n{split.table(comparison['split'])}")
     return "\n".join(lines)
 
 

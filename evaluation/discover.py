@@ -15,6 +15,14 @@ ATTENTION = "attention.json"
 POOLING = "pooling.json"
 ANALYSES = (ATTENTION, POOLING)
 """Files that a report draws without any episode."""
+WITH_TOOL, WITHOUT_TOOL, SCHEMA_ONLY, SINGLE_PASS = "with_tool", "without_tool", "schema_only", "single_pass"
+ARMS: Mapping[str, Mapping[str, str]] = {
+    WITH_TOOL: {},
+    WITHOUT_TOOL: {"tools": "absent"},
+    SCHEMA_ONLY: {"tools": "refused"},
+    SINGLE_PASS: {"prompt": "direct"},
+}
+"""The arms of `fovea eval --arms`, each in a folder of its name, and in what it differs from a plain evaluation."""
 OWN = ""
 """The name of the evaluation that a folder itself holds."""
 DEFAULT = "evaluation"
@@ -56,13 +64,15 @@ def evaluations_in(folder: Path) -> dict[str, Path]:
 
 
 def evaluations_to_compare(folder: Path) -> dict[str, Path]:
-    """The evaluations that a folder stands for: itself, its `evaluation`, or one for each benchmark below it, by name.
+    """The evaluations that a folder stands for, by name.
+
+    They are itself, its `evaluation`, its arm with the tool, or one for each benchmark below it.
 
     Raises:
         SystemExit: if there is none.
     """
     folders = evaluations_in(folder)
-    for name in (OWN, DEFAULT):
+    for name in (OWN, DEFAULT, WITH_TOOL):
         if name in folders:
             return {OWN: folders[name]}
     if not folders:
@@ -99,8 +109,8 @@ def _has_line(path: Path) -> bool:
 def _is_plain(folder: Path) -> bool:
     """Whether nothing was taken away or forced in an evaluation, so that it speaks of the checkpoint itself."""
     settings = read_run(folder).chosen("evaluation", "episodes")
-    plain_settings = {"crops": "true", "views": "true", "prompt": "protocol", "force": "nothing", "text_only": False,
-                      "token_pooling": 1, "pixel_pooling": 1}  # fmt: skip
+    plain_settings = {"crops": "true", "views": "true", "tools": "true", "prompt": "protocol", "force": "nothing",
+                      "text_only": False, "token_pooling": 1, "pixel_pooling": 1}  # fmt: skip
     return all(settings.get(name, value) == value for name, value in plain_settings.items())
 
 

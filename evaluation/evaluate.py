@@ -13,7 +13,9 @@ from pathlib import Path
 
 from environments.arguments import EpisodeArguments
 from environments.taught import checkpoint_defaults
+from evaluation import split
 from evaluation.arguments import EvaluationArguments
+from evaluation.arms import play_arms
 from evaluation.playing import evaluate
 from evaluation.summary import table
 from evaluation.sweep import sweep
@@ -30,6 +32,11 @@ def main() -> None:
     if arguments.view_sizes_px:
         for side, summary in sweep(model, tasks, arguments, episodes).items():
             print(f"\nfirst views of at most {side}x{side} pixels\n{table(summary)}")
+    elif arguments.arms:
+        for arm, summary in play_arms(model, tasks, arguments, episodes).items():
+            print(f"\n{arm}\n{table(summary)}")
+        if split.has_arms(arguments.output_dir):
+            print(f"\n{split.table(split.split(arguments.output_dir))}")
     else:
         print(table(evaluate(model, tasks, arguments, episodes)))
     folder = Path(arguments.output_dir)

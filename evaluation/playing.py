@@ -18,6 +18,7 @@ from environments.policies.choice import make_policy
 from environments.policies.forced import OPENINGS, ForcedPolicy
 from environments.probes.direct import play_directly
 from environments.probes.other_images import with_others
+from environments.probes.tools import with_tools
 from evaluation.arguments import EvaluationArguments
 from evaluation.samples import sample_of
 from evaluation.summary import summarize
@@ -34,7 +35,7 @@ from fovea.tasks import Task
 Player = Callable[[Sequence[Task]], list[Episode]]
 
 FREE_SETTINGS = re.compile(
-    r"batch_size|device|factors|image_cache_gib|max_tasks|num_samples|output_dir|view_sizes_px|vllm_.*|use_vllm"
+    r"arms|batch_size|device|factors|image_cache_gib|max_tasks|num_samples|output_dir|view_sizes_px|vllm_.*|use_vllm"
 )
 """Settings of an evaluation that may change when it goes on."""
 
@@ -99,7 +100,7 @@ def make_player(model: Model, arguments: EvaluationArguments, episodes: EpisodeA
             episodes, model, token_pooling=arguments.token_pooling, pixel_pooling=arguments.pixel_pooling
         )
     policy = make_policy(arguments, model, renderer)
-    factory = environment_factory(episodes, model)
+    factory = with_tools(environment_factory(episodes, model), arguments.tools)
     if arguments.prompt == "direct":
         system = model.default_system
         return partial(play_directly, policy, environment_factory=factory, renderer=renderer, system=system)

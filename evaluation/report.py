@@ -22,8 +22,9 @@ from typing import Any
 from tqdm import tqdm
 
 from evaluation import figures, plots
-from evaluation.compare import compare_pair, load
+from evaluation.compare import compare_pair
 from evaluation.discover import FoundRun, find_runs
+from evaluation.evaluated import load
 from evaluation.summary import summarize
 from evaluation.trajectories import Trajectories
 from fovea.images import ImageError
