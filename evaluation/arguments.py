@@ -58,6 +58,10 @@ class EvaluationArguments(PlayerArguments):
             "the tool did."
         },
     )
+    all_checkpoints: bool = field(
+        default=False,
+        metadata={"help": "Evaluate each checkpoint-* of a training's folder, each in a folder of its name."},
+    )
     token_pooling: int = field(
         default=1, metadata={"help": "So many neighbouring visual tokens of an image become one, their mean."}
     )
@@ -78,6 +82,8 @@ class EvaluationArguments(PlayerArguments):
         if self.prompt == "direct" and self.force != "nothing":
             raise ValueError(f"--force {self.force} is for the protocol: leave it out with --prompt direct")
         self._check_arms()
+        if self.all_checkpoints and self.view_sizes_px:
+            raise ValueError("--all_checkpoints and --view_sizes_px are one too many: leave one of them out")
         if min(self.token_pooling, self.pixel_pooling) < 1:
             raise ValueError("token_pooling and pixel_pooling are 1 (everything is left) or more")
         elsewhere = self.use_vllm or self.vllm_server_base_url or self.openai_base_url

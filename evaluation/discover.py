@@ -11,9 +11,10 @@ from fovea.runs.directory import METRICS
 from fovea.runs.records import ROLLOUTS, SAMPLES, RunInfo, read_run
 
 SWEEP = "sweep.json"
+HISTORY = "history.json"
 ATTENTION = "attention.json"
 POOLING = "pooling.json"
-ANALYSES = (ATTENTION, POOLING)
+ANALYSES = (ATTENTION, POOLING, HISTORY)
 """Files that a report draws without any episode."""
 WITH_TOOL, WITHOUT_TOOL, SCHEMA_ONLY, SINGLE_PASS = "with_tool", "without_tool", "schema_only", "single_pass"
 ARMS: Mapping[str, Mapping[str, str]] = {

@@ -3,12 +3,15 @@
 Writes samples.jsonl (one line per episode, as each batch finishes) and summary.json. The same command again goes on
 where a stopped one left off. On a public benchmark (`--benchmark vstar`) every answer is scored by our strict rule and
 by those of the published tools; answers on which they differ go to disagreements.jsonl. Crop sizes and the frame of
-boxes are those of the training that left CHECKPOINT, unless you say otherwise.
+boxes are those of the training that left CHECKPOINT, unless you say otherwise. `--arms with_tool,without_tool` plays
+the same questions with and without the tool and splits what it did; `--all_checkpoints` does either for each checkpoint
+that a training has kept.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from environments.arguments import EpisodeArguments
@@ -16,32 +19,42 @@ from environments.taught import checkpoint_defaults
 from evaluation import split
 from evaluation.arguments import EvaluationArguments
 from evaluation.arms import play_arms
+from evaluation.history import play_history
 from evaluation.playing import evaluate
 from evaluation.summary import table
 from evaluation.sweep import sweep
 from fovea.config import parse
 from fovea.ledger import LEDGER
-from fovea.runs.records import SAMPLES
+from fovea.runs.records import Summary
 
 
 def main() -> None:
     defaults = checkpoint_defaults(sys.argv)
     arguments, episodes = parse((EvaluationArguments, EpisodeArguments), defaults=defaults, description=__doc__)
-    model, tasks = arguments.load()
     LEDGER.restart()
+    folder = Path(arguments.output_dir)
+    for name, summary in _summaries(arguments, episodes):
+        print(f"\n{name}\n{table(summary)}".lstrip())
+    if arguments.arms and split.has_arms(folder):
+        print(f"\n{split.table(split.split(folder))}")
+    LEDGER.write(folder / "ledger.json")
+    print(f"\n{LEDGER.table()}\n\nwritten to {folder}")
+
+
+def _summaries(arguments: EvaluationArguments, episodes: EpisodeArguments) -> Iterator[tuple[str, Summary]]:
+    """What was evaluated, by name."""
+    if arguments.all_checkpoints:
+        for step, found in play_history(arguments, episodes).items():
+            yield from ((f"after {step} steps {arm}".rstrip(), summary) for arm, summary in found.items())
+        return
+    model, tasks = arguments.load()
     if arguments.view_sizes_px:
         for side, summary in sweep(model, tasks, arguments, episodes).items():
-            print(f"\nfirst views of at most {side}x{side} pixels\n{table(summary)}")
+            yield f"first views of at most {side}x{side} pixels", summary
     elif arguments.arms:
-        for arm, summary in play_arms(model, tasks, arguments, episodes).items():
-            print(f"\n{arm}\n{table(summary)}")
-        if split.has_arms(arguments.output_dir):
-            print(f"\n{split.table(split.split(arguments.output_dir))}")
+        yield from play_arms(model, tasks, arguments, episodes).items()
     else:
-        print(table(evaluate(model, tasks, arguments, episodes)))
-    folder = Path(arguments.output_dir)
-    LEDGER.write(folder / "ledger.json")
-    print(f"\n{LEDGER.table()}\n\nwritten to {folder / SAMPLES}")
+        yield "", evaluate(model, tasks, arguments, episodes)
 
 
 if __name__ == "__main__":

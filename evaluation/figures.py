@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from evaluation import attention, plots, pooling
-from evaluation.discover import ATTENTION, POOLING, SWEEP, FoundRun
+from evaluation import attention, history, plots, pooling
+from evaluation.discover import ATTENTION, HISTORY, POOLING, SWEEP, FoundRun
 from evaluation.sweep import read_sweep
 from evaluation.trajectories import Trajectories
 from fovea.runs.records import Summary
@@ -28,6 +28,7 @@ def of_evaluations(
         *_sweeps(runs),
         *_attention(runs),
         *_pooling(runs),
+        *_histories(runs),
     ]
 
 
@@ -143,3 +144,17 @@ def _pooling(runs: Sequence[FoundRun]) -> list[str]:
                 for kind in pooling.KINDS if point.factor == 1 else (point.kind,):
                     curves[f"{name}, {kind}"][point.factor] = point.accuracy, point.interval
     return [plots.against_axis("tokens, or pixels, that became one", curves)] if curves else []
+
+
+def _histories(runs: Sequence[FoundRun]) -> list[str]:
+    """Accuracy, and what the tool did, of the checkpoints of a training."""
+    drawn = []
+    for what, title in (("accuracy", "accuracy"), ("terms", "what the tool did")):
+        curves = {
+            f"{name} {curve}".rstrip(): {point.step: (point.value, point.interval) for point in points}
+            for run in runs
+            for name, path in _named(run, HISTORY)
+            for curve, points in history.read(path, what).items()
+        }
+        drawn += [plots.against_axis("training step", curves, what=title)] if curves else []
+    return drawn

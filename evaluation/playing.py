@@ -35,7 +35,7 @@ from fovea.tasks import Task
 Player = Callable[[Sequence[Task]], list[Episode]]
 
 FREE_SETTINGS = re.compile(
-    r"arms|batch_size|device|factors|image_cache_gib|max_tasks|num_samples|output_dir|view_sizes_px|vllm_.*|use_vllm"
+    r"all_checkpoints|arms|batch_size|device|factors|image_cache_gib|max_tasks|num_samples|output_dir|view_sizes_px|vllm_.*|use_vllm"
 )
 """Settings of an evaluation that may change when it goes on."""
 

@@ -59,9 +59,11 @@ def by_layer(title: str, curves: Mapping[str, Mapping[int, tuple[float, float]]]
     return _svg(figure)
 
 
-def against_axis(axis: str, curves: Mapping[str, Mapping[int, tuple[float, tuple[float, float]]]]) -> str:
-    """Accuracy against the values of one axis of difficulty: name -> value -> (accuracy, interval)."""
-    figure, axes = _figure(f"accuracy by {axis}", axis, "accuracy")
+def against_axis(
+    axis: str, curves: Mapping[str, Mapping[int, tuple[float, tuple[float, float]]]], *, what: str = "accuracy"
+) -> str:
+    """Accuracy, or what else is said, against the values of one axis: name -> value -> (accuracy, interval)."""
+    figure, axes = _figure(f"{what} by {axis}", axis, what)
     for name, curve in curves.items():
         values, points = zip(*sorted(curve.items()), strict=True)
         accuracies, intervals = zip(*points, strict=True)

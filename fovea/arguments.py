@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,6 +123,15 @@ class EngineArguments:
         return json.loads(engine_arguments) if isinstance(engine_arguments, str) else engine_arguments
 
 
+@contextmanager
+def said_in_a_line() -> Iterator[None]:
+    """Whatever of files, of the hub, or of what is in them cannot be loaded, as a ConfigError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
 @dataclass(kw_only=True)
 class PlayerArguments(TaskArguments, PixelArguments, EngineArguments):
     """Which model plays which tasks, and how it samples."""
@@ -149,10 +160,8 @@ class PlayerArguments(TaskArguments, PixelArguments, EngineArguments):
         Raises:
             ConfigError: if one of them is not there, or cannot be read.
         """
-        try:
+        with said_in_a_line():
             return self.load_model(), self.load_tasks()
-        except (OSError, ValueError) as error:  # of files, of the hub, or of what is in them
-            raise ConfigError(str(error)) from error
 
     def load_model(self) -> Model:
         """The model, frozen, on its device; without weights if vLLM holds them."""
