@@ -9,6 +9,7 @@ from fovea.plugins import load_object
 COMMANDS = {
     "eval": ("evaluation.evaluate:main", "play a checkpoint on tasks and score it"),
     "analyse attention": ("evaluation.attention:main", "measure where a checkpoint's visual tokens look, by layer"),
+    "analyse episodes": ("evaluation.behaviour:main", "count how episodes go: calls, hits, recovery, constant answers"),
     "analyse pooling": ("evaluation.pooling:main", "evaluate a checkpoint with fewer visual tokens an image"),
     "compare": ("evaluation.compare:main", "compare evaluations question by question"),
     "report": ("evaluation.report:main", "one page about runs: tables, plots, every trajectory"),

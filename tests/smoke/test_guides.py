@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def test_the_guides_are_found():
     mine = ["checkpoint", "cluster", "data", "environment", "reward", "traces"]
     papers = ["chain_of_focus", "focus_chain", "mimic"]
-    assert [guide.stem for guide in GUIDES] == ["first_run", *(f"my_{name}" for name in mine), *papers]
+    assert [guide.stem for guide in GUIDES] == ["does_it_look", "first_run", *(f"my_{name}" for name in mine), *papers]
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
