@@ -9,6 +9,7 @@ from fovea.plugins import load_object
 COMMANDS = {
     "eval": ("evaluation.evaluate:main", "play a checkpoint on tasks and score it"),
     "analyse attention": ("evaluation.attention:main", "measure where a checkpoint's visual tokens look, by layer"),
+    "analyse edits": ("evaluation.edits:main", "how often answers follow an edited picture"),
     "analyse episodes": ("evaluation.behaviour:main", "count how episodes go: calls, hits, recovery, constant answers"),
     "analyse pooling": ("evaluation.pooling:main", "evaluate a checkpoint with fewer visual tokens an image"),
     "compare": ("evaluation.compare:main", "compare evaluations question by question"),
@@ -40,6 +41,7 @@ COMMANDS = {
         "write such questions, at most 10 images each, over OpenImages' boxes",
     ),
     "tasks collage": ("synthesis.collage:main", "pack the pictures of any questions until a zoom is needed"),
+    "tasks edited": ("synthesis.edited:main", "change in pictures what was asked about, and know the new right answer"),
     "data check": ("synthesis.checks.command:main", "find what is wrong with a file of traces"),
     "data convert": ("synthesis.convert:main", "turn anyone's traces into a cold start for your model"),
     "data join": ("synthesis.joining:main", "put the shards of a job array together"),

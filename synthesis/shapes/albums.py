@@ -97,11 +97,11 @@ def trace_albums() -> list[Task]:
 
 
 def training_albums() -> list[Task]:
-    """The albums of the RL run there, of the families that its cold start answers at times.
+    """The albums of the RL run there: mostly what one digit tells, and as many answers yes as no.
 
-    As many answers are yes as no: of 138 against 105, policies learned to say yes (docs/LOG.md).
+    Of 138 yes against 105 no policies learned to say yes, and from the odd one out to say 0 (docs/LOG.md).
     """
-    families = {family: share for family, share in ALBUM_FAMILIES.items() if family not in ("sum", "count")}
+    families = {"find": 0.2, "read": 0.7, "compare": 0.1}
     return evenly_answered(make_albums(num_tasks=1000, seed=1, families=families, prefix="album-train"))
 
 

@@ -162,7 +162,7 @@ def render(scene: Scene, *, size_px: int = SCENE_SIZE_PX) -> Image.Image:
         draw.rectangle(_pixels(panel.box, size_px), fill=(235, 235, 235), outline=COLORS[panel.color], width=frame)
     for shape in scene.all_shapes:
         _draw_shape(draw, shape, size_px, rng)
-        _draw_digit(image, shape, size_px, rng)
+        draw_digit(image, glyph_box(shape), shape.digit, rng)
     blotches = rng.normal(0, 14, size=(128, 128, 3))
     noise = Image.fromarray(np.clip(blotches + 128, 0, 255).astype(np.uint8))
     return ImageChops.add(image, noise.resize(image.size, Image.Resampling.NEAREST), offset=-128)
@@ -196,13 +196,17 @@ def glyph_box(shape: Shape) -> Box:
     return Box(middle_x - width / 2, middle_y - height / 2, middle_x + width / 2, middle_y + height / 2, Frame.UNIT)
 
 
-def _draw_digit(image: Image.Image, shape: Shape, size_px: int, rng: np.random.Generator) -> None:
-    """The digit dark on a light plate; random contrast keeps the plate's mean brightness from telling the digit."""
-    bits = np.array([int(bit) for bit in GLYPHS[shape.digit]]).reshape(5, 3)
+def draw_digit(image: Image.Image, glyph: Box, digit: int, rng: np.random.Generator) -> None:
+    """The digit dark on a light plate; random contrast keeps the plate's mean brightness from telling the digit.
+
+    `glyph` (UNIT) is where the digit itself stands, in a square image.
+    """
+    size_px = image.width
+    bits = np.array([int(bit) for bit in GLYPHS[digit]]).reshape(5, 3)
     light, dark = int(rng.integers(200, 256)), int(rng.integers(0, 90))
     cells = np.full((7, 5), light, dtype=np.uint8)
     cells[1:6, 1:4] = np.where(bits, dark, light)
-    x1, y1, x2, y2 = glyph_box(shape).coordinates
+    x1, y1, x2, y2 = glyph.coordinates
     margin_x, margin_y = (x2 - x1) / 3, (y2 - y1) / 5
     left, top = round((x1 - margin_x) * size_px), round((y1 - margin_y) * size_px)
     width, height = round((x2 - x1 + 2 * margin_x) * size_px), round((y2 - y1 + 2 * margin_y) * size_px)

@@ -1,0 +1,112 @@
+"""Does the answer follow the picture? `fovea analyse edits EVALUATION [EVALUATION …]`, played on `fovea tasks edited`.
+
+Of each edited picture: the answer follows the edit, stays what was right before it, or is something else; of all, and
+of those whose question was answered right before the edit. A model that reads the picture follows; one that answers
+from the question stays or guesses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from evaluation.discover import evaluations_to_compare
+from evaluation.stored import StoredRun
+from fovea.answers import score
+from fovea.runs.records import SAMPLES, Sample
+from fovea.statistics import wilson_interval
+from fovea.tasks import Task
+
+OUTCOMES = ("follows", "stays", "other")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Of `n` edited pictures, how many answers follow, stay or are something else."""
+
+    n: int
+    follows: int
+    stays: int
+    other: int
+
+    def interval(self, outcome: str) -> tuple[float, float]:
+        """95%, Wilson, of the share with this outcome."""
+        return wilson_interval(getattr(self, outcome), self.n)
+
+
+def outcome(task: Task, sample: Sample) -> str:
+    """What the answer to an edited task does."""
+    if sample.score > 0.5:
+        return "follows"
+    before = replace(task, answer=task.metadata["edit"]["was"])
+    return "stays" if score(before, sample.answer or "", sample.framing) > 0.5 else "other"
+
+
+def outcomes(run: StoredRun) -> dict[str, Outcomes]:
+    """The outcomes of an evaluation: of all, of those right before the edit, and of these by family.
+
+    Raises:
+        ValueError: if nothing in it is edited, or an edited task was played without the one before the edit.
+    """
+    samples = {(sample.task_id, sample.sample): sample for sample in run.samples}
+    found: dict[str, list[str]] = defaultdict(list)
+    for (_, number), sample in samples.items():
+        task = run.task(sample)
+        edit = task.metadata.get("edit")
+        if edit is None:
+            continue
+        before = samples.get((edit["of"], number))
+        if before is None:
+            raise ValueError(f"{run.path} holds {task.id} without {edit['of']}: play both, without --max_tasks")
+        what = outcome(task, sample)
+        found["all"].append(what)
+        if before.score > 0.5:
+            found["right before"].append(what)
+            found[f"right before, {task.family}"].append(what)
+    if not found:
+        raise ValueError(f"{run.path} holds no edited picture: play tasks of `fovea tasks edited`")
+    return {name: _count(found[name]) for name in sorted(found, key=lambda name: (name != "all", name))}
+
+
+def _count(what: Sequence[str]) -> Outcomes:
+    return Outcomes(len(what), *(what.count(one) for one in OUTCOMES))
+
+
+def table(runs: Mapping[str, Mapping[str, Outcomes]]) -> str:
+    """As a Markdown table."""
+    lines = [f"| evaluation | edited pictures | n | {' | '.join(OUTCOMES)} |", "|---|---|---|---|---|---|"]
+    for name, found in runs.items():
+        for group, one in found.items():
+            cells = []
+            for what in OUTCOMES:
+                low, high = one.interval(what)
+                cells.append(f"{getattr(one, what) / one.n:.3f} [{low:.3f}, {high:.3f}]")
+            lines.append(f"| {name} | {group} | {one.n} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="EVALUATION", help="folders of evaluations")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    args = parser.parse_args()
+    try:
+        found = {
+            str(folder): outcomes(StoredRun(next(iter(evaluations_to_compare(folder).values())), SAMPLES))
+            for folder in args.runs
+        }
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    print(table(found))
+    if args.json:
+        content = {name: {group: asdict(one) for group, one in groups.items()} for name, groups in found.items()}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
