@@ -5,14 +5,18 @@ where a stopped one left off. On a public benchmark (`--benchmark vstar`) every 
 by those of the published tools; answers on which they differ go to disagreements.jsonl. Crop sizes and the frame of
 boxes are those of the training that left CHECKPOINT, unless you say otherwise. `--arms with_tool,without_tool` plays
 the same questions with and without the tool and splits what it did; `--all_checkpoints` does either for each checkpoint
-that a training has kept.
+that a training has kept. Several processes share the questions and score what one would:
+`accelerate launch -m evaluation.evaluate CHECKPOINT …`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+
+from accelerate import PartialState
 
 from environments.arguments import EpisodeArguments
 from environments.taught import checkpoint_defaults
@@ -24,6 +28,7 @@ from evaluation.playing import evaluate
 from evaluation.summary import table
 from evaluation.sweep import sweep
 from fovea.config import parse
+from fovea.cores import take_cores
 from fovea.ledger import LEDGER
 from fovea.runs.records import Summary
 
@@ -31,9 +36,14 @@ from fovea.runs.records import Summary
 def main() -> None:
     defaults = checkpoint_defaults(sys.argv)
     arguments, episodes = parse((EvaluationArguments, EpisodeArguments), defaults=defaults, description=__doc__)
+    PartialState(timeout=timedelta(days=1))  # one process may still play when another has ended
+    take_cores()
     LEDGER.restart()
     folder = Path(arguments.output_dir)
-    for name, summary in _summaries(arguments, episodes):
+    summaries = dict(_summaries(arguments, episodes))
+    if not PartialState().is_main_process:
+        return
+    for name, summary in summaries.items():
         print(f"\n{name}\n{table(summary)}".lstrip())
     if arguments.arms and split.has_arms(folder):
         print(f"\n{split.table(split.split(folder))}")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from environments.arguments import EpisodeArguments
 from evaluation import split
 from evaluation.arguments import EvaluationArguments
@@ -55,7 +57,8 @@ def play_history(arguments: EvaluationArguments, episodes: EpisodeArguments) -> 
             "accuracy": {arm: [summary.accuracy, *summary.interval] for arm, summary in found.items()},
             "terms": _terms(output) if split.has_arms(output) else {},
         }
-    (folder / HISTORY).write_text(json.dumps(content, indent=2) + "\n")
+    if PartialState().is_main_process:
+        (folder / HISTORY).write_text(json.dumps(content, indent=2) + "\n")
     return summaries
 
 

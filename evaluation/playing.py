@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from accelerate import PartialState
 from tqdm import tqdm
 from transformers import set_seed
 
@@ -48,21 +49,59 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     """
     if not tasks:
         raise ConfigError("there are no tasks to evaluate on: look at --dataset_name and --max_tasks")
+    state = PartialState()
+    if arguments.use_vllm and state.num_processes > 1:
+        raise ConfigError(
+            "vLLM takes several cards by itself: use one process and --vllm_engine_kwargs "
+            """'{"tensor_parallel_size": 2}', or a server with --vllm_server_base_url"""
+        )
     run = RunDirectory(arguments.output_dir)
-    refuse_other_settings(run, arguments, episodes)
     hashes = {task.id: fingerprint(task) for task in tasks}
+    refuse_other_settings(run, arguments, episodes)
+    if state.is_main_process:
+        join_parts(run.path, hashes)
+    state.wait_for_everyone()
     played = played_already(run.path, hashes)
-    run.write_start(evaluation=arguments, episodes=episodes)
+    if state.is_main_process:
+        run.write_start(evaluation=arguments, episodes=episodes)
     if episodes.crops == "other":
         tasks = with_others(tasks)
     with pooled_tokens(model.network, arguments.token_pooling):
         play_missing(make_player(model, arguments, episodes), tasks, played, arguments, hashes)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        join_parts(run.path, hashes)
+    state.wait_for_everyone()
     samples = read_samples(run.path)
     summary = summarize(samples, model=arguments.model_name_or_path, prompt=arguments.prompt, crops=episodes.crops)
-    write_summary(run.path, summary)
-    if summary.rules:
-        write_disagreements(run.path, samples)
+    if state.is_main_process:
+        write_summary(run.path, summary)
+        if summary.rules:
+            write_disagreements(run.path, samples)
     return summary
+
+
+PARTS = "samples.*.part.jsonl"
+"""What several processes write, each its own, until the main one joins them."""
+
+
+def join_parts(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Moves the samples of all parts to samples.jsonl, in the order in which one process plays: `hashes` has its tasks.
+
+    Parts that a killed evaluation has left are joined when it goes on.
+    """
+    parts = sorted(folder.glob(PARTS))
+    if not parts:
+        return
+    for path in (folder / SAMPLES, *parts):
+        cut_torn_line(path)
+    joined = {(sample.task_id, sample.sample) for sample in read_samples(folder)}
+    found = [sample for part in parts for sample in read_samples(folder, file=part.name)]
+    places = {id: place for place, id in enumerate(hashes)}
+    found.sort(key=lambda sample: (sample.sample, places.get(sample.task_id, -1)))
+    append(folder / SAMPLES, (sample for sample in found if (sample.task_id, sample.sample) not in joined))
+    for part in parts:
+        part.unlink()
 
 
 def refuse_other_settings(run: RunDirectory, arguments: EvaluationArguments, episodes: EpisodeArguments) -> None:
@@ -120,17 +159,28 @@ def play_missing(
     player: Player, tasks: Sequence[Task], played: set[tuple[str, int]], arguments: EvaluationArguments,
     hashes: Mapping[str, str],
 ) -> None:  # fmt: skip
-    """Plays what is not there yet, batch by batch, and appends each batch to samples.jsonl."""
-    path, size = Path(arguments.output_dir) / SAMPLES, arguments.batch_size
+    """Plays what is not there yet, batch by batch, and appends each batch to samples.jsonl.
+
+    Of several processes each plays every so manieth of the batches that one would play, with the same seeds, and
+    appends to a part of its own.
+    """
+    state, size = PartialState(), arguments.batch_size
+    alone = state.num_processes == 1
+    path = Path(arguments.output_dir) / (SAMPLES if alone else PARTS.replace("*", str(state.process_index)))
     total = len(tasks) * arguments.num_samples
-    with tqdm(total=total, desc="episodes", initial=len(played)) as bar:
-        for number in range(arguments.num_samples):
-            missing = [task for task in tasks if (task.id, number) not in played]
-            for start in range(0, len(missing), size):
+    batches = [
+        (number, start, missing[start : start + size])
+        for number in range(arguments.num_samples)
+        if (missing := [task for task in tasks if (task.id, number) not in played])
+        for start in range(0, len(missing), size)
+    ]
+    with tqdm(total=total, desc="episodes", initial=len(played), disable=not state.is_main_process) as bar:
+        for place, (number, start, batch) in enumerate(batches):
+            if place % state.num_processes == state.process_index:
                 set_seed(arguments.seed + 1000 * number + start)
-                batch = player(missing[start : start + size])
-                append(path, (sample_of(one, number, task_hash=hashes[one.task.id]) for one in batch))
-                bar.update(len(batch))
+                played_batch = player(batch)
+                append(path, (sample_of(one, number, task_hash=hashes[one.task.id]) for one in played_batch))
+            bar.update(len(batch))
 
 
 def write_disagreements(folder: Path, samples: Sequence[Sample]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from accelerate import PartialState
+
 from environments.arguments import EpisodeArguments
 from evaluation.arguments import EvaluationArguments
 from evaluation.discover import SWEEP
@@ -39,7 +41,8 @@ def sweep(
         here = replace(arguments, output_dir=str(folder / f"view_{side}"))
         summaries[side] = evaluate(model, resized, here, episodes)
     content = {side: asdict(summary) for side, summary in summaries.items()}
-    (folder / SWEEP).write_text(json.dumps(content, indent=2) + "\n")
+    if PartialState().is_main_process:
+        (folder / SWEEP).write_text(json.dumps(content, indent=2) + "\n")
     return summaries
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from fovea.config import ConfigError
 from fovea.data.columns import known_columns, parse_columns
@@ -178,5 +179,6 @@ class PlayerArguments(TaskArguments, PixelArguments, EngineArguments):
             check_engine(outline.network, "vLLM")
             return outline
         model = load_model(name, dtype=self.dtype, min_pixels=min_pixels, max_pixels=max_pixels)
-        model.network.requires_grad_(False).to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        here = f"cuda:{PartialState().local_process_index}" if torch.cuda.is_available() else "cpu"
+        model.network.requires_grad_(False).to(self.device or here)
         return model

@@ -215,9 +215,9 @@ class Summary(Accuracy):
     families: Mapping[str, Accuracy] = field(default_factory=dict)
 
 
-def read_samples(folder: Path) -> list[Sample]:
-    """The samples of an evaluation's folder; none where there is no evaluation."""
-    return list(_records(Sample, folder / SAMPLES))
+def read_samples(folder: Path, *, file: str = SAMPLES) -> list[Sample]:
+    """The samples of an evaluation's folder; none where there is no such file."""
+    return list(_records(Sample, folder / file))
 
 
 def read_rollouts(folder: Path) -> list[Rollout]:

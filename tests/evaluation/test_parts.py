@@ -1,0 +1,63 @@
+"""Several processes play what one would; what a killed evaluation left in parts is not lost and not played twice."""
+
+import os
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from evaluation.arguments import EvaluationArguments
+from evaluation.playing import evaluate, join_parts
+from fovea.data.task_files import save_tasks
+from fovea.runs.records import SAMPLES, Sample, append, read_samples
+from synthesis.shapes import make_tasks
+
+
+def some(id, number=0, score=1.0):
+    return Sample(task_id=id, sample=number, question="?", reference="7", answer="7", score=score)
+
+
+def test_parts_are_joined_in_the_order_of_one_process(tmp_path):
+    append(tmp_path / SAMPLES, [some("a"), some("b")])
+    append(tmp_path / "samples.1.part.jsonl", [some("e"), some("c"), some("a", 1)])
+    append(tmp_path / "samples.0.part.jsonl", [some("b", score=0.0), some("d"), some("gone")])
+    with (tmp_path / "samples.0.part.jsonl").open("a") as file:
+        file.write('{"id": "f", "sam')
+    join_parts(tmp_path, dict.fromkeys("abcdef", "hash"))
+    found = [(sample.task_id, sample.sample, sample.score) for sample in read_samples(tmp_path)]
+    assert found == [
+        ("a", 0, 1.0), ("b", 0, 1.0), ("gone", 0, 1.0), ("c", 0, 1.0), ("d", 0, 1.0), ("e", 0, 1.0), ("a", 1, 1.0),
+    ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == [SAMPLES]
+    join_parts(tmp_path, {})
+
+
+def test_an_evaluation_goes_on_from_the_parts_of_a_killed_one(tiny, episode_arguments, tmp_path):
+    tasks = make_tasks(num_tasks=6, seed=4)
+    whole = EvaluationArguments(output_dir=str(tmp_path / "whole"), prompt="direct", batch_size=2)
+    evaluate(tiny, tasks, whole, episode_arguments)
+    lines = (tmp_path / "whole" / SAMPLES).read_text().splitlines(True)
+    cut = replace(whole, output_dir=str(tmp_path / "cut"))
+    evaluate(tiny, tasks[:2], cut, episode_arguments)
+    (tmp_path / "cut" / "samples.1.part.jsonl").write_text("".join(lines[2:4]))
+    evaluate(tiny, tasks, cut, episode_arguments)
+    assert sorted((tmp_path / "cut" / SAMPLES).read_text().splitlines(True)) == sorted(lines)
+
+
+@pytest.mark.slow
+def test_two_processes_score_what_one_does(tmp_path):
+    save_tasks(make_tasks(num_tasks=9, seed=4), tmp_path / "tasks")
+    words = ["--dataset_name", str(tmp_path / "tasks"), "--batch_size", "2", "--num_samples", "2", "--temperature", "1",
+             "--max_turns", "2", "--max_tokens_per_turn", "24", "--crop_min_pixels", "4096",
+             "--crop_max_pixels", "5120"]  # fmt: skip
+    launch = ["accelerate", "launch", "--cpu", "--num_processes"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for number in ("1", "2"):
+        command = [*launch, number, "-m", "evaluation.evaluate", "tiny", *words, "--output_dir", str(tmp_path / number)]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert result.stdout.count("| all | 9 |") == 1
+    one, two = ((tmp_path / number / SAMPLES).read_text() for number in ("1", "2"))
+    assert one == two and one.count("\n") == 18
+    names = [sorted(path.name for path in (tmp_path / number).iterdir()) for number in ("1", "2")]
+    assert names[0] == names[1]
