@@ -21,7 +21,7 @@ from evaluation.stored import StoredRun, stored_run
 from fovea.answers import score
 from fovea.boxes import coverage
 from fovea.chains import chain_of_task
-from fovea.episodes import Call, Crop, Episode, Fault
+from fovea.episodes import Crop, Episode
 from fovea.runs.records import Rollout, Sample
 
 HIT = 0.9
@@ -81,7 +81,7 @@ def seen(episode: Episode, right: float) -> _Seen:
         focused = {image for focus in episode.foci for image in focus.images}
         first = set(episode.foci[0].images) == set(chain.steps[0].images)
         foci = first, set(chain.images) <= focused
-    calls = tuple(any(isinstance(action, (Call, Fault)) for action in turn.actions) for turn in episode.turns)
+    calls = tuple(turn.calls_a_tool for turn in episode.turns)
     return _Seen(right, calls, hits, foci, episode.answer or "(none)", str(task.answer))
 
 

@@ -27,8 +27,8 @@ import numpy as np
 
 from evaluation.discover import ARMS, SCHEMA_ONLY, SINGLE_PASS, WITH_TOOL, WITHOUT_TOOL
 from evaluation.evaluated import Evaluated, difference, load, refuse_other_questions
-from fovea.episodes import Call, Fault
 from fovea.runs.records import SAMPLES, Sample
+from fovea.statistics import crossed_interval
 
 SIGNS = {"call_gain": 1, "schema_gain": 1, "call_harm": -1, "schema_harm": -1}
 """The terms, and how each enters the difference."""
@@ -43,7 +43,7 @@ def has_arms(pattern: str | Path) -> bool:
 
 def called(sample: Sample) -> bool:
     """Whether the model called a tool in an episode, or tried to."""
-    return any(isinstance(action, (Call, Fault)) for turn in sample.turns for action in turn.actions)
+    return any(turn.calls_a_tool for turn in sample.turns)
 
 
 def terms(with_tool: Evaluated, without_tool: Evaluated, ids: Sequence[str]) -> dict[str, np.ndarray]:
@@ -101,14 +101,14 @@ def split(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> dict
         parts = factors(with_tool, without_tool, ids)
         nothing = np.zeros((1, len(ids)))
         checkpoints[pattern] = {
-            "gap": difference(without_tool.scores(ids), with_tool.scores(ids), seed=seed),
+            "gap": _gap(without_tool.scores(ids), with_tool.scores(ids), seed),
             "terms": {
                 name: {"value": float(value.mean()), **_interval(nothing, value, seed), **parts[name]}
                 for name, value in values.items()
             },
             "arms": {arm: float(evaluated.scores(ids).mean()) for arm, evaluated in arms.items()},
             "against": {
-                arm: difference(arms[arm].scores(ids), with_tool.scores(ids), seed=seed)
+                arm: _gap(arms[arm].scores(ids), with_tool.scores(ids), seed)
                 for arm in (SCHEMA_ONLY, SINGLE_PASS)
                 if arm in arms
             },
@@ -129,6 +129,15 @@ def load_arms(pattern: str, *, rule: str | None = None) -> dict[str, Evaluated]:
     for other in arms.values():
         refuse_other_questions(arms[WITH_TOOL], other)
     return arms
+
+
+def _gap(a: np.ndarray, b: np.ndarray, seed: int) -> dict[str, Any]:
+    """The comparison of two arms of the same training seeds [seeds, questions], paired by seed too."""
+    gap = difference(a, b, seed=seed)
+    if len(a) > 1:
+        low, high, gap["p_value"] = crossed_interval(np.zeros((1, a.shape[1])), b - a)
+        gap["interval"] = [low, high]
+    return gap
 
 
 def _interval(a: np.ndarray, b: np.ndarray, seed: int) -> dict[str, Any]:

@@ -128,6 +128,11 @@ class Turn:
     def actions(self) -> tuple[Action, ...]:
         return (self.action, *self.more_actions)
 
+    @property
+    def calls_a_tool(self) -> bool:
+        """Whether the model called a tool here, or tried to."""
+        return any(isinstance(action, (Call, Fault)) for action in self.actions)
+
 
 @dataclass(frozen=True)
 class TokenRecord:

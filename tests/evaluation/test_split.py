@@ -135,6 +135,24 @@ def test_planted_checkpoints_are_told_apart(planted):
     json.dumps(comparison)
 
 
+def test_arms_of_several_seeds_are_paired_by_seed(planted):
+    """Seeds differ in how many questions they answer at all; within each, the tool adds the same."""
+    rng = np.random.default_rng(0)
+    for seed, share in enumerate((0.2, 0.5, 0.8)):
+        right = rng.permutation(12) < 12 * share
+        for arm, score in ((WITHOUT_TOOL, right), (WITH_TOOL, right | (np.arange(12) < 3))):
+            folder = planted / f"seed_{seed}" / "arms" / arm
+            folder.mkdir(parents=True)
+            rows = [
+                Sample(task_id=f"q{n}", question="?", reference="7", score=float(one)) for n, one in enumerate(score)
+            ]
+            append(folder / "samples.jsonl", rows)
+    [one] = split.split(planted / "seed_*" / "arms")["checkpoints"].values()
+    low, high = one["gap"]["interval"]
+    assert low <= one["gap"]["difference"] <= high and high - low < 0.6
+    assert one["gap"]["difference"] == pytest.approx(one["terms"]["schema_gain"]["value"])
+
+
 def test_one_question_that_only_one_arm_holds_is_refused(planted):
     path = planted / "needs" / SCHEMA_ONLY / "samples.jsonl"
     path.write_text("".join(path.read_text().splitlines(True)[:-1]))
