@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,7 @@ from fovea.episodes import Answer, Crop, Episode, Observation, StopReason, Turn
 from fovea.models.loading import Model, load_model
 from fovea.tasks import AnswerKind, Task
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of commands that tests start: as many tests run as there are cores
 TINY_CROPS = {"crop_min_pixels": 64 * 64, "crop_max_pixels": 80 * 64}
 
 
