@@ -9,6 +9,7 @@ import inspect
 import textwrap
 
 import pytest
+import torch
 from transformers import Trainer
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 from transformers.models.qwen3_vl import modeling_qwen3_vl
@@ -98,3 +99,26 @@ def test_what_is_overridden_has_not_changed(name):
         f"{FUNCTIONS[name].__module__}: {name} is not the one that Fovea's override was written for: compare the two, "
         f"adapt the override, then record {found!r}"
     )
+
+
+CPU_FLASH = "_scaled_dot_product_flash_attention_for_cpu"
+CALLED = {
+    "_flash_attention_forward": "query key value cum_seq_q cum_seq_k max_q max_k dropout_p is_causal return_debug_mask",
+    "_flash_attention_backward": """grad_out query key value out logsumexp cum_seq_q cum_seq_k max_q max_k dropout_p
+        is_causal rng_state unused""",
+    "_efficient_attention_forward": """query key value bias cu_seqlens_q cu_seqlens_k max_seqlen_q max_seqlen_k
+        dropout_p custom_mask_type compute_log_sumexp""",
+    "_efficient_attention_backward": """grad_out_ query key value bias out cu_seqlens_q cu_seqlens_k max_seqlen_q
+        max_seqlen_k logsumexp dropout_p philox_seed philox_offset custom_mask_type bias_requires_grad""",
+    CPU_FLASH: "query key value dropout_p is_causal",
+    f"{CPU_FLASH}_backward": "grad_out query key value out logsumexp dropout_p is_causal",
+}
+"""PyTorch's own operations that `fovea/kernels/varlen_attention.py` calls, and what it gives them by place."""
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_pytorchs_attention_takes_what_we_give_it(name):
+    """On CUDA they are called where no test runs: a changed order would be wrong in silence."""
+    arguments = [argument.name for argument in getattr(torch.ops.aten, name).default._schema.arguments]
+    given = CALLED[name].split()
+    assert arguments[: len(given)] == given and "scale" in arguments[len(given) :]
