@@ -91,7 +91,8 @@ def find_runs(folders: Sequence[Path]) -> list[FoundRun]:
 
 
 def _find_run(folder: Path, name: str) -> FoundRun:
-    folders = {name: path for name, path in evaluations_in(folder).items() if _has_line(path / SAMPLES)}
+    known = evaluations_in(folder) | _arms_in(folder)
+    folders = {name: path for name, path in known.items() if _has_line(path / SAMPLES)}
     ranked = sorted(folders, key=lambda name: (not _is_plain(folders[name]), name != OWN, name != DEFAULT))
     training = StoredRun(folder, ROLLOUTS) if (folder / ROLLOUTS).exists() else None
     evaluations = {name or DEFAULT: StoredRun(folders[name], SAMPLES) for name in ranked}
@@ -99,6 +100,12 @@ def _find_run(folder: Path, name: str) -> FoundRun:
     if not folders and training is None and not any(map(run.files, ANALYSES)):
         raise SystemExit(f"{folder} holds no episodes, neither of an evaluation nor of a training: name a run's folder")
     return run
+
+
+def _arms_in(folder: Path) -> dict[str, Path]:
+    """The arms of evaluations in a run's folder: `arms/with_tool` and so on."""
+    paths = [path.parent for arm in ARMS for path in sorted(folder.glob(f"*/{arm}/{SAMPLES}"))]
+    return {f"{path.parent.name}/{path.name}": path for path in paths}
 
 
 def _has_line(path: Path) -> bool:

@@ -9,11 +9,13 @@ import pytest
 from environments.arguments import EpisodeArguments
 from evaluation import evaluate, history
 from evaluation.arguments import EvaluationArguments
-from evaluation.discover import ARMS, HISTORY, FoundRun
+from evaluation.discover import ARMS, HISTORY, FoundRun, find_runs
 from evaluation.figures import _histories
 from fovea.config import ConfigError
 from fovea.data.task_files import save_tasks
 from fovea.models.names import TINY
+from fovea.runs.directory import RunDirectory
+from fovea.runs.records import Sample, append
 from synthesis.shapes import make_tasks
 
 EPISODES = EpisodeArguments(max_turns=2, max_tokens_per_turn=8, crop_min_pixels=4096, crop_max_pixels=5120)
@@ -48,6 +50,15 @@ def test_each_checkpoint_is_played_in_each_arm_and_drawn(training, tmp_path, cap
     assert kept == {path: path.read_bytes() for path in training.rglob("samples.jsonl")}
     drawn = _histories([FoundRun("rl", training, {}, None)])
     assert len(drawn) == 2 and "accuracy by training step" in drawn[0] and "what the tool did" in drawn[1]
+
+
+def test_arms_of_a_run_are_found_the_one_with_the_tool_first(tmp_path):
+    for arm in ("without_tool", "with_tool"):
+        folder = tmp_path / "sft" / "arms" / arm
+        RunDirectory(folder).write_start(evaluation={"tools": ARMS[arm].get("tools", "true")}, episodes={})
+        append(folder / "samples.jsonl", [Sample(task_id="q", question="?", reference="7", score=1.0)])
+    [run] = find_runs([tmp_path / "sft"])
+    assert list(run.evaluations) == ["arms/with_tool", "arms/without_tool"]
 
 
 def test_a_training_without_checkpoints_is_refused(tmp_path):
