@@ -100,6 +100,8 @@ class EvaluationArguments(PlayerArguments):
     def _check_arms(self) -> None:
         if self.prompt == "direct" and self.tools != "true":
             raise ValueError(f"--tools {self.tools} is for the protocol: leave it out with --prompt direct")
+        if self.tools == "absent" and self.force == "zoom":
+            raise ValueError("--force zoom calls a tool that --tools absent takes away: leave one of them out")
         if self.arms is None:
             return
         self.arms = [arm for word in self.arms for arm in word.split(",") if arm]

@@ -126,14 +126,17 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def analyse(run: StoredRun) -> dict[str, Behaviour]:
-    """The behaviour of all episodes, of each family, and of each part of a training, by name."""
-    records = list(run.records)
+    """The behaviour of all episodes, of each family, and of each part of a training, by name.
+
+    Of a training, that of the episodes which it learned from.
+    """
+    records = [record for record in run.records if isinstance(record, Sample) or record.mode == "train"]
     episodes = [(record, record.episode(run.task(record))) for record in records]
     counted = [(record, episode.task.family, seen(episode, _right(record, episode))) for record, episode in episodes]
     found = {"all": behaviour([one for _, _, one in counted])}
     for family in sorted({family for _, family, _ in counted}):
         found[family] = behaviour([one for _, of, one in counted if of == family])
-    steps = [record.step for record in records if isinstance(record, Rollout) and record.mode == "train"]
+    steps = [record.step for record in records if isinstance(record, Rollout)]
     size = (max(steps, default=0) + 1) / BINS
     for part in range(BINS if steps else 0):
         first, end = round(part * size), round((part + 1) * size)
@@ -142,8 +145,7 @@ def analyse(run: StoredRun) -> dict[str, Behaviour]:
                 one
                 for record, of, one in counted
                 if isinstance(record, Rollout) and first <= record.step < end and family in ("all", of)
-                and record.mode == "train"
-            ]  # fmt: skip
+            ]
             if within:
                 found[f"{family}, steps {first} to {end - 1}"] = behaviour(within)
     return found

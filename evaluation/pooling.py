@@ -45,8 +45,8 @@ class PoolingArguments(EvaluationArguments):
     def __post_init__(self) -> None:
         if not self.factors or min(self.factors) < 1:
             raise ValueError(f"--factors {self.factors}: give numbers from 1, how many tokens become one")
-        if self.view_sizes_px:
-            raise ValueError("--view_sizes_px is a sweep of its own: leave it out here")
+        if own := [name for name in ("view_sizes_px", "arms", "all_checkpoints") if getattr(self, name)]:
+            raise ValueError(f"--{own[0]} is a sweep of its own: leave it out here")
         super().__post_init__()
 
     @property

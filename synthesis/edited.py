@@ -32,6 +32,8 @@ from fovea.tasks import AnswerKind, Task
 from synthesis.shapes.scenes import draw_digit
 from synthesis.shapes.tasks import encode, make_tasks
 
+BEFORE = ("edits", "readings", "sub_answers")
+"""Entries of metadata that an edited task does not keep: they say what was right before."""
 KINDS = ("paint", "recolour", "swap", "digits")
 
 
@@ -93,7 +95,7 @@ def edited(task: Task, number: int, others: Mapping[str, Task]) -> Task:
         image = open_image(task.images[img_idx]).convert("RGB")
         _EDITS[edit["kind"]](image, task.boxes[target].box, edit, others, place)
     images = tuple(encode(image) if n == img_idx else source for n, source in enumerate(task.images))
-    metadata = {key: value for key, value in task.metadata.items() if key not in ("edits", "readings")}
+    metadata = {key: value for key, value in task.metadata.items() if key not in BEFORE}
     metadata["edit"] = {"of": task.id, "kind": edit["kind"], "was": written(task)}
     changed = replace(task, id=f"{task.id}-edit{number}", images=images, answer=edit["answer"], metadata=metadata)
     if score(changed, written(task)) > 0:

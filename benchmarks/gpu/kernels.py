@@ -21,10 +21,12 @@ HEADS = {"8 of 8": (8, 8), "16 of 2": (16, 2), "28 of 4": (28, 4)}
 
 
 def cases(small: bool) -> list[Case]:
-    return [
+    masked = f"images that do not see each other, {'fp32' if small else 'bf16'}"
+    plain = [
         Case("kernels", name, 10, partial(_measure, dtype, SMALL if small else (COMMON, PREFIXES, BRANCHES)))
         for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32))
-    ] + [Case("kernels", "images that do not see each other, bf16", 15, partial(_measure_masked, small))]
+    ]
+    return [*plain, Case("kernels", masked, 15, partial(_measure_masked, small))]
 
 
 def _measure_masked(small: bool, seconds_left: float) -> dict[str, Any]:

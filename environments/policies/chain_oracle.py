@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 from zlib import crc32
 
@@ -49,24 +51,28 @@ class ChainOraclePolicy(OraclePolicy):
         calls: list[dict[str, Any] | Target] = []
         left = list(task.boxes) if task.metadata.get("needs_zoom", True) else []
         before = ""
-        rng = np.random.default_rng([self.seed, crc32(task.id.encode())])
-
-        def mistakes(step: Step) -> Iterator[list[int]]:
-            right = {image for other in chain.steps if other.question == step.question for image in other.images}
-            for image in rng.permutation(len(task.images)).tolist():
-                if image not in right:
-                    if rng.random() >= self.mistakes:
-                        return
-                    yield [image]
-
-        for step in chain.steps:
-            for images, answer in [*((wrong, NOT_HERE) for wrong in mistakes(step)), (step.images, step.answer)]:
-                said = {"answer": before} if before else {}
-                calls.append({**said, "question": step.question, "img_idxs": list(images)})
-                before = answer
+        for step in self._with_mistakes(chain, task):
+            said = {"answer": before} if before else {}
+            calls.append({**said, "question": step.question, "img_idxs": list(step.images)})
+            before = step.answer
+            if step not in chain.steps:
+                continue
             calls += [target for target in left if target.img_idx in step.images]
             left = [target for target in left if target.img_idx not in step.images]
         return calls
+
+    def _with_mistakes(self, chain: Chain, task: Task) -> Iterator[Step]:
+        """The steps, and before each the wrong ones that are made, the same whenever it is asked.
+
+        An image is wrong that no step of the same sub-question needs.
+        """
+        rng = np.random.default_rng([self.seed, crc32(task.id.encode())])
+        for step in chain.steps:
+            right = {image for other in chain.steps if other.question == step.question for image in other.images}
+            wrong = [image for image in rng.permutation(len(task.images)).tolist() if image not in right]
+            made = takewhile(lambda _: rng.random() < self.mistakes, wrong)
+            yield from (replace(step, images=(image,), answer=NOT_HERE) for image in made)
+            yield step
 
 
 NOT_HERE = "not here"

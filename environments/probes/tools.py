@@ -9,6 +9,7 @@ from typing import Any
 
 from environments.play import tools_of
 from environments.prompts import VIEWS_PROMPT
+from fovea.config import ConfigError
 
 TOOL_MODES = ("true", "refused", "absent")
 REFUSAL = "The tool cannot be used now. Answer from what you have seen."
@@ -22,6 +23,7 @@ def with_tools(environment_factory: Callable[[], Any], mode: str) -> Callable[[]
 
     Raises:
         ValueError: for another mode.
+        ConfigError: from what it returns, for an environment without tools.
     """
     if mode not in TOOL_MODES:
         raise ValueError(f"tools {mode!r} is unknown: use one of {', '.join(TOOL_MODES)}")
@@ -32,6 +34,8 @@ def with_tools(environment_factory: Callable[[], Any], mode: str) -> Callable[[]
         environment = environment_factory()
         kind = type(environment)
         names = tools_of(environment)
+        if not names:
+            raise ConfigError(f"{kind.__name__} has no tools that could be {mode}: leave out --tools and --arms")
         changed: dict[str, Any] = {name: None for name in names} | {"system_prompt": VIEWS_PROMPT}
         if mode == "refused":
             changed = {name: _refused(kind, name) for name in names}

@@ -4,7 +4,7 @@ The log-sum-exp of each query lets attention to two sets of keys be computed apa
 with the output and log-sum-exp over all keys, the flash backward over one set gives just that set's share of the
 gradients (FlashAttention-2, Dao 2023, section 3.1). Nothing is padded, and the kernels need no mask. On CUDA that is
 flash attention where it runs (bfloat16 and float16 from compute capability 8.0), otherwise PyTorch's memory-efficient
-attention (float32, older cards). Devices and head widths that have neither compute by formula, one sequence's
+attention (float32, and float16 on older cards). What has neither computes by formula, one sequence's
 [heads, queries, keys] in memory at a time.
 
 Shapes: queries [N, heads, D]; keys and values [M, key heads, D], heads a multiple of key heads; outputs like the
@@ -90,8 +90,9 @@ def _has_flash(q: Tensor) -> bool:
 
 
 def _has_efficient(q: Tensor) -> bool:
+    """Of bfloat16 these kernels run on the cards alone that have flash attention; they read 16 bytes at a time."""
     is_nvidia = q.device.type == "cuda" and torch.version.hip is None
-    return is_nvidia and q.shape[-1] * q.element_size() % 16 == 0
+    return is_nvidia and q.dtype in (torch.float32, torch.float16) and q.shape[-1] * q.element_size() % 16 == 0
 
 
 def _attend_efficiently(

@@ -9,7 +9,7 @@ import pytest
 from environments.arguments import EpisodeArguments
 from evaluation import evaluate, history
 from evaluation.arguments import EvaluationArguments
-from evaluation.discover import ARMS, HISTORY, FoundRun, find_runs
+from evaluation.discover import ARMS, HISTORY, OWN, FoundRun, evaluations_to_compare, find_runs
 from evaluation.figures import _histories
 from fovea.config import ConfigError
 from fovea.data.task_files import save_tasks
@@ -59,6 +59,9 @@ def test_arms_of_a_run_are_found_the_one_with_the_tool_first(tmp_path):
         append(folder / "samples.jsonl", [Sample(task_id="q", question="?", reference="7", score=1.0)])
     [run] = find_runs([tmp_path / "sft"])
     assert list(run.evaluations) == ["arms/with_tool", "arms/without_tool"]
+    assert evaluations_to_compare(tmp_path / "sft" / "arms")[OWN].name == "with_tool"
+    with pytest.raises(SystemExit, match=r"name its own folder, .*arms"):
+        evaluations_to_compare(tmp_path / "sft")
 
 
 def test_a_training_without_checkpoints_is_refused(tmp_path):
@@ -76,6 +79,7 @@ def test_a_training_without_checkpoints_is_refused(tmp_path):
         ({"arms": ["with_tool"], "prompt": "direct"}, "choose prompt and tools"),
         ({"arms": ["with_tool"], "view_sizes_px": [64]}, "choose prompt and tools"),
         ({"tools": "absent", "prompt": "direct"}, "for the protocol"),
+        ({"tools": "absent", "force": "zoom"}, "takes away"),
         ({"all_checkpoints": True, "view_sizes_px": [64]}, "one too many"),
     ],
 )

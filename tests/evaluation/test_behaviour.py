@@ -93,10 +93,12 @@ def test_an_evaluation_is_counted_by_family_and_a_training_by_steps(tmp_path, mo
         Rollout.of(Episode(tasks[step % 3], episode(part).turns, StopReason.ANSWERED), step=step)
         for step, part in enumerate((ELSEWHERE, ELSEWHERE, HIT, HIT, HIT))
     ]
-    append(training / "episodes.jsonl", rollouts)
+    held_out = Rollout.of(Episode(tasks[0], episode(ELSEWHERE).turns, StopReason.ANSWERED), step=4, mode="eval")
+    append(training / "episodes.jsonl", [*rollouts, held_out])
     found = behaviour.analyse(stored_run(training))
     hits = [found[f"all, steps {step} to {step}"].first_hit for step in range(5)]
     assert hits == [0.0, 0.0, 1.0, 1.0, 1.0] and found["compare, steps 3 to 3"].n == 1
+    assert found["all"].n == 5
     assert json.loads((tmp_path / "out.json").read_text())[str(folder)]["all"]["first_hit"] == 1.0
 
 

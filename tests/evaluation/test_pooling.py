@@ -59,6 +59,8 @@ def test_what_is_written_is_read_and_drawn(points, arguments, tiny, make_task, t
         ({"use_vllm": True}, "where Transformers runs the model"),
         ({"openai_base_url": "http://x"}, "where Transformers runs the model"),
         ({"view_sizes_px": [64]}, "a sweep of its own"),
+        ({"arms": ["with_tool"]}, "a sweep of its own"),
+        ({"all_checkpoints": True}, "a sweep of its own"),
         ({"pixel_pooling": 0}, "1 .everything is left. or more"),
     ],
     ids=str,

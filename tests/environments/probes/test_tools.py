@@ -9,6 +9,7 @@ from transformers.utils import get_json_schema
 from environments.play import Limits, Reply, begin, play, tools_of
 from environments.probes.tools import REFUSAL, with_tools
 from environments.prompts import VIEWS_PROMPT
+from fovea.config import ConfigError
 from fovea.episodes import StopReason
 from fovea.tasks import Task
 
@@ -95,3 +96,16 @@ def test_other_modes_are_refused():
     assert with_tools(Own, "true") is Own
     with pytest.raises(ValueError, match="refused, absent"):
         with_tools(Own, "none")
+
+
+class Bare:
+    """An environment without a tool."""
+
+    def reset(self, **row):
+        return [{"type": "text", "text": row["question"]}]
+
+
+@pytest.mark.parametrize("mode", ["refused", "absent"])
+def test_an_environment_without_tools_is_refused(mode):
+    with pytest.raises(ConfigError, match="Bare has no tools"):
+        with_tools(Bare, mode)()

@@ -1,5 +1,7 @@
 """The kernels that PyTorch brings and the formula that stands in for them say the same."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -46,12 +48,38 @@ def test_each_sequence_attends_to_its_own_keys(causal, by_formula, monkeypatch):
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_calls_of_the_cuda_kernels_fit_their_signatures(monkeypatch):
-    """Only shapes can be checked without a GPU."""
-    monkeypatch.setattr(varlen_attention, "_has_flash", lambda q: True)
-    plain = some_inputs([3, 40], [5, 60], device="meta", dtype=torch.bfloat16)
+@pytest.mark.parametrize(("kernels", "dtype"), [("_has_flash", torch.bfloat16), ("_has_efficient", torch.float32)])
+def test_calls_of_the_cuda_kernels_fit_their_signatures(monkeypatch, kernels, dtype):
+    """Only shapes can be checked without a GPU; of the efficient backward PyTorch's own meta function lacks `out`."""
+    monkeypatch.setattr(varlen_attention, kernels, lambda q: True)
+    plain = some_inputs([3, 40], [5, 60], device="meta", dtype=dtype)
     spans = Lengths([3, 40], torch.device("meta")), Lengths([5, 60], torch.device("meta"))
     output, lse = attend(*plain, *spans, causal=False, scaling=0.3)
     assert (output.shape, lse.shape) == (plain[0].shape, (4, 43))
+    if kernels == "_has_efficient":
+        return
     found = gradients(output, *plain, output, lse, *spans, causal=False, scaling=0.3)
     assert [tensor.shape for tensor in found] == [tensor.shape for tensor in plain]
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "width", "expected"),
+    [
+        ((9, 0), torch.bfloat16, 128, "flash"),
+        ((8, 0), torch.float16, 64, "flash"),
+        ((8, 0), torch.float32, 64, "efficient"),
+        ((7, 5), torch.float16, 64, "efficient"),
+        ((7, 5), torch.float32, 64, "efficient"),
+        ((7, 5), torch.bfloat16, 64, "formula"),
+        ((9, 0), torch.float64, 64, "formula"),
+        ((9, 0), torch.float32, 30, "formula"),
+    ],
+)
+def test_each_card_and_type_gets_kernels_that_it_has(monkeypatch, capability, dtype, width, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    size = torch.tensor([], dtype=dtype).element_size()
+    q = SimpleNamespace(
+        device=SimpleNamespace(type="cuda"), dtype=dtype, shape=(5, 4, width), element_size=lambda: size
+    )
+    chosen = [name for name in ("flash", "efficient") if getattr(varlen_attention, f"_has_{name}")(q)]
+    assert (chosen or ["formula"])[0] == expected
