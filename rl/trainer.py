@@ -17,11 +17,9 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset
 from trl import GRPOTrainer
 from trl.extras.profiling import profiling_context
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer.utils import RepeatSampler
 
 from environments.play import Limits, Policy, Sampling, play
 from environments.policies.transformers import TransformersPolicy
@@ -44,20 +42,8 @@ from rl.engine import Engine, engine_of_ours
 from rl.honoured import check_options, refuse_arguments
 from rl.metrics import completion_numbers, completion_of, numbers
 from rl.payments import Payment, environment_rewards, payments
+from rl.sampling import EpochSampler, numbered
 from rl.shared_loss import SharedPrefixLoss
-
-
-def _rows(numbers: range) -> Dataset:
-    """TRL's dataset of tasks by their numbers. The environment writes the real prompt."""
-    return Dataset.from_list([{"prompt": [{"role": "user", "content": ""}], "task_index": n} for n in numbers])
-
-
-class EpochSampler(RepeatSampler):
-    """TRL's sampler, its order made by the epoch alone: a continued training meets the prompts it would have met."""
-
-    def set_epoch(self, epoch: int) -> None:
-        if self.shuffle:
-            self.generator.manual_seed(cast(int, self.seed) + epoch)
 
 
 class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
@@ -110,8 +96,8 @@ class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
                 model,
                 [to_trl(reward) for reward in (*rewards, *own)],
                 self._arguments_for_trl(args, num_own=len(own)),
-                train_dataset=_rows(range(len(train_tasks))),
-                eval_dataset=_rows(range(len(train_tasks), len(self.tasks))) if eval_tasks else None,
+                train_dataset=numbered(range(len(train_tasks))),
+                eval_dataset=numbered(range(len(train_tasks), len(self.tasks))) if eval_tasks else None,
                 **kwargs,
             )
         self.renderer = renderer or Renderer(self.processing_class, end_ids=self.eos_token_ids)

@@ -16,7 +16,8 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl
 from trl.trainer.utils import RepeatSampler, add_fused_lm_head
 
 from rl.engine import Engine
-from rl.trainer import EpochSampler, ZoomGRPOTrainer
+from rl.sampling import EpochSampler
+from rl.trainer import ZoomGRPOTrainer
 from sft.trainer import ColdStartTrainer
 
 OURS, FOREIGN = ("rl.", "sft.", "fovea."), ("trl.", "transformers.")
