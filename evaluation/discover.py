@@ -76,7 +76,7 @@ def evaluations_to_compare(folder: Path) -> dict[str, Path]:
     for name in (OWN, DEFAULT, WITH_TOOL):
         if name in folders:
             return {OWN: folders[name]}
-    if arms := _arms_in(folder):
+    if not folders and (arms := _arms_in(folder)):
         names = ", ".join(sorted({str(path.parent) for path in arms.values()}))
         raise SystemExit(f"{folder} holds an evaluation in arms: name its own folder, {names}")
     if not folders:

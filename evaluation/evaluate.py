@@ -38,7 +38,6 @@ def main() -> None:
     arguments, episodes = parse((EvaluationArguments, EpisodeArguments), defaults=defaults, description=__doc__)
     PartialState(timeout=timedelta(days=1))  # one process may still play when another has ended
     take_cores()
-    LEDGER.restart()
     folder = Path(arguments.output_dir)
     summaries = dict(_summaries(arguments, episodes))
     if not PartialState().is_main_process:
@@ -53,11 +52,13 @@ def main() -> None:
 
 def _summaries(arguments: EvaluationArguments, episodes: EpisodeArguments) -> Iterator[tuple[str, Summary]]:
     """What was evaluated, by name."""
+    LEDGER.restart()
     if arguments.all_checkpoints:
         for step, found in play_history(arguments, episodes).items():
             yield from ((f"after {step} steps {arm}".rstrip(), summary) for arm, summary in found.items())
         return
     model, tasks = arguments.load()
+    LEDGER.restart()
     if arguments.view_sizes_px:
         for side, summary in sweep(model, tasks, arguments, episodes).items():
             yield f"first views of at most {side}x{side} pixels", summary
