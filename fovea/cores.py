@@ -9,6 +9,8 @@ import torch
 from accelerate import PartialState
 
 _VARIABLE = "OMP_NUM_THREADS"
+_LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
+"""Variables of which `accelerate launch` and `torchrun` each set one in every process that they start."""
 
 
 def take_cores() -> None:
@@ -28,7 +30,13 @@ def take_cores() -> None:
 
 
 def _set_by_the_user() -> bool:
-    """Whether a process above this one was started with the variable; True where that cannot be seen."""
+    """Whether the variable was there before a launcher could set it; True where that cannot be seen.
+
+    What a process was started with is all that can be seen of it: a shell that exports the variable passes it to the
+    launcher, but does not show it itself.
+    """
+    if not any(name in os.environ for name in _LAUNCHED):
+        return True
     try:
         parent = psutil.Process().parent()
         return parent is None or _VARIABLE in parent.environ()

@@ -1,6 +1,7 @@
 """A process that its launcher left one thread takes its share of the cores; what the user set stays."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -11,7 +12,8 @@ import torch
 CODE = "import torch; from fovea.cores import take_cores; take_cores(); print(torch.get_num_threads())"
 LAUNCHER = """
 import os, subprocess, sys
-subprocess.run([sys.executable, "-c", sys.argv[1]], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+launched = {"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}
+subprocess.run([sys.executable, "-c", sys.argv[1]], env={**os.environ, **launched}, check=True)
 """
 
 
@@ -27,3 +29,10 @@ def test_threads_are_a_share_of_the_cores_unless_the_user_set_them(given, proces
     cores = len(psutil.Process().cpu_affinity())
     expected = max(1, cores // part) if part else 1
     assert said[-2] == str(expected) and (expected > 1) is said[0].startswith("the launcher left one thread")
+
+
+def test_a_shell_that_exports_the_variable_has_set_it():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "ACCELERATE_"))}
+    script = f"export OMP_NUM_THREADS=1; {shlex.quote(sys.executable)} -c {shlex.quote(CODE)}; true"
+    said = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["1"]
