@@ -58,6 +58,21 @@ class GRPOArguments(SharingArguments, EngineArguments, GRPOConfig):
         },
     )
     rollout_batch_size: int = field(default=64, metadata={"help": "Episodes that generate side by side."})
+    dynamic_sampling: int = field(
+        default=0,
+        metadata={
+            "help": "At most so many times groups whose rewards are all equal, and which therefore teach nothing, give "
+            "their places to groups of other tasks before the loss (DAPO). 0: never."
+        },
+    )
+    task_selection: str = field(
+        default="order",
+        metadata={
+            "help": "order: every task once an epoch. difficulty: tasks are drawn by how often they were right "
+            "of late: mostly those that are right half of the time, seldom those that always or never are.",
+            "choices": ["order", "difficulty"],
+        },
+    )
     information_gap: bool = field(
         default=False,
         metadata={

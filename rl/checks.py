@@ -11,6 +11,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from fovea.config import ConfigError
 from fovea.kernels.layouts import without_adapters
 from fovea.models.masks import check_engine
+from fovea.tasks import Task
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 
@@ -56,12 +57,28 @@ def check_groups(args: GRPOArguments) -> None:
 
 
 def check_tasks(num_tasks: int, args: GRPOArguments, num_processes: int) -> None:
-    """Raises ValueError if one generation asks for more tasks than there are: the training would take no step."""
+    """Raises ValueError if one generation asks for more tasks than there are, or no others could replace them."""
     wanted = args.num_rollouts * num_processes // args.group_size
     if num_tasks < wanted:
         raise ValueError(
             f"{num_tasks} tasks are fewer than the {wanted} that one generation plays: give more, or make "
             "per_device_train_batch_size or steps_per_generation smaller"
+        )
+    if args.dynamic_sampling < 0 or (args.dynamic_sampling and num_tasks == wanted):
+        raise ValueError(
+            f"dynamic_sampling {args.dynamic_sampling}: give how many times groups may be replaced, 0 or more, and "
+            f"more tasks than the {wanted} that one generation plays ({num_tasks})"
+        )
+
+
+def check_answers(tasks: Sequence[Task], args: GRPOArguments) -> None:
+    """Raises ValueError if tasks are to be drawn by how often they were right, and one of them has no answer."""
+    if args.task_selection != "difficulty":
+        return
+    if unknown := [task.id for task in tasks if task.answer is None]:
+        raise ValueError(
+            f"task_selection difficulty goes by right answers, and {len(unknown)} of {len(tasks)} tasks have none (the "
+            f"first is {unknown[0]!r}): give answers, or leave it at order"
         )
 
 

@@ -64,6 +64,8 @@ def for_prompts(
         ConfigError: for an adapter: TRL takes whole models by name, and would lose what the adapter has learned.
     """
     check_prompt_rewards(rewards)
+    if args.dynamic_sampling or args.task_selection != "order":
+        raise ConfigError("dynamic_sampling and task_selection choose tasks, and --environment none has none")
     if script.intra_image_layers:
         raise ConfigError("intra_image_layers masks images, and --environment none has none: leave it out")
     name = model_named(model_args)

@@ -8,24 +8,19 @@ an observation is shown, and the loss sees exactly the sampled tokens. Without t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather, gather_object
 from trl import GRPOTrainer
-from trl.extras.profiling import profiling_context
-from trl.models.utils import unwrap_model_for_generation
 
-from environments.play import Limits, Policy, Sampling, play
-from environments.policies.transformers import TransformersPolicy
-from environments.probes.gap import narrow
+from environments.play import Limits
 from environments.rendering import Renderer
-from fovea.answers import score
 from fovea.episodes import Episode
 from fovea.kernels.image_blocks import apply_image_blocks, inherit_image_blocks
 from fovea.kernels.layouts import without_adapters
@@ -37,16 +32,20 @@ from fovea.training import MaskedCheckpoints
 from rewards.registry import Reward
 from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments, masked_stops
-from rl.checks import check_training
-from rl.engine import Engine, engine_of_ours
+from rl.checks import check_answers, check_training
+from rl.engine import engine_of_ours
 from rl.honoured import check_options, refuse_arguments
 from rl.metrics import completion_numbers, completion_of, numbers
 from rl.payments import Payment, environment_rewards, payments
-from rl.sampling import EpochSampler, numbered
+from rl.playing import PlaysEpisodes
+from rl.sampling import EpochSampler, TaskHistory, numbered
 from rl.shared_loss import SharedPrefixLoss
 
+HISTORY = "task_history.json"
+"""In a checkpoint: how often each task was answered rightly of late."""
 
-class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
+
+class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTrainer):
     """`GRPOTrainer` that also takes tasks, an environment and Fovea's rewards.
 
     With `train_tasks` it plays episodes; every other argument is `GRPOTrainer`'s. With a `run` it writes a line for
@@ -56,9 +55,6 @@ class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
         ValueError: for arguments with which an episode could not be trained on as it was played (`rl.checks`,
             `rl.honoured`), each with its cure.
     """
-
-    _last_loaded_step: int
-    vllm_generation: Engine
 
     def __init__(
         self,
@@ -75,9 +71,13 @@ class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
         **kwargs: Any,
     ) -> None:
         self.last_played: list[tuple[Episode, Rollout]] = []
+        self._played: list[Episode] = []
+        self.left_out: list[Episode] = []
+        self._paid: torch.Tensor | None = None
         self.tasks, self.eval_tasks = [*(train_tasks or ()), *eval_tasks], list(eval_tasks)
         self.limits, self.run = limits or Limits(), run
-        self.make_environment: Callable[[], Any] = environment_factory or (lambda: None)
+        self.make_environment = environment_factory or (lambda: None)
+        self.history = TaskHistory(len(train_tasks or ()))
         if train_tasks is None:
             functions = [to_trl(reward) for reward in rewards]
             super().__init__(model, functions, args, environment_factory=environment_factory, **kwargs)
@@ -90,6 +90,7 @@ class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
             kwargs["processing_class"] = load_processor(name)
         check_options(args, max_episode_tokens=self.limits.max_completion_tokens)
         check_training(model, kwargs["processing_class"], args, num_tasks=len(train_tasks))
+        check_answers(train_tasks, args)
         own = environment_rewards(self.make_environment())
         with engine_of_ours(args.engine_kwargs):
             super().__init__(
@@ -128,13 +129,17 @@ class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
         return EpochSampler(**{name: getattr(stock, name) for name in options})
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Transformers' method of the same name, and the rollouts that the checkpoint has not used up, if any."""
+        """Transformers' method of the same name, and what `_save_more` has left there."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and (kept := Path(checkpoint) / self._rollouts_name).exists():
             self._step, self._buffered_inputs = torch.load(kept, weights_only=True, map_location=self.args.device)
+        if checkpoint is not None and (kept := Path(checkpoint) / HISTORY).exists():
+            self.history.load(json.loads(kept.read_text()))
 
     def _save_more(self, folder: Path) -> None:
-        """Rollouts of which later steps still train, if any."""
+        """Rollouts of which later steps still train, and by what --task_selection difficulty draws tasks."""
+        if self.args.task_selection == "difficulty" and self.accelerator.is_main_process:
+            (folder / HISTORY).write_text(json.dumps(self.history.state()))
         phase = self._step % (cast(int, self.args.steps_per_generation) * self.num_iterations)
         if phase:
             torch.save((phase, self._buffered_inputs), folder / self._rollouts_name)
@@ -146,43 +151,33 @@ class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.tasks:
             return super()._generate_and_score_completions(inputs)
-        self._tasks_now = self._shown([self.tasks[row["task_index"]] for row in inputs])
-        self._played: list[Episode] = []
+        numbers = [row["task_index"] for row in inputs]
         advantages = None
         try:
             with self.renderer.remembering():
-                output = super()._generate_and_score_completions(columns(self._tasks_now))
+                self._play(numbers)
+                output = super()._generate_and_score_completions(columns([episode.task for episode in self._played]))
             advantages = output["advantages"]
         finally:
             self._write_rollouts(advantages)
         return output
 
-    def _shown(self, tasks: list[Task]) -> list[Task]:
-        """The tasks as they are played: in training, if so asked, with the information gap of the policy of now."""
-        if not (self.args.information_gap and self.model.training):
-            return tasks
-        distinct = {id(task): task for task in tasks}
-        with self.policy("eval") as policy:
-            gaps = narrow(
-                policy,
-                list(distinct.values()),
-                environment_factory=self.make_environment,
-                renderer=self.renderer,
-                is_right=lambda task, answer: score(task, answer) == 1,
-                max_tokens=self.limits.max_tokens_per_turn,
-                batch_size=self.args.rollout_batch_size,
-            )
-        found = dict(zip(distinct, gaps, strict=True))
-        for name, values in (
-            ("gap/view", [gap.share for gap in gaps]),
-            ("gap/known_at_sight", [float(gap.is_known) for gap in gaps]),
-        ):
-            self._metrics["train"][name].append(fmean(gather_object(values)))
-        return [found[id(task)].task for task in tasks]
+    def _play(self, numbers: Sequence[int]) -> None:
+        """Plays the tasks of these numbers, or in training those that take their place."""
+        self._played, self.left_out, self._paid = [], [], None
+        if not self.model.training:
+            self._played = self.play_now("eval", [self.tasks[number] for number in numbers])
+            return
+        groups = self.play_generation(numbers)
+        self._played = [episode for group in groups for episode in group.episodes]
+        if self.args.dynamic_sampling:
+            self._paid = torch.cat([group.paid for group in groups if group.paid is not None])
+            for column in groups[0].extras:
+                self._log_completion_extra(column, [value for group in groups for value in group.extras[column]])
 
     def _calculate_rewards(self, *args: Any) -> torch.Tensor:
         """TRL's method of the same name, [all processes' rollouts, rewards], kept for the episodes' records."""
-        self._rewards_now = super()._calculate_rewards(*args)
+        self._rewards_now = super()._calculate_rewards(*args) if self._paid is None else gather(self._paid)
         return self._rewards_now
 
     def _write_rollouts(self, advantages: torch.Tensor | None) -> None:
@@ -193,35 +188,30 @@ class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
             start = self.accelerator.process_index * len(advantages)
             rewards = self._rewards_now[start : start + len(advantages)]
             paid = payments(rewards, self.reward_func_names, self.reward_weights.tolist(), advantages)
+
+        def record(episode: Episode, payment: Payment, *, in_loss: bool) -> Rollout:
+            return Rollout.of(episode, step=self.state.global_step, mode=mode, in_loss=in_loss, **asdict(payment))
+
         self.last_played = [
-            (
-                episode,
-                Rollout.of(
-                    episode,
-                    step=self.state.global_step,
-                    mode=mode,
-                    in_loss=mode == "train" and any(self._loss_mask(episode)),
-                    **asdict(payment),
-                ),
-            )
+            (episode, record(episode, payment, in_loss=mode == "train" and any(self._loss_mask(episode))))
             for episode, payment in zip(self._played, paid, strict=True)
         ]
         if self.run is not None:
             self.run.add_rollouts(rollout for _, rollout in self.last_played)
+            self.run.add_rollouts(record(episode, Payment(), in_loss=False) for episode in self.left_out)
 
     def _generate(self, prompts: list) -> tuple:
         """Token ids, masks and images of one episode per prompt, in the tuple that TRL's `_generate` returns."""
         if not self.tasks:
             return super()._generate(prompts)
         mode = "train" if self.model.training else "eval"
-        episodes = self._play(mode)
+        episodes = self._played
         records = [episode.record for episode in episodes]
         for record in records:
             inputs = [self.renderer.image_inputs(image) for image in record.images]
             self.renderer.check(record.prompt_ids + record.completion_ids, inputs, name="an episode")
         images = [list(record.images) for record in records]
-        self._played = episodes
-        self._log_numbers(mode, episodes)
+        self._log_numbers(mode, episodes + self.left_out)
         return (
             [list(record.prompt_ids) for record in records],
             [list(record.completion_ids) for record in records],
@@ -232,45 +222,6 @@ class ZoomGRPOTrainer(MaskedCheckpoints, SharedPrefixLoss, GRPOTrainer):
             images if any(images) else None,
             images,
         )
-
-    def _play(self, mode: str) -> list[Episode]:
-        with self.policy(mode) as policy:
-            return self.play_tasks(policy, self._tasks_now, self.make_environment)
-
-    def play_tasks(self, policy: Policy, tasks: Sequence[Task], make_environment: Callable[[], Any]) -> list[Episode]:
-        return play(
-            policy,
-            tasks,
-            environment_factory=make_environment,
-            limits=self.limits,
-            renderer=self.renderer,
-            batch_size=max(1, len(tasks)) if self.use_vllm else self.args.rollout_batch_size,
-        )
-
-    @contextmanager
-    def policy(self, mode: str) -> Iterator[Policy]:
-        """What writes the turns: vLLM with the weights of now, or the model itself."""
-        sampling = Sampling(self.temperature, self.top_p, self.top_k or 0, self.min_p or 0.0)
-        if mode == "eval":
-            sampling = Sampling(self.args.eval_temperature)
-        if self.use_vllm:
-            if self.state.global_step != self._last_loaded_step:
-                with profiling_context(self, "sync_weights"):
-                    self.vllm_generation.sync_weights()
-                self._last_loaded_step = self.state.global_step
-            with self.vllm_generation.awake():
-                yield self.vllm_generation.policy(self.renderer, sampling)
-            return
-        with unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
-        ) as network:
-            yield TransformersPolicy(
-                network,
-                self.renderer,
-                sampling,
-                batch_size=self.args.rollout_batch_size,
-                keep_caches=self.args.shared_prefix,
-            )
 
     def _loss_mask(self, episode: Episode) -> list[int]:
         """1 where a token was sampled; all 0 for an episode that ended in a way that is left out of the loss."""

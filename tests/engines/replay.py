@@ -74,7 +74,7 @@ def main() -> None:
     )  # fmt: skip
     if "RANK" in os.environ:  # Accelerate takes use_cpu for "no DeepSpeed"
         settings |= {"use_cpu": False, "ddp_backend": "gloo"}
-    with patch("rl.trainer.TransformersPolicy", Replay):
+    with patch("rl.playing.TransformersPolicy", Replay):
         trainer = ZoomGRPOTrainer(
             model.network,
             [Reward("place", RewardKind.GROUP, by_place)],

@@ -54,7 +54,7 @@ def test_a_training_with_the_gap_shows_smaller_views_of_what_it_knows(build, mon
     full = [task.first_view_max_pixels for task in trainer.tasks]
     smallest = [replace(task, first_view_max_pixels=task.first_view_max_pixels // 16) for task in trainer.tasks]
     found = {task.id: Gap(task, 0.0625, is_known=True) for task in smallest}
-    monkeypatch.setattr("rl.trainer.narrow", lambda policy, tasks, **_: [found[task.id] for task in tasks])
+    monkeypatch.setattr("rl.playing.narrow", lambda policy, tasks, **_: [found[task.id] for task in tasks])
     trainer.train()
     logged = trainer.state.log_history[0]
     assert logged["gap/known_at_sight"] == 1.0 and logged["gap/view"] == 0.0625

@@ -48,7 +48,14 @@ def build(tiny, episode_arguments):
     return make
 
 
-@pytest.mark.parametrize("period", [{}, {"num_iterations": 2}, {"steps_per_generation": 2}], ids=str)
+CHOOSING = {"task_selection": "difficulty", "dynamic_sampling": 2}
+
+
+@pytest.mark.parametrize(
+    "period",
+    [{}, {"num_iterations": 2}, {"steps_per_generation": 2}, CHOOSING, CHOOSING | {"num_iterations": 2}],
+    ids=str,
+)
 def test_a_cut_training_ends_with_the_weights_of_an_uncut_one(build, tmp_path, period):
     whole = build(tmp_path / "whole", **period)
     whole.train()

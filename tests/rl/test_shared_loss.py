@@ -80,7 +80,7 @@ def make_trainer(
         processing_class=model.processor,
         peft_config=LoraConfig(target_modules=r".*language_model.*\.(q_proj|v_proj)", **LORA) if lora else None,
     )
-    monkeypatch.setattr("rl.trainer.TransformersPolicy", lambda *args, **kwargs: Lines(trainer.renderer))
+    monkeypatch.setattr("rl.playing.TransformersPolicy", lambda *args, **kwargs: Lines(trainer.renderer))
     return trainer
 
 
@@ -160,7 +160,7 @@ def test_24_images_and_those_focused_on_share_their_prefix_exactly(family, maske
         environment="focus", max_image_tokens=24 * 4, crop_min_pixels=56 * 56, crop_max_pixels=112 * 112
     )
     trainer = make_trainer(family, tmp_path, monkeypatch, episodes=episodes, num_images=24, masked=masked)
-    monkeypatch.setattr("rl.trainer.TransformersPolicy", lambda *args, **kwargs: Focusing(trainer.renderer))
+    monkeypatch.setattr("rl.playing.TransformersPolicy", lambda *args, **kwargs: Focusing(trainer.renderer))
     inputs = rollouts(trainer)
     assert inputs["num_images"] == [27] * 8
     tasks, policy = [task for task in trainer.tasks for _ in range(4)], Focusing(trainer.renderer)

@@ -47,7 +47,7 @@ class Lines:
 def play_lines(trainer, monkeypatch, *rows):
     """Makes the trainer's rollouts follow fixed lines."""
     policy = Lines(trainer.renderer, *rows)
-    monkeypatch.setattr("rl.trainer.TransformersPolicy", lambda *args, **kwargs: policy)
+    monkeypatch.setattr("rl.playing.TransformersPolicy", lambda *args, **kwargs: policy)
 
 
 def weights(model):
@@ -86,7 +86,7 @@ def test_no_picture_travels_between_processes(build, monkeypatch):
     sent = []
     trainer = build(limits=Limits(3, 200, 600), log_completions=True, log_multimodal=False)
     play_lines(trainer, monkeypatch, (CALL, ANSWER))
-    for module in ("trl.trainer.grpo_trainer", "rl.trainer"):
+    for module in ("trl.trainer.grpo_trainer", "rl.trainer", "rl.playing"):
         monkeypatch.setattr(f"{module}.gather_object", lambda things: sent.append(pickle.dumps(things)) or things)
     trainer.train()
     assert sent and not any(b"PIL" in message for message in sent)
@@ -135,7 +135,7 @@ def test_images_and_placeholders_that_do_not_match_stop_the_run_by_name(build, m
     def corrupted(*args, **kwargs):
         return [replace(e, tokens=replace(e.tokens, images=e.tokens.images[:1])) for e in play(*args, **kwargs)]
 
-    monkeypatch.setattr("rl.trainer.play", corrupted)
+    monkeypatch.setattr("rl.playing.play", corrupted)
     with pytest.raises(ValueError, match=r"an episode has .* image placeholders"):
         trainer.train()
 
@@ -252,8 +252,7 @@ def test_groups_split_between_processes_are_refused():
 def test_play_and_the_trainer_agree_token_for_token(build, tiny, episode_arguments):
     trainer = build(temperature=1.0)
     trainer.model.eval()
-    trainer._tasks_now = trainer.tasks
-    ours = trainer._play("eval")
+    ours = trainer.play_now("eval", trainer.tasks)
     renderer = Renderer(tiny.processor)
     theirs = play(
         TransformersPolicy(trainer.model, renderer, Sampling(temperature=0.0)),

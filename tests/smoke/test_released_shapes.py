@@ -85,7 +85,7 @@ def test_one_grpo_step_on_a_4k_image(model, task, tmp_path, monkeypatch):
             end = trainer.renderer.tokenizer.eos_token_id
             return [Reply(text, (*trainer.renderer.tokenizer(text).input_ids, end)) for text in texts]
 
-    monkeypatch.setattr("rl.trainer.TransformersPolicy", lambda *args, **kwargs: Lines())
+    monkeypatch.setattr("rl.playing.TransformersPolicy", lambda *args, **kwargs: Lines())
     trainer.train()
     log = trainer.state.log_history[0]
     assert log["zooms/mean"] == 1.0 and np.isfinite(log["loss"]) and log["grad_norm"] > 0
