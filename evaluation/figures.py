@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +29,7 @@ def of_evaluations(
         *_attention(runs),
         *_pooling(runs),
         *_histories(runs),
+        *_groups(runs),
     ]
 
 
@@ -105,6 +106,36 @@ NO_BOX = "no box"
 def _need(targets: Sequence[Mapping[str, Any]]) -> str:
     areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (target["box"] for target in targets)]
     return next((name for most, name in NEEDS.items() if min(areas) < most), NO_BOX) if areas else NO_BOX
+
+
+def _groups(runs: Sequence[FoundRun]) -> list[str]:
+    """How many of a training's groups were never, sometimes and always right; those that were replaced count too."""
+    drawn = []
+    for run in runs:
+        groups: dict[tuple[int, str], list[float]] = defaultdict(list)
+        for record in run.training.rollouts if run.training else ():
+            right = record.rewards.get("accuracy")
+            if record.mode == "train" and right is not None:
+                groups[record.step, record.task_id].append(right)
+        counts: dict[int, Counter[str]] = defaultdict(Counter)
+        for (step, _), scores in groups.items():
+            counts[step][_outcome(scores)] += 1
+        curves = {
+            outcome: [(float(step), count[outcome] / count.total()) for step, count in sorted(counts.items())]
+            for outcome in OUTCOMES
+        }
+        drawn += [plots.by_step(f"groups of {run.name} that are right", curves)] if len(counts) > 1 else []
+    return drawn
+
+
+OUTCOMES = ("never", "sometimes", "always")
+"""How often the rollouts of a group are right. Those of the first and last kind teach nothing by accuracy."""
+
+
+def _outcome(scores: Sequence[float]) -> str:
+    if min(scores) < max(scores) or 0 < min(scores) < 1:
+        return "sometimes"
+    return "always" if min(scores) == 1 else "never"
 
 
 def _named(run: FoundRun, file: str) -> list[tuple[str, Path]]:

@@ -35,6 +35,11 @@ def learning_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[
     return plots
 
 
+def by_step(title: str, curves: Mapping[str, Curve]) -> str:
+    """Shares against the training step."""
+    return _lines(title, "step", curves, y_label="share", smooth=True)
+
+
 def frontier(points: Mapping[str, tuple[float, float, tuple[float, float]]]) -> str:
     """Accuracy with its interval against tokens a question: name -> (tokens, accuracy, interval)."""
     figure, axes = _figure("what accuracy costs", "tokens a question, prompt and crops included", "accuracy")

@@ -44,6 +44,11 @@ class StoredRun:
         """The episodes of an evaluation."""
         return [record for record in self.records if isinstance(record, Sample)]
 
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """The episodes of a training."""
+        return [record for record in self.records if isinstance(record, Rollout)]
+
     @cached_property
     def tasks(self) -> dict[str, dict[str, Task]]:
         """The run's tasks by mode ("train", or "eval" for held-out ones and those of an evaluation) and id.

@@ -55,7 +55,7 @@ class PlaysEpisodes(GRPOTrainer):
     renderer: Renderer
     make_environment: Callable[[], Any]
     history: TaskHistory
-    left_out: list[Episode]
+    left_out: list[Group]
     """Of the last generation: what was played and is not trained on."""
     vllm_generation: Engine
     _last_loaded_step: int
@@ -89,16 +89,16 @@ class PlaysEpisodes(GRPOTrainer):
                 groups[place] = group
         if self.args.dynamic_sampling:
             self._log_mean("groups/still_without_signal", [float(not group.has_signal) for group in groups])
-        kept = {id(episode) for group in groups for episode in group.episodes}
-        self.left_out = [episode for episode in self.left_out if id(episode) not in kept]
+        kept = {group.task for group in groups}
+        self.left_out = [group for group in self.left_out if group.task not in kept]
         return groups
 
     def _play_groups(self, numbers: Sequence[int]) -> list[Group]:
         """A group of each of these tasks, as many as may be, noted in the history."""
         size = self.args.group_size
         episodes = self.play_now("train", [self.tasks[number] for number in numbers for _ in range(size)])
-        self.left_out += episodes
         groups = [Group(number, episodes[place * size :][:size]) for place, number in enumerate(numbers)]
+        self.left_out += groups
         if self.args.dynamic_sampling:
             self._pay(groups)
         if self.args.task_selection == "difficulty":

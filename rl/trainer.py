@@ -37,7 +37,7 @@ from rl.engine import engine_of_ours
 from rl.honoured import check_options, refuse_arguments
 from rl.metrics import completion_numbers, completion_of, numbers
 from rl.payments import Payment, environment_rewards, payments
-from rl.playing import PlaysEpisodes
+from rl.playing import Group, PlaysEpisodes
 from rl.sampling import EpochSampler, TaskHistory, numbered
 from rl.shared_loss import SharedPrefixLoss
 
@@ -72,7 +72,7 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
     ) -> None:
         self.last_played: list[tuple[Episode, Rollout]] = []
         self._played: list[Episode] = []
-        self.left_out: list[Episode] = []
+        self.left_out: list[Group] = []
         self._paid: torch.Tensor | None = None
         self.tasks, self.eval_tasks = [*(train_tasks or ()), *eval_tasks], list(eval_tasks)
         self.limits, self.run = limits or Limits(), run
@@ -186,8 +186,7 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
         paid = [Payment()] * len(self._played)
         if advantages is not None:
             start = self.accelerator.process_index * len(advantages)
-            rewards = self._rewards_now[start : start + len(advantages)]
-            paid = payments(rewards, self.reward_func_names, self.reward_weights.tolist(), advantages)
+            paid = self._payments(self._rewards_now[start : start + len(advantages)], advantages)
 
         def record(episode: Episode, payment: Payment, *, in_loss: bool) -> Rollout:
             return Rollout.of(episode, step=self.state.global_step, mode=mode, in_loss=in_loss, **asdict(payment))
@@ -198,7 +197,19 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
         ]
         if self.run is not None:
             self.run.add_rollouts(rollout for _, rollout in self.last_played)
-            self.run.add_rollouts(record(episode, Payment(), in_loss=False) for episode in self.left_out)
+            self.run.add_rollouts(
+                record(episode, payment, in_loss=False)
+                for group in self.left_out
+                for episode, payment in zip(group.episodes, self._payments(group.paid), strict=True)
+            )
+
+    def _payments(self, paid: torch.Tensor | None, advantages: torch.Tensor | None = None) -> list[Payment]:
+        """What rollouts were paid [rollouts, rewards], where that is known, and their advantages, if they have any."""
+        if paid is None:
+            return [Payment()] * self.args.group_size
+        if advantages is None:
+            advantages = torch.full((len(paid),), torch.nan)
+        return payments(paid, self.reward_func_names, self.reward_weights.tolist(), advantages)
 
     def _generate(self, prompts: list) -> tuple:
         """Token ids, masks and images of one episode per prompt, in the tuple that TRL's `_generate` returns."""
@@ -211,7 +222,8 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
             inputs = [self.renderer.image_inputs(image) for image in record.images]
             self.renderer.check(record.prompt_ids + record.completion_ids, inputs, name="an episode")
         images = [list(record.images) for record in records]
-        self._log_numbers(mode, episodes + self.left_out)
+        left_out = [episode for group in self.left_out for episode in group.episodes]
+        self._log_numbers(mode, episodes + left_out)
         return (
             [list(record.prompt_ids) for record in records],
             [list(record.completion_ids) for record in records],

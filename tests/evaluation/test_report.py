@@ -2,9 +2,11 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
+from evaluation import figures
 from evaluation.arguments import EvaluationArguments
 from evaluation.discover import find_runs
 from evaluation.playing import evaluate
@@ -84,3 +86,31 @@ def test_an_evaluation_that_was_killed_within_its_first_line_is_left_out(run):
     (torn / "samples.jsonl").write_text('{"id": "a", "sco')
     [found] = find_runs([run])
     assert "evaluation_torn" not in found.evaluations and len(found.evaluations) == 2
+
+
+def test_groups_that_are_never_sometimes_and_always_right_are_drawn_by_step(monkeypatch):
+    scores = {
+        (0, "a"): (0, 0),
+        (0, "b"): (0, 1),
+        (1, "a"): (1, 1),
+        (1, "b"): (0.5, 0.5),
+        (1, "c"): (0, 0),
+        (1, "d"): (1, 1),
+    }
+    rollouts = [
+        Rollout(task_id=task, step=step, rewards={"accuracy": float(score)})
+        for (step, task), both in scores.items()
+        for score in both
+    ]
+    rollouts += [Rollout(task_id="e", step=1, mode="eval", rewards={"accuracy": 1.0}), Rollout(task_id="f", step=1)]
+    drawn = {}
+    monkeypatch.setattr(figures.plots, "by_step", lambda title, curves: drawn.update({title: curves}) or "")
+    training = SimpleNamespace(name="rl", training=SimpleNamespace(rollouts=rollouts))
+    assert len(figures._groups([training, SimpleNamespace(name="base", training=None)])) == 1
+    assert drawn == {
+        "groups of rl that are right": {
+            "never": [(0.0, 0.5), (1.0, 0.25)],
+            "sometimes": [(0.0, 0.5), (1.0, 0.25)],
+            "always": [(0.0, 0.0), (1.0, 0.5)],
+        }
+    }

@@ -77,7 +77,7 @@ def played(trainer):
 
     def play(numbers):
         groups = original(numbers)
-        seen.append((numbers, groups, [_number(episode.task) for episode in trainer.left_out]))
+        seen.append((numbers, groups, [group.task for group in trainer.left_out]))
         return groups
 
     trainer.play_generation = play
@@ -99,13 +99,14 @@ def test_groups_without_a_signal_give_their_places_away(build, tmp_path, period)
         asked, tasks = list(dict.fromkeys(numbers)), [group.task for group in kept]
         assert all(task % 2 for task in tasks) and left_out and not any(task % 2 for task in left_out)
         assert [task for task in tasks if task in asked] == [number for number in asked if number % 2]
-        assert len({*tasks, *left_out}) == len(tasks) + len(left_out) // 2 and {*asked} <= {*tasks, *left_out}
+        assert len({*tasks, *left_out}) == len(tasks) + len(left_out) and {*asked} <= {*tasks, *left_out}
     num_kept = sum(2 * len(kept) for _, kept, _ in generations)
-    num_left_out = sum(len(left_out) for _, _, left_out in generations)
+    num_left_out = sum(2 * len(left_out) for _, _, left_out in generations)
     assert len(paying.asked) == len(records) == num_kept + num_left_out
     in_loss = [record for record in records if record["in_loss"]]
     assert len(in_loss) == num_kept and all(record["advantage"] != 0 for record in in_loss)
-    assert all(record.get("advantage") is None for record in records if not record["in_loss"])
+    others = [record for record in records if not record["in_loss"]]
+    assert all(record["rewards"] == {"paying": 0.0} and "advantage" not in record for record in others)
     logged = trainer.state.log_history[0]
     assert logged["groups/without_signal"] > 0 and logged["groups/still_without_signal"] == 0
     assert logged["frac_reward_zero_std"] == 0
