@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-from accelerate import PartialState
-
 from environments.arguments import EpisodeArguments
 from environments.taught import checkpoint_defaults
 from evaluation import split
@@ -28,19 +26,19 @@ from evaluation.playing import evaluate
 from evaluation.summary import table
 from evaluation.sweep import sweep
 from fovea.config import parse
-from fovea.cores import take_cores
 from fovea.ledger import LEDGER
+from fovea.processes import process_state, take_cores
 from fovea.runs.records import Summary
 
 
 def main() -> None:
     defaults = checkpoint_defaults(sys.argv)
     arguments, episodes = parse((EvaluationArguments, EpisodeArguments), defaults=defaults, description=__doc__)
-    PartialState(timeout=timedelta(days=1))  # one process may still play when another has ended
+    process_state(timeout=timedelta(days=1))  # one process may still play when another has ended
     take_cores()
     folder = Path(arguments.output_dir)
     summaries = dict(_summaries(arguments, episodes))
-    if not PartialState().is_main_process:
+    if not process_state().is_main_process:
         return
     for name, summary in summaries.items():
         print(f"\n{name}\n{table(summary)}".lstrip())

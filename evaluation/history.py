@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from environments.arguments import EpisodeArguments
 from evaluation import split
 from evaluation.arguments import EvaluationArguments
@@ -17,6 +15,7 @@ from evaluation.discover import HISTORY
 from evaluation.playing import evaluate
 from fovea.arguments import said_in_a_line
 from fovea.config import ConfigError
+from fovea.processes import process_state
 from fovea.runs.checkpoints import step_of
 from fovea.runs.records import Summary
 
@@ -57,7 +56,7 @@ def play_history(arguments: EvaluationArguments, episodes: EpisodeArguments) -> 
             "accuracy": {arm: [summary.accuracy, *summary.interval] for arm, summary in found.items()},
             "terms": _terms(output) if split.has_arms(output) else {},
         }
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         (folder / HISTORY).write_text(json.dumps(content, indent=2) + "\n")
     return summaries
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from accelerate import PartialState
 from tqdm import tqdm
 from transformers import set_seed
 
@@ -29,6 +28,7 @@ from fovea.episodes import Episode
 from fovea.jsonl import cut_torn_line
 from fovea.kernels.token_pooling import pooled_tokens
 from fovea.models.loading import Model
+from fovea.processes import process_state
 from fovea.runs.directory import RunDirectory, changes
 from fovea.runs.records import SAMPLES, Sample, Summary, append, read_samples, write_summary
 from fovea.tasks import Task
@@ -49,7 +49,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     """
     if not tasks:
         raise ConfigError("there are no tasks to evaluate on: look at --dataset_name and --max_tasks")
-    state = PartialState()
+    state = process_state()
     if arguments.use_vllm and state.num_processes > 1:
         raise ConfigError(
             "vLLM takes several cards by itself: use one process and --vllm_engine_kwargs "
@@ -164,7 +164,7 @@ def play_missing(
     Of several processes each plays every so manieth of the batches that one would play, with the same seeds, and
     appends to a part of its own.
     """
-    state, size = PartialState(), arguments.batch_size
+    state, size = process_state(), arguments.batch_size
     alone = state.num_processes == 1
     path = Path(arguments.output_dir) / (SAMPLES if alone else PARTS.replace("*", str(state.process_index)))
     total = len(tasks) * arguments.num_samples

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from accelerate import PartialState
-
 from environments.arguments import EpisodeArguments
 from evaluation.arguments import EvaluationArguments
 from evaluation.discover import SWEEP
 from evaluation.playing import evaluate
 from fovea.config import ConfigError
 from fovea.models.loading import Model
+from fovea.processes import process_state
 from fovea.runs.records import Summary
 from fovea.tasks import Task
 
@@ -41,7 +40,7 @@ def sweep(
         here = replace(arguments, output_dir=str(folder / f"view_{side}"))
         summaries[side] = evaluate(model, resized, here, episodes)
     content = {side: asdict(summary) for side, summary in summaries.items()}
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         (folder / SWEEP).write_text(json.dumps(content, indent=2) + "\n")
     return summaries
 

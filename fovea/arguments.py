@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from fovea.config import ConfigError
 from fovea.data.columns import known_columns, parse_columns
@@ -17,6 +16,7 @@ from fovea.data.task_files import tasks_from
 from fovea.images import PixelLimits
 from fovea.models.loading import Model, RemoteModel, load_model, load_outline
 from fovea.models.masks import check_engine
+from fovea.processes import process_state
 from fovea.tasks import Task
 
 
@@ -179,6 +179,6 @@ class PlayerArguments(TaskArguments, PixelArguments, EngineArguments):
             check_engine(outline.network, "vLLM")
             return outline
         model = load_model(name, dtype=self.dtype, min_pixels=min_pixels, max_pixels=max_pixels)
-        here = f"cuda:{PartialState().local_process_index}" if torch.cuda.is_available() else "cpu"
+        here = f"cuda:{process_state().local_process_index}" if torch.cuda.is_available() else "cpu"
         model.network.requires_grad_(False).to(self.device or here)
         return model

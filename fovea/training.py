@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from peft import PeftConfig
 from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from fovea.config import ConfigError
-from fovea.cores import take_cores
 from fovea.kernels.image_blocks import block_images, image_blocks
 from fovea.kernels.layouts import without_adapters
 from fovea.ledger import LEDGER, count, phase
 from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, Model, freeze_vision, load_model
 from fovea.models.masks import card, check_same_mask, parse_layers, save_beside_adapter
 from fovea.models.names import adapter_chain
+from fovea.processes import process_state, take_cores
 from fovea.runs.checkpoints import WholeCheckpoints, discount_checkpoints, last_whole_checkpoint, step_of
 from fovea.runs.directory import RunDirectory, changes
 
@@ -168,8 +167,8 @@ def start_run(run: RunDirectory, resume: str | None, **settings: Any) -> str | N
                 f"{run.path} holds {Path(checkpoint).name} of a run with other settings ({'; '.join(changed)}): use "
                 "those settings, another --output_dir, or --resume_from_checkpoint false to start anew in this folder"
             )
-    with PartialState().main_process_first():
-        if PartialState().is_main_process:
+    with process_state().main_process_first():
+        if process_state().is_main_process:
             if not checkpoint:
                 discount_checkpoints(run.path)
             run.rewind(step_of(checkpoint) if checkpoint else 0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from accelerate import PartialState
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from fovea.config import ConfigError
 from fovea.kernels.layouts import without_adapters
 from fovea.models.masks import check_engine
+from fovea.processes import process_state
 from fovea.tasks import Task
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
@@ -22,7 +22,7 @@ def check_training(model: Any, processor: Any, args: GRPOArguments, *, num_tasks
     if processor.tokenizer.padding_side != "left":
         raise ValueError("the processor pads on the right, which shifts image tokens: set padding_side='left'")
     check_family(processor)
-    check_tasks(num_tasks, args, PartialState().num_processes)
+    check_tasks(num_tasks, args, process_state().num_processes)
     base = None if isinstance(model, str) else without_adapters(model)
     if args.use_vllm:
         check_engine(model, "vLLM")

@@ -18,7 +18,6 @@ from typing import Any, cast
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
-from accelerate import PartialState
 from accelerate.logging import get_logger
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
@@ -30,6 +29,7 @@ from fovea.config import ConfigError, find_config, parse
 from fovea.data.identity import data_named, fingerprint
 from fovea.models.masks import check_engine
 from fovea.models.names import adapter_chain, resolve_path
+from fovea.processes import expect_cpu, process_state
 from fovea.runs.checkpoints import is_finished
 from fovea.runs.directory import RunDirectory
 from fovea.tasks import Task
@@ -48,7 +48,7 @@ logger = get_logger(__name__)
 def make_cold_start(config: str, model_name: str) -> None:
     """Runs the SFT `config` if `model_name` is the folder it writes and is not finished; other processes wait."""
     target = yaml.safe_load(find_config(config).read_text())["output_dir"]
-    with PartialState().main_process_first():
+    with process_state().main_process_first():
         if model_name == target and not is_finished(target):
             print(f"{target} is not there yet: making the SFT cold start first ({config})", flush=True)
             script = Path(__file__).resolve().parent.parent / "sft" / "train_sft.py"
@@ -152,6 +152,7 @@ def for_episodes(
 
 
 def main() -> None:
+    expect_cpu()
     script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_grpo.yaml", description=__doc__)
     check_weights(script.reward_funcs, args.reward_weights)
     rewards = load_rewards(script.reward_funcs)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from accelerate import PartialState
 from datasets import Dataset
 
 from environments.factories import environment_factory, make_renderer
 from fovea.config import ConfigError, parse
 from fovea.data.identity import records_named
 from fovea.models.processors import pixel_limits
+from fovea.processes import expect_cpu, process_state
 from fovea.runs.directory import RunDirectory
 from fovea.training import load_for_training, start_run, train
 from sft.arguments import ARGUMENTS, check_options
@@ -38,6 +38,7 @@ def load_traces(records: list[dict], eval_fraction: float, seed: int) -> tuple[D
 
 
 def main() -> None:
+    expect_cpu()
     script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_sft.yaml", description=__doc__)
     check_options(args, script, model_args)
     trainee = load_for_training(
@@ -53,7 +54,7 @@ def main() -> None:
     environment = environment_factory(episodes, model)()
     renderer = make_renderer(episodes, model)
     collator = TraceCollator(renderer, environment, pixel_limits(model.processor), max_length=args.max_length)
-    with PartialState().main_process_first():
+    with process_state().main_process_first():
         records = script.read_traces()
     traces, held_out = load_traces(records, script.eval_fraction, args.data_seed or args.seed)
     args.remove_unused_columns = False

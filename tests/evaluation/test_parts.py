@@ -44,19 +44,41 @@ def test_an_evaluation_goes_on_from_the_parts_of_a_killed_one(tiny, episode_argu
     assert sorted((tmp_path / "cut" / SAMPLES).read_text().splitlines(True)) == sorted(lines)
 
 
+WATCHED = """
+from evaluation import playing
+from evaluation.evaluate import main
+from fovea.processes import process_state
+
+append = playing.append
+
+def said(path, samples):
+    state = process_state()
+    print(f"process {state.process_index} of {state.num_processes} plays", flush=True)
+    append(path, samples)
+
+playing.append = said
+main()
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_score_what_one_does(tmp_path):
     save_tasks(make_tasks(num_tasks=9, seed=4), tmp_path / "tasks")
     words = ["--dataset_name", str(tmp_path / "tasks"), "--batch_size", "2", "--num_samples", "2", "--temperature", "1",
              "--max_turns", "2", "--max_tokens_per_turn", "24", "--crop_min_pixels", "4096",
              "--crop_max_pixels", "5120"]  # fmt: skip
-    launch = ["accelerate", "launch", "--cpu", "--num_processes"]
+    (tmp_path / "watched.py").write_text(WATCHED)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for number in ("1", "2"):
-        command = [*launch, number, "-m", "evaluation.evaluate", "tiny", *words, "--output_dir", str(tmp_path / number)]
+        launch = ["torchrun", "--nproc_per_node", number, str(tmp_path / "watched.py")]
+        command = [*launch, "tiny", *words, "--output_dir", str(tmp_path / number)]
         result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         assert result.returncode == 0, result.stderr[-3000:]
         assert result.stdout.count("| all | 9 |") == 1
+        assert [result.stdout.count(f"process {rank} of {number} plays") > 0 for rank in (0, 1)] == [
+            True,
+            number == "2",
+        ]
     one, two = ((tmp_path / number / SAMPLES).read_text() for number in ("1", "2"))
     assert one == two and one.count("\n") == 18
     names = [sorted(path.name for path in (tmp_path / number).iterdir()) for number in ("1", "2")]

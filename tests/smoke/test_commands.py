@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def test_grpo_on_two_processes(tmp_path, budget, row):
     """Every row of the loss holds whole groups, on either process."""
     (tmp_path / "count.py").write_text(COUNT_GROUPS)
     run(
-        "torchrun", "--nproc_per_node", "2", str(tmp_path / "count.py"), "--use_cpu", "true", *budget,
+        "torchrun", "--nproc_per_node", "2", str(tmp_path / "count.py"), *budget,
         "--model_name_or_path", "tiny", "--output_dir", str(tmp_path),
         "--per_device_train_batch_size", "4", "--num_generations", "2", "--max_steps", "2", "--max_minutes", "60",
     )  # fmt: skip
@@ -107,6 +108,27 @@ def test_grpo_on_two_processes(tmp_path, budget, row):
     logs = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in logs if "reward" in row] == [1, 2]
     assert (tmp_path / "episodes.jsonl").read_text().count("\n") == 16
+
+
+def test_two_processes_choose_tasks_together(tmp_path):
+    """Tasks of even numbers have no signal: others take their places on either process, none is played twice a step."""
+    (tmp_path / "odd.py").write_text(
+        "def odd(task, episodes):\n"
+        "    return [float(place * (int(task.id.rpartition('-')[2]) % 2)) for place in range(len(episodes))]\n"
+    )
+    run(
+        "torchrun", "--nproc_per_node", "2", "rl/train_grpo.py", "--model_name_or_path", "tiny", "--max_tasks", "60",
+        "--output_dir", str(tmp_path), "--reward_funcs", str(tmp_path / "odd.py:odd"), "--reward_weights", "1",
+        "--dynamic_sampling", "6", "--task_selection", "difficulty", "--save_steps", "1", "--max_steps", "2",
+        "--per_device_train_batch_size", "4", "--num_generations", "2",
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    groups = Counter((row["step"], row["task_id"], row["in_loss"]) for row in rows)
+    assert set(groups.values()) == {2} and len({key[:2] for key in groups}) == len(groups)
+    kept = [(step, int(task.rpartition("-")[2])) for step, task, in_loss in groups if in_loss]
+    assert len(kept) == 8 and all(number % 2 for _, number in kept) and len(groups) > 8
+    rates = json.loads((tmp_path / "checkpoint-2" / "task_history.json").read_text())["success_rates"]
+    assert sum(rate is not None for rate in rates) == len({task for _, task, _ in groups})
 
 
 def test_a_custom_environment_is_checked_from_the_command_line(tmp_path):

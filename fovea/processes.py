@@ -1,8 +1,9 @@
-"""How many cores a process computes on, where there is no accelerator."""
+"""What a process knows of those beside it, and on how many cores it computes where there is no accelerator."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import psutil
 import torch
@@ -13,6 +14,17 @@ _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 """Variables of which `accelerate launch` and `torchrun` each set one in every process that they start."""
 
 
+def process_state(**options: Any) -> PartialState:
+    """Accelerate's state. It is told where there is no accelerator: else each process takes itself for the only one."""
+    return PartialState(cpu=not torch.accelerator.is_available(), **options)
+
+
+def expect_cpu() -> None:
+    """Tells `TrainingArguments` that are made later the same."""
+    if not torch.accelerator.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+
+
 def take_cores() -> None:
     """Computes on this process's share of the cores, if its launcher has left it one thread.
 
@@ -20,7 +32,7 @@ def take_cores() -> None:
     """
     if torch.accelerator.is_available() or os.environ.get(_VARIABLE) != "1" or _set_by_the_user():
         return
-    state = PartialState()
+    state = process_state()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
     if (share := cores // here) > 1:

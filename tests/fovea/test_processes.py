@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-CODE = "import torch; from fovea.cores import take_cores; take_cores(); print(torch.get_num_threads())"
+CODE = "import torch; from fovea.processes import take_cores; take_cores(); print(torch.get_num_threads())"
 LAUNCHER = """
 import os, subprocess, sys
 launched = {"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}
