@@ -7,17 +7,14 @@ from the question stays or guesses.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-from evaluation.discover import evaluations_to_compare
+from evaluation.analysing import analyse
 from evaluation.stored import StoredRun
 from fovea.answers import score
-from fovea.runs.records import SAMPLES, Sample
+from fovea.runs.records import Sample
 from fovea.statistics import wilson_interval
 from fovea.tasks import Task
 
@@ -90,22 +87,7 @@ def table(runs: Mapping[str, Mapping[str, Outcomes]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="EVALUATION", help="folders of evaluations")
-    parser.add_argument("--json", type=Path, help="write the numbers here")
-    args = parser.parse_args()
-    try:
-        found = {
-            str(folder): outcomes(StoredRun(next(iter(evaluations_to_compare(folder).values())), SAMPLES))
-            for folder in args.runs
-        }
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
-    print(table(found))
-    if args.json:
-        content = {name: {group: asdict(one) for group, one in groups.items()} for name, groups in found.items()}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(content, indent=2) + "\n")
+    analyse(__doc__, outcomes, table)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ from fovea.plugins import load_object
 COMMANDS = {
     "eval": ("evaluation.evaluate:main", "play a checkpoint on tasks and score it"),
     "analyse attention": ("evaluation.attention:main", "measure where a checkpoint's visual tokens look, by layer"),
+    "analyse consistency": (
+        "evaluation.consistency:main",
+        "how often answers stay when only the order of images or options changes",
+    ),
     "analyse edits": ("evaluation.edits:main", "how often answers follow an edited picture"),
     "analyse episodes": ("evaluation.behaviour:main", "count how episodes go: calls, hits, recovery, constant answers"),
     "analyse pooling": ("evaluation.pooling:main", "evaluate a checkpoint with fewer visual tokens an image"),
@@ -42,6 +46,7 @@ COMMANDS = {
     ),
     "tasks collage": ("synthesis.collage:main", "pack the pictures of any questions until a zoom is needed"),
     "tasks edited": ("synthesis.edited:main", "change in pictures what was asked about, and know the new right answer"),
+    "tasks varied": ("synthesis.varied:main", "reorder images and options, add a distractor: the right answer stays"),
     "data check": ("synthesis.checks.command:main", "find what is wrong with a file of traces"),
     "data convert": ("synthesis.convert:main", "turn anyone's traces into a cold start for your model"),
     "data join": ("synthesis.joining:main", "put the shards of a job array together"),

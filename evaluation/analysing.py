@@ -1,0 +1,42 @@
+"""What the analyses of finished evaluations have in common as commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evaluation.discover import evaluations_to_compare
+from evaluation.stored import StoredRun
+from fovea.runs.records import SAMPLES
+
+
+def analyse(
+    description: str | None,
+    analysis: Callable[[StoredRun], Mapping[str, Any]],
+    table: Callable[[Mapping[str, Mapping[str, Any]]], str],
+) -> None:
+    """The command that analyses evaluations: prints a table of dataclasses by evaluation and group, and writes JSON.
+
+    Raises:
+        SystemExit: where `analysis` raises ValueError, with its message.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="EVALUATION", help="folders of evaluations")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    args = parser.parse_args()
+    try:
+        found = {
+            str(folder): analysis(StoredRun(next(iter(evaluations_to_compare(folder).values())), SAMPLES))
+            for folder in args.runs
+        }
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    print(table(found))
+    if args.json:
+        content = {name: {group: asdict(one) for group, one in groups.items()} for name, groups in found.items()}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(content, indent=2) + "\n")
