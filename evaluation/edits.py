@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from evaluation.analysing import analyse
 from evaluation.stored import StoredRun
-from fovea.answers import score
-from fovea.runs.records import Sample
+from fovea.answers.edits import EDIT, OUTCOMES, outcome
 from fovea.statistics import wilson_interval
-from fovea.tasks import Task
-
-OUTCOMES = ("follows", "stays", "other")
 
 
 @dataclass(frozen=True)
@@ -35,14 +31,6 @@ class Outcomes:
         return wilson_interval(getattr(self, outcome), self.n)
 
 
-def outcome(task: Task, sample: Sample) -> str:
-    """What the answer to an edited task does."""
-    if sample.score > 0.5:
-        return "follows"
-    before = replace(task, answer=task.metadata["edit"]["was"])
-    return "stays" if score(before, sample.answer or "", sample.framing) > 0.5 else "other"
-
-
 def outcomes(run: StoredRun) -> dict[str, Outcomes]:
     """The outcomes of an evaluation: of all, of those right before the edit, and of these by family.
 
@@ -53,13 +41,13 @@ def outcomes(run: StoredRun) -> dict[str, Outcomes]:
     found: dict[str, list[str]] = defaultdict(list)
     for (_, number), sample in samples.items():
         task = run.task(sample)
-        edit = task.metadata.get("edit")
+        edit = task.metadata.get(EDIT)
         if edit is None:
             continue
         before = samples.get((edit["of"], number))
         if before is None:
             raise ValueError(f"{run.path} holds {task.id} without {edit['of']}: play both, without --max_tasks")
-        what = outcome(task, sample)
+        what = outcome(task, sample.answer, sample.framing)
         found["all"].append(what)
         if before.score > 0.5:
             found["right before"].append(what)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
+from fovea.answers.edits import EDIT, OUTCOMES, outcome
 from fovea.episodes import Call, Episode, Fault, FaultKind, StopReason
 
 
@@ -24,6 +25,18 @@ def numbers(episode: Episode) -> dict[str, float]:
         **{f"stops/{reason.value}": float(episode.stop_reason is reason) for reason in StopReason},
         **{f"faults/{kind.value}": float(kinds[kind]) for kind in FaultKind},
     }
+
+
+def edit_outcomes(episodes: Sequence[Episode]) -> list[str]:
+    """What the answers to edited pictures do, of those episodes whose task is one (`fovea tasks edited`)."""
+    return [
+        outcome(episode.task, episode.answer, episode.framing) for episode in episodes if EDIT in episode.task.metadata
+    ]
+
+
+def edit_numbers(outcomes: Sequence[str]) -> dict[str, list[float]]:
+    """For each outcome whether an answer is one, of all processes' answers to edited pictures: its mean is the share."""
+    return {f"edits/{one}": [float(outcome == one) for outcome in outcomes] for one in OUTCOMES if outcomes}
 
 
 def completion_of(episode: Episode) -> tuple[int, bool, int, int]:

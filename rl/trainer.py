@@ -35,7 +35,7 @@ from rl.arguments import GRPOArguments, masked_stops
 from rl.checks import check_answers, check_training
 from rl.engine import engine_of_ours
 from rl.honoured import check_options, refuse_arguments
-from rl.metrics import completion_numbers, completion_of, numbers
+from rl.metrics import completion_numbers, completion_of, edit_numbers, edit_outcomes, numbers
 from rl.payments import Payment, environment_rewards, payments
 from rl.playing import Group, PlaysEpisodes
 from rl.sampling import EpochSampler, TaskHistory, numbered
@@ -248,6 +248,8 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
             metrics[name].append(fmean(row[name] for row in rows))
         for name, value in completion_numbers(gather_object([completion_of(episode) for episode in episodes])).items():
             metrics[name].append(value)
+        for name, values in edit_numbers(gather_object(edit_outcomes(episodes))).items():
+            metrics[name] += values
         if mode == "train":
             self.state.num_input_tokens_seen += int(sum(row["tokens/all"] for row in rows))
         metrics["num_tokens"] = [self.state.num_input_tokens_seen]

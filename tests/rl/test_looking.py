@@ -92,6 +92,33 @@ def test_evaluation_plays_the_tasks_again_with_other_crops(build, tiny, episode_
     assert metrics["eval_crop_dependence"] == trainer.state.log_history[-1]["eval_crop_dependence"] == 1.0
 
 
+def test_evaluation_on_edited_pictures_says_whether_answers_follow(build):
+    """Of four edited pictures two are read, one is answered as before the edit, one otherwise."""
+    tasks = [
+        replace(task, metadata={**task.metadata, "edit": {"of": "a", "kind": "digits", "was": "3"}}, answer="7")
+        for task in make_tasks(num_tasks=4, seed=9, families={"read": 1.0})
+    ]
+    tasks[1] = replace(tasks[1], metadata={"edit": {"of": "a", "kind": "digits", "was": "7"}}, answer="5")
+    tasks[2] = replace(tasks[2], metadata={"edit": {"of": "a", "kind": "digits", "was": "3"}}, answer="5")
+    others = [replace(task, metadata={}) for task in tasks[:2]]
+    trainer = build(eval_tasks=[*tasks, *others])
+    trainer.policy = lambda mode: nullcontext(Says(trainer.renderer, "7"))
+    metrics = trainer.evaluate()
+    assert [metrics[f"eval_edits/{one}"] for one in ("follows", "stays", "other")] == [0.5, 0.25, 0.25]
+    assert not any("edits" in name for name in build(eval_tasks=others).evaluate())
+
+
+class Says:
+    """Answers all the same at once."""
+
+    def __init__(self, renderer, answer):
+        self.tokenizer, self.text = renderer.tokenizer, f"<answer>{answer}</answer>"
+
+    def reply(self, conversations, *, max_tokens):
+        ids = (*self.tokenizer(self.text).input_ids, self.tokenizer.eos_token_id)
+        return [Reply(self.text, ids)] * len(conversations)
+
+
 def test_stored_rollouts_say_what_they_were_paid(build, tmp_path):
     trainer = build()
     trainer.train()
