@@ -98,17 +98,20 @@ def table(comparison: dict[str, Any]) -> str:
     pass_head = f" pass@{max_samples} |" if max_samples > 1 else ""
     lines = [
         f"| run | n | seeds | accuracy | 95% interval |{pass_head} tokens written | of images | in all | zooms "
-        "| on the frontier |",
-        "|---|---|---|---|---|---|---|---|---|---|" + ("---|" if pass_head else ""),
+        "| seconds | on the frontier |",
+        "|---|---|---|---|---|---|---|---|---|---|---|" + ("---|" if pass_head else ""),
     ]
     for name, run in comparison["runs"].items():
         low, high = run["interval"]
         pass_cell = f" {run['pass_at_k'].get(max_samples, float('nan')):.3f} |" if pass_head else ""
         of_images = f"{run['image_tokens']:.0f}" if "image_tokens" in run else ""
         cost = f"{run['tokens']:.0f} | {of_images} | {run['context_tokens']:.0f} | {run['zooms']:.2f}"
-        cost += f" | {'yes' if run['on_frontier'] else ''}"
+        seconds = f"{run['seconds']:.3g}" if "seconds" in run else ""
+        cost += f" | {seconds} | {'yes' if run['on_frontier'] else ''}"
         numbers = f"{run['n']} | {run['num_seeds']} | {run['accuracy']:.3f} | {low:.3f}-{high:.3f}"
         lines.append(f"| {name} | {numbers} |{pass_cell} {cost} |")
+    if players := {run["player"] for run in comparison["runs"].values() if "player" in run}:
+        lines.append(f"\nseconds an episode by {'; '.join(sorted(players))}")
     for pair in comparison["pairs"]:
         lines += [
             f"\nA = {pair['a']}, B = {pair['b']}\n",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.discover import OWN, evaluations_to_compare
+from evaluation.pace import pace_of
 from evaluation.summary import image_tokens
 from fovea.runs.records import Sample, read_samples
 from fovea.statistics import (
@@ -71,7 +72,16 @@ class Evaluated:
             "context_tokens": fmean(sample.context_tokens for sample in samples),
             "zooms": fmean(sample.num_zooms for sample in samples),
             **({} if (number := image_tokens(samples)) is None else {"image_tokens": number}),
+            **self._pace(),
         }
+
+    def _pace(self) -> dict[str, Any]:
+        """Seconds an episode and what played, where that is the same in all folders; else nothing."""
+        paces = [pace_of(folder) for folder in self.folders]
+        players = {pace.player for pace in paces if pace is not None}
+        if None in paces or len(players) > 1:
+            return {}
+        return {"seconds": fmean(pace.seconds for pace in paces if pace is not None), "player": str(players.pop())}
 
 
 def _powers(maximum: int) -> list[int]:

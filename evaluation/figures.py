@@ -10,6 +10,7 @@ from typing import Any
 
 from evaluation import attention, history, plots, pooling
 from evaluation.discover import ATTENTION, HISTORY, POOLING, SWEEP, FoundRun
+from evaluation.pace import pace_of
 from evaluation.sweep import read_sweep
 from evaluation.trajectories import Trajectories
 from fovea.runs.records import Summary
@@ -20,9 +21,9 @@ def of_evaluations(
     runs: Sequence[FoundRun], summaries: Mapping[tuple[str, str], Summary], shown: Trajectories
 ) -> list[str]:
     """All of them, as SVG texts; `summaries` are by run and evaluation."""
-    drawn = [_frontier(summaries), _zooms(runs, shown)] if summaries else []
     return [
-        *drawn,
+        *(_frontiers(runs, summaries) if summaries else []),
+        *([_zooms(runs, shown)] if summaries else []),
         *_by_number_of_images(runs, shown),
         *_by_axis(runs, shown),
         *_sweeps(runs),
@@ -33,12 +34,23 @@ def of_evaluations(
     ]
 
 
-def _frontier(summaries: Mapping[tuple[str, str], Summary]) -> str:
-    points = {
-        f"{run} / {name}": (summary.context_tokens_per_question, summary.accuracy, summary.interval)
-        for (run, name), summary in summaries.items()
-    }
-    return plots.frontier(points)
+def _frontiers(runs: Sequence[FoundRun], summaries: Mapping[tuple[str, str], Summary]) -> list[str]:
+    """What accuracy costs: in tokens, in visual tokens, and in seconds by each engine and device that has played."""
+    stored = {(run.name, name): stored.folder for run in runs for name, stored in run.evaluations.items()}
+    costs: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
+    for key, summary in summaries.items():
+        costs["tokens a question, prompt and crops included"][key] = summary.context_tokens_per_question
+        if summary.image_tokens_per_question is not None:
+            costs["visual tokens a question"][key] = summary.image_tokens_per_question
+        if (pace := pace_of(stored[key])) is not None:
+            costs[f"seconds a question ({pace.player})"][key] = pace.seconds
+    return [
+        plots.frontier(
+            cost,
+            {" / ".join(key): (spent, summaries[key].accuracy, summaries[key].interval) for key, spent in of.items()},
+        )
+        for cost, of in costs.items()
+    ]
 
 
 def _zooms(runs: Sequence[FoundRun], shown: Trajectories) -> str:

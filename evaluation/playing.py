@@ -20,6 +20,7 @@ from environments.probes.direct import play_directly
 from environments.probes.other_images import with_others
 from environments.probes.tools import with_tools
 from evaluation.arguments import EvaluationArguments
+from evaluation.pace import timed
 from evaluation.samples import sample_of
 from evaluation.summary import summarize
 from fovea.config import ConfigError
@@ -66,9 +67,11 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
         run.write_start(evaluation=arguments, episodes=episodes)
     if episodes.crops == "other":
         tasks = with_others(tasks)
+    num_missing = len(tasks) * arguments.num_samples - len(played)
     with pooled_tokens(model.network, arguments.token_pooling):
-        play_missing(make_player(model, arguments, episodes), tasks, played, arguments, hashes)
-    state.wait_for_everyone()
+        player = make_player(model, arguments, episodes)
+        with timed(run.path, arguments, num_missing):
+            play_missing(player, tasks, played, arguments, hashes)
     if state.is_main_process:
         join_parts(run.path, hashes)
     state.wait_for_everyone()

@@ -40,13 +40,11 @@ def by_step(title: str, curves: Mapping[str, Curve]) -> str:
     return _lines(title, "step", curves, y_label="share", smooth=True)
 
 
-def frontier(points: Mapping[str, tuple[float, float, tuple[float, float]]]) -> str:
-    """Accuracy with its interval against tokens a question: name -> (tokens, accuracy, interval)."""
-    figure, axes = _figure("what accuracy costs", "tokens a question, prompt and crops included", "accuracy")
-    for name, (tokens, accuracy, interval) in points.items():
-        axes.errorbar(
-            [tokens], [accuracy], yerr=_errors([accuracy], [interval]), fmt="o", capsize=3, label=_plain(name)
-        )
+def frontier(cost: str, points: Mapping[str, tuple[float, float, tuple[float, float]]]) -> str:
+    """Accuracy with its interval against what a question costs: name -> (cost, accuracy, interval)."""
+    figure, axes = _figure("what accuracy costs", cost, "accuracy")
+    for name, (spent, accuracy, interval) in points.items():
+        axes.errorbar([spent], [accuracy], yerr=_errors([accuracy], [interval]), fmt="o", capsize=3, label=_plain(name))
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=7)
     return _svg(figure)

@@ -35,7 +35,7 @@ def edit_outcomes(episodes: Sequence[Episode]) -> list[str]:
 
 
 def edit_numbers(outcomes: Sequence[str]) -> dict[str, list[float]]:
-    """For each outcome whether an answer is one, of all processes' answers to edited pictures: its mean is the share."""
+    """For each outcome whether an answer is one, of all processes' answers to edited pictures; means are shares."""
     return {f"edits/{one}": [float(outcome == one) for outcome in outcomes] for one in OUTCOMES if outcomes}
 
 
