@@ -7,6 +7,8 @@ import sys
 from fovea.plugins import load_object
 
 COMMANDS = {
+    "sft": ("sft.train_sft:main", "SFT on traces, in one process; in several: accelerate launch -m sft.train_sft"),
+    "grpo": ("rl.train_grpo:main", "GRPO on tasks, in one process; in several: accelerate launch -m rl.train_grpo"),
     "eval": ("evaluation.evaluate:main", "play a checkpoint on tasks and score it"),
     "analyse attention": ("evaluation.attention:main", "measure where a checkpoint's visual tokens look, by layer"),
     "analyse consistency": (

@@ -18,14 +18,18 @@ from fovea.images import PixelLimits, cut, fit
 from tests.training import trace_record
 
 ROOT = Path(__file__).parents[2]
+ON_8_CARDS = "hardware/8x80gb.yaml --gpu_memory_gib 80 --accelerate_config configs/accelerate/zero3.yaml"
 RECIPES = [
     "tiny_grpo.yaml",
     "qwen2_5_vl_7b_grpo.yaml",
     "qwen3_vl_4b_grpo.yaml",
     "qwen3_vl_8b_grpo.yaml",
+    "qwen2_5_vl_7b_grpo.yaml hardware/1x24gb.yaml --gpu_memory_gib 24",
+    "qwen2_5_vl_7b_grpo.yaml hardware/1x80gb.yaml --gpu_memory_gib 80",
+    f"qwen2_5_vl_7b_grpo.yaml {ON_8_CARDS}",
     "qwen3_vl_8b_grpo.yaml hardware/1x24gb.yaml --gpu_memory_gib 24",
     "qwen3_vl_8b_grpo.yaml hardware/1x80gb.yaml --gpu_memory_gib 80",
-    "qwen3_vl_8b_grpo.yaml hardware/8x80gb.yaml --gpu_memory_gib 80 --accelerate_config configs/accelerate/zero3.yaml",
+    f"qwen3_vl_8b_grpo.yaml {ON_8_CARDS}",
     "qwen3_vl_8b_grpo.yaml rewards/mini_o3.yaml",
 ]
 
