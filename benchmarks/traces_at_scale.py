@@ -18,8 +18,9 @@ from tqdm import trange
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.oracle import OraclePolicy
+from environments.seats import Limits
 from environments.traces import trace_record, unfit
 from fovea.boxes import Frame
 from fovea.models.loading import load_outline

@@ -22,10 +22,10 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Conversation, Limits, Reply
 from environments.policies.transformers import TransformersPolicy
 from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import Renderer
+from environments.seats import Conversation, Limits, Reply
 from environments.zoom import ZoomEnvironment
 from fovea.boxes import Frame
 from fovea.models.loading import Model

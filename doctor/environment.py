@@ -16,8 +16,9 @@ from doctor.findings import Note, evenly
 from environments.arguments import EpisodeArguments
 from environments.factories import box_frame, environment_factory, make_renderer
 from environments.focus import FOCUS_TOOL
-from environments.play import Conversation, Limits, Reply, opening, play, tools_of
+from environments.play import play
 from environments.rendering import Renderer
+from environments.seats import Conversation, Limits, Reply, opening, tools_of
 from environments.zoom import ZoomEnvironment
 from fovea.answers import written
 from fovea.boxes import Box, Frame, Framing, View

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from doctor.environment import NUM_SHOWN, ZOOM, Subject, zoomed
 from doctor.findings import Note, colored, evenly
 from environments.focus import FOCUS_TOOL
-from environments.play import begin, opening, tools_of
 from environments.rendering import Renderer
+from environments.seats import begin, opening, tools_of
 from fovea.boxes import WHOLE
 from fovea.chains import chain_of_task
 

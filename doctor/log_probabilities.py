@@ -9,9 +9,10 @@ from trl.trainer.utils import add_fused_lm_head
 
 from doctor.environment import Subject
 from doctor.findings import Note, evenly
-from environments.play import Limits, Sampling, play
+from environments.play import Sampling, play
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
+from environments.seats import Limits
 from fovea.episodes import Episode
 from fovea.kernels.layouts import allow_layouts
 from fovea.kernels.packing import Row, pack, unpad

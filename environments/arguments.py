@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from environments.focus import OVERVIEW_TOKENS
-from environments.play import Limits
 from environments.registry import ENVIRONMENTS
+from environments.seats import Limits
 from environments.views import CROP_MODES, VIEW_MODES
 from environments.zoom import ZoomEnvironment
 

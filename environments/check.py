@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from transformers.utils import get_json_schema
 
-from environments.play import awaited, tools_of
+from environments.seats import awaited, tools_of
 from fovea.episodes import ModelFault
 from fovea.images import image_hash
 from fovea.plugins import load_object

@@ -2,78 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
 
-from PIL import Image
-
-from environments.prompts import SYSTEM_PROMPT
-from environments.protocol import is_well_formed, parse_actions
 from environments.rendering import Renderer
-from fovea.boxes import Framing
-from fovea.episodes import (
-    Action,
-    Answer,
-    Call,
-    Crop,
-    Episode,
-    Fault,
-    FaultKind,
-    Focus,
-    ModelFault,
-    NoAction,
-    Observation,
-    StopReason,
-    TokenRecord,
-    Turn,
-)
+from environments.seats import Conversation, Limits, Reply, Seat
+from fovea.episodes import Episode
 from fovea.ledger import count, phase
 from fovea.tasks import Task
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When an episode has to end: assistant turns, tokens in one of them, tokens after the prompt in all."""
-
-    max_turns: int = 4
-    max_tokens_per_turn: int = 512
-    max_completion_tokens: int = 4096
-
-
-@dataclass
-class Conversation:
-    """What a policy is asked to continue: chat messages, and with a renderer their exact token ids and images."""
-
-    task: Task
-    messages: list[dict]
-    token_ids: list[int] = field(default_factory=list)
-    images: list[Image.Image] = field(default_factory=list)
-    cache: Any = None
-    """Whatever the policy wants to keep until the next turn."""
-    tools: tuple[Callable, ...] = ()
-    framing: Framing | None = None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One assistant turn: its text, and from a model its token ids, the end token included if it was written.
-
-    `num_written` says how many tokens there were where their ids are not known.
-    """
-
-    text: str
-    token_ids: tuple[int, ...] = ()
-    is_truncated: bool = False
-    logprobs: tuple[float, ...] | None = None
-    num_written: int | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.token_ids) if self.num_written is None else self.num_written
 
 
 @dataclass(frozen=True)
@@ -92,170 +30,20 @@ class Policy(Protocol):
     def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]: ...
 
 
-def tools_of(environment: Any) -> dict[str, Callable]:
-    """The tools of an environment by TRL's rule: public functions of its class other than `reset` and `get_reward`.
+@runtime_checkable
+class ContinuousPolicy(Policy, Protocol):
+    """A policy whose turns end one by one, so that no episode waits for another's."""
 
-    Static methods are tools; class methods, attributes and properties are not, and no property is evaluated.
-    """
-    names = [name for name, _ in inspect.getmembers(type(environment), predicate=inspect.isfunction)]
-    return {
-        name: getattr(environment, name)
-        for name in names
-        if not name.startswith("_") and name not in ("reset", "get_reward")
-    }
+    def submit(self, conversation: Conversation, *, max_tokens: int) -> None:
+        """Begins a turn."""
 
+    def finished(self) -> list[tuple[Conversation, Reply]]:
+        """Turns that have ended, at least one: it waits until there is one, and raises what made one fail."""
 
-def awaited(value: Any) -> Any:
-    """The value, of a coroutine what it comes to: asynchronous tools and rewards run on one loop of this process."""
-    return _event_loop().run_until_complete(value) if inspect.isawaitable(value) else value
+    def abandon(self) -> None:
+        """Forgets the turns that have not ended."""
 
 
-@cache
-def _event_loop() -> asyncio.AbstractEventLoop:
-    return asyncio.new_event_loop()
-
-
-def framing_of(environment: Any) -> Framing | None:
-    """In which frame the model writes boxes of the images that an environment shows now; None if it does not say."""
-    return getattr(environment, "framing", None)
-
-
-def opening(environment: Any, task: Task) -> list[dict]:
-    """The messages with which an episode begins: the system prompt, and the task as the environment shows it."""
-    content = environment.reset(**task.row()) or task.prompt
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-    system = getattr(environment, "system_prompt", SYSTEM_PROMPT)
-    return [{"role": "system", "content": system}, {"role": "user", "content": blocks}]
-
-
-def begin(environment: Any, task: Task, renderer: Renderer | None) -> Conversation:
-    """The conversation of an episode before the model's first turn; without token ids where there is no renderer."""
-    messages, tools = opening(environment, task), tuple(tools_of(environment).values())
-    images, framing = _images_of(messages[1]["content"]), framing_of(environment)
-    ids = [] if renderer is None else renderer.prompt_ids(messages, tools)
-    return Conversation(task, messages, ids, images=images, tools=tools, framing=framing)
-
-
-class _Seat:
-    """One running episode."""
-
-    def __init__(self, task: Task, environment: Any, renderer: Renderer | None, limits: Limits) -> None:
-        self.task, self.environment, self.renderer, self.limits = task, environment, renderer, limits
-        self.get_reward = getattr(environment, "get_reward", None)
-        self.tools = tools_of(environment)
-        self.conversation = begin(environment, task, renderer)
-        self.num_prompt_tokens = len(self.conversation.token_ids)
-        self.loss_mask: list[int] = []
-        self.logprobs: list[float] = []
-        self.turns: list[Turn] = []
-        self.stop_reason: StopReason | None = None
-
-    @property
-    def tokens_left(self) -> int:
-        """How many tokens the next turn may have."""
-        return min(self.limits.max_tokens_per_turn, self.limits.max_completion_tokens - len(self.loss_mask))
-
-    def take(self, reply: Reply) -> None:
-        """Carries out one reply: the actions in it, and the observations that follow."""
-        conversation = self.conversation
-        conversation.messages.append({"role": "assistant", "content": reply.text})
-        conversation.token_ids += reply.token_ids
-        self.loss_mask += [1] * len(reply.token_ids)
-        self.logprobs += reply.logprobs or ()
-        actions = parse_actions(reply.text)
-        answers: list[list[dict]] = []
-        if reply.is_truncated:
-            self.stop_reason = StopReason.TURN_TOKENS
-        elif isinstance(actions[0], (Answer, NoAction)):
-            self.stop_reason = StopReason.ANSWERED if isinstance(actions[0], Answer) else StopReason.NO_ACTION
-        elif len(self.turns) + 1 >= self.limits.max_turns:
-            self.stop_reason = StopReason.TURN_LIMIT
-        else:
-            done = [self._act(action) for action in actions if isinstance(action, (Call, Fault))]
-            actions, answers = [action for action, _ in done], [blocks for _, blocks in done]
-            conversation.framing = framing_of(self.environment)
-            if not self._observe(answers):
-                self.stop_reason, answers = StopReason.EPISODE_TOKENS, []
-        if self.stop_reason is not None:
-            conversation.cache = None
-        observation = _observation([block for blocks in answers for block in blocks]) if answers else None
-        first, *more = actions
-        well_formed = is_well_formed(reply.text)
-        self.turns.append(Turn(reply.text, first, observation, reply.num_tokens, well_formed, tuple(more)))
-
-    def _act(self, action: Call | Fault) -> tuple[Action, list[dict]]:
-        """The action as it turned out, and the content that answers it. Only a `ModelFault` is caught."""
-        if isinstance(action, Call):
-            try:
-                result = self._call(action)
-                return action, result if isinstance(result, list) else [{"type": "text", "text": str(result)}]
-            except ModelFault as fault:
-                action = Fault(fault.kind, str(fault))
-        return action, [{"type": "text", "text": action.message}]
-
-    def _call(self, call: Call) -> Any:
-        if call.name not in self.tools:
-            raise ModelFault(FaultKind.UNKNOWN_TOOL, f"There is no such tool. Use one of: {', '.join(self.tools)}.")
-        tool = self.tools[call.name]
-        try:
-            inspect.signature(tool).bind(**call.arguments)
-        except TypeError:
-            names = ", ".join(inspect.signature(tool).parameters)
-            raise ModelFault(FaultKind.BAD_ARGUMENTS, f"{call.name} takes the arguments {names}.") from None
-        return awaited(tool(**call.arguments))
-
-    def _observe(self, answers: list[list[dict]]) -> bool:
-        """Appends what the calls were answered, unless its tokens and one more would not fit the episode's budget."""
-        if self.renderer is not None:
-            ids = self.renderer.observation_ids(*answers)
-            if len(self.loss_mask) + len(ids) + 1 > self.limits.max_completion_tokens:
-                return False
-            self.conversation.token_ids += ids
-            self.loss_mask += [0] * len(ids)
-            self.logprobs += [0.0] * len(ids) if self.logprobs else []
-        for blocks in answers:
-            self.conversation.messages.append({"role": "tool", "name": "tool", "content": blocks})
-            self.conversation.images += _images_of(blocks)
-        return True
-
-    def episode(self) -> Episode:
-        assert self.stop_reason is not None
-        ids, start = self.conversation.token_ids, self.num_prompt_tokens
-        tokens = TokenRecord(
-            prompt_ids=tuple(ids[:start]),
-            completion_ids=tuple(ids[start:]),
-            loss_mask=tuple(self.loss_mask),
-            images=tuple(self.conversation.images),
-            logprobs=tuple(self.logprobs) if self.logprobs else None,
-        )
-        messages = tuple(self.conversation.messages)
-        own = None if self.get_reward is None else awaited(self.get_reward())
-        num_image_tokens = None if self.renderer is None else ids.count(self.renderer.image_token_id)
-        return Episode(
-            self.task,
-            tuple(self.turns),
-            self.stop_reason,
-            tokens,
-            messages,
-            self.conversation.framing,
-            own,
-            num_image_tokens,
-        )
-
-
-def _images_of(blocks: Iterable[dict]) -> list[Image.Image]:
-    return [block["image"] for block in blocks if block["type"] == "image"]
-
-
-def _observation(blocks: Iterable[dict]) -> Observation:
-    blocks = list(blocks)
-    text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
-    crops = tuple(block["crop"] for block in blocks if isinstance(block.get("crop"), Crop))
-    foci = tuple(block["focus"] for block in blocks if isinstance(block.get("focus"), Focus))
-    return Observation(text, crops, foci)
-
-
-@phase("environment")
 def play(
     policy: Policy,
     tasks: Sequence[Task],
@@ -265,19 +53,93 @@ def play(
     renderer: Renderer | None = None,
     batch_size: int = 64,
 ) -> list[Episode]:
-    """One episode per task, in order; `batch_size` of them run side by side.
+    """One episode per task, in order; at most `batch_size` of them run side by side.
 
-    With a renderer the episodes carry their exact tokens; without one (an oracle needs none) only messages.
+    With a renderer the episodes carry their exact tokens; without one (an oracle needs none) only messages. Episodes of
+    a `ContinuousPolicy` do not wait for each other's turns; those of others take their turns together.
     """
-    episodes: list[Episode] = []
+    return list(
+        play_each(
+            policy,
+            tasks,
+            environment_factory=environment_factory,
+            limits=limits,
+            renderer=renderer,
+            batch_size=batch_size,
+        )
+    )
+
+
+def play_each(
+    policy: Policy,
+    tasks: Sequence[Task],
+    *,
+    environment_factory: Callable[[], Any],
+    limits: Limits,
+    renderer: Renderer | None = None,
+    batch_size: int = 64,
+) -> Iterator[Episode]:
+    """The episodes of `play`, each as soon as it and those before it have ended.
+
+    When something raises, the episodes that have ended come first.
+    """
+
+    def seat(task: Task) -> Seat:
+        return Seat(task, environment_factory(), renderer, limits)
+
+    if isinstance(policy, ContinuousPolicy):
+        yield from _one_by_one(policy, tasks, seat, batch_size)
+        return
     for start in range(0, len(tasks), batch_size):
-        seats = [_Seat(task, environment_factory(), renderer, limits) for task in tasks[start : start + batch_size]]
-        while active := [seat for seat in seats if seat.stop_reason is None]:
-            conversations = [seat.conversation for seat in active]
-            with phase("decode"):
-                replies = policy.reply(conversations, max_tokens=[seat.tokens_left for seat in active])
-            count("tokens sampled", sum(reply.num_tokens for reply in replies))
-            for seat, reply in zip(active, replies, strict=True):
-                seat.take(reply)
-        episodes += [seat.episode() for seat in seats]
-    return episodes
+        yield from _together(policy, list(map(seat, tasks[start : start + batch_size])))
+
+
+@phase("environment")
+def _together(policy: Policy, seats: Sequence[Seat]) -> list[Episode]:
+    """Their episodes, turn after turn of all of them."""
+    while active := [seat for seat in seats if seat.stop_reason is None]:
+        conversations = [seat.conversation for seat in active]
+        with phase("decode"):
+            replies = policy.reply(conversations, max_tokens=[seat.tokens_left for seat in active])
+        count("tokens sampled", sum(reply.num_tokens for reply in replies))
+        for seat, reply in zip(active, replies, strict=True):
+            seat.take(reply)
+    return [seat.episode() for seat in seats]
+
+
+def _one_by_one(
+    policy: ContinuousPolicy, tasks: Sequence[Task], seat_of: Callable[[Task], Seat], most: int
+) -> Iterator[Episode]:
+    """The episodes in the order of their tasks; `most` run side by side, each on its own clock."""
+    waiting = iter(enumerate(tasks))
+    running: dict[int, tuple[int, Seat]] = {}
+    ended: dict[int, Episode] = {}
+    num_told = 0
+
+    def go_on(place: int, seat: Seat) -> None:
+        running[id(seat.conversation)] = place, seat
+        policy.submit(seat.conversation, max_tokens=seat.tokens_left)
+
+    try:
+        while num_told < len(tasks):
+            with phase("environment"):
+                for place, task in islice(waiting, most - len(running)):
+                    go_on(place, seat_of(task))
+                with phase("decode"):
+                    turns = policy.finished()
+                count("tokens sampled", sum(reply.num_tokens for _, reply in turns))
+                for conversation, reply in turns:
+                    place, seat = running.pop(id(conversation))
+                    seat.take(reply)
+                    if seat.stop_reason is None:
+                        go_on(place, seat)
+                    else:
+                        ended[place] = seat.episode()
+            while num_told in ended:
+                yield ended.pop(num_told)
+                num_told += 1
+    except Exception:
+        yield from (ended[place] for place in sorted(ended))
+        raise
+    finally:
+        policy.abandon()

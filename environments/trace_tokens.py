@@ -6,9 +6,9 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-from environments.play import tools_of
 from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import Renderer
+from environments.seats import tools_of
 from environments.traces import Trace, blocks_of
 from fovea.images import PixelLimits, fit
 

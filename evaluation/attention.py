@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
-from environments.play import begin
+from environments.seats import begin
 from environments.taught import checkpoint_defaults
 from evaluation.discover import ATTENTION
 from fovea.arguments import PlayerArguments

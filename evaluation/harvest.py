@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.replay import NoTextLeft, Replay
+from environments.seats import Limits
 from environments.traces import unfit, write_traces
 from evaluation.stored import StoredRun, stored_run
 from fovea.config import ConfigError

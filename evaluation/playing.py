@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,7 +16,7 @@ from transformers import set_seed
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
-from environments.play import play
+from environments.play import ContinuousPolicy, play_each
 from environments.policies.choice import make_policy
 from environments.policies.forced import OPENINGS, ForcedPolicy
 from environments.probes.direct import play_directly
@@ -34,7 +37,20 @@ from fovea.runs.directory import RunDirectory, changes
 from fovea.runs.records import SAMPLES, Sample, Summary, append, read_samples, write_summary
 from fovea.tasks import Task
 
-Player = Callable[[Sequence[Task]], list[Episode]]
+Batch = tuple[int, int, list[Task]]
+"""The number of its samples, the place of its first task, and its tasks."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """Plays tasks, and yields their episodes in the same order.
+
+    Where it is continuous, episodes do not wait for each other, and it is given all tasks at once.
+    """
+
+    play: Callable[[Sequence[Task]], Iterable[Episode]]
+    is_continuous: bool = False
+
 
 FREE_SETTINGS = re.compile(
     r"all_checkpoints|arms|batch_size|device|factors|image_cache_gib|max_tasks|num_samples|output_dir|view_sizes_px|vllm_.*|use_vllm"
@@ -145,27 +161,28 @@ def make_player(model: Model, arguments: EvaluationArguments, episodes: EpisodeA
     factory = with_tools(environment_factory(episodes, model), arguments.tools)
     if arguments.prompt == "direct":
         system = model.default_system
-        return partial(play_directly, policy, environment_factory=factory, renderer=renderer, system=system)
+        return Player(partial(play_directly, policy, environment_factory=factory, renderer=renderer, system=system))
     if renderer is not None and arguments.force != "nothing":
         policy = ForcedPolicy(policy, renderer, OPENINGS[arguments.force])
-    return partial(
-        play,
+    play = partial(
+        play_each,
         policy,
         environment_factory=factory,
         limits=episodes.limits(),
         renderer=renderer,
         batch_size=arguments.batch_size,
     )
+    return Player(play, isinstance(policy, ContinuousPolicy))
 
 
 def play_missing(
     player: Player, tasks: Sequence[Task], played: set[tuple[str, int]], arguments: EvaluationArguments,
     hashes: Mapping[str, str],
 ) -> None:  # fmt: skip
-    """Plays what is not there yet, batch by batch, and appends each batch to samples.jsonl.
+    """Plays what is not there yet, batch by batch, and appends each episode to samples.jsonl as it ends.
 
     Of several processes each plays every so manieth of the batches that one would play, with the same seeds, and
-    appends to a part of its own.
+    appends to a part of its own. A continuous player is given its batches as one.
     """
     state, size = process_state(), arguments.batch_size
     alone = state.num_processes == 1
@@ -177,13 +194,20 @@ def play_missing(
         if (missing := [task for task in tasks if (task.id, number) not in played])
         for start in range(0, len(missing), size)
     ]
+    mine = [batch for place, batch in enumerate(batches) if place % state.num_processes == state.process_index]
+    if player.is_continuous:
+        mine = [_joined(list(of_number)) for _, of_number in groupby(mine, key=itemgetter(0))]
     with tqdm(total=total, desc="episodes", initial=len(played), disable=not state.is_main_process) as bar:
-        for place, (number, start, batch) in enumerate(batches):
-            if place % state.num_processes == state.process_index:
-                set_seed(arguments.seed + 1000 * number + start)
-                played_batch = player(batch)
-                append(path, (sample_of(one, number, task_hash=hashes[one.task.id]) for one in played_batch))
-            bar.update(len(batch))
+        for number, start, batch in mine:
+            set_seed(arguments.seed + 1000 * number + start)
+            for episode in player.play(batch):
+                append(path, [sample_of(episode, number, task_hash=hashes[episode.task.id])])
+                bar.update(state.num_processes)
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    number, start, _ = batches[0]
+    return number, start, [task for _, _, batch in batches for task in batch]
 
 
 def write_disagreements(folder: Path, samples: Sequence[Sample]) -> None:

@@ -17,10 +17,11 @@ from trl.extras.profiling import profiling_context
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer import grpo_trainer
 
-from environments.play import Limits, Policy, Sampling, play
+from environments.play import Policy, Sampling, play
 from environments.policies.transformers import TransformersPolicy
 from environments.probes.gap import narrow
 from environments.rendering import Renderer
+from environments.seats import Limits
 from fovea.answers import score
 from fovea.episodes import Episode
 from fovea.replacing import replaced

@@ -19,8 +19,8 @@ import torch
 from accelerate.utils import gather, gather_object
 from trl import GRPOTrainer
 
-from environments.play import Limits
 from environments.rendering import Renderer
+from environments.seats import Limits
 from fovea.episodes import Episode
 from fovea.kernels.image_blocks import apply_image_blocks, inherit_image_blocks
 from fovea.kernels.layouts import without_adapters

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import box_frame, environment_factory
-from environments.play import tools_of
+from environments.seats import tools_of
 from environments.traces import TraceError, file_of
 from fovea.config import ConfigError, parse
 from fovea.data.columns import TaskError

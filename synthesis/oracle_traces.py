@@ -18,8 +18,9 @@ import yaml
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.chain_oracle import CHAINED, make_oracle
+from environments.seats import Limits
 from environments.traces import write_fit_traces
 from fovea.arguments import PixelArguments
 from fovea.boxes import Frame

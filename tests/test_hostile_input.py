@@ -12,9 +12,10 @@ from PIL import Image
 
 from doctor.findings import colored
 from environments.factories import environment_factory
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.replay import Replay
 from environments.rendering import Renderer
+from environments.seats import Limits
 from fovea.data.columns import TaskError
 from fovea.data.task_files import load_tasks
 from fovea.episodes import Answer, Fault, NoAction, StopReason

@@ -13,9 +13,10 @@ from benchmarks.gpu.cases import Case, device, gib, peak_bytes, place, restart_p
 from benchmarks.workload import forced, make_workload
 from doctor import memory
 from environments.factories import environment_factory
-from environments.play import Conversation, Sampling, play
+from environments.play import Sampling, play
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
+from environments.seats import Conversation
 from fovea.ledger import LEDGER
 from fovea.models.loading import load_model
 from fovea.models.random_models import random_model

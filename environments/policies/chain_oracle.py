@@ -11,8 +11,8 @@ from zlib import crc32
 import numpy as np
 
 from environments.focus import FOCUS_TOOL
-from environments.play import Conversation
 from environments.policies.oracle import OraclePolicy, turn_of
+from environments.seats import Conversation
 from fovea.answers import written
 from fovea.boxes import Frame, Framing
 from fovea.chains import Chain, Step, chain_of_task, written_steps

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from environments.play import Conversation
 from environments.policies.turn_cache import Cache, Prefix, TurnCache
 from environments.rendering import Renderer, batched
+from environments.seats import Conversation
 from fovea.images import image_hash
 from fovea.kernels.image_blocks import image_blocks
 from fovea.kernels.layouts import no_mask, rope_positions, without_adapters

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from transformers.utils import get_json_schema
 
-from environments.play import Conversation, Reply, Sampling
+from environments.play import Sampling
+from environments.policies.turns import ThreadedTurns
+from environments.seats import Conversation, Reply
 from fovea.endpoint import ChatEndpoint, data_url
 
 TOOLS = (
@@ -21,15 +23,18 @@ TOOLS = (
 
 
 @dataclass
-class EndpointPolicy:
+class EndpointPolicy(ThreadedTurns):
     """Samples turns from an endpoint. Turns carry no token ids: they can be judged, not trained on."""
 
     endpoint: ChatEndpoint
     sampling: Sampling
 
-    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
-        with ThreadPoolExecutor(self.endpoint.num_connections) as pool:
-            return list(pool.map(self._reply, conversations, max_tokens))
+    @property
+    def num_threads(self) -> int:  # type: ignore[override]
+        return self.endpoint.num_connections
+
+    def request(self, conversation: Conversation, max_tokens: int) -> Callable[[], Reply]:
+        return partial(self._reply, conversation, max_tokens)
 
     def _reply(self, conversation: Conversation, limit: int) -> Reply:
         options: dict[str, Any] = {

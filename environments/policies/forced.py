@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from environments.play import Conversation, Policy, Reply
+from environments.play import Policy
 from environments.rendering import Renderer
+from environments.seats import Conversation, Reply
 
 OPENINGS = {"zoom": "<think></think>\n<tool_call>\n", "answer": "<think></think>\n<answer>"}
 """How a forced first turn begins."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from environments.play import Conversation, Reply
+from environments.seats import Conversation, Reply
 from fovea.answers import written
 from fovea.boxes import Box, Frame, Framing, View
 from fovea.images import pixels_under

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from environments.play import Conversation, Reply
+from environments.seats import Conversation, Reply
 
 
 class NoTextLeft(Exception):

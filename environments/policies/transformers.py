@@ -18,9 +18,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from environments.play import Conversation, Reply, Sampling
+from environments.play import Sampling
 from environments.policies.decoding import Decoder
 from environments.rendering import Renderer
+from environments.seats import Conversation, Reply
 from fovea.kernels.layouts import allow_layouts, without_adapters
 from fovea.replacing import replaced
 

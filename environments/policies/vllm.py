@@ -7,9 +7,9 @@ must have just the tokens that the renderer counted.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 from uuid import uuid4
@@ -17,8 +17,10 @@ from uuid import uuid4
 import torch
 from PIL import Image
 
-from environments.play import Conversation, Reply, Sampling
+from environments.play import Sampling
+from environments.policies.turns import ThreadedTurns
 from environments.rendering import Renderer
+from environments.seats import Conversation, Reply
 from fovea.bounded_cache import BoundedCache
 from fovea.config import ConfigError
 from fovea.endpoint import Server, data_url
@@ -48,7 +50,7 @@ def cpu_engine_kwargs() -> dict[str, Any]:
 
 @dataclass
 class VllmPolicy:
-    """Samples turns from a `vllm.LLM`, which batches as it likes and keeps turns in its prefix cache.
+    """Samples turns from a `vllm.LLM`, whose engine is stepped here and keeps turns in its prefix cache.
 
     Each reply carries the log-probabilities of its tokens under the sampling distribution.
     """
@@ -57,22 +59,42 @@ class VllmPolicy:
     renderer: Renderer
     sampling: Sampling
 
+    def __post_init__(self) -> None:
+        self._under_way: dict[str, Conversation] = {}
+
     def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        for conversation, limit in zip(conversations, max_tokens, strict=True):
+            self.submit(conversation, max_tokens=limit)
+        replies: dict[int, Reply] = {}
+        while self._under_way:
+            replies |= {id(conversation): reply for conversation, reply in self.finished()}
+        return [replies[id(conversation)] for conversation in conversations]
+
+    def submit(self, conversation: Conversation, *, max_tokens: int) -> None:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         options = _options(self.sampling, self.renderer)
-        outputs = self.engine.generate(
-            [self._prompt(conversation) for conversation in conversations],
-            [SamplingParams(max_tokens=limit, **options) for limit in max_tokens],
-            use_tqdm=False,
-        )
-        replies = []
-        for conversation, output in zip(conversations, outputs, strict=True):
-            _check(conversation, output.prompt_token_ids)
-            written = output.outputs[0]
-            logprobs = [step[token].logprob for step, token in zip(written.logprobs, written.token_ids, strict=True)]
-            replies.append(_reply(written.token_ids, logprobs, self.renderer))
-        return replies
+        params = SamplingParams(max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY, **options)
+        key = f"fovea-{uuid4().hex}"
+        self.engine.llm_engine.add_request(key, self._prompt(conversation), params)
+        self._under_way[key] = conversation
+
+    def finished(self) -> list[tuple[Conversation, Reply]]:
+        while not (ended := [output for output in self.engine.llm_engine.step() if output.finished]):
+            pass
+        replies = [self._reply(output) for output in ended]
+        return [(self._under_way.pop(output.request_id), reply) for output, reply in zip(ended, replies, strict=True)]
+
+    def abandon(self) -> None:
+        self.engine.llm_engine.abort_request(list(self._under_way))
+        self._under_way.clear()
+
+    def _reply(self, output: Any) -> Reply:
+        _check(self._under_way[output.request_id], output.prompt_token_ids)
+        written = output.outputs[0]
+        logprobs = [step[token].logprob for step, token in zip(written.logprobs, written.token_ids, strict=True)]
+        return _reply(written.token_ids, logprobs, self.renderer)
 
     def _prompt(self, conversation: Conversation) -> dict[str, Any]:
         prompt: dict[str, Any] = {"prompt_token_ids": _folded(conversation, self.renderer)}
@@ -83,7 +105,7 @@ class VllmPolicy:
 
 
 @dataclass
-class VllmServerPolicy:
+class VllmServerPolicy(ThreadedTurns):
     """Samples turns from a server at `base_url` (`vllm serve CHECKPOINT --enable-scale-out`, from vLLM 0.30).
 
     Each process sends its own conversations, so that ranks need not agree on their number. Images travel as PNG under
@@ -104,10 +126,13 @@ class VllmServerPolicy:
         self._server = Server(self.base_url, hints, self.num_connections, self.timeout_s, self.num_retries)
         self._model = self._server.ask("GET", "/v1/models")["data"][0]["id"]
 
-    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
-        parts = [[self._part(image) for image in conversation.images] for conversation in conversations]
-        with ThreadPoolExecutor(self.num_connections) as pool:
-            return list(pool.map(self._continue, conversations, parts, max_tokens))
+    @property
+    def num_threads(self) -> int:  # type: ignore[override]
+        return self.num_connections
+
+    def request(self, conversation: Conversation, max_tokens: int) -> Callable[[], Reply]:
+        parts = [self._part(image) for image in conversation.images]
+        return partial(self._continue, conversation, parts, max_tokens)
 
     def _continue(self, conversation: Conversation, parts: list[dict[str, str]], limit: int) -> Reply:
         request = {

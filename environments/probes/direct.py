@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from environments.play import Conversation, Policy, framing_of
+from environments.play import Policy
 from environments.rendering import Renderer
+from environments.seats import Conversation, framing_of
 from fovea.episodes import Answer, Episode, StopReason, Turn
 from fovea.ledger import phase
 from fovea.tasks import Task

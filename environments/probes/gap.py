@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from environments.play import Limits, Policy, play
+from environments.play import Policy, play
 from environments.policies.forced import OPENINGS, ForcedPolicy
 from environments.rendering import Renderer
+from environments.seats import Limits
 from fovea.ledger import phase
 from fovea.models.processors import pixel_limits
 from fovea.tasks import Task

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from environments.play import tools_of
 from environments.prompts import VIEWS_PROMPT
+from environments.seats import tools_of
 from fovea.config import ConfigError
 
 TOOL_MODES = ("true", "refused", "absent")

@@ -17,10 +17,11 @@ from typing import Any, ClassVar, Protocol
 import torch
 from PIL import Image
 
-from environments.play import Conversation, Sampling
+from environments.play import Sampling
 from environments.policies.endpoint import messages_of
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
+from environments.seats import Conversation
 from fovea.answers import written
 from fovea.answers.boxes import boxes_in
 from fovea.boxes import Box, Frame, Framing, View

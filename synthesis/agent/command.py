@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits
+from environments.seats import Limits
 from fovea.config import ConfigError, parse
 from fovea.data.columns import TaskError
 from fovea.data.identity import digest, fingerprint

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from environments.play import opening, tools_of
+from environments.seats import opening, tools_of
 from fovea.boxes import WHOLE, Box, Frame, Framing, View
 from fovea.episodes import ModelFault
 from fovea.images import pixels_under

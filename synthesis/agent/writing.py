@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.replay import NoTextLeft, Replay
+from environments.seats import Limits
 from environments.traces import unfit
 from fovea.answers import written
 from fovea.episodes import Episode

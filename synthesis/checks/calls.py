@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 
 from environments.focus import FOCUS_TOOL, images_asked_for
-from environments.play import framing_of, tools_of
 from environments.protocol import parse_actions
+from environments.seats import framing_of, tools_of
 from environments.trace_crops import UNLIKE, likeness
 from environments.traces import Trace, first_turn, images_of, text_of
 from fovea.answers.boxes import is_four_numbers

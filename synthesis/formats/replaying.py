@@ -15,9 +15,10 @@ from typing import Any
 
 from PIL import Image
 
-from environments.play import Conversation, Limits, Reply, play, tools_of
+from environments.play import play
 from environments.policies.replay import NoTextLeft
 from environments.protocol import behind_thoughts, parse_actions
+from environments.seats import Conversation, Limits, Reply, tools_of
 from environments.trace_crops import UNLIKE, likeness
 from environments.traces import TraceError, blocks_of, images_of, text_of, to_trace, unfit
 from fovea.answers.boxes import is_four_numbers

@@ -27,8 +27,9 @@ from transformers.utils import get_json_schema
 from transformers.utils.chat_template_utils import render_jinja_template
 from trl.chat_template_utils import qwen3_vl_chat_template
 
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.oracle import OraclePolicy
+from environments.seats import Limits
 from environments.views import ViewSettings
 from environments.zoom import ZoomEnvironment
 from fovea.boxes import Frame

@@ -10,8 +10,9 @@ import pytest
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.chain_oracle import ChainOraclePolicy
+from environments.seats import Limits
 from evaluation.arguments import EvaluationArguments
 from evaluation.report import report
 from evaluation.samples import sample_of

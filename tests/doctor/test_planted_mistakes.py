@@ -19,7 +19,7 @@ from doctor.memory import Sharding
 from doctor.model import mask_of_images, read_model
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, tools_of
+from environments.seats import Limits, tools_of
 from environments.zoom import ZoomEnvironment
 from fovea.boxes import Box, Frame, View
 from fovea.data.task_files import load_tasks

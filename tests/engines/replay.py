@@ -15,7 +15,7 @@ import torch
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, Reply
+from environments.seats import Limits, Reply
 from fovea.models.loading import load_model
 from fovea.tasks import AnswerKind, Task
 from fovea.training import save_together

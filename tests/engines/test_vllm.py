@@ -18,11 +18,12 @@ from environments.factories import environment_factory
 pytest.importorskip("vllm")
 
 from environments.arguments import EpisodeArguments
-from environments.play import Conversation, Limits, Reply, Sampling, play
+from environments.play import Sampling, play
 from environments.policies.oracle import OraclePolicy
 from environments.policies.transformers import TransformersPolicy
 from environments.policies.vllm import VllmPolicy, VllmServerPolicy, start_engine
 from environments.rendering import Renderer
+from environments.seats import Conversation, Limits, Reply
 from environments.traces import read_traces
 from fovea.jsonl import read_jsonl
 from fovea.models.loading import Model, load_model

@@ -13,9 +13,10 @@ from environments.arguments import EpisodeArguments
 from environments.check import check_environment
 from environments.factories import environment_factory
 from environments.focus import OVERVIEW_TOKENS, ChainEnvironment, FocusEnvironment
-from environments.play import Limits, Reply, opening, play
+from environments.play import play
 from environments.policies.chain_oracle import NOT_HERE, ChainOraclePolicy
 from environments.rendering import Renderer
+from environments.seats import Limits, Reply, opening
 from environments.traces import read_traces, to_trace, trace_record, unfit, write_fit_traces
 from environments.views import ViewSettings
 from fovea.boxes import Box, Frame

@@ -8,9 +8,10 @@ from doctor.environment import Subject, misread_boxes
 from doctor.findings import Examination
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, Sampling, play
+from environments.play import Sampling, play
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
+from environments.seats import Limits
 from fovea.boxes import Frame
 from fovea.images import PixelLimits
 from fovea.models.loading import freeze_vision, load_model

@@ -2,12 +2,13 @@ import pytest
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, Reply, Sampling, play, tools_of
+from environments.play import Sampling, play
 from environments.policies.oracle import OraclePolicy
 from environments.policies.transformers import TransformersPolicy
 from environments.policies.vllm import VllmServerPolicy
 from environments.probes.direct import play_directly
 from environments.rendering import Renderer
+from environments.seats import Limits, Reply, tools_of
 from environments.traces import read_traces, to_trace, write_traces
 from fovea.boxes import Box, Frame, coverage
 from fovea.episodes import Call, FaultKind, StopReason

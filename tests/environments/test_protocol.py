@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from environments.focus import FocusEnvironment
-from environments.play import Limits, Reply, play
+from environments.play import play
 from environments.protocol import is_well_formed, parse_actions
+from environments.seats import Limits, Reply
 from environments.views import ViewSettings
 from fovea.boxes import Frame
 from fovea.episodes import Answer, Call, Fault, FaultKind, NoAction

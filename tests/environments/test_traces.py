@@ -5,9 +5,10 @@ import json
 import pytest
 
 from environments.factories import environment_factory
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
+from environments.seats import Limits
 from environments.traces import TraceError, read_traces, to_trace, unfit, write_fit_traces, write_traces
 from fovea.boxes import Box, Frame
 from fovea.models.processors import pixel_limits

@@ -8,7 +8,7 @@ from PIL import Image
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
-from environments.play import opening
+from environments.seats import opening
 from evaluation import attention, report
 from evaluation.attention import Shares, analyse
 from evaluation.discover import ATTENTION, find_runs

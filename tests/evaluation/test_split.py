@@ -10,9 +10,10 @@ from PIL import Image
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, Reply, play
+from environments.play import play
 from environments.policies.oracle import turn_of
 from environments.probes.tools import with_tools
+from environments.seats import Limits, Reply
 from evaluation import split
 from evaluation.compare import compare, table
 from evaluation.discover import ARMS, SCHEMA_ONLY, WITH_TOOL, WITHOUT_TOOL

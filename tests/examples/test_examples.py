@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from environments.check import check_environment
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.replay import Replay
+from environments.seats import Limits
 from examples.my_environment import Halves
 from examples.my_rewards import fewest_zooms
 from fovea.boxes import Box, Frame

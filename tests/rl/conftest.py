@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from environments.factories import environment_factory
-from environments.play import Limits
+from environments.seats import Limits
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer

@@ -10,9 +10,10 @@ from trl import GRPOConfig
 from environments.arguments import EpisodeArguments
 from environments.check import check_environment
 from environments.factories import environment_factory
-from environments.play import Limits, Sampling, tools_of
+from environments.play import Sampling
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
+from environments.seats import Limits, tools_of
 from environments.zoom import ZoomEnvironment
 from fovea.models.loading import freeze_vision
 from fovea.models.random_models import random_model

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from environments.factories import environment_factory
-from environments.play import Reply
 from environments.probes.gap import Gap
+from environments.seats import Reply
 from fovea.jsonl import read_jsonl
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Rollout

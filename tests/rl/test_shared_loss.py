@@ -9,7 +9,8 @@ from PIL import Image
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, Reply, play
+from environments.play import play
+from environments.seats import Limits, Reply
 from fovea.config import ConfigError
 from fovea.kernels.image_blocks import block_images
 from fovea.kernels.image_features import content_key

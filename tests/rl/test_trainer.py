@@ -8,10 +8,11 @@ import torch
 from trl import GRPOConfig
 
 from environments.factories import environment_factory
-from environments.play import Limits, Reply, Sampling, play
+from environments.play import Sampling, play
 from environments.policies.decoding import Decoder
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
+from environments.seats import Limits, Reply
 from fovea.episodes import StopReason
 from rewards.registry import Reward, RewardError, RewardKind, load_reward
 from rl.arguments import GRPOArguments

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from environments.factories import environment_factory
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
+from environments.seats import Limits
 from environments.traces import read_traces, to_trace, write_traces
 from fovea.boxes import Frame
 from fovea.models.processors import pixel_limits

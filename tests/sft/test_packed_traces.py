@@ -7,9 +7,10 @@ from trl import SFTConfig
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
+from environments.seats import Limits
 from environments.traces import read_traces, write_traces
 from fovea.models.loading import freeze_vision
 from fovea.models.processors import limited, pixel_limits

@@ -10,8 +10,8 @@ from PIL import Image
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, Reply
 from environments.rendering import Renderer
+from environments.seats import Limits, Reply
 from environments.traces import read_traces
 from fovea.boxes import Box, Frame
 from fovea.models.loading import Model, freeze_vision

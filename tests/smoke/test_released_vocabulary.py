@@ -18,8 +18,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits, Reply, play
+from environments.play import play
 from environments.rendering import Renderer
+from environments.seats import Limits, Reply
 from environments.traces import read_traces, to_trace, write_traces
 from fovea.models.loading import Model
 from fovea.models.processors import pixel_limits

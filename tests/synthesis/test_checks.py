@@ -11,9 +11,10 @@ from PIL import Image
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.oracle import OraclePolicy
 from environments.policies.replay import Replay
+from environments.seats import Limits
 from environments.traces import read_traces, to_trace, write_traces
 from fovea.boxes import Box, Frame
 from fovea.data.task_files import save_tasks

@@ -14,7 +14,8 @@ from PIL import Image
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
-from environments.play import Limits, Reply, play
+from environments.play import play
+from environments.seats import Limits, Reply
 from environments.traces import read_traces, to_trace, trace_record
 from evaluation.stored import stored_run
 from evaluation.trajectories import Trajectories

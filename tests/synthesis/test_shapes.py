@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from environments.factories import environment_factory
-from environments.play import Limits, play
+from environments.play import play
 from environments.policies.oracle import OraclePolicy
+from environments.seats import Limits
 from fovea.boxes import Box, Frame, coverage, intersection
 from fovea.images import open_image
 from synthesis.shapes import make_tasks

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig
 
-from environments.play import Conversation, Sampling
+from environments.play import Sampling
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
+from environments.seats import Conversation
 from fovea.kernels.packing import num_common
 from fovea.models.loading import Model, freeze_vision
 from fovea.models.random_models import random_model

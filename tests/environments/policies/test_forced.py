@@ -3,10 +3,11 @@
 import pytest
 
 from environments.factories import environment_factory
-from environments.play import Limits, Sampling, play
+from environments.play import Sampling, play
 from environments.policies.forced import OPENINGS, ForcedPolicy
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
+from environments.seats import Limits
 from fovea.episodes import Answer, Call, Fault
 from synthesis.shapes import make_tasks
 

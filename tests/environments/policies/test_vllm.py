@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from environments.play import Conversation, Sampling
+from environments.play import Sampling
 from environments.policies.vllm import VllmServerPolicy
 from environments.rendering import Renderer
+from environments.seats import Conversation
 
 
 def good(request, *, prompt=None):

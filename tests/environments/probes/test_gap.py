@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from environments.factories import environment_factory
-from environments.play import Reply
 from environments.probes.gap import SHARES, narrow
 from environments.rendering import Renderer
+from environments.seats import Reply
 from synthesis.shapes import make_tasks
 
 

@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 from transformers.utils import get_json_schema
 
-from environments.play import Limits, Reply, begin, play, tools_of
+from environments.play import play
 from environments.probes.tools import REFUSAL, with_tools
 from environments.prompts import VIEWS_PROMPT
+from environments.seats import Limits, Reply, begin, tools_of
 from fovea.config import ConfigError
 from fovea.episodes import StopReason
 from fovea.tasks import Task

@@ -9,7 +9,7 @@ from PIL import Image
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import Limits
+from environments.seats import Limits
 from environments.traces import read_traces
 from evaluation.discover import find_runs
 from fovea.boxes import Box, Frame, coverage
