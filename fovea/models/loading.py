@@ -20,13 +20,16 @@ from fovea.models.processors import load_processor, pixel_limits
 
 FRAMES = {
     "qwen2_5_vl": Frame.INPUT,
-    "qwen2_vl": Frame.INPUT,
+    "qwen2_vl": Frame.PER_MILLE,
     "qwen3_vl": Frame.PER_MILLE,
     "qwen3_vl_moe": Frame.PER_MILLE,
     "llava_onevision": Frame.PER_MILLE,
 }
-"""The model families that are known, and the frame in which each was taught to write boxes (LLaVA-OneVision was taught
-none: its cold start teaches per-mille)."""
+"""The model families that are known, and the frame in which each was taught to write boxes.
+
+Qwen2-VL: arXiv 2409.12191, section 2.2.1; Qwen2.5-VL: arXiv 2502.13923, section 2.2.1. LLaVA-OneVision was taught none:
+its cold start teaches per-mille.
+"""
 DEFAULT_SYSTEM = dict.fromkeys(("qwen2_5_vl", "qwen2_vl"), "You are a helpful assistant.")
 """The system prompt that a family's released template puts before a bare question, where it has one."""
 FEATURE_BYTES = 2**30

@@ -80,7 +80,7 @@ def test_they_learn_from_traces(model, record, tmp_path):
 
 
 def test_boxes_are_read_in_the_frame_of_the_family(model):
-    assert model.frame is (Frame.INPUT if model.network.config.model_type == "qwen2_vl" else Frame.PER_MILLE)
+    assert model.frame is Frame.PER_MILLE
 
 
 def test_grpo_says_which_families_it_trains(model):
