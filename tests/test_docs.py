@@ -1,6 +1,7 @@
 """What the documentation names is there: files, and functions or classes in them."""
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
 
@@ -37,3 +38,10 @@ def test_what_a_page_names_is_there(page, file, name):
 
 def test_pages_name_files_and_what_is_in_them():
     assert sum(bool(name) for *_, name in CASES) > 30
+
+
+def test_the_page_of_options_is_current():
+    spec = importlib.util.spec_from_file_location("write_options", ROOT / "docs" / "write_options.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page(), "run python docs/write_options.py"
