@@ -3,20 +3,30 @@
 An engine that is only a clock writes every turn at the same number of tokens a second. Lengths are drawn with a long
 tail, the longest about 6.6 times the mean. The same episodes are played turn by turn together, as any policy is, and
 each on its own clock, as engines are whose turns end one by one (`environments.play.ContinuousPolicy`).
+
+With --engine CHECKPOINT a real vLLM engine plays the held-out questions of the tiny model in both ways, sampling at
+temperature 1, and real seconds are counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from environments.play import play
+from environments.arguments import EpisodeArguments
+from environments.factories import environment_factory, make_renderer
+from environments.play import Policy, Sampling, play
+from environments.policies.vllm import VllmPolicy, start_engine
 from environments.seats import Conversation, Limits, Reply
+from fovea.models.loading import load_model
+from fovea.models.names import resolve_path
 from fovea.tasks import Task
+from synthesis.shapes import test_tasks
 
 CALL = '<tool_call>{"name": "look", "arguments": {}}</tool_call>'
 
@@ -95,13 +105,49 @@ def seconds_of(engine: Together, *, in_flight: int) -> float:
     return engine.seconds
 
 
+@dataclass
+class Lockstep:
+    """A policy without the form in which turns end one by one."""
+
+    policy: Policy
+
+    def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
+        return self.policy.reply(conversations, max_tokens=max_tokens)
+
+
+def measure_engine(checkpoint: str, *, num_episodes: int, in_flight: int, repeats: int) -> None:
+    """Prints the seconds of a vLLM engine, both ways by turns."""
+    model = load_model(checkpoint)
+    episodes = EpisodeArguments(crop_min_pixels=4096, crop_max_pixels=5120)
+    renderer = make_renderer(episodes, model)
+    policy = VllmPolicy(start_engine(resolve_path(checkpoint), max_model_len=2048), renderer, Sampling(1.0))
+    for _ in range(repeats + 1):  # the first is not counted
+        seconds = []
+        for kind in (Lockstep(policy), policy):
+            started = time.perf_counter()
+            play(
+                kind,
+                test_tasks()[:num_episodes],
+                environment_factory=environment_factory(episodes, model),
+                limits=episodes.limits(),
+                renderer=renderer,
+                batch_size=in_flight,
+            )
+            seconds.append(time.perf_counter() - started)
+        print(f"| vLLM, {in_flight} | {seconds[0]:.1f} | {seconds[1]:.1f} | {seconds[0] / seconds[1]:.2f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_episodes", type=int, default=64)
     parser.add_argument("--num_turns", type=int, default=4)
     parser.add_argument("--longest", type=float, default=6.6, help="longest turn, in means")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--engine", help="checkpoint that vLLM plays instead of the clock")
     args = parser.parse_args()
+    if args.engine:
+        measure_engine(args.engine, num_episodes=args.num_episodes, in_flight=16, repeats=args.seeds)
+        return
     print("| in flight | seed | together, s | one by one, s | times as fast | longest episode alone, s |")
     print("|---|---|---|---|---|---|")
     for in_flight in (16, args.num_episodes):

@@ -13,8 +13,6 @@ import base64
 import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -22,15 +20,13 @@ from typing import Any
 from tqdm import tqdm
 
 from evaluation import figures, plots
-from evaluation.compare import compare_pair
+from evaluation.differences import Compared, Pair, compare_runs, headline
 from evaluation.discover import FoundRun, find_runs
-from evaluation.evaluated import load
 from evaluation.summary import summarize
 from evaluation.trajectories import Trajectories
 from fovea.images import ImageError
 from fovea.jsonl import read_jsonl
 from fovea.runs.records import Summary
-from fovea.statistics import holm
 
 VIEWER = Path(__file__).parent / "viewer"
 DATA = "<!-- data -->"
@@ -48,6 +44,7 @@ def report(
         if run.training is not None:
             rollouts = thinned(run.training.records, max_training_groups)
             shown.add(shown.add_set(run.name, "training", run.training), run.training, rollouts)
+    shown.opening = _opening(runs, shown)
     title = f"Fovea: {', '.join(run.name for run in runs)}"
     summary = summary_html(title, runs, shown, seed=seed)
     head, _, tail = page(title, summary, is_live=False).partition(DATA)
@@ -95,8 +92,9 @@ def summary_html(title: str, runs: Sequence[FoundRun], shown: Trajectories, *, s
     }
     parts = [f"<header><h1>{html.escape(title)}</h1>{_provenance(runs)}</header>", '<div class="summary">']
     if summaries:
-        parts += ["<h2>Accuracy</h2>", _accuracies(summaries)]
-        parts += _differences(runs, seed)
+        compared = compare_runs(runs, seed=seed)
+        parts += [f'<p class="headline">{html.escape(line)}</p>' for line in headline(runs, compared)]
+        parts += ["<h2>Accuracy</h2>", _accuracies(summaries), *_differences(compared)]
     drawn = figures.of_evaluations(runs, summaries, shown)
     drawn += plots.learning_curves({run.name: read_jsonl(run.metrics) for run in runs})
     return "\n".join([*parts, "<h2>Plots</h2>", f'<div class="plots">{"".join(drawn)}</div>', "</div>"])
@@ -135,60 +133,33 @@ def _accuracies(summaries: Mapping[tuple[str, str], Summary]) -> str:
     return _table(head, rows)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two evaluations that are compared, and under which names."""
-
-    name_a: str
-    name_b: str
-    a: Path
-    b: Path
+def _opening(runs: Sequence[FoundRun], shown: Trajectories) -> list[int]:
+    """The sets that the viewer opens on: the last run's evaluation, and that of the run before it, if there is one."""
+    folders = [str(run.main.folder) for run in runs if run.evaluations]
+    numbers = {one["folder"]: number for number, one in enumerate(shown.sets)}
+    return [numbers[folder] for folder in reversed(folders[-2:])]
 
 
-def _pairs_between(runs: Sequence[FoundRun]) -> list[Pair]:
-    """Run against run, by their main evaluations."""
-    return [Pair(a.name, b.name, a.main.folder, b.main.folder) for a, b in combinations(runs, 2)]
-
-
-def _pairs_within(runs: Sequence[FoundRun]) -> list[Pair]:
-    """Each run against itself with something taken away or forced."""
-    pairs = []
-    for run in runs:
-        (main_name, main), *others = run.evaluations.items()
-        pairs += [
-            Pair(f"{run.name} / {name}", f"{run.name} / {main_name}", other.folder, main.folder)
-            for name, other in others
-        ]
-    return pairs
-
-
-def _differences(runs: Sequence[FoundRun], seed: int) -> list[str]:
-    """The tables of differences between runs and within them, p-values adjusted for the number of all."""
-    evaluated = [run for run in runs if run.evaluations]
-    between, within = _pairs_between(evaluated), _pairs_within(evaluated)
-    results: dict[Pair, dict[str, Any]] = {}
-    skipped = []
-    for pair in (*between, *within):
-        try:
-            results[pair] = compare_pair(load(pair.a), load(pair.b), seed=seed)
-        except ValueError as error:
-            message = f"{pair.name_a} and {pair.name_b} are not compared: {error}"
-            skipped.append(f"<p class=quiet>{html.escape(message)}</p>")
-    adjusted = dict(zip(results, holm([result["p_value"] for result in results.values()]), strict=True))
+def _differences(compared: Compared) -> list[str]:
+    """The tables of differences between runs and within them."""
     parts = []
-    if rows := [_difference(pair, results[pair], adjusted[pair]) for pair in between if pair in results]:
+    if rows := [_difference(pair, compared) for pair in compared.between if pair in compared.results]:
         parts += ["<h2>Differences</h2>", _table(DIFFERENCE_HEAD, rows)]
-    if rows := [_difference(pair, results[pair], adjusted[pair]) for pair in within if pair in results]:
+    if rows := [_difference(pair, compared) for pair in compared.within if pair in compared.results]:
         remark = "Each run against itself with something taken away or forced: the difference is what that was worth."
         parts += ["<h2>Does it look?</h2>", f'<p class="quiet">{remark}</p>', _table(DIFFERENCE_HEAD, rows)]
-    return parts + skipped
+    return parts + [f"<p class=quiet>{html.escape(message)}</p>" for message in compared.skipped]
 
 
-DIFFERENCE_HEAD = ("A", "B", "n", "A", "B", "B - A", "95% interval", "p", "p, adjusted", "gained", "lost")
+DIFFERENCE_HEAD = (
+    *("run A", "run B", "n", "accuracy of A", "accuracy of B", "B - A", "95% interval"),
+    *("p", "p, adjusted", "gained", "lost"),
+)
 
 
-def _difference(pair: Pair, result: Mapping[str, Any], p_adjusted: float) -> list[Any]:
+def _difference(pair: Pair, compared: Compared) -> list[Any]:
     """The row of a comparison."""
+    result = compared.results[pair]
     low, high = result["interval"]
     return [
         pair.name_a,
@@ -199,7 +170,7 @@ def _difference(pair: Pair, result: Mapping[str, Any], p_adjusted: float) -> lis
         f"{result['difference']:+.3f}",
         f"{low:+.3f} to {high:+.3f}",
         f"{result['p_value']:.2g}",
-        f"{p_adjusted:.2g}",
+        f"{result['p_adjusted']:.2g}",
         result["flips"]["gained"],
         result["flips"]["lost"],
     ]

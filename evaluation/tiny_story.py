@@ -6,10 +6,12 @@ imports and draws the held-out scenes once.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +39,18 @@ def run(*command: str) -> None:
     """Runs one command."""
     with shown(*command):
         subprocess.run(command, check=True)
+
+
+def side_by_side(*jobs: Callable[[], None]) -> None:
+    """Does jobs that run commands at the same time, each command on its job's share of the cores.
+
+    More threads than cores wait for each other by spinning, which is many times slower.
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // len(jobs)))
+    os.environ.setdefault("OMP_NUM_THREADS", threads)
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for done in as_completed([pool.submit(job) for job in jobs]):
+            done.result()
 
 
 def train(folder: Path, *command: str) -> None:

@@ -33,6 +33,8 @@ class Trajectories:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     episodes: list[dict[str, Any]] = field(default_factory=list)
     sources: dict[str, Any] = field(default_factory=dict)
+    opening: list[int] = field(default_factory=list)
+    """The set that is shown first, and the one beside it; the first set where it is empty."""
     _places: dict[int, dict[Group, int]] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
 
@@ -82,6 +84,7 @@ class Trajectories:
         """Everything but the pictures, JSON-ready."""
         return {
             "sets": self.sets,
+            "opening": self.opening,
             "tasks": self.tasks,
             "episodes": self.episodes,
             "faults": [f.value for f in FaultKind],

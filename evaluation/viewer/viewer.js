@@ -254,13 +254,21 @@
     } catch { byId("state").textContent = "the server has gone"; }
     setTimeout(follow, 2000);
   };
+  // The last run beside the one before it, and there what it has gained.
+  const open = () => {
+    const [set, other] = data.opening ?? [];
+    if (set !== undefined) byId("set").value = set;
+    if (other === undefined) return;
+    byId("other").value = other;
+    if (data.episodes.some((episode) => episode.set === set && OUTCOMES.lost(episode))) byId("outcome").value = "lost";
+  };
   const start = (found) => {
     data = found;
     prepare(0);
     fillControls();
     let asked = [];
     try { asked = location.hash.slice(1).split("/").map(decodeURIComponent); } catch { /* an address of no episode */ }
-    if (asked.length === 4) byId("set").value = asked[0];
+    if (asked.length === 4) byId("set").value = asked[0]; else open();
     filter();
     const place = shown.findIndex((episode) => asked.length === 4 && task(episode).id === asked[1] && String(episode.step ?? "") === asked[2] && String(episode.sample ?? "") === asked[3]);
     if (place >= 0) choose(place, true);

@@ -106,8 +106,12 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def opened(page, runs):
+    """The report with every episode listed and nothing beside it."""
     page.goto(f"file://{runs}/report.html")
     page.wait_for_selector("body[data-ready='1']")
+    page.select_option("#outcome", "all")
+    page.select_option("#other", "")
+    page.select_option("#set", label="sft / evaluation")
     return page
 
 
@@ -124,6 +128,19 @@ def test_the_report_shows_its_tables_and_plots_before_the_viewer(opened):
     text = opened.inner_text(".summary")
     assert all(part in text for part in ("0.958", "0.333", "Does it look?", "rl / evaluation_noise"))
     assert opened.locator(".plots svg").count() >= 2
+
+
+def test_the_report_opens_on_what_the_last_run_gained(page, runs):
+    page.goto(f"file://{runs}/report.html")
+    page.wait_for_selector("body[data-ready='1']")
+    chosen = [
+        page.eval_on_selector(f"#{name}", "list => list.selectedOptions[0].textContent") for name in ("set", "other")
+    ]
+    assert chosen == ["rl / evaluation", "sft / evaluation"]
+    assert number_shown(page) == "16 episodes, 16 right"
+    headline = page.inner_text(".summary")
+    assert "rl answers 62.5 points more than sft: 0.958 after 0.333, 24 questions" in headline
+    assert "With noise in place of its crops rl comes to 0.000." in headline
 
 
 def test_filters_and_search_leave_what_they_say(opened):

@@ -2,19 +2,21 @@
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from evaluation import figures
 from evaluation.arguments import EvaluationArguments
+from evaluation.differences import compare_runs, headline
 from evaluation.discover import find_runs
 from evaluation.playing import evaluate
 from evaluation.report import as_script, main, thinned
 from evaluation.rescore import main as rescore_main
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.runs.directory import RunDirectory
-from fovea.runs.records import Rollout
+from fovea.runs.records import SAMPLES, Rollout, Sample, append
 from synthesis.mimic.command import MimicArguments
 from synthesis.mimic.command import run as run_mimic
 from synthesis.shapes import make_tasks
@@ -61,6 +63,27 @@ def test_accuracy_is_drawn_against_the_axis_that_tasks_were_swept_over(tiny, tmp
     main()
     text = (tmp_path / "report.html").read_text()
     assert "accuracy by distractors, counting" in text and "accuracy by distractors, odd" in text
+
+
+def test_the_headline_says_what_changed_and_whether_it_may_be_chance(tiny, tmp_path, episode_arguments):
+    tasks = make_tasks(num_tasks=12, seed=3)
+    save_tasks(tasks, tmp_path / "tasks")
+    rights = {"a/evaluation": 2, "b/evaluation": 11, "b/evaluation_noise": 1, "c/evaluation": 11}
+    for name, num_right in rights.items():
+        arguments = EvaluationArguments(output_dir=str(tmp_path / name), dataset_name=str(tmp_path / "tasks"))
+        crops = "noise" if "noise" in name else "true"
+        RunDirectory(arguments.output_dir).write_start(
+            evaluation=arguments, episodes=replace(episode_arguments, crops=crops)
+        )
+        samples = [Sample(task_id=task.id, score=float(n < num_right)) for n, task in enumerate(tasks)]
+        append(tmp_path / name / SAMPLES, samples)
+    runs = find_runs([tmp_path / name for name in "abc"])
+    compared = compare_runs(runs)
+    first, noise = headline(runs[:2], compared)
+    assert first.startswith("b answers 75.0 points more than a: 0.917 after 0.167, 12 questions, 95% interval")
+    assert noise == "With noise in place of its crops b comes to 0.083."
+    assert headline(runs[1:], compared)[1] == "The interval includes 0, so that this may be chance."
+    assert headline(runs[:1], compare_runs(runs[:1])) == [] == headline([], compare_runs([]))
 
 
 def test_texts_cannot_end_their_script():
