@@ -21,7 +21,7 @@ from fovea.models.loading import Model
 from fovea.tasks import Task
 from rewards.registry import Reward
 from rl.arguments import ARGUMENTS, GRPOArguments, GRPOScriptArguments
-from rl.checks import check_family, check_groups, check_prompt_rewards
+from rl.checks import check_family, check_groups, check_prompt_rewards, check_selection
 from rl.honoured import check_options
 
 
@@ -44,6 +44,7 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
     sharding = check("launch", read_launch, doctor.accelerate_config) or Sharding()
     check("options", options_without_effect, args, episodes)
     check("groups", torn_groups, args, len(tasks or []), sharding)
+    check("choice of tasks", lambda note: check_selection(tasks or [], rewards, args))
     loaded = check("model", lambda note: read_model(
         note, model_args.model_name_or_path, script, load_weights=doctor.load_weights,
         trust_remote_code=args.trust_remote_code))  # fmt: skip

@@ -58,16 +58,8 @@ def play(
     With a renderer the episodes carry their exact tokens; without one (an oracle needs none) only messages. Episodes of
     a `ContinuousPolicy` do not wait for each other's turns; those of others take their turns together.
     """
-    return list(
-        play_each(
-            policy,
-            tasks,
-            environment_factory=environment_factory,
-            limits=limits,
-            renderer=renderer,
-            batch_size=batch_size,
-        )
-    )
+    placed = dict(_episodes(policy, tasks, environment_factory, limits, renderer, batch_size))
+    return [placed[place] for place in range(len(tasks))]
 
 
 def play_each(
@@ -79,10 +71,16 @@ def play_each(
     renderer: Renderer | None = None,
     batch_size: int = 64,
 ) -> Iterator[Episode]:
-    """The episodes of `play`, each as soon as it and those before it have ended.
+    """The episodes of `play`, each as soon as it has ended."""
+    for _, episode in _episodes(policy, tasks, environment_factory, limits, renderer, batch_size):
+        yield episode
 
-    When something raises, the episodes that have ended come first.
-    """
+
+def _episodes(
+    policy: Policy, tasks: Sequence[Task], environment_factory: Callable[[], Any], limits: Limits,
+    renderer: Renderer | None, batch_size: int,
+) -> Iterator[tuple[int, Episode]]:  # fmt: skip
+    """Episodes as they end, each with the place of its task."""
 
     def seat(task: Task) -> Seat:
         return Seat(task, environment_factory(), renderer, limits)
@@ -91,7 +89,8 @@ def play_each(
         yield from _one_by_one(policy, tasks, seat, batch_size)
         return
     for start in range(0, len(tasks), batch_size):
-        yield from _together(policy, list(map(seat, tasks[start : start + batch_size])))
+        seats = list(map(seat, tasks[start : start + batch_size]))
+        yield from enumerate(_together(policy, seats), start)
 
 
 @phase("environment")
@@ -109,22 +108,23 @@ def _together(policy: Policy, seats: Sequence[Seat]) -> list[Episode]:
 
 def _one_by_one(
     policy: ContinuousPolicy, tasks: Sequence[Task], seat_of: Callable[[Task], Seat], most: int
-) -> Iterator[Episode]:
-    """The episodes in the order of their tasks; `most` run side by side, each on its own clock."""
+) -> Iterator[tuple[int, Episode]]:
+    """The episodes, `most` of them side by side, each on its own clock."""
     waiting = iter(enumerate(tasks))
     running: dict[int, tuple[int, Seat]] = {}
-    ended: dict[int, Episode] = {}
-    num_told = 0
 
     def go_on(place: int, seat: Seat) -> None:
         running[id(seat.conversation)] = place, seat
         policy.submit(seat.conversation, max_tokens=seat.tokens_left)
 
     try:
-        while num_told < len(tasks):
+        while True:
+            ended: list[tuple[int, Episode]] = []
             with phase("environment"):
                 for place, task in islice(waiting, most - len(running)):
                     go_on(place, seat_of(task))
+                if not running:
+                    return
                 with phase("decode"):
                     turns = policy.finished()
                 count("tokens sampled", sum(reply.num_tokens for _, reply in turns))
@@ -134,12 +134,7 @@ def _one_by_one(
                     if seat.stop_reason is None:
                         go_on(place, seat)
                     else:
-                        ended[place] = seat.episode()
-            while num_told in ended:
-                yield ended.pop(num_told)
-                num_told += 1
-    except Exception:
-        yield from (ended[place] for place in sorted(ended))
-        raise
+                        ended.append((place, seat.episode()))
+            yield from ended
     finally:
         policy.abandon()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,15 +58,17 @@ def player_of(arguments: EvaluationArguments) -> Player:
 
 
 @contextmanager
-def timed(folder: Path, arguments: EvaluationArguments, num_episodes: int) -> Iterator[None]:
-    """Times the episodes that are played inside the block by all processes, which leave it together."""
+def timed(folder: Path, arguments: EvaluationArguments, num_played: Callable[[], int]) -> Iterator[None]:
+    """Times the episodes that all processes play inside the block, also if it is left by an exception."""
     state, started = process_state(), time.perf_counter()
-    yield
-    state.wait_for_everyone()
-    if num_episodes and state.is_main_process:
-        row = {"episodes": num_episodes, "seconds": time.perf_counter() - started, **asdict(player_of(arguments))}
-        with (folder / PACE).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    try:
+        yield
+        state.wait_for_everyone()
+    finally:
+        if state.is_main_process and (number := num_played()) > 0:
+            row = {"episodes": number, "seconds": time.perf_counter() - started, **asdict(player_of(arguments))}
+            with (folder / PACE).open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 def pace_of(folder: Path) -> Pace | None:

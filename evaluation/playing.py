@@ -43,9 +43,9 @@ Batch = tuple[int, int, list[Task]]
 
 @dataclass(frozen=True)
 class Player:
-    """Plays tasks, and yields their episodes in the same order.
+    """Plays tasks, and yields their episodes as they end.
 
-    Where it is continuous, episodes do not wait for each other, and it is given all tasks at once.
+    Where it is continuous, they do not wait for each other, come in any order, and it is given all tasks at once.
     """
 
     play: Callable[[Sequence[Task]], Iterable[Episode]]
@@ -78,15 +78,14 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     if state.is_main_process:
         join_parts(run.path, hashes)
     state.wait_for_everyone()
-    played = played_already(run.path, hashes)
+    played, num_before = played_already(run.path, hashes), num_written(run.path)
     if state.is_main_process:
         run.write_start(evaluation=arguments, episodes=episodes)
     if episodes.crops == "other":
         tasks = with_others(tasks)
-    num_missing = len(tasks) * arguments.num_samples - len(played)
     with pooled_tokens(model.network, arguments.token_pooling):
         player = make_player(model, arguments, episodes)
-        with timed(run.path, arguments, num_missing):
+        with timed(run.path, arguments, lambda: num_written(run.path) - num_before):
             play_missing(player, tasks, played, arguments, hashes)
     if state.is_main_process:
         join_parts(run.path, hashes)
@@ -98,6 +97,11 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
         if summary.rules:
             write_disagreements(run.path, samples)
     return summary
+
+
+def num_written(folder: Path) -> int:
+    """The samples in a folder, those in parts included."""
+    return sum(path.read_bytes().count(b"\n") for path in (folder / SAMPLES, *folder.glob(PARTS)) if path.exists())
 
 
 PARTS = "samples.*.part.jsonl"
@@ -126,7 +130,7 @@ def join_parts(folder: Path, hashes: Mapping[str, str]) -> None:
 def refuse_other_settings(run: RunDirectory, arguments: EvaluationArguments, episodes: EpisodeArguments) -> None:
     """Raises ConfigError if a folder holds samples that were played with other settings."""
     changed = list(changes(run.settings(), {"evaluation": arguments, "episodes": episodes}, free=FREE_SETTINGS))
-    if changed and (run.path / SAMPLES).exists():
+    if changed and ((run.path / SAMPLES).exists() or any(run.path.glob(PARTS))):
         raise ConfigError(
             f"{run.path} holds an evaluation with other settings ({'; '.join(changed)}): use another --output_dir, or "
             "delete it"
@@ -182,11 +186,12 @@ def play_missing(
     """Plays what is not there yet, batch by batch, and appends each episode to samples.jsonl as it ends.
 
     Of several processes each plays every so manieth of the batches that one would play, with the same seeds, and
-    appends to a part of its own. A continuous player is given its batches as one.
+    appends to a part of its own, as a continuous player does even alone: parts are put in order when they are joined.
     """
     state, size = process_state(), arguments.batch_size
     alone = state.num_processes == 1
-    path = Path(arguments.output_dir) / (SAMPLES if alone else PARTS.replace("*", str(state.process_index)))
+    in_order = alone and not player.is_continuous
+    path = Path(arguments.output_dir) / (SAMPLES if in_order else PARTS.replace("*", str(state.process_index)))
     total = len(tasks) * arguments.num_samples
     batches = [
         (number, start, missing[start : start + size])
@@ -197,7 +202,8 @@ def play_missing(
     mine = [batch for place, batch in enumerate(batches) if place % state.num_processes == state.process_index]
     if player.is_continuous:
         mine = [_joined(list(of_number)) for _, of_number in groupby(mine, key=itemgetter(0))]
-    with tqdm(total=total, desc="episodes", initial=len(played), disable=not state.is_main_process) as bar:
+    num_missing = sum(len(batch) for _, _, batch in batches)
+    with tqdm(total=total, desc="episodes", initial=total - num_missing, disable=not state.is_main_process) as bar:
         for number, start, batch in mine:
             set_seed(arguments.seed + 1000 * number + start)
             for episode in player.play(batch):

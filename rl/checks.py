@@ -64,18 +64,26 @@ def check_tasks(num_tasks: int, args: GRPOArguments, num_processes: int) -> None
             f"{num_tasks} tasks are fewer than the {wanted} that one generation plays: give more, or make "
             "per_device_train_batch_size or steps_per_generation smaller"
         )
-    if args.dynamic_sampling < 0 or (args.dynamic_sampling and num_tasks == wanted):
+    if args.dynamic_sampling < 0:
+        raise ValueError(f"dynamic_sampling {args.dynamic_sampling}: give how many times groups may be replaced, or 0")
+    if num_tasks == wanted and (args.dynamic_sampling or args.task_selection == "difficulty"):
         raise ValueError(
-            f"dynamic_sampling {args.dynamic_sampling}: give how many times groups may be replaced, 0 or more, and "
-            f"more tasks than the {wanted} that one generation plays ({num_tasks})"
+            f"one generation plays all {num_tasks} tasks, so that dynamic_sampling and task_selection have none to "
+            "choose from: give more tasks, or a smaller batch"
         )
 
 
-def check_answers(tasks: Sequence[Task], args: GRPOArguments) -> None:
-    """Raises ValueError if tasks are to be drawn by how often they were right, and one of them has no answer."""
-    if args.task_selection != "difficulty":
-        return
-    if unknown := [task.id for task in tasks if task.answer is None]:
+def check_selection(tasks: Sequence[Task], rewards: Sequence[Reward], args: GRPOArguments) -> None:
+    """Raises ValueError unless tasks can be chosen, and groups be replaced, as the arguments say."""
+    if args.task_selection not in ("order", "difficulty"):
+        raise ValueError(f"task_selection is {args.task_selection!r}: use order or difficulty")
+    models = [reward.name for reward in rewards if reward.kind is RewardKind.MODEL]
+    if args.dynamic_sampling and models and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"dynamic_sampling under ZeRO-3 cannot ask the reward model {models[0]}: a process without groups to "
+            "replace would leave the others waiting for its share of the weights. Use ZeRO-2, or leave one of them out"
+        )
+    if args.task_selection == "difficulty" and (unknown := [task.id for task in tasks if task.answer is None]):
         raise ValueError(
             f"task_selection difficulty goes by right answers, and {len(unknown)} of {len(tasks)} tasks have none (the "
             f"first is {unknown[0]!r}): give answers, or leave it at order"

@@ -36,7 +36,7 @@ from fovea.tasks import Task
 from fovea.training import load_for_training, model_named, start_run, train
 from rewards.registry import Reward, load_rewards
 from rl.arguments import ARGUMENTS, GRPOArguments, GRPOScriptArguments
-from rl.checks import check_prompt_rewards, check_weights
+from rl.checks import check_prompt_rewards, check_selection, check_weights
 from rl.collapse import CollapseCallback
 from rl.probes import ProbeCallback
 from rl.trackers import SENDERS, TrajectoryCallback
@@ -162,6 +162,7 @@ def main() -> None:
         make_trainer = for_prompts(script, model_args, args, rewards)
     else:
         tasks, held_out = read_tasks(script, episodes, args)
+        check_selection(tasks, rewards, args)
         data["tasks"] = data_named("tasks", list(map(fingerprint, tasks)))
         make_trainer = for_episodes(script, episodes, model_args, args, rewards, tasks, held_out, run)
     checkpoint = start_run(

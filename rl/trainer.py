@@ -32,7 +32,7 @@ from fovea.training import MaskedCheckpoints
 from rewards.registry import Reward
 from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments, masked_stops
-from rl.checks import check_answers, check_training
+from rl.checks import check_selection, check_training
 from rl.engine import engine_of_ours
 from rl.honoured import check_options, refuse_arguments
 from rl.metrics import completion_numbers, completion_of, edit_numbers, edit_outcomes, numbers
@@ -90,7 +90,7 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
             kwargs["processing_class"] = load_processor(name)
         check_options(args, max_episode_tokens=self.limits.max_completion_tokens)
         check_training(model, kwargs["processing_class"], args, num_tasks=len(train_tasks))
-        check_answers(train_tasks, args)
+        check_selection(train_tasks, rewards, args)
         own = environment_rewards(self.make_environment())
         with engine_of_ours(args.engine_kwargs):
             super().__init__(
@@ -172,8 +172,10 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
         self._played = [episode for group in groups for episode in group.episodes]
         if self.args.dynamic_sampling:
             self._paid = torch.cat([group.paid for group in groups if group.paid is not None])
-            for column in groups[0].extras:
-                self._log_completion_extra(column, [value for group in groups for value in group.extras[column]])
+            nothing = [None] * self.args.group_size
+            for column in dict.fromkeys(column for group in groups for column in group.extras):
+                values = [value for group in groups for value in group.extras.get(column, nothing)]
+                self._log_completion_extra(column, values)
 
     def _calculate_rewards(self, *args: Any) -> torch.Tensor:
         """TRL's method of the same name, [all processes' rollouts, rewards], kept for the episodes' records."""

@@ -7,10 +7,11 @@ up to three variants of it, whose `metadata.variant` names the task and the kind
     options      its options in another order
     distractor   one image more, behind the others: noise, or a picture of --distractors that shows nothing asked about
 
-Left out is what would ask something else: images of a question that speaks of them by number or place ("the second
-picture", "which image"), or has them within its text; options that speak of each other ("both A and B", "none of the
-above"). A distractor is added where there are several images, for "the image" would become unclear where there is one,
-and not to questions about all of them ("how many in all").
+Left out is what might ask something else: images of a question that speaks of them by number, place or time ("the
+second picture", "which image", "what happened then"), or has them within its text; options that speak of each other
+("both A and B", "none of the above"). A distractor is added where there are several images, for "the image" would
+become unclear where there is one, and not to questions about all of them ("how many in all", "the same person"). Words
+decide that: read some of what is written before you trust the numbers.
 """
 
 from __future__ import annotations
@@ -38,22 +39,46 @@ from synthesis.shapes.tasks import encode
 
 KINDS = ("images", "options", "distractor")
 _FRONT = re.compile(rf"(?:\s*(?:{re.escape(IMAGE_LABEL).replace(re.escape('{}'), '[0-9]+')})?{MARK})+\s*")
-_PLACES = r"first|second|third|fourth|fifth|sixth|last|next|previous|left|right|top|bottom|other"
-_IMAGE = r"(?:images?|pictures?|photos?|photographs?|views?|frames?|panels?|figures?)"
-_NUMBERED = re.compile(
-    rf"\b{_IMAGE}\W{{0,2}}(?:\d|[A-H]\b|one\b|two\b|three\b)|"
-    rf"\b(?:{_PLACES}|\d+(?:st|nd|rd|th))(?: \w+)?\W{_IMAGE}\b|"
-    rf"\bwhich (?:of the (?:\w+ )?)?{_IMAGE}\b|\b{_IMAGE} (?:above|below|before|after)\b",
+_IMAGE = r"(?:images?|pictures?|photos?|photographs?|views?|frames?|panels?|figures?|screenshots?|slides?|pages?|maps?)"
+_PLACE = (
+    r"(?:first|second|third|fourth|fifth|sixth|seventh|eighth|last|final|initial|next|previous|former|latter|middle|cent(?:er|re)|"
+    r"left(?:most)?|right(?:most)?|top|bottom|upper|lower|other|reference|original|\d+(?:st|nd|rd|th))"
+)
+_BY_PLACE = re.compile(
+    rf"\b{_IMAGE}[\W_]{{0,2}}(?:\d|[A-H]\b|one\b|two\b|three\b|four\b|five\b)|"
+    rf"\b{_PLACE}(?:[ -]\w+){{0,2}} {_IMAGE}\b|"
+    rf"\b{_IMAGE} (?:is |are )?(?:on|at|to|in) the {_PLACE}\b|\b{_IMAGE} (?:above|below|before|after)\b|"
+    rf"\b(?:which|select|choose|identify|pick|find)\b[^.?!]{{0,40}}\b{_IMAGE}\b|\bwhat {_IMAGE}\b|\bwhich one\b|"
+    rf"^\W*{_PLACE}(?: one)?\W*$",
     re.IGNORECASE,
 )
-_ALL = re.compile(
-    rf"\b(?:all|every|each|any|both|total|odd|how many|how often|common|together|altogether|across|number of)\b|"
-    rf"\b(?:no|not|none|without|missing|lacks?|only|most|least|fewest|\w+n['’]t)\b|"
-    rf"\b(?:two|three|four|five|six|seven|eight|these|\d+) {_IMAGE}\b",
+"""Speaks of an image by its number or place, or asks for one."""
+_IN_ORDER = re.compile(
+    r"\b(?:order|sequence|chronolog\w*|earlier|later|before|after|then|next|first|last|previous|happen\w*|mov(?:e|es|ed|ing)|"
+    r"chang\w*|increas\w*|decreas\w*|becom\w*|added|removed|rotat\w*|turn(?:s|ed)?|from .{1,30} to)\b",
     re.IGNORECASE,
 )
-"""Of questions that one image more may answer otherwise: about all images, or about what is in none or only one."""
-_OF_OPTIONS = re.compile(r"\b(?:above|below|both|neither|all of|none of|[A-H] (?:and|or|nor) [A-H])\b")
+"""Speaks of what comes before what, which other orders of the images would change."""
+_OF_ALL = re.compile(
+    r"\b(?:all|every|each|any|both|total|odd|how many|how often|common|together|altogether)\b|"
+    r"\b(?:across|between|among|number of)\b|"
+    r"\b(?:no|not|none|without|missing|lacks?|only|most|least|fewest|\w+n['’]t)\b|"
+    r"\b(?:same|identical|similar\w*|differ\w*|shares?|compar\w*|relat\w*|match\w*|belong)\b|"
+    r"\b(?:two|three|four|five|six|seven|eight|these|the|\d+) (?:images|pictures|photos|photographs|views|frames)\b",
+    re.IGNORECASE,
+)
+"""Speaks of all images, or of what is in none or only one: one image more may answer that otherwise."""
+_LAST = re.compile(
+    rf"\b(?:last|final|right(?:most)?|bottom|lower|other|next)(?:[ -]\w+){{0,2}} {_IMAGE}\b", re.IGNORECASE
+)
+"""Speaks of an image by a place that one image more behind the others would take."""
+_OF_OPTIONS = re.compile(
+    r"(?i:\b(?:above|below|both|neither|either|all of|none|other options?|same as|only)\b)|"
+    r"\b\(?[A-H]\)?\s*(?:,|&|/|and|or|nor)\s*\(?[A-H]\b|^\W*[A-Za-z]\W*$"
+)
+"""Speaks of other options, or is a letter, which their order would make another option's."""
+_LETTERED = re.compile(r"(?:^|\s)\(?[A-H][).:]\s")
+"""A question that lists its options itself."""
 
 
 @dataclass(kw_only=True)
@@ -83,7 +108,8 @@ def _parts(task: Task) -> tuple[str, str]:
 def with_images_permuted(task: Task, rng: np.random.Generator) -> Task | None:
     """The task with its images in another order, or None where that would ask something else."""
     _, text = _parts(task)
-    if len(task.images) < 2 or MARK in text or any(map(_NUMBERED.search, (text, *task.choices, str(task.answer)))):
+    texts = (text, *task.choices, str(task.answer))
+    if len(task.images) < 2 or MARK in text or any(map(_BY_PLACE.search, texts)) or any(map(_IN_ORDER.search, texts)):
         return None
     order = _another_order(len(task.images), rng)
     place = {before: now for now, before in enumerate(order)}
@@ -98,7 +124,9 @@ def with_images_permuted(task: Task, rng: np.random.Generator) -> Task | None:
 
 def with_options_permuted(task: Task, rng: np.random.Generator) -> Task | None:
     """The task with its options in another order, or None where they speak of each other or stand in the question."""
-    if task.kind is not AnswerKind.CHOICE or len(task.choices) < 2 or any(map(_OF_OPTIONS.search, task.choices)):
+    if task.kind is not AnswerKind.CHOICE or len(task.choices) < 2 or _LETTERED.search(task.question):
+        return None
+    if any(map(_OF_OPTIONS.search, task.choices)):
         return None
     order = _another_order(len(task.choices), rng)
     right = order.index(ord(choice_letter(task)) - ord("A"))
@@ -108,7 +136,8 @@ def with_options_permuted(task: Task, rng: np.random.Generator) -> Task | None:
 def with_distractor(task: Task, rng: np.random.Generator, pictures: Sequence[Path]) -> Task | None:
     """The task with one image more, or None where "the image" would become unclear or all images are asked about."""
     front, text = _parts(task)
-    if len(task.images) < 2 or MARK in text or _ALL.search(text):
+    texts = (text, *task.choices)
+    if len(task.images) < 2 or MARK in text or any(map(_OF_ALL.search, texts)) or _LAST.search(text):
         return None
     if pictures:
         more: Any = str(pictures[int(rng.integers(len(pictures)))])

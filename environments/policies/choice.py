@@ -17,10 +17,13 @@ def make_policy(arguments: PlayerArguments, model: Model, renderer: Renderer | N
     """What plays: the model itself, vLLM with its checkpoint, or an endpoint, which alone needs no renderer."""
     sampling = Sampling(arguments.temperature)
     if arguments.openai_base_url:
-        return EndpointPolicy(ChatEndpoint(arguments.openai_base_url, arguments.model_name_or_path), sampling)
+        return EndpointPolicy(
+            ChatEndpoint(arguments.openai_base_url, arguments.model_name_or_path, num_connections=arguments.batch_size),
+            sampling,
+        )
     assert renderer is not None
     if arguments.vllm_server_base_url:
-        return VllmServerPolicy(arguments.vllm_server_base_url, renderer, sampling)
+        return VllmServerPolicy(arguments.vllm_server_base_url, renderer, sampling, arguments.batch_size)
     if arguments.use_vllm:
         engine = start_engine(resolve_path(arguments.model_name_or_path), **arguments.engine_kwargs)
         return VllmPolicy(engine, renderer, sampling)

@@ -61,13 +61,17 @@ class VllmPolicy:
 
     def __post_init__(self) -> None:
         self._under_way: dict[str, Conversation] = {}
+        self._ended: list[Any] = []
 
     def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
-        for conversation, limit in zip(conversations, max_tokens, strict=True):
-            self.submit(conversation, max_tokens=limit)
         replies: dict[int, Reply] = {}
-        while self._under_way:
-            replies |= {id(conversation): reply for conversation, reply in self.finished()}
+        try:
+            for conversation, limit in zip(conversations, max_tokens, strict=True):
+                self.submit(conversation, max_tokens=limit)
+            while self._under_way:
+                replies |= {id(conversation): reply for conversation, reply in self.finished()}
+        finally:
+            self.abandon()
         return [replies[id(conversation)] for conversation in conversations]
 
     def submit(self, conversation: Conversation, *, max_tokens: int) -> None:
@@ -81,17 +85,28 @@ class VllmPolicy:
         self._under_way[key] = conversation
 
     def finished(self) -> list[tuple[Conversation, Reply]]:
-        while not (ended := [output for output in self.engine.llm_engine.step() if output.finished]):
-            pass
-        replies = [self._reply(output) for output in ended]
-        return [(self._under_way.pop(output.request_id), reply) for output, reply in zip(ended, replies, strict=True)]
+        """The turns that have ended; one that was read wrongly raises when the others have been handed out."""
+        while not self._ended:
+            self._ended += [
+                one for one in self.engine.llm_engine.step() if one.finished and one.request_id in self._under_way
+            ]
+        bad = [
+            output
+            for output in self._ended
+            if not _is_read(self._under_way[output.request_id], output.prompt_token_ids)
+        ]
+        good = [output for output in self._ended if output not in bad]
+        if not good:
+            _check(self._under_way[bad[0].request_id], bad[0].prompt_token_ids)
+        self._ended = bad
+        return [(self._under_way.pop(output.request_id), self._reply(output)) for output in good]
 
     def abandon(self) -> None:
         self.engine.llm_engine.abort_request(list(self._under_way))
         self._under_way.clear()
+        self._ended.clear()
 
     def _reply(self, output: Any) -> Reply:
-        _check(self._under_way[output.request_id], output.prompt_token_ids)
         written = output.outputs[0]
         logprobs = [step[token].logprob for step, token in zip(written.logprobs, written.token_ids, strict=True)]
         return _reply(written.token_ids, logprobs, self.renderer)
@@ -172,9 +187,14 @@ def _folded(conversation: Conversation, renderer: Renderer) -> list[int]:
     return [token for value, run in groupby(conversation.token_ids) for token in ([image] if value == image else run)]
 
 
+def _is_read(conversation: Conversation, seen: Sequence[int] | None) -> bool:
+    """Whether vLLM read the very tokens that the loss will read."""
+    return list(seen or ()) == list(conversation.token_ids)
+
+
 def _check(conversation: Conversation, seen: Sequence[int] | None) -> None:
-    """Raises ValueError unless vLLM read the very tokens that the loss will read."""
-    if list(seen or ()) != list(conversation.token_ids):
+    """Raises ValueError unless it did."""
+    if not _is_read(conversation, seen):
         raise ValueError(
             f"vLLM reads task {conversation.task.id} as {len(seen or ())} tokens where the loss will read "
             f"{len(conversation.token_ids)}: it resizes images in another way, so let it run the checkpoint with the "

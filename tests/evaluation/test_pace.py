@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.arguments import EvaluationArguments
 from evaluation.compare import compare, table
-from evaluation.pace import PACE, Player, pace_of, player_of
+from evaluation.pace import PACE, Player, pace_of, player_of, timed
 from evaluation.playing import evaluate
 from synthesis.shapes import make_tasks
 
@@ -47,6 +47,15 @@ def test_evaluations_note_their_pace_and_are_compared_by_it(tiny, tmp_path, epis
     assert f"seconds an episode by {player_of(arguments)}" in table(comparison)
     (tmp_path / "b" / PACE).unlink()
     assert "seconds" not in compare(tmp_path / "a", tmp_path / "b")["runs"][str(tmp_path / "b")]
+
+
+def test_an_interrupted_start_counts_too(tmp_path):
+    arguments = EvaluationArguments(output_dir=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt), timed(tmp_path, arguments, lambda: 7):
+        raise KeyboardInterrupt
+    with timed(tmp_path, arguments, lambda: 0):
+        pass
+    assert [json.loads(line)["episodes"] for line in (tmp_path / PACE).read_text().splitlines()] == [7]
 
 
 def test_an_endpoint_plays_elsewhere(tmp_path):

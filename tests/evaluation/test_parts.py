@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from evaluation.arguments import EvaluationArguments
-from evaluation.playing import evaluate, join_parts
+from evaluation.playing import evaluate, join_parts, refuse_other_settings
+from fovea.config import ConfigError
 from fovea.data.task_files import save_tasks
+from fovea.runs.directory import RunDirectory
 from fovea.runs.records import SAMPLES, Sample, append, read_samples
 from synthesis.shapes import make_tasks
 
@@ -42,6 +44,14 @@ def test_an_evaluation_goes_on_from_the_parts_of_a_killed_one(tiny, episode_argu
     (tmp_path / "cut" / "samples.1.part.jsonl").write_text("".join(lines[2:4]))
     evaluate(tiny, tasks, cut, episode_arguments)
     assert sorted((tmp_path / "cut" / SAMPLES).read_text().splitlines(True)) == sorted(lines)
+
+
+def test_parts_of_other_settings_are_refused(tmp_path, episode_arguments):
+    arguments = EvaluationArguments(output_dir=str(tmp_path))
+    RunDirectory(tmp_path).write_start(evaluation=arguments, episodes=episode_arguments)
+    append(tmp_path / "samples.0.part.jsonl", [some("a")])
+    with pytest.raises(ConfigError, match="other settings"):
+        refuse_other_settings(RunDirectory(tmp_path), replace(arguments, temperature=1.0), episode_arguments)
 
 
 WATCHED = """

@@ -11,8 +11,11 @@ import torch
 from fovea.jsonl import read_jsonl
 from fovea.runs.directory import RunDirectory
 from rewards.registry import Reward, RewardKind
+from rl.arguments import GRPOArguments
+from rl.checks import check_selection
 from rl.sampling import LEAST, TaskHistory, has_signal
 from synthesis.shapes import make_tasks
+from tests.training import ON_CPU
 
 NAN = float("nan")
 
@@ -139,11 +142,40 @@ def test_what_was_played_is_written_when_a_reward_raises(build, tmp_path):
     assert len(read_jsonl(tmp_path / "episodes.jsonl")) == 8
 
 
-@pytest.mark.parametrize("num_tasks", [2, 4])
-def test_replacing_needs_other_tasks(build, num_tasks):
-    options = {"dynamic_sampling": 1 if num_tasks == 2 else -1, "num_tasks": num_tasks}
-    with pytest.raises(ValueError, match="give how many times groups may be replaced"):
-        build(**options)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dynamic_sampling": -1}, "how many times groups may be replaced"),
+        ({"dynamic_sampling": 1, "num_tasks": 2}, "none to choose from"),
+        ({"task_selection": "difficulty", "num_tasks": 2}, "none to choose from"),
+        ({"task_selection": "dificulty"}, "use order or difficulty"),
+    ],
+    ids=str,
+)
+def test_tasks_that_cannot_be_chosen_so_are_refused(build, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**({"num_tasks": 4} | options))
+
+
+def test_a_reward_model_under_zero_3_cannot_be_asked_by_some_processes_alone(monkeypatch):
+    monkeypatch.setattr("rl.checks.is_deepspeed_zero3_enabled", lambda: True)
+    args = GRPOArguments(output_dir="unused", dynamic_sampling=1, **ON_CPU)
+    with pytest.raises(ValueError, match="cannot ask the reward model mine"):
+        check_selection([], [Reward("mine", RewardKind.MODEL, "mine")], args)
+
+
+def test_columns_that_only_some_rewards_log_are_filled_up(build):
+    def paying(completions, task, log_extra, **columns):
+        numbers = [_number(one) for one in task]
+        if numbers[0] % 2:
+            log_extra("odd", numbers)
+        return [float(place % 2 and number % 2) for place, number in enumerate(numbers)]
+
+    trainer = build([Reward("paying", RewardKind.TRL, paying)], num_tasks=24, dynamic_sampling=8)
+    [(_, kept, _)] = played(trainer)
+    logged = list(trainer._logs["extra"]["odd"])
+    tasks = [group.task for group in kept for _ in group.episodes]
+    assert len(logged) == len(tasks) and all(seen in (None, task) for seen, task in zip(logged, tasks, strict=True))
 
 
 def test_drawing_by_difficulty_needs_answers(build, monkeypatch):
