@@ -2,7 +2,8 @@
 
 The same albums taught as final answers and as chains, GRPO in the focus environment behind the chains, and what each is
 worth on held-out albums, and on albums of 2 to 24 images. Each step is the published command; what is there already is
-not made again. Other seeds (`python -m evaluation.focus_story --seed 1`) train on the traces of the first.
+not made again. Chains and answers are taught side by side, each on half of the cores. Other seeds (`python -m
+evaluation.focus_story --seed 1`) train on the traces of the first.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from threading import Event
 
 from evaluation.compare import compare, table, write
-from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, train
+from evaluation.tiny_story import LAUNCH, fovea, run, side_by_side, train
+from fovea.runs.records import SUMMARY
 
 FOLDER = Path("runs/focus_chain/tiny")
 RECIPES = "papers/focus_chain"
 EVALUATION = f"{RECIPES}/tiny_eval.yaml"
-BASE = "tiny_albums"
+BASE = "tiny"
 AT_ONCE = ("--environment", "views", "--max_image_tokens", "4096")
 """All images at full size, up to 24 of them."""
 SWEEP = ("--dataset_name", "synthesis.shapes.albums:sweep_albums")
@@ -30,7 +33,9 @@ def main() -> None:
     seed = parser.parse_args().seed
     folder = FOLDER if seed == 0 else FOLDER / f"seed_{seed}"
     base, answers, sft, rl = (folder / name for name in ("base", "sft_answers", "sft", "rl"))
-    for name, options in (("traces", ()), ("answers", AT_ONCE)):
+    taught = Event()
+
+    def make_traces(name: str, *options: str) -> None:
         if not (FOLDER / name / "traces.jsonl").exists():
             made = ("--output_dir", str(FOLDER / name), *options)
             run("fovea", "traces", "--config", f"{RECIPES}/tiny_traces.yaml", *made)
@@ -38,17 +43,37 @@ def main() -> None:
     def teach(model: Path, *command: str) -> None:
         train(model, *command, "--output_dir", str(model), "--seed", str(seed))
 
-    teach(answers, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_answers_sft.yaml")
-    teach(sft, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_sft.yaml")
-    teach(rl, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", "--model_name_or_path", str(sft))
-    for model in (answers, sft, rl):
-        evaluate(model, model / "evaluation", *(AT_ONCE if model is answers else ()), config=EVALUATION)
-    evaluate(BASE, base / "sweep_at_once", *SWEEP, *AT_ONCE, "--prompt", "direct", config=EVALUATION)
-    evaluate(BASE, base / "sweep_focus", *SWEEP, config=EVALUATION)
-    for model in (answers, sft, rl):
-        evaluate(model, model / "sweep_at_once", *SWEEP, *AT_ONCE, config=EVALUATION)
-    for model in (sft, rl):
-        evaluate(model, model / "sweep_focus", *SWEEP, config=EVALUATION)
+    def judge(model: str | Path, name: str, *options: str) -> None:
+        here = (base if model == BASE else Path(model)) / name
+        if not (here / SUMMARY).exists():
+            run("fovea", "eval", str(model), "--config", EVALUATION, "--output_dir", str(here), *options)
+
+    def chains() -> None:
+        make_traces("traces")
+        try:
+            teach(sft, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_sft.yaml")
+        finally:
+            taught.set()  # the other job then finds no checkpoint, and stops too
+        teach(
+            rl, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", "--model_name_or_path", str(sft)
+        )
+        judge(rl, "evaluation")
+        judge(rl, "sweep_focus", *SWEEP)
+        judge(rl, "sweep_at_once", *SWEEP, *AT_ONCE)
+
+    def beside() -> None:
+        make_traces("answers", *AT_ONCE)
+        teach(answers, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_answers_sft.yaml")
+        judge(answers, "evaluation", *AT_ONCE)
+        judge(answers, "sweep_at_once", *SWEEP, *AT_ONCE)
+        judge(BASE, "sweep_at_once", *SWEEP, *AT_ONCE, "--prompt", "direct")
+        judge(BASE, "sweep_focus", *SWEEP)
+        taught.wait()
+        judge(sft, "evaluation")
+        judge(sft, "sweep_focus", *SWEEP)
+        judge(sft, "sweep_at_once", *SWEEP, *AT_ONCE)
+
+    side_by_side(chains, beside)
     comparison = compare(*(path / "evaluation" for path in (answers, sft, rl)))
     write(comparison, folder / "comparison.json")
     print(f"\n{table(comparison)}\n\nwritten to {folder / 'comparison.json'}")

@@ -19,7 +19,7 @@ from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, train
 FOLDER = Path("runs/mimic/tiny")
 RECIPES = "papers/mimic"
 EVALUATION = f"{RECIPES}/tiny_eval.yaml"
-BASE = "tiny_albums"
+BASE = "tiny"
 TUNINGS = ("data_centric", "lora", "masked", "both", "both_unmasked")
 ITEMS = {
     "train": ("--num_tasks", "300", "--seed", "0"),

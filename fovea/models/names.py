@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 TINY = Path(__file__).resolve().parent.parent / "tiny"
-EMBEDDED = {"tiny": TINY, "tiny_albums": TINY.with_name("tiny_albums")}
-"""The shipped models: one that sees single pictures, and the same taught to see several."""
+EMBEDDED = {"tiny": TINY}
+"""The shipped weights, by name."""
 ADAPTER_CONFIG = "adapter_config.json"
 
 

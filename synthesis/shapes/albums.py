@@ -99,10 +99,11 @@ def trace_albums() -> list[Task]:
 def training_albums() -> list[Task]:
     """The albums of the RL run there: mostly what one digit tells, and as many answers yes as no.
 
-    Of 138 yes against 105 no policies learned to say yes, and from the odd one out to say 0 (docs/LOG.md).
+    Of 138 yes against 105 no policies learned to say yes, and from the odd one out to say 0. Without comparisons a
+    policy forgets to compare (docs/LOG.md).
     """
-    families = {"find": 0.2, "read": 0.7, "compare": 0.1}
-    return evenly_answered(make_albums(num_tasks=1000, seed=1, families=families, prefix="album-train"))
+    families = {"find": 0.1, "read": 0.75, "compare": 0.15}
+    return evenly_answered(make_albums(num_tasks=1200, seed=1, families=families, prefix="album-train"))
 
 
 def evenly_answered(tasks: Sequence[Task]) -> list[Task]:

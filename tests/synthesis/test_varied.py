@@ -97,7 +97,7 @@ def test_a_distractor_stands_behind_the_others(tmp_path):
         ({"question": "Is the number of fish odd?"}, {"images"}),
         ({"question": "Is the main course fish?"}, {"images", "distractor"}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_what_would_ask_something_else_is_left_out(fields, made):
     assert set(kinds(task(**fields))) == made
