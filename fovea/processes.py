@@ -16,13 +16,18 @@ _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
 def process_state(**options: Any) -> PartialState:
     """Accelerate's state. It is told where there is no accelerator: else each process takes itself for the only one."""
-    return PartialState(cpu=not torch.accelerator.is_available(), **options)
+    return PartialState(cpu=_on_cpu(), **options)
 
 
 def expect_cpu() -> None:
     """Tells `TrainingArguments` that are made later the same."""
-    if not torch.accelerator.is_available():
+    if _on_cpu():
         os.environ["ACCELERATE_USE_CPU"] = "true"
+
+
+def _on_cpu() -> bool:
+    """Whether Accelerate has to be told that there is no accelerator. DeepSpeed would be left out if it were."""
+    return not torch.accelerator.is_available() and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
 
 
 def take_cores() -> None:
