@@ -58,29 +58,24 @@ def play(
     With a renderer the episodes carry their exact tokens; without one (an oracle needs none) only messages. Episodes of
     a `ContinuousPolicy` do not wait for each other's turns; those of others take their turns together.
     """
-    placed = dict(_episodes(policy, tasks, environment_factory, limits, renderer, batch_size))
+    placed = dict(
+        play_each(
+            policy,
+            tasks,
+            environment_factory=environment_factory,
+            limits=limits,
+            renderer=renderer,
+            batch_size=batch_size,
+        )
+    )
     return [placed[place] for place in range(len(tasks))]
 
 
 def play_each(
-    policy: Policy,
-    tasks: Sequence[Task],
-    *,
-    environment_factory: Callable[[], Any],
-    limits: Limits,
-    renderer: Renderer | None = None,
-    batch_size: int = 64,
-) -> Iterator[Episode]:
-    """The episodes of `play`, each as soon as it has ended."""
-    for _, episode in _episodes(policy, tasks, environment_factory, limits, renderer, batch_size):
-        yield episode
-
-
-def _episodes(
-    policy: Policy, tasks: Sequence[Task], environment_factory: Callable[[], Any], limits: Limits,
-    renderer: Renderer | None, batch_size: int,
+    policy: Policy, tasks: Sequence[Task], *, environment_factory: Callable[[], Any], limits: Limits,
+    renderer: Renderer | None = None, batch_size: int = 64,
 ) -> Iterator[tuple[int, Episode]]:  # fmt: skip
-    """Episodes as they end, each with the place of its task."""
+    """The episodes of `play`, each as soon as it has ended, with the place of its task."""
 
     def seat(task: Task) -> Seat:
         return Seat(task, environment_factory(), renderer, limits)

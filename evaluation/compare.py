@@ -110,8 +110,8 @@ def table(comparison: dict[str, Any]) -> str:
         cost += f" | {seconds} | {'yes' if run['on_frontier'] else ''}"
         numbers = f"{run['n']} | {run['num_seeds']} | {run['accuracy']:.3f} | {low:.3f}-{high:.3f}"
         lines.append(f"| {name} | {numbers} |{pass_cell} {cost} |")
-    if players := {run["player"] for run in comparison["runs"].values() if "player" in run}:
-        lines.append(f"\nseconds an episode by {'; '.join(sorted(players))}")
+    if settings := {run["played_by"] for run in comparison["runs"].values() if "played_by" in run}:
+        lines.append(f"\nseconds an episode by {'; '.join(sorted(settings))}")
     for pair in comparison["pairs"]:
         lines += [
             f"\nA = {pair['a']}, B = {pair['b']}\n",

@@ -78,10 +78,10 @@ class Evaluated:
     def _pace(self) -> dict[str, Any]:
         """Seconds an episode and what played, where that is the same in all folders; else nothing."""
         paces = [pace_of(folder) for folder in self.folders]
-        players = {pace.player for pace in paces if pace is not None}
-        if None in paces or len(players) > 1:
+        settings = {pace.setting for pace in paces if pace is not None}
+        if None in paces or len(settings) > 1:
             return {}
-        return {"seconds": fmean(pace.seconds for pace in paces if pace is not None), "player": str(players.pop())}
+        return {"seconds": fmean(pace.seconds for pace in paces if pace is not None), "played_by": str(settings.pop())}
 
 
 def _powers(maximum: int) -> list[int]:

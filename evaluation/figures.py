@@ -43,7 +43,7 @@ def _frontiers(runs: Sequence[FoundRun], summaries: Mapping[tuple[str, str], Sum
         if summary.image_tokens_per_question is not None:
             costs["visual tokens a question"][key] = summary.image_tokens_per_question
         if (pace := pace_of(stored[key])) is not None:
-            costs[f"seconds a question ({pace.player})"][key] = pace.seconds
+            costs[f"seconds a question ({pace.setting})"][key] = pace.seconds
     return [
         plots.frontier(
             cost,

@@ -21,32 +21,33 @@ FOLDER = Path("runs/focus_chain/tiny")
 RECIPES = "papers/focus_chain"
 EVALUATION = f"{RECIPES}/tiny_eval.yaml"
 BASE = "tiny"
+NAMES = ("base", "sft_answers", "sft", "rl")
 AT_ONCE = ("--environment", "views", "--max_image_tokens", "4096")
 """All images at full size, up to 24 of them."""
 SWEEP = ("--dataset_name", "synthesis.shapes.albums:sweep_albums")
 """Albums of 2 to 24 images."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the trainings")
-    seed = parser.parse_args().seed
-    folder = FOLDER if seed == 0 else FOLDER / f"seed_{seed}"
-    base, answers, sft, rl = (folder / name for name in ("base", "sft_answers", "sft", "rl"))
-    taught = Event()
+def make_traces(name: str, *options: str) -> None:
+    """Writes the traces of the albums, once for all seeds."""
+    if not (FOLDER / name / "traces.jsonl").exists():
+        made = ("--output_dir", str(FOLDER / name), *options)
+        run("fovea", "traces", "--config", f"{RECIPES}/tiny_traces.yaml", *made)
 
-    def make_traces(name: str, *options: str) -> None:
-        if not (FOLDER / name / "traces.jsonl").exists():
-            made = ("--output_dir", str(FOLDER / name), *options)
-            run("fovea", "traces", "--config", f"{RECIPES}/tiny_traces.yaml", *made)
+
+def judge(model: str | Path, folder: Path, *options: str) -> None:
+    """Evaluates a checkpoint in a process of its own, unless that was finished before."""
+    if not (folder / SUMMARY).exists():
+        run("fovea", "eval", str(model), "--config", EVALUATION, "--output_dir", str(folder), *options)
+
+
+def tell(folder: Path, seed: int) -> None:
+    """Teaches and judges what is not there yet, two jobs side by side."""
+    base, answers, sft, rl = (folder / name for name in NAMES)
+    taught = Event()
 
     def teach(model: Path, *command: str) -> None:
         train(model, *command, "--output_dir", str(model), "--seed", str(seed))
-
-    def judge(model: str | Path, name: str, *options: str) -> None:
-        here = (base if model == BASE else Path(model)) / name
-        if not (here / SUMMARY).exists():
-            run("fovea", "eval", str(model), "--config", EVALUATION, "--output_dir", str(here), *options)
 
     def chains() -> None:
         make_traces("traces")
@@ -54,26 +55,34 @@ def main() -> None:
             teach(sft, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_sft.yaml")
         finally:
             taught.set()  # the other job then finds no checkpoint, and stops too
-        teach(
-            rl, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", "--model_name_or_path", str(sft)
-        )
-        judge(rl, "evaluation")
-        judge(rl, "sweep_focus", *SWEEP)
-        judge(rl, "sweep_at_once", *SWEEP, *AT_ONCE)
+        source = ("--model_name_or_path", str(sft))
+        teach(rl, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", *source)
+        judge(rl, rl / "evaluation")
+        judge(rl, rl / "sweep_focus", *SWEEP)
+        judge(rl, rl / "sweep_at_once", *SWEEP, *AT_ONCE)
 
     def beside() -> None:
         make_traces("answers", *AT_ONCE)
         teach(answers, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_answers_sft.yaml")
-        judge(answers, "evaluation", *AT_ONCE)
-        judge(answers, "sweep_at_once", *SWEEP, *AT_ONCE)
-        judge(BASE, "sweep_at_once", *SWEEP, *AT_ONCE, "--prompt", "direct")
-        judge(BASE, "sweep_focus", *SWEEP)
+        judge(answers, answers / "evaluation", *AT_ONCE)
+        judge(answers, answers / "sweep_at_once", *SWEEP, *AT_ONCE)
+        judge(BASE, base / "sweep_at_once", *SWEEP, *AT_ONCE, "--prompt", "direct")
+        judge(BASE, base / "sweep_focus", *SWEEP)
         taught.wait()
-        judge(sft, "evaluation")
-        judge(sft, "sweep_focus", *SWEEP)
-        judge(sft, "sweep_at_once", *SWEEP, *AT_ONCE)
+        judge(sft, sft / "evaluation")
+        judge(sft, sft / "sweep_focus", *SWEEP)
+        judge(sft, sft / "sweep_at_once", *SWEEP, *AT_ONCE)
 
     side_by_side(chains, beside)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of the trainings")
+    seed = parser.parse_args().seed
+    folder = FOLDER if seed == 0 else FOLDER / f"seed_{seed}"
+    tell(folder, seed)
+    base, answers, sft, rl = (folder / name for name in NAMES)
     comparison = compare(*(path / "evaluation" for path in (answers, sft, rl)))
     write(comparison, folder / "comparison.json")
     print(f"\n{table(comparison)}\n\nwritten to {folder / 'comparison.json'}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 from transformers import set_seed
 
@@ -23,7 +26,7 @@ from environments.probes.direct import play_directly
 from environments.probes.other_images import with_others
 from environments.probes.tools import with_tools
 from evaluation.arguments import EvaluationArguments
-from evaluation.pace import timed
+from evaluation.pace import Setting, note_pace
 from evaluation.samples import sample_of
 from evaluation.summary import summarize
 from fovea.config import ConfigError
@@ -78,14 +81,14 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     if state.is_main_process:
         join_parts(run.path, hashes)
     state.wait_for_everyone()
-    played, num_before = played_already(run.path, hashes), num_written(run.path)
+    played = played_already(run.path, hashes)
     if state.is_main_process:
         run.write_start(evaluation=arguments, episodes=episodes)
     if episodes.crops == "other":
         tasks = with_others(tasks)
     with pooled_tokens(model.network, arguments.token_pooling):
         player = make_player(model, arguments, episodes)
-        with timed(run.path, arguments, lambda: num_written(run.path) - num_before):
+        with timed(run.path, arguments):
             play_missing(player, tasks, played, arguments, hashes)
     if state.is_main_process:
         join_parts(run.path, hashes)
@@ -97,6 +100,30 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
         if summary.rules:
             write_disagreements(run.path, samples)
     return summary
+
+
+def setting_of(arguments: EvaluationArguments) -> Setting:
+    """What plays an evaluation in this process."""
+    if arguments.openai_base_url or arguments.vllm_server_base_url:
+        engine, device = "endpoint" if arguments.openai_base_url else "vLLM server", "elsewhere"
+    else:
+        engine = "vLLM" if arguments.use_vllm else "Transformers"
+        number = torch.get_num_threads()
+        threads = f"CPU, {number} thread{'s' if number > 1 else ''}"
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else threads
+    return Setting(engine, device, arguments.batch_size, process_state().num_processes)
+
+
+@contextmanager
+def timed(folder: Path, arguments: EvaluationArguments) -> Iterator[None]:
+    """Notes how long all processes take inside the block, for as many samples as they write, interrupted or not."""
+    state, started, before = process_state(), time.perf_counter(), num_written(folder)
+    try:
+        yield
+        state.wait_for_everyone()
+    finally:
+        if state.is_main_process and (episodes := num_written(folder) - before) > 0:
+            note_pace(folder, setting_of(arguments), episodes=episodes, seconds=time.perf_counter() - started)
 
 
 def num_written(folder: Path) -> int:
@@ -168,14 +195,13 @@ def make_player(model: Model, arguments: EvaluationArguments, episodes: EpisodeA
         return Player(partial(play_directly, policy, environment_factory=factory, renderer=renderer, system=system))
     if renderer is not None and arguments.force != "nothing":
         policy = ForcedPolicy(policy, renderer, OPENINGS[arguments.force])
-    play = partial(
-        play_each,
-        policy,
-        environment_factory=factory,
-        limits=episodes.limits(),
-        renderer=renderer,
-        batch_size=arguments.batch_size,
-    )
+    limits = episodes.limits()
+
+    def play(tasks: Sequence[Task]) -> Iterator[Episode]:
+        played = play_each(policy, tasks, environment_factory=factory, limits=limits, renderer=renderer,
+                           batch_size=arguments.batch_size)  # fmt: skip
+        return (episode for _, episode in played)
+
     return Player(play, isinstance(policy, ContinuousPolicy))
 
 

@@ -71,9 +71,7 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
         **kwargs: Any,
     ) -> None:
         self.last_played: list[tuple[Episode, Rollout]] = []
-        self._played: list[Episode] = []
-        self.left_out: list[Group] = []
-        self._paid: torch.Tensor | None = None
+        self._forget_generation()
         self.tasks, self.eval_tasks = [*(train_tasks or ()), *eval_tasks], list(eval_tasks)
         self.limits, self.run = limits or Limits(), run
         self.make_environment = environment_factory or (lambda: None)
@@ -162,9 +160,14 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
             self._write_rollouts(advantages)
         return output
 
+    def _forget_generation(self) -> None:
+        self._played: list[Episode] = []
+        self._paid: torch.Tensor | None = None
+        self.left_out: list[Group] = []
+
     def _play(self, numbers: Sequence[int]) -> None:
         """Plays the tasks of these numbers, or in training those that take their place."""
-        self._played, self.left_out, self._paid = [], [], None
+        self._forget_generation()
         if not self.model.training:
             self._played = self.play_now("eval", [self.tasks[number] for number in numbers])
             return

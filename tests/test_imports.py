@@ -95,7 +95,10 @@ def test_no_module_shadows_a_package(room):
     assert not {path.stem for path in (ROOT / room).glob("*.py")} & taken
 
 
-def test_boxes_config_and_rewards_do_not_import_torch():
-    code = "import sys, fovea.boxes, fovea.config, rewards.registry; print('torch' in sys.modules)"
+def test_boxes_config_rewards_and_comparison_do_not_import_torch():
+    modules = (
+        "fovea.boxes, fovea.config, rewards.registry, evaluation.compare, evaluation.edits, evaluation.consistency"
+    )
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.strip() == "False"

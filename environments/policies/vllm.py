@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import groupby
+from itertools import compress, groupby
 from typing import Any
 from uuid import uuid4
 
@@ -87,18 +87,13 @@ class VllmPolicy:
     def finished(self) -> list[tuple[Conversation, Reply]]:
         """The turns that have ended; one that was read wrongly raises when the others have been handed out."""
         while not self._ended:
-            self._ended += [
-                one for one in self.engine.llm_engine.step() if one.finished and one.request_id in self._under_way
-            ]
-        bad = [
-            output
-            for output in self._ended
-            if not _is_read(self._under_way[output.request_id], output.prompt_token_ids)
-        ]
-        good = [output for output in self._ended if output not in bad]
+            steps = self.engine.llm_engine.step()
+            self._ended = [one for one in steps if one.finished and one.request_id in self._under_way]
+        read = [_is_read(self._under_way[output.request_id], output.prompt_token_ids) for output in self._ended]
+        good = list(compress(self._ended, read))
         if not good:
-            _check(self._under_way[bad[0].request_id], bad[0].prompt_token_ids)
-        self._ended = bad
+            _check(self._under_way[self._ended[0].request_id], self._ended[0].prompt_token_ids)
+        self._ended = [output for output, is_read in zip(self._ended, read, strict=True) if not is_read]
         return [(self._under_way.pop(output.request_id), self._reply(output)) for output in good]
 
     def abandon(self) -> None:

@@ -71,7 +71,7 @@ def test_what_has_ended_comes_before_the_failure():
 
 def collecting(seen):
     def each(*args, **options):
-        for episode in play_each(*args, **options):
+        for _, episode in play_each(*args, **options):
             seen.append(episode.task.id)
         return []
 

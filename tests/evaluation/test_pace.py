@@ -7,8 +7,9 @@ import pytest
 
 from evaluation.arguments import EvaluationArguments
 from evaluation.compare import compare, table
-from evaluation.pace import PACE, Player, pace_of, player_of, timed
-from evaluation.playing import evaluate
+from evaluation.pace import PACE, Setting, pace_of
+from evaluation.playing import evaluate, setting_of, timed
+from fovea.runs.records import SAMPLES, Sample, append
 from synthesis.shapes import make_tasks
 
 ROW = {"engine": "Transformers", "device": "CPU, 1 thread", "batch_size": 64, "processes": 1}
@@ -27,8 +28,8 @@ def test_all_starts_of_the_player_that_played_most_count(tmp_path):
         {"episodes": 9, "seconds": 90.0, "batch_size": 1},
     )
     pace = pace_of(tmp_path)
-    assert pace.seconds == pytest.approx(0.2) and str(pace.player) == "Transformers, CPU, 1 thread, 64 at a time"
-    assert str(Player("vLLM", "NVIDIA H200", 1, 2)) == "vLLM, NVIDIA H200, one at a time, 2 processes"
+    assert pace.seconds == pytest.approx(0.2) and str(pace.setting) == "Transformers, CPU, 1 thread, 64 at a time"
+    assert str(Setting("vLLM", "NVIDIA H200", 1, 2)) == "vLLM, NVIDIA H200, one at a time, 2 processes"
 
 
 def test_evaluations_note_their_pace_and_are_compared_by_it(tiny, tmp_path, episode_arguments):
@@ -40,24 +41,27 @@ def test_evaluations_note_their_pace_and_are_compared_by_it(tiny, tmp_path, epis
         evaluate(tiny, tasks, arguments, episode_arguments)
     rows = [json.loads(line) for line in (tmp_path / "a" / PACE).read_text().splitlines()]
     assert [row["episodes"] for row in rows] == [2, 2] and all(row["seconds"] > 0 for row in rows)
-    assert pace_of(tmp_path / "a").player == player_of(arguments)
+    assert pace_of(tmp_path / "a").setting == setting_of(arguments)
     comparison = compare(tmp_path / "a", tmp_path / "b")
     expected = sum(row["seconds"] for row in rows) / 4
     assert comparison["runs"][str(tmp_path / "a")]["seconds"] == pytest.approx(expected)
-    assert f"seconds an episode by {player_of(arguments)}" in table(comparison)
+    assert f"seconds an episode by {setting_of(arguments)}" in table(comparison)
     (tmp_path / "b" / PACE).unlink()
     assert "seconds" not in compare(tmp_path / "a", tmp_path / "b")["runs"][str(tmp_path / "b")]
 
 
 def test_an_interrupted_start_counts_too(tmp_path):
     arguments = EvaluationArguments(output_dir=str(tmp_path))
-    with pytest.raises(KeyboardInterrupt), timed(tmp_path, arguments, lambda: 7):
+    append(tmp_path / SAMPLES, [Sample(task_id="before", score=0.0)])
+    with pytest.raises(KeyboardInterrupt), timed(tmp_path, arguments):
+        append(tmp_path / SAMPLES, [Sample(task_id="one", score=0.0)])
+        append(tmp_path / "samples.1.part.jsonl", [Sample(task_id="two", score=0.0)])
         raise KeyboardInterrupt
-    with timed(tmp_path, arguments, lambda: 0):
+    with timed(tmp_path, arguments):
         pass
-    assert [json.loads(line)["episodes"] for line in (tmp_path / PACE).read_text().splitlines()] == [7]
+    assert [json.loads(line)["episodes"] for line in (tmp_path / PACE).read_text().splitlines()] == [2]
 
 
 def test_an_endpoint_plays_elsewhere(tmp_path):
     arguments = EvaluationArguments(output_dir=str(tmp_path))
-    assert player_of(replace(arguments, openai_base_url="http://there/v1")).device == "elsewhere"
+    assert setting_of(replace(arguments, openai_base_url="http://there/v1")).device == "elsewhere"
