@@ -21,7 +21,7 @@ from fovea.models.loading import Model
 from fovea.tasks import Task
 from rewards.registry import Reward
 from rl.arguments import ARGUMENTS, GRPOArguments, GRPOScriptArguments
-from rl.checks import check_family, check_groups, check_prompt_rewards, check_selection
+from rl.checks import check_family, check_groups, check_prompt_rewards, check_selection, check_tasks
 from rl.honoured import check_options
 
 
@@ -106,10 +106,9 @@ def options_without_effect(note: Note, args: GRPOArguments, episodes: EpisodeArg
 def torn_groups(note: Note, args: Any, num_tasks: int, sharding: Sharding) -> None:
     """Groups that processes or micro-batches would split, and tasks too few for a step."""
     check_groups(args)
+    if num_tasks:
+        check_tasks(num_tasks, args, sharding.num_processes)
     prompts = args.num_rollouts * sharding.num_processes // args.group_size
-    if num_tasks and num_tasks < prompts:
-        note.fail(f"{num_tasks} tasks are fewer than the {prompts} of one step", "give more, or make the batch smaller")
-        return
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * sharding.num_processes
     steps = num_tasks * args.num_generations // batch
     length = f"{args.max_steps} steps" if args.max_steps > 0 else f"{steps * args.num_train_epochs:.0f} steps"

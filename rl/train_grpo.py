@@ -25,6 +25,7 @@ from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
 from environments.probes.other_images import with_others
 from environments.taught import untaught
+from fovea.arguments import said_in_a_line
 from fovea.config import ConfigError, find_config, parse
 from fovea.data.identity import data_named, fingerprint
 from fovea.models.masks import check_engine
@@ -36,8 +37,9 @@ from fovea.tasks import Task
 from fovea.training import load_for_training, model_named, start_run, train
 from rewards.registry import Reward, load_rewards
 from rl.arguments import ARGUMENTS, GRPOArguments, GRPOScriptArguments
-from rl.checks import check_prompt_rewards, check_selection, check_weights
+from rl.checks import check_groups, check_prompt_rewards, check_selection, check_tasks, check_weights
 from rl.collapse import CollapseCallback
+from rl.honoured import check_options
 from rl.probes import ProbeCallback
 from rl.trackers import SENDERS, TrajectoryCallback
 from rl.trainer import ZoomGRPOTrainer
@@ -161,8 +163,12 @@ def main() -> None:
     if episodes.environment == "none":
         make_trainer = for_prompts(script, model_args, args, rewards)
     else:
-        tasks, held_out = read_tasks(script, episodes, args)
-        check_selection(tasks, rewards, args)
+        with said_in_a_line():
+            check_options(args, max_episode_tokens=episodes.max_episode_tokens)
+            check_groups(args)
+            tasks, held_out = read_tasks(script, episodes, args)
+            check_tasks(len(tasks), args, process_state().num_processes)
+            check_selection(tasks, rewards, args)
         data["tasks"] = data_named("tasks", list(map(fingerprint, tasks)))
         make_trainer = for_episodes(script, episodes, model_args, args, rewards, tasks, held_out, run)
     checkpoint = start_run(

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datasets import Dataset
 
 from environments.factories import environment_factory, make_renderer
+from fovea.arguments import said_in_a_line
 from fovea.config import ConfigError, parse
 from fovea.data.identity import records_named
 from fovea.models.processors import pixel_limits
@@ -41,6 +42,8 @@ def main() -> None:
     expect_cpu()
     script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_sft.yaml", description=__doc__)
     check_options(args, script, model_args)
+    with said_in_a_line(), process_state().main_process_first():
+        records = script.read_traces()
     trainee = load_for_training(
         model_args,
         min_pixels=script.min_pixels,
@@ -54,8 +57,6 @@ def main() -> None:
     environment = environment_factory(episodes, model)()
     renderer = make_renderer(episodes, model)
     collator = TraceCollator(renderer, environment, pixel_limits(model.processor), max_length=args.max_length)
-    with process_state().main_process_first():
-        records = script.read_traces()
     traces, held_out = load_traces(records, script.eval_fraction, args.data_seed or args.seed)
     args.remove_unused_columns = False
     args.dataset_kwargs = {"skip_prepare_dataset": True}
