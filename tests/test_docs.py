@@ -3,6 +3,8 @@
 import ast
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,21 @@ def test_what_a_page_names_is_there(page, file, name):
 
 def test_pages_name_files_and_what_is_in_them():
     assert sum(bool(name) for *_, name in CASES) > 30
+
+
+@pytest.mark.parametrize(
+    "row", re.findall(r"^\| .+ \| (`.+`) \| (`.+`) \|$", (ROOT / "docs/api.md").read_text(), re.M), ids=str
+)
+def test_names_of_the_api_are_there(row):
+    modules, names = (re.findall(r"`([\w.]+)`", cell) for cell in row)
+    assert modules and set(names) <= set().union(*(names_in(ROOT / f"{name.replace('.', '/')}.py") for name in modules))
+
+
+@pytest.mark.slow
+def test_the_site_has_no_broken_link(tmp_path):
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(ROOT / "docs"), str(tmp_path)]
+    assert subprocess.run(build, capture_output=True, text=True).stderr == ""
+    assert (tmp_path / "recipes.html").exists()
 
 
 def test_the_page_of_options_is_current():
