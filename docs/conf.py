@@ -6,6 +6,7 @@ from sphinx.application import Sphinx
 
 project = "Fovea"
 html_title = "Fovea"
+highlight_language = "text"
 html_theme = "furo"
 html_show_sourcelink = False
 extensions = ["myst_parser"]

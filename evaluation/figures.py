@@ -76,10 +76,10 @@ def _by_number_of_images(runs: Sequence[FoundRun], shown: Trajectories) -> list[
             if what in episode:
                 found[name][len(task["images"])].append(episode[what])
     drawn = []
-    for title, found in (("accuracy by number of images", accuracies), ("visual tokens by number of images", tokens)):
+    for what, found in (("accuracy", accuracies), ("visual tokens", tokens)):
         curves = {name: {number: fmean(values) for number, values in by_number.items()}
                   for name, by_number in found.items() if len(by_number) > 2}  # fmt: skip
-        drawn += [plots.against_images(title, "", curves)] if curves else []
+        drawn += [plots.against_images(f"{what} by number of images", what, curves)] if curves else []
     return drawn
 
 

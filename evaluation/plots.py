@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 import numpy as np
 
 CURVES = {
-    "reward": "reward",
-    "rewards/accuracy/mean": "accuracy of rollouts",
-    "zooms/rate": "share that zooms",
-    "entropy": "entropy",
-    "completions/mean_length": "tokens of a rollout",
-    "loss": "loss",
+    "reward": ("reward", "mean of a step"),
+    "rewards/accuracy/mean": ("accuracy of rollouts", "share"),
+    "zooms/rate": ("episodes that zoom", "share"),
+    "entropy": ("entropy", "nats a token"),
+    "completions/mean_length": ("length of a rollout", "tokens"),
 }
-"""Metrics that are drawn against the step, and what they are called."""
+"""Metrics that are drawn against the step: what each is called, and its unit."""
+LOSSES = {True: "GRPO loss", False: "SFT loss, nats a token"}
+"""Two numbers under one name: those of runs with rewards and without stand in plots of their own."""
+MOST_INSIDE = 4
+"""Entries of a legend that fit among the curves; longer ones stand below."""
 Curve = Sequence[tuple[float, float]]
 
 
@@ -27,12 +31,20 @@ def learning_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[
     reward_parts = sorted(
         {name for rows in metrics.values() for row in rows for name in row if re.fullmatch(r"rewards/.+/mean", name)}
     )
-    titles = {name: name.removeprefix("rewards/").removesuffix("/mean") for name in reward_parts} | CURVES
-    for name, title in titles.items():
-        curves = {run: [(row["step"], row[name]) for row in rows if name in row] for run, rows in metrics.items()}
-        if any(len(curve) > 1 for curve in curves.values()):
-            plots.append(_lines(title, "step", curves, smooth=True))
+    parts = {name: (name.removeprefix("rewards/").removesuffix("/mean"), "mean of a step") for name in reward_parts}
+    for name, (title, unit) in (parts | CURVES).items():
+        plots += _metric(name, title, unit, metrics)
+    has_rewards = {run: any("reward" in row for row in rows) for run, rows in metrics.items()}
+    for with_rewards, title in LOSSES.items():
+        runs = {run: rows if has_rewards[run] is with_rewards else [] for run, rows in metrics.items()}
+        plots += _metric("loss", title, "loss", runs)
     return plots
+
+
+def _metric(name: str, title: str, unit: str, metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The plot of a metric, if some run has logged it."""
+    curves = {run: [(row["step"], row[name]) for row in rows if name in row] for run, rows in metrics.items()}
+    return [_lines(title, "step", curves, y_label=unit, smooth=True)] if any(curves.values()) else []
 
 
 def by_step(title: str, curves: Mapping[str, Curve]) -> str:
@@ -43,10 +55,11 @@ def by_step(title: str, curves: Mapping[str, Curve]) -> str:
 def frontier(cost: str, points: Mapping[str, tuple[float, float, tuple[float, float]]]) -> str:
     """Accuracy with its interval against what a question costs: name -> (cost, accuracy, interval)."""
     figure, axes = _figure("what accuracy costs", cost, "accuracy")
-    for name, (spent, accuracy, interval) in points.items():
-        axes.errorbar([spent], [accuracy], yerr=_errors([accuracy], [interval]), fmt="o", capsize=3, label=_plain(name))
+    for number, (name, (spent, accuracy, interval)) in enumerate(points.items()):
+        marker = "osD^v"[number // 10 % 5]  # colours repeat after ten
+        errors = _errors([accuracy], [interval])
+        axes.errorbar([spent], [accuracy], yerr=errors, fmt=marker, capsize=3, label=_plain(name))
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7)
     return _svg(figure)
 
 
@@ -58,7 +71,6 @@ def by_layer(title: str, curves: Mapping[str, Mapping[int, tuple[float, float]]]
         shares, margins = zip(*points, strict=True)
         axes.errorbar(layers, shares, yerr=margins, fmt="o-", capsize=3, label=_plain(name))
     axes.set_ylim(0, 1)
-    axes.legend(fontsize=7)
     return _svg(figure)
 
 
@@ -72,7 +84,6 @@ def against_axis(
         accuracies, intervals = zip(*points, strict=True)
         axes.errorbar(values, accuracies, yerr=_errors(accuracies, intervals), fmt="o-", capsize=3, label=_plain(name))
     axes.set_ylim(0, 1)
-    axes.legend(fontsize=7)
     return _svg(figure)
 
 
@@ -112,11 +123,12 @@ def zooms_against_need(rates: Mapping[str, Mapping[str, float]], needs: Sequence
         axes.bar(positions, [shares.get(need, 0.0) for need in present_needs], width, label=_plain(run))
     axes.set_xticks(range(len(present_needs)), present_needs)
     axes.set_ylim(0, 1)
-    axes.legend(fontsize=7)
     return _svg(figure)
 
 
 def _lines(title: str, x_label: str, curves: Mapping[str, Curve], *, y_label: str = "", smooth: bool = False) -> str:
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _figure(title, x_label, y_label)
     for number, (run, curve) in enumerate(curves.items()):
         if not curve:
@@ -127,8 +139,10 @@ def _lines(title: str, x_label: str, curves: Mapping[str, Curve], *, y_label: st
             axes.plot(steps, values, alpha=0.25, linewidth=0.8, color=f"C{number}")
             values = np.convolve(values, np.ones(window) / window, mode="valid")
             steps = steps[window - 1 :]
-        axes.plot(steps, values, label=_plain(run), color=f"C{number}", marker="" if smooth else "o")
-    axes.legend(fontsize=7)
+        marker = "" if smooth and len(values) > 1 else "o"
+        axes.plot(steps, values, label=_plain(run), color=f"C{number}", marker=marker)
+    if smooth:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _svg(figure)
 
 
@@ -153,6 +167,12 @@ def _plain(text: str) -> str:
 def _svg(figure: Any) -> str:
     import matplotlib
 
+    (axes,) = figure.axes
+    if (entries := len(axes.get_legend_handles_labels()[1])) > MOST_INSIDE:
+        figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(entries / 2))
+        figure.legend(loc="outside lower center", ncols=2, fontsize=7)
+    else:
+        axes.legend(fontsize=7)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fovea", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

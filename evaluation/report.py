@@ -151,10 +151,7 @@ def _differences(compared: Compared) -> list[str]:
     return parts + [f"<p class=quiet>{html.escape(message)}</p>" for message in compared.skipped]
 
 
-DIFFERENCE_HEAD = (
-    *("run A", "run B", "n", "accuracy of A", "accuracy of B", "B - A", "95% interval"),
-    *("p", "p, adjusted", "gained", "lost"),
-)
+DIFFERENCE_HEAD = ("from", "to", "n", "accuracy", "difference", "95% interval", "p", "p, adjusted", "gained", "lost")
 
 
 def _difference(pair: Pair, compared: Compared) -> list[Any]:
@@ -165,8 +162,7 @@ def _difference(pair: Pair, compared: Compared) -> list[Any]:
         pair.name_a,
         pair.name_b,
         result["n"],
-        f"{result['accuracy_a']:.3f}",
-        f"{result['accuracy_b']:.3f}",
+        f"{result['accuracy_a']:.3f} → {result['accuracy_b']:.3f}",
         f"{result['difference']:+.3f}",
         f"{low:+.3f} to {high:+.3f}",
         f"{result['p_value']:.2g}",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from evaluation.stored import StoredRun
 from fovea.answers.boxes import answer_boxes, reference_boxes
-from fovea.episodes import Fault, FaultKind, Turn
-from fovea.images import ImageError, open_image, source_hash
+from fovea.boxes import Box
+from fovea.episodes import Crop, Fault, FaultKind, Turn
+from fovea.images import ImageError, cut, image_size, open_image, source_hash
 from fovea.runs.records import Group, Rollout, Sample
 from fovea.runs.turns import action_name
 from fovea.tasks import AnswerKind, Target, Task
@@ -25,17 +27,20 @@ LOST = "lost"
 class Trajectories:
     """What the viewer shows: sets of episodes (`run`, `name`), their tasks, and pictures by content hash.
 
-    Pictures are at most `max_image_px` on their longer side: crops are drawn from them by the viewer.
+    Pictures are at most `max_image_px` on their longer side. The viewer draws crops from them. A crop of an image that
+    had to be made smaller has a picture of its own, cut from the image.
     """
 
     max_image_px: int = 480
     sets: list[dict[str, Any]] = field(default_factory=list)
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     episodes: list[dict[str, Any]] = field(default_factory=list)
-    sources: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, tuple[Any, Box | None]] = field(default_factory=dict)
+    """Of each picture its image, and the part of it that is shown; None for all of it."""
     opening: list[int] = field(default_factory=list)
     """The set that is shown first, and the one beside it; the first set where it is empty."""
     _places: dict[int, dict[Group, int]] = field(default_factory=dict)
+    _shrunk: dict[str, bool] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
 
     def add_set(self, run: str, name: str, stored: StoredRun) -> int:
@@ -50,7 +55,9 @@ class Trajectories:
         places: dict[Group, int] = self._places.setdefault(number, {})
         for record in records:
             task = self._task_of(stored, record)
-            shown = {"set": number, "task": self._task(task), **_episode(record)}
+            key = self._task(task)
+            crop_of = partial(self._crop, self.tasks[key]["images"])
+            shown = {"set": number, "task": key, **_episode(record, crop_of)}
             if task.kind is AnswerKind.BOX and record.answer and record.framing:
                 shown["boxes"] = list(map(_drawn, answer_boxes(task, record.answer, record.framing)))
             if isinstance(record, Rollout):
@@ -74,7 +81,8 @@ class Trajectories:
 
     def picture(self, key: str) -> bytes:
         """A picture as WebP."""
-        image = open_image(self.sources[key])
+        source, region = self.sources[key]
+        image = open_image(source) if region is None else cut(open_image(source), region)
         image.thumbnail((self.max_image_px, self.max_image_px))
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=70, method=0)
@@ -112,8 +120,28 @@ class Trajectories:
             name = source_hash(source)
         except ImageError:
             return None
-        self.sources.setdefault(name, source)
+        self.sources.setdefault(name, (source, None))
         return name
+
+    def _crop(self, images: Sequence[str | None], crop: Crop) -> dict[str, Any]:
+        """What is shown of a crop: its place among the images of the episode, where it was cut, how large it was."""
+        box = [round(value, 4) for value in crop.region.coordinates]
+        shown: dict[str, Any] = {"index": crop.img_idx, "image": crop.root, "box": box, "size": list(crop.input_size)}
+        name = images[crop.root] if crop.root < len(images) else None
+        if name is not None and self._is_shrunk(name):
+            picture = f"{name}-{'-'.join(map(str, box))}"
+            self.sources.setdefault(picture, (self.sources[name][0], crop.region))
+            shown["picture"] = picture
+        return shown
+
+    def _is_shrunk(self, name: str) -> bool:
+        """Whether a picture has fewer pixels than its image."""
+        if name not in self._shrunk:
+            try:
+                self._shrunk[name] = max(image_size(self.sources[name][0])) > self.max_image_px
+            except ImageError:
+                self._shrunk[name] = False
+        return self._shrunk[name]
 
 
 def _targets(task: Task) -> list[dict[str, Any]]:
@@ -126,8 +154,8 @@ def _drawn(target: Target) -> dict[str, Any]:
     return {"image": target.img_idx, "box": [round(value, 4) for value in target.box.coordinates]}
 
 
-def _episode(record: Sample | Rollout) -> dict[str, Any]:
-    """What the viewer shows of an episode, without what its task holds."""
+def _episode(record: Sample | Rollout, crop_of: Callable[[Crop], dict[str, Any]]) -> dict[str, Any]:
+    """What the viewer shows of an episode, without what its task holds; `crop_of` makes that of a crop."""
     shown: dict[str, Any] = {
         "answer": record.answer,
         "stop_reason": record.stop_reason.value,
@@ -135,7 +163,7 @@ def _episode(record: Sample | Rollout) -> dict[str, Any]:
         "num_tokens": record.num_tokens,
         "num_image_tokens": record.num_image_tokens,
         "faults": dict(record.faults),
-        "turns": list(map(_turn, record.turns)),
+        "turns": [_turn(turn, crop_of) for turn in record.turns],
     }
     if isinstance(record, Sample):
         shown |= {"sample": record.sample, "score": record.score, "why": record.why, "scores": record.scores or None}
@@ -151,15 +179,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _turn(turn: Turn) -> dict[str, Any]:
-    crops = [
-        {
-            "index": crop.img_idx,
-            "image": crop.root,
-            "box": [round(value, 4) for value in crop.region.coordinates],
-        }
-        for crop in (turn.observation.crops if turn.observation else ())
-    ]
+def _turn(turn: Turn, crop_of: Callable[[Crop], dict[str, Any]]) -> dict[str, Any]:
+    crops = [crop_of(crop) for crop in (turn.observation.crops if turn.observation else ())]
     shown = {"text": turn.text, "tokens": turn.num_tokens, "action": action_name(turn.action), "crops": crops}
     if turn.observation is not None:
         shown["observation"] = turn.observation.text

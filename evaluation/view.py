@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -94,7 +95,16 @@ def make_server(folders: Sequence[Path], *, host: str = "127.0.0.1", port: int =
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: a line for every picture would hide what matters."""
 
-    return ThreadingHTTPServer((host, port), Handler)
+    return Server((host, port), Handler)
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A page that was closed before its answer came is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def main() -> None:
@@ -103,7 +113,12 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: this machine only)")
     parser.add_argument("--port", type=int, default=8765, help="port to serve at")
     args = parser.parse_args()
-    server = make_server(args.runs, host=args.host, port=args.port)
+    try:
+        server = make_server(args.runs, host=args.host, port=args.port)
+    except OSError as error:
+        raise SystemExit(
+            f"cannot serve at {args.host}:{args.port}: {error.strerror}. Give another --port; 0 takes a free one"
+        ) from error
     print(f"http://{args.host}:{server.server_port} (Ctrl-C ends it)", flush=True)
     try:
         server.serve_forever()

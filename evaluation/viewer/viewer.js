@@ -2,7 +2,7 @@
 // The trajectory viewer. Data come embedded in the page or, when the page is served, from /data, /new and /picture/.
 // Whatever a model wrote is put into the page as text, never as HTML.
 (() => {
-  const ROW_PX = 26, CROP_PX = 150, MAX_SEARCHED = 5000, MAX_SHOWN = 20000, COLOURS = ["#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080"];
+  const ROW_PX = 26, SMALL_PX = 120, LARGE_PX = 480, MAX_SEARCHED = 5000, MAX_SHOWN = 20000, COLOURS = ["#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080"];
   const byId = (id) => document.getElementById(id);
   const isLive = document.body.dataset.live === "1";
   let data = null, shown = [], chosen = -1, index = new Map(), following = isLive;
@@ -20,6 +20,7 @@
   const value = (episode, name) => episode.rewards?.[name] ?? (name === "accuracy" ? episode.score : undefined);
   const total = (episode) => episode.reward ?? episode.score;
   const carriedLoss = (episode) => episode.in_loss === true && typeof episode.advantage === "number";
+  const counted = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
   const cut = (text, length) => text.length <= length ? text : `${text.slice(0, length)}… (${text.length - length} more characters)`;
 
   // ---- pictures: each is decoded once, when it is first shown
@@ -79,7 +80,7 @@
       && (words === "" || episode.words.includes(words)) && outcome(episode));
     if (setting("order") !== "played") shown.sort(ORDERS[setting("order")]);
     const right = shown.filter(isRight).length;
-    byId("number").textContent = `${shown.length} episodes, ${right} right`;
+    byId("number").textContent = `${counted(shown.length, "episode")}, ${right} right`;
     const place = keep === undefined ? 0 : shown.indexOf(keep);
     if (keep === undefined) byId("list").scrollTop = 0;
     choose(place < 0 ? 0 : place, keep === undefined);
@@ -96,8 +97,8 @@
       const dot = element("span", { className: `dot ${mark === undefined ? "" : mark === 1 ? "good" : "bad"}` });
       const where = episode.step === undefined ? "" : `step ${episode.step} · `;
       const said = episode.answer === undefined ? episode.stop_reason : `“${episode.answer.slice(0, 60)}” (${task(episode).reference.slice(0, 60)})`;
-      const row = element("div", { className: `row${place === chosen ? " chosen" : ""}`, title: task(episode).question }, dot,
-        `${where}${task(episode).id} · ${said} · ${episode.num_zooms} zooms`);
+      const row = element("div", { className: `row${place === chosen ? " chosen" : ""}`, title: `${task(episode).id}: ${task(episode).question}` }, dot,
+        `${where}${said} · ${counted(episode.num_zooms, "zoom")} · ${task(episode).question.slice(0, 120)}`);
       row.style.top = `${place * ROW_PX}px`;
       row.onclick = () => { following = false; choose(place); };
       return row;
@@ -131,7 +132,7 @@
     const set = data.sets[episode.set], mark = value(episode, "accuracy");
     const chips = element("div", {},
       chip(episode.answer === undefined ? `no answer: ${episode.stop_reason}` : `answered “${cut(episode.answer, 500)}”`, mark === 1 ? "good" : "bad"),
-      chip(`${episode.num_zooms} zooms`), chip(`${episode.num_tokens} tokens`),
+      chip(counted(episode.num_zooms, "zoom")), chip(counted(episode.num_tokens, "token")),
       episode.mode === "eval" ? chip("held out: not trained on") : null,
       episode.reward === undefined ? null : chip(`paid ${episode.reward.toFixed(2)}`),
       !carriedLoss(episode) ? null : chip(`advantage ${episode.advantage.toFixed(2)}`, episode.advantage > 0 ? "good" : episode.advantage < 0 ? "bad" : ""),
@@ -145,7 +146,7 @@
     }));
     const reasons = element("div", { className: "quiet", textContent: parts.map(([name, paid]) => reason(name, paid, episode)).filter(Boolean).join("; ") });
     return element("div", { className: "episode" }, element("h3", { textContent: setName(episode.set) + (episode.step === undefined ? "" : `, step ${episode.step}`) }),
-      chips, rewards, reasons, drawPictures(episode), ...episode.turns.map((turn, number) => drawTurn(episode, turn, number)));
+      chips, rewards, reasons, drawPictures(episode), legend(episode), ...episode.turns.map((turn, number) => drawTurn(episode, turn, number)));
   };
   const prefixed = (scores) => Object.fromEntries(Object.entries(scores ?? {}).map(([name, paid]) => [`by ${name}`, paid]));
   const reason = (name, paid, episode) => {
@@ -181,21 +182,32 @@
     const words = turns.length ? `image ${number}: turn ${turns.map((at) => at + 1).join(", ")}` : `image ${number}`;
     return element("figure", { className: turns.length ? "focused" : "" }, canvas, element("figcaption", { textContent: words }));
   }));
+  const legend = (episode) => {
+    const asked = task(episode), words = [
+      asked.targets.length ? "dashed: the task's own boxes" : "", episode.turns.some((turn) => turn.crops.length) ? "numbered: where a turn zoomed" : "",
+      episode.boxes?.length ? "green: the answer" : ""].filter(Boolean);
+    return words.length ? element("div", { className: "quiet legend", textContent: words.join(" · ") }) : null;
+  };
   const drawTurn = (episode, turn, number) => {
     const colour = COLOURS[number % COLOURS.length];
-    const head = element("div", { className: "head" }, `turn ${number + 1} · ${turn.tokens} tokens · ${turn.action}`,
+    const head = element("div", { className: "head" }, `turn ${number + 1} · ${counted(turn.tokens, "token")} · ${turn.action}`,
       turn.malformed ? " · not in the format" : "", turn.fault ? ` · fault: ${turn.fault}` : "");
     const text = element("pre", { className: carriedLoss(episode) ? "loss" : "", textContent: cut(turn.text, MAX_SHOWN) });
     text.title = carriedLoss(episode) ? `carried loss, advantage ${episode.advantage.toFixed(3)}` : "carried no loss";
     const whole = (turn.foci ?? []).flat().map((image) => ({ index: image, image, box: [0, 0, 1, 1] }));
     const crops = element("div", { className: "pictures" }, ...[...whole, ...turn.crops].map((crop) => {
-      const canvas = element("canvas", { width: CROP_PX, height: CROP_PX, title: `image ${crop.index} of the episode` });
+      const canvas = element("canvas", { width: SMALL_PX, height: SMALL_PX });
       canvas.style.borderColor = colour;
-      whenDrawn(canvas, task(episode).images[crop.image], (context, image) => {
-        const [x, y] = [crop.box[0] * image.width, crop.box[1] * image.height];
-        const [width, height] = [Math.max(1, (crop.box[2] - crop.box[0]) * image.width), Math.max(1, (crop.box[3] - crop.box[1]) * image.height)];
-        const scale = CROP_PX / Math.max(width, height);
-        canvas.width = Math.max(1, width * scale); canvas.height = Math.max(1, height * scale);
+      canvas.title = `image ${crop.index} of the episode${crop.size ? `, ${crop.size[0]} x ${crop.size[1]} pixels` : ""}`;
+      whenDrawn(canvas, crop.picture ?? task(episode).images[crop.image], (context, image) => {
+        const box = crop.picture ? [0, 0, 1, 1] : crop.box;
+        const [x, y] = [box[0] * image.width, box[1] * image.height];
+        const [width, height] = [Math.max(1, (box[2] - box[0]) * image.width), Math.max(1, (box[3] - box[1]) * image.height)];
+        // As many pixels as the model got. A small crop is shown enlarged, pixel by pixel.
+        [canvas.width, canvas.height] = crop.size ?? [width, height];
+        const longer = Math.max(canvas.width, canvas.height), scale = Math.min(LARGE_PX, Math.max(SMALL_PX, longer)) / longer;
+        canvas.style.width = `${canvas.width * scale}px`;
+        if (scale > 1) canvas.style.imageRendering = "pixelated";
         context.imageSmoothingQuality = "high";
         context.drawImage(image, x, y, width, height, 0, 0, canvas.width, canvas.height);
       });
@@ -221,11 +233,12 @@
   const KEYS = {
     j: () => choose(chosen + 1), k: () => choose(chosen - 1), ArrowDown: () => choose(chosen + 1), ArrowUp: () => choose(chosen - 1),
     PageDown: () => choose(chosen + 20), PageUp: () => choose(chosen - 20), Home: () => choose(0), End: () => choose(shown.length - 1),
-    "/": () => byId("text").focus(), f: () => { following = isLive; },
+    "?": () => byId("keys").showModal(), "/": () => byId("text").focus(), f: () => { following = isLive; },
     c: () => { const other = byId("other"); other.selectedIndex = (other.selectedIndex + 1) % other.options.length; filter(shown[chosen]); },
   };
   const isTyping = (target) => target.matches("input, select");
   document.addEventListener("keydown", (event) => {
+    if (data === null || byId("keys").open) return;
     if (event.key === "Escape") { document.activeElement.blur(); return; }
     if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey || !(event.key in KEYS)) return;
     if (!byId("list").matches(":hover, :focus") && ["Home", "End", "PageUp", "PageDown"].includes(event.key) && window.scrollY < byId("viewer").offsetTop - 5) return;
@@ -233,7 +246,8 @@
     if (event.key !== "f") following = false;
     KEYS[event.key]();
   });
-  controls.forEach((name) => byId(name).addEventListener("input", () => filter()));
+  // Before the data are there a control keeps what is typed; the first filter reads it.
+  controls.forEach((name) => byId(name).addEventListener("input", () => { if (data !== null) filter(); }));
   byId("list").addEventListener("scroll", drawList);
   window.addEventListener("resize", drawList);
 

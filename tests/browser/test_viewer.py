@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
@@ -60,11 +64,9 @@ def page(browser):
 OURS = ("file://", "data:", "http://127.0.0.1")
 
 
-def played(task, answer, *, fault=False) -> Episode:
-    region = Box(0.25, 0.25, 0.5, 0.5, Frame.UNIT)
-    call = Turn(
-        "<think>I zoom in.</think>", Call("image_zoom_in_tool", {}), Observation("", (Crop(1, 0, region, (64, 64)),)), 9
-    )
+def played(task, answer, *, fault=False, crop_size=(64, 64)) -> Episode:
+    crop = Crop(1, 0, Box(0.25, 0.25, 0.5, 0.5, Frame.UNIT), crop_size)
+    call = Turn("<think>I zoom in.</think>", Call("image_zoom_in_tool", {}), Observation("", (crop,)), 9)
     turns = [call]
     if fault:
         turns.append(
@@ -74,13 +76,13 @@ def played(task, answer, *, fault=False) -> Episode:
     return Episode(task, (*turns, last), StopReason.ANSWERED)
 
 
-def write_evaluation(folder, tasks_folder, answers, *, crops="true", num_samples=1):
+def write_evaluation(folder, tasks_folder, answers, *, crops="true", num_samples=1, **options):
     """An evaluation whose answers are `answers(index, task)`."""
     run = RunDirectory(folder)
     arguments = EvaluationArguments(output_dir=str(folder), dataset_name=str(tasks_folder))
     run.write_start(evaluation=arguments, episodes={"crops": crops, "views": "true"})
     samples = [
-        sample_of(played(task, answers(index, task), fault=index % 7 == 3), number)
+        sample_of(played(task, answers(index, task), fault=index % 7 == 3, **options), number)
         for index, task in enumerate(load_tasks(tasks_folder))
         for number in range(num_samples)
     ]
@@ -150,7 +152,7 @@ def test_filters_and_search_leave_what_they_say(opened):
     opened.select_option("#outcome", "gained")
     assert number_shown(opened) == "16 episodes, 0 right"
     opened.select_option("#outcome", "lost")
-    assert number_shown(opened) == "1 episodes, 1 right"
+    assert number_shown(opened) == "1 episode, 1 right"
     opened.select_option("#outcome", "all")
     opened.select_option("#fault", "bad_json")
     assert number_shown(opened).startswith("3 episodes")
@@ -159,7 +161,7 @@ def test_filters_and_search_leave_what_they_say(opened):
     assert number_shown(opened) == "8 episodes, 8 right"
     opened.fill("#low", "")
     opened.fill("#text", "shapes-8-5")
-    assert number_shown(opened).startswith("1 episodes")
+    assert number_shown(opened).startswith("1 episode,")
 
 
 def test_the_keyboard_goes_through_the_list(opened):
@@ -175,6 +177,67 @@ def test_the_keyboard_goes_through_the_list(opened):
     opened.keyboard.press("Escape")
     opened.keyboard.press("c")
     assert opened.input_value("#other") != ""
+
+
+def test_keys_are_told_on_asking(opened):
+    opened.keyboard.press("?")
+    assert "twenty on" in opened.inner_text("dialog#keys")
+    chosen = opened.inner_text(".row.chosen")
+    opened.keyboard.press("j")
+    assert opened.inner_text(".row.chosen") == chosen
+    opened.keyboard.press("Escape")
+    assert not opened.locator("dialog#keys").is_visible()
+    opened.keyboard.press("j")
+    assert opened.inner_text(".row.chosen") != chosen
+
+
+def test_a_dark_screen_gets_a_dark_page(opened):
+    opened.emulate_media(color_scheme="dark")
+    colours = [
+        opened.eval_on_selector(name, "one => getComputedStyle(one).backgroundColor")
+        for name in ("body", "#side", "#text", ".row.chosen", ".chip")
+    ]
+    assert all(max(map(int, re.findall(r"\d+", colour)[:3])) < 100 for colour in colours), colours
+
+
+@pytest.mark.parametrize("width", [500, 1400])
+def test_long_text_without_a_gap_wraps(page, tmp_path, runs, width):
+    tasks = [replace(task, question="Q" * 2000) for task in load_tasks(runs / "tasks")[:2]]
+    save_tasks(tasks, tmp_path / "tasks")
+    write_evaluation(tmp_path / "run", tmp_path / "tasks", lambda i, t: "7" * 2000)
+    (tmp_path / "report.html").write_text("".join(report([tmp_path / "run"])), encoding="utf-8")
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"file://{tmp_path}/report.html")
+    page.wait_for_selector("body[data-ready='1']")
+    wait_for_pictures(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.eval_on_selector("#detail", "one => one.scrollWidth - one.clientWidth") == 0
+
+
+@pytest.mark.parametrize("is_served", [False, True])
+def test_a_crop_has_the_pixels_that_the_model_saw(page, tmp_path, is_served):
+    """Stripes of two pixels: a picture of the whole image at 480 pixels would show them grey."""
+    stripes = np.tile(np.repeat([0, 255], 2), (1200, 400))[..., None].repeat(3, axis=-1).astype(np.uint8)
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    row = {"images": ["stripes.png"], "question": "Which way?", "answer": "down"}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(row))
+    folder = tmp_path / "run"
+    write_evaluation(folder, tmp_path / "tasks.jsonl", lambda i, t: "down", crop_size=(400, 300))
+    (tmp_path / "report.html").write_text("".join(report([folder])), encoding="utf-8")
+    server = make_server([folder], port=0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        page.goto(f"http://127.0.0.1:{server.server_port}/" if is_served else f"file://{tmp_path}/report.html")
+        page.wait_for_selector("body[data-ready='1']")
+        wait_for_pictures(page)
+    finally:
+        server.shutdown()
+    crop = "document.querySelector('.turn canvas')"
+    assert page.evaluate(f"[{crop}.width, {crop}.height]") == [400, 300]
+    reds = page.evaluate(
+        f"[...{crop}.getContext('2d').getImageData(100, 100, 64, 1).data].filter((v, i) => i % 4 == 0)"
+    )
+    assert np.std(reds) > 80
 
 
 def test_two_runs_stand_side_by_side_on_one_question_with_their_boxes(opened):
@@ -210,7 +273,7 @@ def test_of_thousands_of_episodes_only_those_in_sight_are_in_the_page(page, tmp_
     assert number_shown(page) == "2400 episodes, 0 right" and page.locator(".row").count() < 100
     page.locator("#list").focus()
     page.keyboard.press("End")
-    assert "shapes-8-23" in page.inner_text(".row.chosen")
+    assert page.get_attribute(".row.chosen", "title").startswith("shapes-8-23:")
 
 
 def test_a_served_training_is_followed(page, tmp_path, runs):
@@ -224,7 +287,7 @@ def test_a_served_training_is_followed(page, tmp_path, runs):
     try:
         page.goto(f"http://127.0.0.1:{server.server_port}/")
         page.wait_for_selector("body[data-ready='1']")
-        assert number_shown(page) == "1 episodes, 1 right"
+        assert number_shown(page) == "1 episode, 1 right"
         assert "advantage 0.70" in page.inner_text("#detail") and page.locator("pre.loss").count() == 2
         assert "format does not apply" in page.inner_text("#detail") and "paid 0.90" in page.inner_text("#detail")
         unpaid = paid | {"rewards": {"accuracy": 0.0}}
