@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,27 @@ TAUGHT = (
     "max_image_tokens",
 )  # fmt: skip
 """What a training teaches a model to expect."""
+LIMITS = ("max_turns", "max_tokens_per_turn", "max_episode_tokens")
+"""How long an episode of it was allowed to be: another training may choose otherwise, an evaluation goes by them."""
 
 
-def taught_settings(model: str) -> dict[str, Any]:
-    """The settings of `TAUGHT` with which a checkpoint was trained, where the folder of its run says so."""
+def taught_settings(model: str, names: Sequence[str] = TAUGHT) -> dict[str, Any]:
+    """The settings with which a checkpoint was trained, where the folder of its run says so."""
     folder = Path(model)
     run = folder.parent if folder.name.startswith("checkpoint-") else folder
     chosen = read_run(run).chosen("script", "episodes")
-    return {name: chosen[name] for name in TAUGHT if chosen.get(name) is not None}
+    return {name: chosen[name] for name in names if chosen.get(name) is not None}
 
 
 def checkpoint_defaults(words: list[str]) -> dict[str, Any]:
-    """The settings of the checkpoint that a command line names, first or as an option; `words` then name it as one."""
+    """The settings and limits of the checkpoint that a command line names, first or as an option.
+
+    `words` then name it as an option.
+    """
     if len(words) > 1 and not words[1].startswith("-"):
         words[1:2] = ["--model_name_or_path", words[1]]
     named = words.index("--model_name_or_path") + 1 if "--model_name_or_path" in words else len(words)
-    return taught_settings(words[named]) if named < len(words) else {}
+    return taught_settings(words[named], (*TAUGHT, *LIMITS)) if named < len(words) else {}
 
 
 def untaught(model: str, *settings: Any) -> str:

@@ -57,6 +57,8 @@ class ZoomEnvironment(ViewEnvironment):
 
     def _image(self, img_idx: Any) -> Seen:
         """The image that the model means by `img_idx`."""
+        if not self._seen:
+            raise ModelFault(FaultKind.BAD_IMAGE_INDEX, "There is no image to zoom into.")
         if isinstance(img_idx, bool) or not isinstance(img_idx, int) or not 0 <= img_idx < len(self._seen):
             raise ModelFault(
                 FaultKind.BAD_IMAGE_INDEX, f"img_idx must be a whole number from 0 to {len(self._seen) - 1}."

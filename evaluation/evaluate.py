@@ -2,11 +2,11 @@
 
 Writes samples.jsonl (one line per episode, as each batch finishes) and summary.json. The same command again goes on
 where a stopped one left off. On a public benchmark (`--benchmark vstar`) every answer is scored by our strict rule and
-by those of the published tools; answers on which they differ go to disagreements.jsonl. Crop sizes and the frame of
-boxes are those of the training that left CHECKPOINT, unless you say otherwise. `--arms with_tool,without_tool` plays
-the same questions with and without the tool and splits what it did; `--all_checkpoints` does either for each checkpoint
-that a training has kept. Several processes share the questions and score what one would:
-`accelerate launch -m evaluation.evaluate CHECKPOINT …`.
+by those of the published tools; answers on which they differ go to disagreements.jsonl. Crop sizes, the frame of
+boxes and the limits of turns and tokens are those of the training that left CHECKPOINT, unless you say otherwise.
+`--arms with_tool,without_tool` plays the same questions with and without the tool and splits what it did;
+`--all_checkpoints` does either for each checkpoint that a training has kept. Several processes share the questions and
+score what one would: `accelerate launch -m evaluation.evaluate CHECKPOINT …`.
 """
 
 from __future__ import annotations

@@ -134,6 +134,12 @@ class MaskedCheckpoints(WholeCheckpoints):
             for folder in {output_dir or self.args.output_dir, self.args.output_dir}:  # the latter is pushed to the hub
                 save_beside_adapter(self.accelerator.unwrap_model(self.model), Path(folder))
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Transformers' method of the same name; weights that are tied to others are never in a checkpoint."""
+        tied = set(self.accelerator.unwrap_model(self.model).all_tied_weights_keys)
+        missing = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))  # type: ignore[misc]
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's method of the same name, and what a reader of the weights would not see in them."""
         super().create_model_card(*args, **kwargs)  # type: ignore[misc]

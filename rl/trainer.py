@@ -193,8 +193,10 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
             start = self.accelerator.process_index * len(advantages)
             paid = self._payments(self._rewards_now[start : start + len(advantages)], advantages)
 
+        step = self.state.global_step + (mode == "train")  # the step that learns from them, as metrics count it
+
         def record(episode: Episode, payment: Payment, *, in_loss: bool) -> Rollout:
-            return Rollout.of(episode, step=self.state.global_step, mode=mode, in_loss=in_loss, **asdict(payment))
+            return Rollout.of(episode, step=step, mode=mode, in_loss=in_loss, **asdict(payment))
 
         self.last_played = [
             (episode, record(episode, payment, in_loss=mode == "train" and any(self._loss_mask(episode))))

@@ -26,6 +26,7 @@ from fovea.arguments import PixelArguments
 from fovea.boxes import Frame
 from fovea.chains import KEYS, chain_of_task, problem_of
 from fovea.config import CONFIGS, parse
+from fovea.episodes import Episode
 from fovea.models.loading import load_outline
 from fovea.models.names import EMBEDDED
 from fovea.tasks import Task
@@ -95,8 +96,20 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
     limits = Limits(max_turns=episodes.max_turns)
     played = play(oracle, tasks, environment_factory=environment_factory(episodes, outline), limits=limits)
     folder = Path(arguments.output_dir)
-    say_dropped(write_fit_traces(played, folder), len(played))
+    dropped = write_fit_traces(played, folder)
+    say_dropped(dropped, len(played))
+    unaided = _without_a_tool(played) if episodes.environment != "views" else ""
+    print(f"{len(played) - dropped.total()} traces{unaided}")
     return folder
+
+
+def _without_a_tool(played: Sequence[Episode]) -> str:
+    """How many episodes called no tool, and which; empty if all did."""
+    found = [episode.task.id for episode in played if not episode.num_zooms and not episode.foci]
+    if not found:
+        return ""
+    named = ", ".join(found[:5]) + (" …" if len(found) > 5 else "")
+    return f", {len(found)} of them without a zoom: {named}"
 
 
 def refuse_half_chains(tasks: Sequence[Task]) -> None:

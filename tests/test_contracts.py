@@ -45,6 +45,7 @@ RECORDED = {
     "GRPOTrainer._load_optimizer_and_scheduler": "f0236c69fcf3477c",
     "GRPOTrainer._prepare_inputs": "6de74aaff4c9f444",
     "GRPOTrainer._save_checkpoint": "96c508fc0fca70f7",
+    "Trainer._issue_warnings_after_load": "c4d43ecbf3245708",
     "Trainer._save": "f7a85de8fe2a3d9f",
     "_BaseTrainer.create_model_card": "2845ed823c4df45c",
     "Qwen2_5_VLModel.get_image_features": "f959000ee7befb13",

@@ -15,14 +15,18 @@ from fovea.boxes import Box, Frame, Framing, View
 from fovea.images import pixels_under
 from fovea.tasks import Target
 
+WHOLE = 0.99
+"""A box that covers this share of either side shows nothing larger."""
+
 
 @dataclass
 class OraclePolicy:
     """Plays from a task's own boxes and answer; `noise` and `looseness` make it as sloppy as a human annotator.
 
     It zooms into each of `task.boxes` in turn (inside the previous crop when `metadata["nested"]`), unless
-    `metadata["needs_zoom"]` is False or there are no tools, and then writes the answer. `noise` is the standard
-    deviation of a box's shift in fractions of its own size, `looseness` the range of factors by which it is enlarged.
+    `metadata["needs_zoom"]` is False, there are no tools, or the boxes are whole images. Then it writes the answer.
+    `noise` is the standard deviation of a box's shift in fractions of its own size, `looseness` the range of factors by
+    which it is enlarged.
     `metadata["labels"]` names the boxes, `metadata["readings"]` says what stands in each. `mistakes` is the probability
     with which it first focuses on a wrong image, where its environment has focuses.
     """
@@ -44,6 +48,8 @@ class OraclePolicy:
         task = conversation.task
         done = sum(message["role"] == "tool" for message in conversation.messages)
         targets = task.boxes if conversation.tools and task.metadata.get("needs_zoom", True) else ()
+        if all(min(target.box.width, target.box.height) >= WHOLE for target in targets):
+            targets = ()
         labels = list(task.metadata.get("labels", [""] * len(targets)))
         readings = list(task.metadata.get("readings", []))[:done]
         sentences = [f"I read {reading}." for reading in readings if reading]

@@ -1,7 +1,7 @@
 """What a training has taught a checkpoint is known from the folder it left."""
 
 from environments.arguments import EpisodeArguments
-from environments.taught import taught_settings, untaught
+from environments.taught import checkpoint_defaults, taught_settings, untaught
 from fovea.arguments import PlayerArguments
 from fovea.runs.directory import RunDirectory
 
@@ -14,6 +14,15 @@ def test_a_checkpoint_tells_what_it_was_trained_with(tmp_path):
         assert (found["crop_max_pixels"], found["max_pixels"], found["crop_padding"]) == (5120, 9000, 1.0)
         assert "crops" not in found and "dataset_name" not in found
     assert taught_settings("tiny") == {}
+
+
+def test_a_command_goes_by_the_limits_of_the_checkpoint_that_it_names(tmp_path):
+    RunDirectory(tmp_path).write_start(episodes=EpisodeArguments(max_turns=3, max_episode_tokens=700))
+    words = ["fovea eval", str(tmp_path), "--max_tasks", "8"]
+    found = checkpoint_defaults(words)
+    assert (found["max_turns"], found["max_episode_tokens"]) == (3, 700)
+    assert words[1:3] == ["--model_name_or_path", str(tmp_path)]
+    assert not untaught(str(tmp_path), EpisodeArguments(max_turns=9, max_episode_tokens=700))
 
 
 def test_settings_that_a_checkpoint_has_not_learned_from_are_named(tmp_path):

@@ -135,6 +135,13 @@ def test_what_a_model_can_do_wrong_is_told_back_to_it(picture, arguments, kind):
     assert 10 < len(str(raised.value)) < 160
 
 
+def test_a_zoom_without_any_image_is_told_so():
+    environment = ZoomEnvironment(ViewSettings(Frame.PER_MILLE, LIMITS, LIMITS))
+    environment.reset(images=[], question="How much is 2 + 2?", task=Task("t", (), "How much is 2 + 2?", "4"))
+    with pytest.raises(ModelFault, match="no image to zoom into"):
+        environment.image_zoom_in_tool([0, 0, 500, 500], "", 0)
+
+
 @pytest.mark.parametrize("crops", ["noise", "blank", "random"])
 def test_probes_replace_the_pixels_and_keep_the_size(picture, crops):
     true, image = crop_of(started(picture).image_zoom_in_tool([100, 100, 400, 400]))

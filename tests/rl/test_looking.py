@@ -124,6 +124,7 @@ def test_stored_rollouts_say_what_they_were_paid(build, tmp_path):
     trainer.train()
     rows = read_jsonl(tmp_path / "episodes.jsonl")
     assert len(rows) == 4 and {"rewards", "advantage", "in_loss"} <= rows[0].keys()
+    assert {row["step"] for row in rows} == {trainer.state.log_history[0]["step"]} == {1}
     for start in (0, 2):
         assert sum(row["advantage"] for row in rows[start : start + 2]) == pytest.approx(0, abs=1e-3)
     assert {row["rewards"]["format"] for row in rows} <= {0.0, 1.0}

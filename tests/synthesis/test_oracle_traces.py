@@ -27,6 +27,13 @@ def test_a_trace_zooms_into_the_tasks_own_box_and_gives_its_answer(tmp_path):
     assert "[250, 500, 500, 750]" in str(said[0]) and "<answer>3</answer>" in str(said[1])
 
 
+def test_a_box_of_the_whole_image_is_no_zoom_and_the_rows_without_one_are_named(tmp_path, capsys):
+    source = write_tasks(tmp_path, boxes=[[1, 0, 400, 300]], id="all-of-it")
+    [trace] = read_traces(write_oracle_traces(TraceArguments(output_dir=str(tmp_path), dataset_name=source), CROPS))
+    assert "tool_call" not in str(trace["messages"][2:])
+    assert "1 traces, 1 of them without a zoom: all-of-it" in capsys.readouterr().out
+
+
 def test_tasks_without_boxes_are_refused_with_the_cure(tmp_path):
     arguments = TraceArguments(output_dir=str(tmp_path / "out"), dataset_name=write_tasks(tmp_path))
     with pytest.raises(ValueError, match="--columns boxes="):
