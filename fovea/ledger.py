@@ -20,14 +20,18 @@ from typing import Any
 
 
 class Ledger:
-    """Seconds by phase and counts by name since the last `restart`."""
+    """Seconds by phase and counts by name since the last `restart`, and in the run that it went on with."""
 
     def __init__(self) -> None:
         self.restart()
 
-    def restart(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.counts: Counter[str] = Counter()
+    def restart(self, earlier: Path | None = None) -> None:
+        """Begins with nothing, or where a run stopped whose ledger is at `earlier`: what it did twice counts twice."""
+        kept = _read(earlier)
+        self.seconds: defaultdict[str, float] = defaultdict(float, kept.get("seconds", {}))
+        self.seconds.pop("total", None)
+        self.counts: Counter[str] = Counter(kept.get("counts", {}))
+        self._peaks: dict[str, float] = kept.get("peak_memory_gib", {})
         self._phases = ["other"]
         self._since = _now()
 
@@ -53,6 +57,7 @@ class Ledger:
         memory = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}
         if cuda := _cuda():
             memory["gpu"] = cuda.max_memory_allocated() / 2**30
+        memory = {device: max(peak, self._peaks.get(device, 0.0)) for device, peak in memory.items()}
         return {
             "seconds": {"total": total_seconds, **dict(sorted(self.seconds.items(), key=lambda item: -item[1]))},
             "counts": dict(self.counts),
@@ -75,6 +80,14 @@ class Ledger:
         rates = [f"{count:,} {name} ({count / total_seconds:,.1f}/s)" for name, count in self.counts.items()]
         peaks = [f"{gibibytes:.1f} GiB on the {device}" for device, gibibytes in summary["peak_memory_gib"].items()]
         return "\n".join([*lines, "; ".join(rates), f"peak memory: {', '.join(peaks)}"])
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    """A ledger that was written there; nothing if there is none, or a kill cut it off."""
+    try:
+        return json.loads(path.read_text()) if path else {}
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 def _cuda() -> Any:

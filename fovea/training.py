@@ -267,7 +267,7 @@ class LedgerCallback(TrainerCallback):
         self.path = run.path / "ledger.json"
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        LEDGER.restart()
+        LEDGER.restart(self.path if state.global_step > 0 else None)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         LEDGER.enter("optimizer")

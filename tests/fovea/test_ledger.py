@@ -48,6 +48,25 @@ def test_other_threads_do_not_count_twice():
     assert set(LEDGER.summary()["seconds"]) == {"total", "other"}
 
 
+def test_a_run_that_goes_on_adds_to_what_it_did(tmp_path):
+    path = tmp_path / "ledger.json"
+    outer()
+    count("images encoded", 2)
+    LEDGER.write(path)
+    before = json.loads(path.read_text())
+    LEDGER.restart(path)
+    outer()
+    count("images encoded", 3)
+    after = LEDGER.summary()
+    assert after["counts"] == {"images encoded": 5}
+    assert after["seconds"]["inner"] == pytest.approx(2 * before["seconds"]["inner"], rel=0.3)
+    assert sum(after["seconds"].values()) == pytest.approx(2 * after["seconds"]["total"])
+    path.write_text('{"seconds": {"tot')
+    for nothing in (path, tmp_path / "none.json", None):
+        LEDGER.restart(nothing)
+        assert LEDGER.summary()["counts"] == {}
+
+
 def test_counts_are_kept_with_their_rates(tmp_path):
     count("images encoded", 2)
     count("images encoded", 3)
