@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 from environments.policies.forced import OPENINGS
@@ -10,6 +13,28 @@ from evaluation.benchmarks import BENCHMARKS, load_benchmark
 from evaluation.discover import ARMS
 from fovea.arguments import PlayerArguments
 from fovea.tasks import Task
+
+
+class OfEachFamily:
+    """Mixed into arguments of an analysis: `max_tasks` takes as many tasks of each family, not the first ones."""
+
+    max_tasks: int | None
+
+    def load_tasks(self) -> list[Task]:
+        """The tasks that these arguments name."""
+        every = copy(self)
+        every.max_tasks = None
+        return of_each_family(super(OfEachFamily, every).load_tasks(), self.max_tasks)  # type: ignore[misc]
+
+
+def of_each_family(tasks: Sequence[Task], number: int | None) -> list[Task]:
+    """At most so many of the tasks, in their order: first one of each family, then a second of each, and so on."""
+    seen: Counter[str] = Counter()
+    ranks = []
+    for place, task in enumerate(tasks):
+        ranks.append((seen[task.family], place))
+        seen[task.family] += 1
+    return [tasks[place] for place in sorted(place for _, place in sorted(ranks)[:number])]
 
 
 @dataclass(kw_only=True)

@@ -23,6 +23,7 @@ from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
 from environments.seats import begin
 from environments.taught import checkpoint_defaults
+from evaluation.arguments import OfEachFamily
 from evaluation.discover import ATTENTION
 from fovea.arguments import PlayerArguments
 from fovea.config import ConfigError, parse
@@ -39,7 +40,7 @@ Triple = tuple[float, float, float]
 
 
 @dataclass(kw_only=True)
-class AttentionArguments(PlayerArguments):
+class AttentionArguments(OfEachFamily, PlayerArguments):
     """Which checkpoint is looked into, on which tasks."""
 
     output_dir: str = field(metadata={"help": "Folder for attention.csv and attention.json."})
@@ -47,7 +48,7 @@ class AttentionArguments(PlayerArguments):
         default="synthesis.shapes.albums:test_albums",
         metadata={"help": "Tasks with several images: file, folder, hub id or module:function."},
     )
-    max_tasks: int | None = field(default=50, metadata={"help": "Use only so many tasks."})
+    max_tasks: int | None = field(default=50, metadata={"help": "Use only so many tasks, as many of each family."})
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 from environments.arguments import EpisodeArguments
 from environments.taught import checkpoint_defaults
-from evaluation.arguments import EvaluationArguments
+from evaluation.arguments import EvaluationArguments, OfEachFamily
 from evaluation.discover import POOLING
 from evaluation.playing import evaluate
 from fovea.config import parse
@@ -30,13 +30,14 @@ KINDS = ("token_pooling", "pixel_pooling")
 
 
 @dataclass(kw_only=True)
-class PoolingArguments(EvaluationArguments):
+class PoolingArguments(OfEachFamily, EvaluationArguments):
     """Which checkpoint is evaluated, on which tasks, and how far its images are shortened."""
 
     dataset_name: str = field(
         default="synthesis.shapes.albums:test_albums",
         metadata={"help": "Tasks: file, folder, hub id or module:function."},
     )
+    max_tasks: int | None = field(default=None, metadata={"help": "Use only so many tasks, as many of each family."})
     factors: list[int] = field(
         default_factory=lambda: [1, 2, 4, 8],
         metadata={"help": "How many neighbouring tokens become one, one evaluation each; 1 leaves them as they are."},
@@ -72,7 +73,7 @@ def analyse(model: Model, tasks: list[Task], arguments: PoolingArguments, episod
     for factor in sorted(set(arguments.factors)):
         for kind in KINDS if factor > 1 else KINDS[:1]:
             pooled: dict[str, Any] = {kind: factor, "output_dir": str(folder / f"{kind}_{factor}")}
-            here = replace(arguments, **pooled)
+            here = replace(arguments, **pooled, max_tasks=None)  # its tasks are not the first ones of the file
             summary = evaluate(model, tasks, here, episodes)
             tokens = summary.image_tokens_per_question
             points.append(Point(kind, factor, summary.accuracy, summary.interval, tokens, summary.n))

@@ -1,12 +1,15 @@
 """Fewer visual tokens, and the control: which evaluations are played, and what is written of them."""
 
+import json
+
 import pytest
 
 from environments.arguments import EpisodeArguments
 from evaluation import attention, figures, pooling
-from evaluation.attention import Shares
+from evaluation.attention import AttentionArguments, Shares
 from evaluation.discover import POOLING, find_runs
 from evaluation.pooling import PoolingArguments, analyse
+from evaluation.stored import stored_run
 from fovea.runs.records import read_samples
 
 VIEWS = EpisodeArguments(environment="views", max_turns=1, max_tokens_per_turn=4)
@@ -29,6 +32,29 @@ def test_tokens_are_fewer_and_those_of_the_control_are_not(points, arguments):
         ("token_pooling", 1): whole, ("token_pooling", 4): -(-whole // 4), ("pixel_pooling", 4): whole,
     }  # fmt: skip
     assert all(point.n == 2 and point.interval[0] <= point.accuracy <= point.interval[1] for point in points)
+
+
+@pytest.mark.parametrize("kind", [PoolingArguments, AttentionArguments])
+def test_fewer_tasks_are_as_many_of_each_family(kind, tmp_path):
+    """Files often hold one family after the other."""
+    rows = [{"question": f"{family}?", "answer": 1, "metadata": {"family": family}} for family in "aaaaabbbbc"]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = {"output_dir": str(tmp_path / "out"), "dataset_name": str(tmp_path / "tasks.jsonl")}
+
+    def families(number):
+        return "".join(task.family for task in kind(max_tasks=number, **names).load_tasks())
+
+    assert [families(number) for number in (1, 3, 5, 7, None)] == ["a", "abc", "aabbc", "aaabbbc", "aaaaabbbbc"]
+
+
+def test_the_tasks_of_a_point_are_found_again(tiny, tmp_path):
+    rows = [{"question": f"{family}?", "answer": 1, "metadata": {"family": family}} for family in "aaab"]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = {"output_dir": str(tmp_path / "out"), "dataset_name": str(tmp_path / "tasks.jsonl")}
+    arguments = PoolingArguments(max_tasks=2, factors=[1], **names)
+    analyse(tiny, arguments.load_tasks(), arguments, VIEWS)
+    stored = stored_run(tmp_path / "out" / "token_pooling_1")
+    assert [stored.task(record).family for record in stored.records] == ["a", "b"]
 
 
 def test_a_larger_factor_goes_on_from_what_is_there(points, tiny, make_task, arguments, tmp_path):
