@@ -22,6 +22,9 @@ from fovea.runs.records import Sample
 from fovea.statistics import wilson_interval
 from fovea.tasks import AnswerKind, Task
 
+VARIANT = "variant"
+"""In the metadata of a variant: `kind`, and `of`, the id of the task that it varies."""
+
 
 @dataclass(frozen=True)
 class Consistency:
@@ -55,7 +58,7 @@ def consistency(run: StoredRun) -> dict[str, Consistency]:
     pairs: dict[str, list[tuple[str, bool, float, float]]] = defaultdict(list)
     for (_, number), sample in samples.items():
         task = run.task(sample)
-        variant = task.metadata.get("variant")
+        variant = task.metadata.get(VARIANT)
         if variant is None:
             continue
         before = samples.get((variant["of"], number))

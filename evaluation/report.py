@@ -22,6 +22,7 @@ from tqdm import tqdm
 from evaluation import figures, plots
 from evaluation.differences import Compared, Pair, compare_runs, headline
 from evaluation.discover import FoundRun, find_runs
+from evaluation.evidence import evidence
 from evaluation.summary import summarize
 from evaluation.trajectories import Trajectories
 from fovea.images import ImageError
@@ -95,6 +96,8 @@ def summary_html(title: str, runs: Sequence[FoundRun], shown: Trajectories, *, s
         compared = compare_runs(runs, seed=seed)
         parts += [f'<p class="headline">{html.escape(line)}</p>' for line in headline(runs, compared)]
         parts += ["<h2>Accuracy</h2>", _accuracies(summaries), *_differences(compared)]
+        for heading, text in evidence(runs):
+            parts += [f"<h2>{heading}</h2>", *from_markdown(text)]
     drawn = figures.of_evaluations(runs, summaries, shown)
     drawn += plots.learning_curves({run.name: read_jsonl(run.metrics) for run in runs})
     return "\n".join([*parts, "<h2>Plots</h2>", f'<div class="plots">{"".join(drawn)}</div>', "</div>"])
@@ -170,6 +173,16 @@ def _difference(pair: Pair, compared: Compared) -> list[Any]:
         result["flips"]["gained"],
         result["flips"]["lost"],
     ]
+
+
+def from_markdown(text: str) -> Iterator[str]:
+    """Tables and paragraphs of a text that a command prints."""
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            head, _, *rows = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in block.splitlines())
+            yield _table(head, rows)
+        elif block.strip():
+            yield f'<p class="quiet">{html.escape(block.strip())}</p>'
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -16,10 +16,13 @@ from environments.probes.tools import with_tools
 from environments.seats import Limits, Reply
 from evaluation import split
 from evaluation.compare import compare, table
-from evaluation.discover import ARMS, SCHEMA_ONLY, WITH_TOOL, WITHOUT_TOOL
+from evaluation.discover import ARMS, SCHEMA_ONLY, WITH_TOOL, WITHOUT_TOOL, find_runs
 from evaluation.evaluated import Evaluated
+from evaluation.evidence import evidence
+from evaluation.report import from_markdown
 from evaluation.samples import sample_of
 from fovea.episodes import Answer, Call, Turn
+from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Sample, append
 from fovea.tasks import Task
 
@@ -114,7 +117,8 @@ def planted(tmp_path, tiny):
         for arm in (WITH_TOOL, WITHOUT_TOOL, SCHEMA_ONLY):
             changed = with_tools(factory, ARMS[arm].get("tools", "true"))
             episodes = play(Planted(kind), tasks, environment_factory=changed, limits=Limits(4))
-            (tmp_path / kind / arm).mkdir(parents=True)
+            folder = RunDirectory(tmp_path / kind / arm)
+            folder.write_start(evaluation={"output_dir": str(folder.path), "dataset_name": "gone.jsonl"})
             append(tmp_path / kind / arm / "samples.jsonl", (sample_of(episode, 0) for episode in episodes))
     return tmp_path
 
@@ -134,6 +138,22 @@ def test_planted_checkpoints_are_told_apart(planted):
     assert change["call_gain"]["difference"] == 1.0
     assert "| call gain | 1.000 | 1.000 | 1.000 |" in table(comparison)
     json.dumps(comparison)
+
+
+def test_a_report_has_the_split_of_its_runs(planted):
+    for kind in ("needs", "harmed"):
+        (planted / "runs" / kind).mkdir(parents=True)
+        (planted / kind).rename(planted / "runs" / kind / "arms")
+    runs = find_runs([planted / "runs" / "needs", planted / "runs" / "harmed"])
+    [(heading, text)] = evidence(runs)
+    assert heading == "What the tool did" and str(planted) not in text
+    assert "| needs / arms | call gain | 1.000 | 1.000 | 1.000 |" in text
+    page = "".join(from_markdown(text))
+    assert "<td>needs / arms</td><td>0.000</td><td>1.000</td><td>+1.000</td>" in page
+    assert "A = needs / arms, B = harmed / arms" in page and "|" not in page
+    path = planted / "runs" / "harmed" / "arms" / SCHEMA_ONLY / "samples.jsonl"
+    path.write_text("".join(path.read_text().splitlines(True)[:-1]))
+    assert "different questions" in next(text for _, text in evidence(runs))
 
 
 def test_arms_of_several_seeds_are_paired_by_seed(planted):

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from evaluation import edits
+from evaluation.discover import find_runs
+from evaluation.evidence import evidence
 from evaluation.stored import StoredRun
 from fovea.answers import score
 from fovea.boxes import Box, Frame
@@ -154,6 +156,8 @@ def test_a_model_that_reads_follows_and_one_that_does_not_stays(tmp_path, monkey
     assert (found["reads"]["all"].follows, found["remembers"]["all"].stays) == (8, 8)
     assert found["guesses"]["all"].other == 8 and "right before" not in found["guesses"]
     assert found["remembers"]["right before"].n == 8
+    [(heading, said)] = evidence(find_runs([tmp_path / "reads", tmp_path / "remembers"]))
+    assert heading == "Edited pictures" and "| reads / evaluation | all | 8 | 1.000" in said
     names = [str(tmp_path / name) for name in answers]
     monkeypatch.setattr(sys, "argv", ["edits", *names, "--json", str(tmp_path / "out.json")])
     edits.main()
