@@ -51,7 +51,7 @@ def report(
     head, _, tail = page(title, summary, is_live=False).partition(DATA)
     yield head
     yield f'<script type="application/json" id="data">{as_script(shown.data())}</script>\n'
-    for key in tqdm(shown.sources, desc="pictures", leave=False, mininterval=2):
+    for key in tqdm(sorted(shown.sources), desc="pictures", leave=False, mininterval=2):
         try:
             content = base64.b64encode(shown.picture(key)).decode()
         except ImageError as error:

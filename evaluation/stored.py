@@ -9,7 +9,18 @@ from functools import cached_property
 from pathlib import Path
 
 from fovea.episodes import Episode
-from fovea.runs.records import ROLLOUTS, SAMPLES, Group, Rollout, RunInfo, Sample, read_rollouts, read_run, read_samples
+from fovea.runs.records import (
+    ROLLOUTS,
+    RUN,
+    SAMPLES,
+    Group,
+    Rollout,
+    RunInfo,
+    Sample,
+    read_rollouts,
+    read_run,
+    read_samples,
+)
 from fovea.tasks import Task
 
 
@@ -61,6 +72,8 @@ class StoredRun:
         from evaluation.arguments import EvaluationArguments  # imports torch, which only tasks need
         from fovea.arguments import TaskArguments
 
+        if not self.info.settings:
+            raise SystemExit(f"{self.folder} has no {RUN}, which says what was played: copy it beside {self.file}")
         kind: type[TaskArguments] = EvaluationArguments if self.file == SAMPLES else TaskArguments
         arguments = self.info.arguments(kind, "script", "evaluation")
         held_out = self.info.chosen("script", "evaluation").get("eval_dataset_name")

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from PIL import Image
+
 from evaluation.stored import StoredRun
 from fovea.answers.boxes import answer_boxes, reference_boxes
 from fovea.boxes import Box
@@ -41,6 +43,8 @@ class Trajectories:
     """The set that is shown first, and the one beside it; the first set where it is empty."""
     _places: dict[int, dict[Group, int]] = field(default_factory=dict)
     _shrunk: dict[str, bool] = field(default_factory=dict)
+    _opened: tuple[str, Image.Image | None] = ("", None)
+    """The last image that was decoded, by its name: the pictures of its crops often follow it."""
     _said: set[str] = field(default_factory=set)
 
     def add_set(self, run: str, name: str, stored: StoredRun) -> int:
@@ -82,7 +86,12 @@ class Trajectories:
     def picture(self, key: str) -> bytes:
         """A picture as WebP."""
         source, region = self.sources[key]
-        image = open_image(source) if region is None else cut(open_image(source), region)
+        name, _, _ = key.partition("-")
+        opened, whole = self._opened
+        if whole is None or opened != name:
+            whole = open_image(source)
+            self._opened = name, whole
+        image = whole.copy() if region is None else cut(whole, region)
         image.thumbnail((self.max_image_px, self.max_image_px))
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=70, method=0)

@@ -99,7 +99,7 @@ def make_server(folders: Sequence[Path], *, host: str = "127.0.0.1", port: int =
 
 
 class Server(ThreadingHTTPServer):
-    daemon_threads = True
+    """A server that says nothing of readers who leave."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A page that was closed before its answer came is no error."""

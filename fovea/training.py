@@ -125,20 +125,12 @@ def _is_like(adapter: str, wanted_config: PeftConfig) -> bool:
 class MaskedCheckpoints(WholeCheckpoints):
     """Mixed into a Trainer: whole checkpoints that also say which layers mask images from each other, if any do."""
 
-    model: Any
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Transformers' method of the same name, which writes an adapter without its base's configuration."""
         super()._save(output_dir, state_dict)  # type: ignore[misc]
         if self.args.should_save:
             for folder in {output_dir or self.args.output_dir, self.args.output_dir}:  # the latter is pushed to the hub
                 save_beside_adapter(self.accelerator.unwrap_model(self.model), Path(folder))
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Transformers' method of the same name; weights that are tied to others are never in a checkpoint."""
-        tied = set(self.accelerator.unwrap_model(self.model).all_tied_weights_keys)
-        missing = [key for key in load_result.missing_keys if key not in tied]
-        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))  # type: ignore[misc]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's method of the same name, and what a reader of the weights would not see in them."""

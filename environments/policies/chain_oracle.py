@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 
 from environments.focus import FOCUS_TOOL
-from environments.policies.oracle import OraclePolicy, turn_of
+from environments.policies.oracle import OraclePolicy, label_of, turn_of, zooms_of
 from environments.seats import Conversation
 from fovea.answers import written
 from fovea.boxes import Frame, Framing
@@ -41,7 +41,7 @@ class ChainOraclePolicy(OraclePolicy):
         call = calls[done]
         if isinstance(call, Target):
             view = (conversation.framing or Framing(self.frame)).view(call.img_idx)
-            label = task.metadata.get("labels", [""] * len(task.boxes))[task.boxes.index(call)]
+            label = label_of(task, task.boxes.index(call))
             arguments = {"bbox_2d": self._drawn(call.box, view), "label": label, "img_idx": call.img_idx}
             return turn_of("I zoom in.", "image_zoom_in_tool", arguments)
         return turn_of("I look.", FOCUS_TOOL, call)
@@ -49,7 +49,7 @@ class ChainOraclePolicy(OraclePolicy):
     def _calls(self, chain: Chain, task: Task) -> list[dict[str, Any] | Target]:
         """The calls of a chain in order: the arguments of a focus, and each box to zoom into when its image is seen."""
         calls: list[dict[str, Any] | Target] = []
-        left = list(task.boxes) if task.metadata.get("needs_zoom", True) else []
+        left = [task.boxes[place] for place in zooms_of(task)]
         before = ""
         for step in self._with_mistakes(chain, task):
             said = {"answer": before} if before else {}

@@ -13,10 +13,10 @@ from environments.seats import Conversation, Reply
 from fovea.answers import written
 from fovea.boxes import Box, Frame, Framing, View
 from fovea.images import pixels_under
-from fovea.tasks import Target
+from fovea.tasks import Target, Task
 
 WHOLE = 0.99
-"""A box that covers this share of either side shows nothing larger."""
+"""A box that covers this share of both sides is the whole image: a zoom would show nothing larger."""
 
 
 @dataclass
@@ -24,11 +24,11 @@ class OraclePolicy:
     """Plays from a task's own boxes and answer; `noise` and `looseness` make it as sloppy as a human annotator.
 
     It zooms into each of `task.boxes` in turn (inside the previous crop when `metadata["nested"]`), unless
-    `metadata["needs_zoom"]` is False, there are no tools, or the boxes are whole images. Then it writes the answer.
+    `metadata["needs_zoom"]` is False, there are no tools, or a box is the whole image. Then it writes the answer.
+
     `noise` is the standard deviation of a box's shift in fractions of its own size, `looseness` the range of factors by
-    which it is enlarged.
-    `metadata["labels"]` names the boxes, `metadata["readings"]` says what stands in each. `mistakes` is the probability
-    with which it first focuses on a wrong image, where its environment has focuses.
+    which it is enlarged. `metadata["labels"]` names the boxes, `metadata["readings"]` says what stands in each.
+    `mistakes` is the probability with which it first focuses on a wrong image, where its environment has focuses.
     """
 
     frame: Frame
@@ -47,20 +47,18 @@ class OraclePolicy:
     def _write(self, conversation: Conversation) -> str:
         task = conversation.task
         done = sum(message["role"] == "tool" for message in conversation.messages)
-        targets = task.boxes if conversation.tools and task.metadata.get("needs_zoom", True) else ()
-        if all(min(target.box.width, target.box.height) >= WHOLE for target in targets):
-            targets = ()
-        labels = list(task.metadata.get("labels", [""] * len(targets)))
-        readings = list(task.metadata.get("readings", []))[:done]
-        sentences = [f"I read {reading}." for reading in readings if reading]
-        if done == len(targets):
+        zooms = zooms_of(task) if conversation.tools else []
+        readings = dict(enumerate(task.metadata.get("readings", [])))
+        sentences = [f"I read {readings[place]}." for place in zooms[:done] if readings.get(place)]
+        if done == len(zooms):
             answer = written(task, conversation.framing)
             return f"<think>{' '.join(sentences) or 'I can see it.'}</think>\n<answer>{answer}</answer>"
         thought = " ".join([*sentences, "I zoom in."])
         nested = bool(task.metadata.get("nested")) and done > 0
-        img_idx = len(conversation.images) - 1 if nested else task.boxes[done].img_idx
-        box = self._box(conversation, task.boxes[done], is_in_crop=nested, img_idx=img_idx)
-        arguments = {"bbox_2d": box, "label": labels[done], "img_idx": img_idx}
+        target = task.boxes[zooms[done]]
+        img_idx = len(conversation.images) - 1 if nested else target.img_idx
+        box = self._box(conversation, target, is_in_crop=nested, img_idx=img_idx)
+        arguments = {"bbox_2d": box, "label": label_of(task, zooms[done]), "img_idx": img_idx}
         return turn_of(thought, "image_zoom_in_tool", arguments)
 
     def _box(self, conversation: Conversation, target: Target, *, is_in_crop: bool, img_idx: int) -> list[float]:
@@ -79,6 +77,18 @@ class OraclePolicy:
         if self.frame is Frame.UNIT:
             return [round(value, 3) for value in drawn.coordinates]
         return [round(value / self.box_step) * self.box_step for value in drawn.coordinates]
+
+
+def zooms_of(task: Task) -> list[int]:
+    """The places of the boxes that a zoom shows larger than the image does."""
+    if not task.metadata.get("needs_zoom", True):
+        return []
+    return [place for place, one in enumerate(task.boxes) if min(one.box.width, one.box.height) < WHOLE]
+
+
+def label_of(task: Task, place: int) -> str:
+    """What the box at this place is called; "" where nothing says it."""
+    return task.metadata["labels"][place] if "labels" in task.metadata else ""
 
 
 def turn_of(thought: str, tool: str, arguments: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ class WholeCheckpoints:
     """Mixed into a Trainer: a checkpoint is marked once all processes have written it, and older ones go only then."""
 
     args: Any
+    model: Any
     accelerator: Any
     state: Any
 
@@ -37,6 +38,12 @@ class WholeCheckpoints:
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Transformers' method of the same name; weights that are tied to others are never in a checkpoint."""
+        tied = set(self.accelerator.unwrap_model(self.model).all_tied_weights_keys)
+        missing = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))  # type: ignore[misc]
 
     def _save_more(self, folder: Path) -> None:
         """What a trainer has to keep beyond the Trainer's own; every process calls it."""

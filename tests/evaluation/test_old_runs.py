@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,15 @@ def test_a_report_shows_all_of_them(monkeypatch, tmp_path):
         ("rl", "evaluation_noise", "0.250"),
     ]
     assert len(re.findall(r'id="picture-\w+"', text)) == 12 and "62b60e3" in text
+
+
+def test_a_run_without_its_settings_is_shown_without_images(monkeypatch, tmp_path, capsys):
+    shutil.copytree(OLD / "sft", tmp_path / "sft")
+    (tmp_path / "sft" / "evaluation" / "run.json").unlink()
+    monkeypatch.setattr("sys.argv", ["fovea report", str(tmp_path / "sft"), "--output", str(tmp_path / "report.html")])
+    report.main()
+    assert "has no run.json" in capsys.readouterr().out
+    assert "<td>0.250</td>" in (tmp_path / "report.html").read_text()
 
 
 def test_a_training_is_rescored(monkeypatch, tmp_path):

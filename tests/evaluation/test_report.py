@@ -7,13 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from evaluation import figures
+from evaluation import figures, view
 from evaluation.arguments import EvaluationArguments
 from evaluation.differences import compare_runs, headline
 from evaluation.discover import find_runs
 from evaluation.playing import evaluate
+from evaluation.plots import frontier, learning_curves
 from evaluation.report import as_script, main, thinned
 from evaluation.rescore import main as rescore_main
+from evaluation.view import make_server
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import SAMPLES, Rollout, Sample, append
@@ -109,6 +111,47 @@ def test_an_evaluation_that_was_killed_within_its_first_line_is_left_out(run):
     (torn / "samples.jsonl").write_text('{"id": "a", "sco')
     [found] = find_runs([run])
     assert "evaluation_torn" not in found.evaluations and len(found.evaluations) == 2
+
+
+def test_losses_of_sft_and_grpo_are_drawn_apart_and_a_single_point_too():
+    sft, rl = [{"step": 1, "loss": 2.5}], [{"step": step, "loss": 0.1, "reward": 0.5} for step in (1, 2, 3)]
+    drawn = [re.findall(r">([^<>]+)</text>", plot) for plot in learning_curves({"sft": sft, "rl": rl})]
+    of_sft, of_grpo = ([text for text in drawn if title in text] for title in ("SFT loss, nats a token", "GRPO loss"))
+    assert len(drawn) == 3 and len(of_sft) == len(of_grpo) == 1
+    assert "sft" in of_sft[0] and "rl" not in of_sft[0]
+    assert "rl" in of_grpo[0] and "sft" not in of_grpo[0]
+    assert {"1", "2", "3", "step", "loss"} <= {*of_grpo[0]} and not {"1.5", "2.5"} & {*of_grpo[0]}
+
+
+def test_a_legend_of_many_stands_below_the_points():
+    points = {f"run {number}": (float(number), 0.5, (0.4, 0.6)) for number in range(12)}
+    few = dict(list(points.items())[:4])
+    few_pt, many_pt = (float(re.findall(r'height="([\d.]+)pt"', frontier("tokens", some))[0]) for some in (few, points))
+    assert many_pt > few_pt + 50
+
+
+def test_a_taken_port_is_told_in_a_line(run, monkeypatch):
+    server = make_server([run], port=0)
+    try:
+        monkeypatch.setattr("sys.argv", ["fovea view", str(run), "--port", str(server.server_port)])
+        with pytest.raises(SystemExit, match=f"cannot serve at 127.0.0.1:{server.server_port}.*--port"):
+            view.main()
+    finally:
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"), [(BrokenPipeError, False), (ConnectionResetError, False), (KeyError, True)]
+)
+def test_a_reader_who_leaves_is_no_error(run, capsys, error, is_told):
+    server = make_server([run], port=0)
+    try:
+        raise error("gone")
+    except error:
+        server.handle_error(None, ("127.0.0.1", 1))
+    finally:
+        server.server_close()
+    assert ("Traceback" in capsys.readouterr().err) is is_told
 
 
 def test_groups_that_are_never_sometimes_and_always_right_are_drawn_by_step(monkeypatch):

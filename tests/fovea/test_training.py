@@ -2,7 +2,10 @@
 
 from types import SimpleNamespace
 
+from torch.nn.modules.module import _IncompatibleKeys
+
 from fovea.jsonl import read_jsonl
+from fovea.runs.checkpoints import WholeCheckpoints
 from fovea.runs.directory import RunDirectory
 from fovea.training import MetricsCallback, TimeLimitCallback
 
@@ -21,6 +24,22 @@ def test_training_ends_once_its_minutes_are_over(monkeypatch):
     assert not stops(TimeLimitCallback(2), monkeypatch, after_seconds=119)
     assert stops(TimeLimitCallback(2), monkeypatch, after_seconds=121)
     assert not stops(TimeLimitCallback(None), monkeypatch, after_seconds=1e9)
+
+
+def test_weights_that_are_tied_are_not_told_to_be_missing():
+    """The best checkpoint of a model with tied weights is loaded without its head."""
+    told = []
+
+    class Loads:
+        def _issue_warnings_after_load(self, load_result):
+            told.append(load_result.missing_keys)
+
+    class Trainer(WholeCheckpoints, Loads):
+        model = SimpleNamespace(all_tied_weights_keys={"lm_head.weight": "embed.weight"})
+        accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+
+    Trainer()._issue_warnings_after_load(_IncompatibleKeys(["lm_head.weight", "norm.weight"], []))
+    assert told == [["norm.weight"]]
 
 
 def test_only_the_main_process_writes_metrics(tmp_path):

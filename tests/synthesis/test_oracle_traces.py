@@ -1,6 +1,7 @@
 """Traces of tasks of one's own: the oracle zooms where their boxes are."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -32,6 +33,22 @@ def test_a_box_of_the_whole_image_is_no_zoom_and_the_rows_without_one_are_named(
     [trace] = read_traces(write_oracle_traces(TraceArguments(output_dir=str(tmp_path), dataset_name=source), CROPS))
     assert "tool_call" not in str(trace["messages"][2:])
     assert "1 traces, 1 of them without a zoom: all-of-it" in capsys.readouterr().out
+    beside = {"metadata": {"labels": ["all", "part"], "readings": ["nothing", "3"]}}
+    source = write_tasks(tmp_path, boxes=[[0, 0, 400, 300], [100, 150, 200, 225]], **beside)
+    arguments = TraceArguments(output_dir=str(tmp_path), dataset_name=source, noise=0, looseness=[1, 1])
+    [trace] = read_traces(write_oracle_traces(arguments, CROPS))
+    said = [message["content"] for message in trace["messages"] if message["role"] == "assistant"]
+    assert len(said) == 2 and '"label": "part"' in said[0] and "[250, 500, 500, 750]" in said[0]
+    assert "I read 3." in said[1] and "nothing" not in said[1]
+
+
+def test_a_focus_on_a_whole_image_needs_no_zoom(tmp_path):
+    chain = {"foci": [[0]], "sub_questions": ["How many?"], "sub_answers": ["3"]}
+    source = write_tasks(tmp_path, boxes=[[0, 0, 400, 300]], metadata=chain)
+    arguments = TraceArguments(output_dir=str(tmp_path), dataset_name=source)
+    [trace] = read_traces(write_oracle_traces(arguments, replace(CROPS, environment="focus")))
+    said = str([message["content"] for message in trace["messages"] if message["role"] == "assistant"])
+    assert "focus_images_tool" in said and "image_zoom_in_tool" not in said
 
 
 def test_tasks_without_boxes_are_refused_with_the_cure(tmp_path):
