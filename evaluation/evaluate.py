@@ -26,6 +26,7 @@ from evaluation.playing import evaluate
 from evaluation.summary import table
 from evaluation.sweep import sweep
 from fovea.config import parse
+from fovea.endpoint import EndpointError
 from fovea.ledger import LEDGER
 from fovea.processes import process_state, take_cores
 from fovea.runs.records import Summary
@@ -37,7 +38,10 @@ def main() -> None:
     process_state(timeout=timedelta(days=1))  # one process may still play when another has ended
     take_cores()
     folder = Path(arguments.output_dir)
-    summaries = dict(_summaries(arguments, episodes))
+    try:
+        summaries = dict(_summaries(arguments, episodes))
+    except EndpointError as error:
+        raise SystemExit(f"{error}\nWhat was played is in {folder}: the same command goes on with it") from error
     if not process_state().is_main_process:
         return
     for name, summary in summaries.items():

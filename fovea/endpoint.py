@@ -17,7 +17,11 @@ from PIL import Image
 from fovea.jsonl import cut_torn_line, read_jsonl
 
 
-class RefusedRequest(RuntimeError):
+class EndpointError(RuntimeError):
+    """A server that is not there, refuses, or answers something else than was agreed; its words, and what to do."""
+
+
+class RefusedRequest(EndpointError):
     """A server that will not answer this request, whatever it answers to others."""
 
 
@@ -58,24 +62,24 @@ class Server:
         """The JSON that the server answers.
 
         Raises:
-            RuntimeError: with the server's own words if it refuses, and with what to do about it.
+            EndpointError: with the server's own words if it refuses, and with what to do about it.
         """
         import requests
 
         try:
             response = self._session.request(method, self.base_url + path, timeout=self.timeout_s, **kwargs)
         except requests.RequestException as error:
-            raise RuntimeError(
+            raise EndpointError(
                 f"no answer from {self.base_url}{path} after {self.num_retries} more tries ({error}){self._hint(0)}"
             ) from None
         if not response.ok:
             message = f"{self.base_url}{path} answered {response.status_code}: {response.text[:2000]}"
-            kind = RefusedRequest if response.status_code in (400, 413, 422) else RuntimeError
+            kind = RefusedRequest if response.status_code in (400, 413, 422) else EndpointError
             raise kind(message + self._hint(response.status_code))
         try:
             return response.json()
         except requests.JSONDecodeError:
-            raise RuntimeError(f"{self.base_url}{path} answered no JSON: {response.text[:2000]!r}") from None
+            raise EndpointError(f"{self.base_url}{path} answered no JSON: {response.text[:2000]!r}") from None
 
     def _hint(self, status: int) -> str:
         return f": {self.hints[status]}" if status in self.hints else ""
@@ -118,7 +122,7 @@ class ChatEndpoint:
         """The first choice of the completion: `text`, `finish_reason`, and `num_tokens` that were written.
 
         Raises:
-            RuntimeError: if the endpoint refuses or answers something else.
+            EndpointError: if the endpoint refuses or answers something else.
         """
         request = {"model": self.model, "messages": messages, **options}
         request_hash = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
@@ -135,9 +139,9 @@ class ChatEndpoint:
                 "num_tokens": num_tokens if isinstance(num_tokens, int) else None,
             }
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise RuntimeError(f"{self.base_url} answered without a choice: {completion}") from None
+            raise EndpointError(f"{self.base_url} answered without a choice: {completion}") from None
         if not isinstance(answer["text"], str):
-            raise RuntimeError(f"{self.base_url} answered {answer['text']!r}, which is no text")
+            raise EndpointError(f"{self.base_url} answered {answer['text']!r}, which is no text")
         if self.cache is not None:
             with self._lock:
                 self._known[request_hash] = answer
@@ -153,7 +157,7 @@ class ChatEndpoint:
             payload.pop("", None)
             try:
                 return self.server.ask("POST", "/chat/completions", json=payload)
-            except RuntimeError as error:
+            except EndpointError as error:
                 message = str(error)
                 if "max_completion_tokens" in message and "max_tokens" in payload:
                     self._renamed["max_tokens"] = "max_completion_tokens"

@@ -157,11 +157,13 @@ def main() -> None:
     expect_cpu()
     script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_grpo.yaml", description=__doc__)
     check_weights(script.reward_funcs, args.reward_weights)
-    rewards = load_rewards(script.reward_funcs)
+    with said_in_a_line():
+        rewards = load_rewards(script.reward_funcs)
     run = RunDirectory(args.output_dir)
     data: dict[str, str] = {}
     if episodes.environment == "none":
-        make_trainer = for_prompts(script, model_args, args, rewards)
+        with said_in_a_line():
+            make_trainer = for_prompts(script, model_args, args, rewards)
     else:
         with said_in_a_line():
             check_options(args, max_episode_tokens=episodes.max_episode_tokens)

@@ -5,10 +5,12 @@ import pytest
 from PIL import Image
 
 from evaluation.arguments import EvaluationArguments
+from evaluation.evaluate import main
 from evaluation.playing import evaluate
 from evaluation.summary import summarize
 from evaluation.sweep import sweep
 from fovea.config import ConfigError
+from fovea.endpoint import EndpointError
 from fovea.runs.records import Sample, read_summary
 from fovea.tasks import AnswerKind
 from synthesis.shapes import make_tasks
@@ -62,6 +64,17 @@ def test_an_evaluation_that_was_killed_within_a_line_goes_on(tiny, tasks, episod
     arguments = EvaluationArguments(output_dir=str(tmp_path / "cut"), prompt="direct", batch_size=3)
     evaluate(tiny, tasks, arguments, episode_arguments)
     assert (tmp_path / "cut" / "samples.jsonl").read_text() == whole
+
+
+def test_an_endpoint_that_goes_away_is_told_with_how_to_go_on(tmp_path, monkeypatch):
+    def play(*_):
+        raise EndpointError("no answer from http://localhost:8000/v1")
+
+    monkeypatch.setattr("evaluation.evaluate.evaluate", play)
+    words = ["fovea eval", "tiny", "--max_tasks", "1", "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit, match=f"(?s)no answer from .*played is in {tmp_path}/out: the same command goes on"):
+        main()
 
 
 def test_a_list_may_be_the_reference_and_no_tasks_are_refused(tiny, episode_arguments, tmp_path, make_task):

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from fovea.endpoint import ChatEndpoint, Server, data_url
+from fovea.endpoint import ChatEndpoint, EndpointError, Server, data_url
 
 
 def says(text, **usage):
@@ -62,7 +62,7 @@ def test_refusals_are_told_as_they_are_with_what_to_do(serve, answer, message):
 
 def test_a_server_that_is_not_there_is_named():
     server = Server("http://127.0.0.1:9", hints={0: "is it running there?"}, num_retries=0)
-    with pytest.raises(RuntimeError, match=r"no answer from http://127.0.0.1:9/x.*is it running there\?"):
+    with pytest.raises(EndpointError, match=r"no answer from http://127.0.0.1:9/x.*is it running there\?"):
         server.ask("GET", "/x")
 
 

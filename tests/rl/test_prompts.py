@@ -6,6 +6,7 @@ import sys
 import pytest
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from fovea.config import ConfigError
 from fovea.models.processors import load_processor
 from rl import train_grpo
 
@@ -48,14 +49,14 @@ def test_prompts_train_without_images_and_tools(words, tmp_path, monkeypatch):
 
 def test_a_reward_that_reads_episodes_is_refused(words, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*words, "--reward_funcs", "accuracy"])
-    with pytest.raises(ValueError, match="accuracy reads episodes"):
+    with pytest.raises(ConfigError, match="accuracy reads episodes"):
         train_grpo.main()
 
 
 def test_data_without_prompts_is_refused(words, tmp_path, monkeypatch):
     (tmp_path / "prompts.jsonl").write_text('{"question": "?"}\n')
     monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(ValueError, match="no column 'prompt'"):
+    with pytest.raises(ConfigError, match="no column 'prompt'"):
         train_grpo.main()
 
 
