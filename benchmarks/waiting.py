@@ -5,7 +5,8 @@ tail, the longest about 6.6 times the mean. The same episodes are played turn by
 each on its own clock, as engines are whose turns end one by one (`environments.play.ContinuousPolicy`).
 
 With --engine CHECKPOINT a real vLLM engine plays the held-out questions of the tiny model in both ways, sampling at
-temperature 1, and real seconds are counted.
+temperature 1, and real seconds are counted. With --transformers CHECKPOINT the Transformers policy writes turns of the
+drawn lengths behind those questions, a tenth as long.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import numpy as np
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
 from environments.play import Policy, Sampling, play
+from environments.policies.transformers import TransformersPolicy
 from environments.policies.vllm import VllmPolicy, start_engine
-from environments.seats import Conversation, Limits, Reply
+from environments.seats import Conversation, Limits, Reply, begin
 from fovea.models.loading import load_model
 from fovea.models.names import resolve_path
 from fovea.tasks import Task
@@ -137,6 +139,36 @@ def measure_engine(checkpoint: str, *, num_episodes: int, in_flight: int, repeat
         print(f"| vLLM, {in_flight} | {seconds[0]:.1f} | {seconds[1]:.1f} | {seconds[0] / seconds[1]:.2f} |")
 
 
+def seconds_of_transformers(checkpoint: str, lengths: np.ndarray, *, is_together: bool) -> float:
+    """Seconds in which the Transformers policy writes turns of these lengths, all together or one by one."""
+    model = load_model(checkpoint)
+    episodes = EpisodeArguments(crop_min_pixels=4096, crop_max_pixels=5120)
+    renderer = make_renderer(episodes, model)
+    renderer.end_ids = ()  # a turn ends at its length alone
+    go_on = renderer.observation_ids([{"type": "text", "text": "Go on."}])
+    policy = TransformersPolicy(model.network, renderer, Sampling(0.0), batch_size=len(lengths))
+    make = environment_factory(episodes, model)
+    rows = [begin(make(), task, renderer) for task in test_tasks()[: len(lengths)]]
+    started = time.perf_counter()
+    if is_together:
+        for turn in lengths.T.tolist():
+            for row, reply in zip(rows, policy.reply(rows, max_tokens=turn), strict=True):
+                row.token_ids += [*reply.token_ids, *go_on]
+        return time.perf_counter() - started
+    left = {id(row): iter(turns) for row, turns in zip(rows, lengths.tolist(), strict=True)}
+    for row in rows:
+        policy.submit(row, max_tokens=next(left[id(row)]))
+    num_writing = len(rows)
+    while num_writing:
+        for row, reply in policy.finished():
+            row.token_ids += [*reply.token_ids, *go_on]
+            if (length := next(left[id(row)], None)) is None:
+                num_writing -= 1
+            else:
+                policy.submit(row, max_tokens=length)
+    return time.perf_counter() - started
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_episodes", type=int, default=64)
@@ -144,9 +176,19 @@ def main() -> None:
     parser.add_argument("--longest", type=float, default=6.6, help="longest turn, in means")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--engine", help="checkpoint that vLLM plays instead of the clock")
+    parser.add_argument("--transformers", metavar="CHECKPOINT", help="checkpoint that Transformers plays")
     args = parser.parse_args()
     if args.engine:
         measure_engine(args.engine, num_episodes=args.num_episodes, in_flight=16, repeats=args.seeds)
+        return
+    if args.transformers:
+        print("| seed | together, s | one by one, s | times as fast |\n|---|---|---|---|")
+        for seed in range(args.seeds):
+            lengths = draw_lengths(args.num_episodes, args.num_turns, longest=args.longest, seed=seed) // 10 + 1
+            together, one_by_one = (
+                seconds_of_transformers(args.transformers, lengths, is_together=way) for way in (True, False)
+            )
+            print(f"| {seed} | {together:.1f} | {one_by_one:.1f} | {together / one_by_one:.2f} |", flush=True)
         return
     print("| in flight | seed | together, s | one by one, s | times as fast | longest episode alone, s |")
     print("|---|---|---|---|---|---|")

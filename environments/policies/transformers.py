@@ -31,8 +31,9 @@ class TransformersPolicy:
     """Samples turns from a Transformers vision-language model.
 
     Rows run `batch_size` at a time. The model is in evaluation mode meanwhile, so that
-    adapter dropout is not part of the policy. With `keep_caches` a prompt is computed once for all its rollouts and
-    a turn goes on from the last one's cache; without, or for a family that cannot, each turn is a fresh `generate`.
+    adapter dropout is not part of the policy. With `keep_caches` a prompt is computed once for all its rollouts, a turn
+    goes on from the last one's cache, and rows enter their next turn while others still write; without, or for a family
+    that cannot, each turn is a fresh `generate`.
     """
 
     network: Any
@@ -44,20 +45,47 @@ class TransformersPolicy:
     def __post_init__(self) -> None:
         self.decoder = None
         if self.keep_caches and allow_layouts(self.network):
-            self.decoder = Decoder(self.network, self.renderer)
+            self.decoder = Decoder(self.network, self.renderer, self.batch_size)
+        self._waiting: list[tuple[Conversation, int]] = []
 
     def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]:
-        replies: list[Reply] = []
-        with evaluation_mode(self.network), torch.no_grad():
-            for start in range(0, len(conversations), self.batch_size):
-                chunk = slice(start, start + self.batch_size)
-                replies += self._reply(conversations[chunk], max_tokens[chunk])
-        return replies
+        for conversation, limit in zip(conversations, max_tokens, strict=True):
+            self.submit(conversation, max_tokens=limit)
+        replies: dict[int, Reply] = {}
+        try:
+            while len(replies) < len(conversations):
+                replies |= {id(conversation): reply for conversation, reply in self.finished()}
+        finally:
+            self.abandon()
+        return [replies[id(conversation)] for conversation in conversations]
 
-    def _reply(self, conversations: Sequence[Conversation], max_tokens: Sequence[int]) -> list[Reply]:
+    def submit(self, conversation: Conversation, *, max_tokens: int) -> None:
+        """Begins a turn."""
         if self.decoder is not None:
-            rows = self.decoder.continue_turns(conversations, max_tokens, self._chooser())
-            return [self._cut(row, limit) for row, limit in zip(rows, max_tokens, strict=True)]
+            self.decoder.submit(conversation, max_tokens)
+        else:
+            self._waiting.append((conversation, max_tokens))
+
+    def finished(self) -> list[tuple[Conversation, Reply]]:
+        """Turns that have ended. With `generate` those that were begun first end together."""
+        with evaluation_mode(self.network), torch.no_grad():
+            if self.decoder is not None:
+                turns = self.decoder.advance(self._chooser())
+                return [(turn.conversation, self._cut(turn.token_ids, turn.max_tokens)) for turn in turns]
+            begun, self._waiting = self._waiting[: self.batch_size], self._waiting[self.batch_size :]
+            rows = self._generate([conversation for conversation, _ in begun], max(limit for _, limit in begun))
+            return [
+                (conversation, self._cut(row, limit)) for (conversation, limit), row in zip(begun, rows, strict=True)
+            ]
+
+    def abandon(self) -> None:
+        """Forgets the turns that have not ended."""
+        self._waiting.clear()
+        if self.decoder is not None:
+            self.decoder.forget()
+
+    def _generate(self, conversations: Sequence[Conversation], max_tokens: int) -> list[list[int]]:
+        """The rows' next tokens, whatever stands behind their ends included."""
         tokenizer = self.renderer.tokenizer
         batch = self.renderer.model_inputs([c.token_ids for c in conversations], [c.images for c in conversations])
         batch = {name: value.to(self.network.device) for name, value in batch.items()}
@@ -69,10 +97,9 @@ class TransformersPolicy:
         plain = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
         with replaced(base, "generation_config", plain):  # a released one would add penalties of its own
             output = self.network.generate(
-                **batch, **sampling, max_new_tokens=max(max_tokens), suppress_tokens=self.renderer.placeholder_ids
+                **batch, **sampling, max_new_tokens=max_tokens, suppress_tokens=self.renderer.placeholder_ids
             )
-        rows = output[:, batch["input_ids"].shape[1] :].tolist()
-        return [self._cut(row, limit) for row, limit in zip(rows, max_tokens, strict=True)]
+        return output[:, batch["input_ids"].shape[1] :].tolist()
 
     def _chooser(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Picks token ids [rows] from logits [rows, vocabulary], as `generate` would with the same settings."""

@@ -21,6 +21,9 @@ class Prefix:
 
     layers: list[torch.Tensor]
     num_tokens: int
+    next_position: int
+    is_masked: bool = False
+    """Whether its images are masked from each other, in the layers that the network masks."""
 
 
 @dataclass
@@ -32,8 +35,6 @@ class Cache:
     num_seen: int
     num_images: int
     next_position: int
-    is_masked: bool = False
-    """Whether its images are masked from each other, in the layers that the network masks."""
 
     @property
     def num_behind(self) -> int:
@@ -48,16 +49,38 @@ class TurnCache:
     """
 
     def __init__(self, caches: Sequence[Cache], room: int) -> None:
-        prefixes = list({id(cache.prefix): cache.prefix for cache in caches}.values())
-        order = {id(prefix): number for number, prefix in enumerate(prefixes)}
-        device = prefixes[0].layers[0].device
-        self.group = torch.tensor([order[id(cache.prefix)] for cache in caches], device=device)
-        self.prefix = [_stack([p.layers[layer] for p in prefixes]) for layer in range(len(prefixes[0].layers))]
-        width = self.prefix[0].shape[2]
-        lengths = torch.tensor([prefix.num_tokens for prefix in prefixes], device=device)
-        self.in_prefix = torch.arange(width, device=device) < lengths[:, None]
+        self._share([cache.prefix for cache in caches])
         self.own = [_stack([cache.layers[layer] for cache in caches], room) for layer in range(len(self.prefix))]
-        self.length = torch.tensor([cache.num_behind for cache in caches], device=device)
+        self.length = torch.tensor([cache.num_behind for cache in caches], device=self.group.device)
+        self._regroup()
+
+    def _share(self, prefix_of_row: Sequence[Prefix]) -> None:
+        """Stores the prefixes of these rows, each once."""
+        self.prefixes = list({id(prefix): prefix for prefix in prefix_of_row}.values())
+        device = self.prefixes[0].layers[0].device
+        self.prefix = [_stack(list(parts)) for parts in zip(*(p.layers for p in self.prefixes), strict=True)]
+        lengths = torch.tensor([prefix.num_tokens for prefix in self.prefixes], device=device)
+        self.in_prefix = torch.arange(self.prefix[0].shape[2], device=device) < lengths[:, None]
+        self.group = self._groups_of(prefix_of_row)
+
+    def _groups_of(self, prefix_of_row: Sequence[Prefix]) -> torch.Tensor:
+        """Which of the stored prefixes each row has [rows]."""
+        order = {id(prefix): number for number, prefix in enumerate(self.prefixes)}
+        numbers = [order[id(prefix)] for prefix in prefix_of_row]
+        return torch.tensor(numbers, device=self.prefix[0].device)
+
+    def join(self, other: TurnCache) -> None:
+        """Adds the rows of another one behind its own."""
+        rows = [cache.prefixes[number] for cache in (self, other) for number in cache.group.tolist()]
+        needed, stored = {id(prefix) for prefix in rows}, {id(prefix) for prefix in self.prefixes}
+        if needed <= stored and len(stored) <= 2 * len(needed):
+            self.group = self._groups_of(rows)
+        else:
+            self._share(rows)
+        room = max(cache.own[0].shape[2] for cache in (self, other))
+        for layer in range(len(self.own)):
+            self.own[layer] = torch.cat([_widened(cache.own[layer], room) for cache in (self, other)])
+        self.length = torch.cat([self.length, other.length])
         self._regroup()
 
     def _regroup(self) -> None:
@@ -79,8 +102,8 @@ class TurnCache:
         self.reach = int(self.length.max())
         capacity = self.own[0].shape[2]
         if self.reach > capacity:
-            more = max(self.reach, 2 * capacity) - capacity
-            self.own = [torch.nn.functional.pad(layer, (0, 0, 0, more)) for layer in self.own]
+            for layer, kept in enumerate(self.own):
+                self.own[layer] = _widened(kept, max(self.reach, 2 * capacity))
         self.at = self.at.clamp(max=self.own[0].shape[2] - 1)
         self.own_mask = torch.arange(self.reach, device=self.length.device) <= self.at[:, :, None]
         if width > 1:
@@ -96,7 +119,8 @@ class TurnCache:
     def keep(self, rows: torch.Tensor) -> None:
         """Drops all rows but these."""
         self.group, self.length = self.group[rows], self.length[rows]
-        self.own = [layer[rows] for layer in self.own]
+        for layer, kept in enumerate(self.own):
+            self.own[layer] = kept[rows]
         self._regroup()
 
     def layers_of(self, row: int) -> list[torch.Tensor]:
@@ -178,6 +202,11 @@ class _Chunks:
         output = torch.zeros_like(q, dtype=v.dtype)
         output[self.shown] = attend_by_calls([q[self.shown], k, v], self.own, self.before, scaling)
         return output.transpose(1, 2)
+
+
+def _widened(kept: torch.Tensor, room: int) -> torch.Tensor:
+    """[rows, key heads, room, D] of [rows, key heads, at most room, D], zero where nothing stands yet."""
+    return torch.nn.functional.pad(kept, (0, 0, 0, room - kept.shape[2]))
 
 
 def _stack(layers: Sequence[torch.Tensor], room: int = 0) -> torch.Tensor:

@@ -17,6 +17,7 @@ from environments.factories import environment_factory
 
 pytest.importorskip("vllm")
 
+from benchmarks.serving import vllm_server
 from environments.arguments import EpisodeArguments
 from environments.play import Sampling, play
 from environments.policies.oracle import OraclePolicy
@@ -34,7 +35,6 @@ from rl.trainer import ZoomGRPOTrainer
 from synthesis.agent.command import AgentArguments
 from synthesis.agent.command import run as run_agent
 from synthesis.shapes import make_tasks
-from tests.engines.serving import vllm_server
 from tests.training import ON_CPU
 
 pytestmark = pytest.mark.engines

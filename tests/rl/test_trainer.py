@@ -145,10 +145,14 @@ def test_a_turn_never_generates_past_what_is_left(build, monkeypatch):
     """Fault B10: TRL generates up to the whole budget at each turn and then slices."""
     trainer = build(limits=Limits(3, 1, 220))
     written = []
-    original = Decoder.continue_turns
-    monkeypatch.setattr(
-        Decoder, "continue_turns", lambda *args: written.extend(original(*args)) or written[-len(args[1]) :]
-    )
+    original = Decoder.advance
+
+    def advance(*args):
+        turns = original(*args)
+        written.extend(turn.token_ids for turn in turns)
+        return turns
+
+    monkeypatch.setattr(Decoder, "advance", advance)
     steps = []
     trainer.model.get_output_embeddings().register_forward_hook(lambda *_: steps.append(1))
     trainer.train()
@@ -164,10 +168,8 @@ def test_rollouts_run_without_dropout(build, monkeypatch):
     config = LoraConfig(r=2, lora_dropout=0.5, target_modules=LANGUAGE_LINEARS)
     trainer = build(peft_config=config)
     modes = []
-    original = Decoder.continue_turns
-    monkeypatch.setattr(
-        Decoder, "continue_turns", lambda *args: modes.append(trainer.model.training) or original(*args)
-    )
+    original = Decoder.advance
+    monkeypatch.setattr(Decoder, "advance", lambda *args: modes.append(trainer.model.training) or original(*args))
     before = weights(trainer.model)
     trainer.train()
     assert modes and not any(modes)

@@ -65,6 +65,74 @@ def test_greedy_turns_equal_those_of_generate(model, room, monkeypatch):
     assert ours == stock
 
 
+def go_on_at_once(model: Model, *, keep_caches: bool, max_rows: int) -> tuple[list, TransformersPolicy]:
+    """Nine conversations of up to three turns, each turn begun as soon as the one before has ended."""
+    renderer = Renderer(model.processor)
+    policy = TransformersPolicy(
+        model.network, renderer, Sampling(temperature=0.0), batch_size=max_rows, keep_caches=keep_caches
+    )
+    written = {}
+    for row in range(9):
+        image = picture(row // 3, width=280 + 64 * (row // 3), height=280)
+        messages = [{"role": "user", "content": image_blocks(image, "What is there?" + " Say." * (row // 6))}]
+        conversation = Conversation(None, messages, renderer.prompt_ids(messages, []), [image])
+        policy.submit(conversation, max_tokens=3 + 4 * (row % 3))
+        written[id(conversation)] = (row, conversation, [])
+    left = 3 * len(written) - 2
+    while left:
+        for conversation, reply in policy.finished():
+            row, _, turns = written[id(conversation)]
+            turns.append(reply.token_ids)
+            left -= 1
+            if len(turns) < (1 if row == 4 else 3):
+                crop = picture(20 + row, width=280, height=280)
+                blocks = image_blocks(crop, "closer") if row % 2 else [{"type": "text", "text": "try again"}]
+                conversation.token_ids += [*reply.token_ids, *renderer.observation_ids(blocks)]
+                conversation.images += [crop] if row % 2 else []
+                policy.submit(conversation, max_tokens=2 + row)
+    policy.abandon()
+    return [turns for _, _, turns in written.values()], policy
+
+
+@pytest.mark.parametrize("max_rows", [64, 4, 1])
+def test_turns_that_join_others_are_those_of_generate(model, max_rows, monkeypatch):
+    """Rows enter their next turn, and new rows begin, while others still write."""
+    monkeypatch.setattr("environments.policies.decoding.ROOM", 2)
+    stock, _ = go_on_at_once(model, keep_caches=False, max_rows=64)
+    ours, policy = go_on_at_once(model, keep_caches=True, max_rows=max_rows)
+    assert ours == stock
+    assert not policy.decoder._rows and not policy.decoder._waiting
+
+
+def test_no_turn_waits_for_the_longest(model):
+    """One row that writes for long does not keep another from its second turn."""
+    renderer = Renderer(model.processor)
+    policy = TransformersPolicy(model.network, renderer, Sampling(temperature=0.0))
+    image = picture(0, width=280, height=280)
+    messages = [{"role": "user", "content": image_blocks(image, "What?")}]
+    long, short = (Conversation(None, messages, renderer.prompt_ids(messages, []), [image]) for _ in range(2))
+    policy.submit(long, max_tokens=30)
+    policy.submit(short, max_tokens=2)
+    for _ in range(3):
+        [(conversation, reply)] = policy.finished()
+        assert conversation is short
+        short.token_ids += [*reply.token_ids, *renderer.observation_ids([{"type": "text", "text": "go on"}])]
+        policy.submit(short, max_tokens=2)
+    policy.abandon()
+
+
+def test_a_prompt_is_prefilled_once_however_late_its_rows_begin(model):
+    """Five rollouts of a prompt, of which two are written at a time."""
+    renderer = Renderer(model.processor)
+    policy = TransformersPolicy(model.network, renderer, Sampling(temperature=0.0), batch_size=2)
+    image = picture(0, width=280, height=280)
+    messages = [{"role": "user", "content": image_blocks(image, "What?")}]
+    ids = renderer.prompt_ids(messages, [])
+    replies = policy.reply([Conversation(None, messages, list(ids), [image]) for _ in range(5)], max_tokens=[4] * 5)
+    assert len({reply.token_ids for reply in replies}) == 1
+    assert policy.decoder.num_prefilled == len(ids) - 1
+
+
 def test_each_distinct_prompt_is_prefilled_once(model):
     _, policy = play_two_turns(model, keep_caches=True)
     renderer = policy.renderer

