@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from threading import Event
 
 from evaluation.compare import compare, table, write
-from evaluation.tiny_story import LAUNCH, fovea, run, side_by_side, train
-from fovea.runs.records import SUMMARY
+from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, side_by_side, train
 
 FOLDER = Path("runs/focus_chain/tiny")
 RECIPES = "papers/focus_chain"
@@ -35,10 +35,7 @@ def make_traces(name: str, *options: str) -> None:
         run("fovea", "traces", "--config", f"{RECIPES}/tiny_traces.yaml", *made)
 
 
-def judge(model: str | Path, folder: Path, *options: str) -> None:
-    """Evaluates a checkpoint in a process of its own, unless that was finished before."""
-    if not (folder / SUMMARY).exists():
-        run("fovea", "eval", str(model), "--config", EVALUATION, "--output_dir", str(folder), *options)
+judge = partial(evaluate, config=EVALUATION)
 
 
 def tell(folder: Path, seed: int) -> None:

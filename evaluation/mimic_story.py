@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from threading import Event
 
 from evaluation.compare import compare, table, write
 from evaluation.discover import ATTENTION, POOLING
-from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, train
+from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, side_by_side, train
 
 FOLDER = Path("runs/mimic/tiny")
 RECIPES = "papers/mimic"
@@ -41,27 +42,52 @@ def main() -> None:
             fovea("tasks", "mimic", "--output_dir", str(FOLDER / name), *DRAWN, *options)
     if not (FOLDER / "traces" / "traces.jsonl").exists():
         run("fovea", "traces", "--config", f"{RECIPES}/tiny_traces.yaml")
-    for name in TUNINGS:
-        start = ("--model_name_or_path", str(folder / "data_centric")) if name.startswith("both") else ()
+    tuned = Event()
+
+    def teach(name: str) -> None:
+        is_behind = name == "rl" or name.startswith("both")
+        start = ("--model_name_or_path", str(folder / "data_centric")) if is_behind else ()
         here = ("--output_dir", str(folder / name), "--seed", str(seed), *start)
-        train(folder / name, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_{name}_sft.yaml", *here)
-    start = ("--model_name_or_path", str(folder / "data_centric"))
-    here = ("--output_dir", str(folder / "rl"), "--seed", str(seed), *start)
-    train(folder / "rl", *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", *here)
-    names = ("base", *TUNINGS, "rl")
-    for name in names:
+        if name == "rl":
+            train(folder / name, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", *here)
+        else:
+            train(
+                folder / name, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_{name}_sft.yaml", *here
+            )
+        judge(name)
+
+    def judge(name: str) -> None:
         model, bare = (BASE, ("--prompt", "direct")) if name == "base" else (folder / name, ())
         evaluate(model, folder / name / "evaluation", *bare, config=EVALUATION)
         swept = ("--dataset_name", str(FOLDER / "sweep"))
         evaluate(model, folder / name / "evaluation_sweep", *swept, *bare, config=EVALUATION)
-    for name in ("data_centric", "masked"):
-        given = ("--config", EVALUATION, "--dataset_name", str(FOLDER / "test"))
-        if not (folder / name / "attention" / ATTENTION).exists():
-            output = str(folder / name / "attention")
-            fovea("analyse", "attention", str(folder / name), *given, "--output_dir", output, "--max_tasks", "50")
-        if not (folder / name / "pooling" / POOLING).exists():
-            output = str(folder / name / "pooling")
-            fovea("analyse", "pooling", str(folder / name), *given, "--output_dir", output, "--max_tasks", "200")
+
+    def analyse(name: str) -> None:
+        for what, written, count in (("attention", ATTENTION, "50"), ("pooling", POOLING, "200")):
+            output = folder / name / what
+            if not (output / written).exists():
+                given = ("--config", EVALUATION, "--dataset_name", str(FOLDER / "test"), "--output_dir", str(output))
+                run("fovea", "analyse", what, str(folder / name), *given, "--max_tasks", count)
+
+    def behind_data() -> None:
+        try:
+            teach("data_centric")
+        finally:
+            tuned.set()  # the other job then finds no checkpoint, and stops too
+        teach("both")
+        teach("rl")
+        analyse("data_centric")
+
+    def beside() -> None:
+        judge("base")
+        teach("lora")
+        teach("masked")
+        tuned.wait()
+        teach("both_unmasked")
+        analyse("masked")
+
+    side_by_side(behind_data, beside)
+    names = ("base", *TUNINGS, "rl")
     comparison = compare(*(folder / name / "evaluation" for name in names))
     write(comparison, folder / "comparison.json")
     print(f"\n{table(comparison)}\n\nwritten to {folder / 'comparison.json'}")

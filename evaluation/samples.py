@@ -7,6 +7,7 @@ from typing import Any
 
 from evaluation.benchmarks import BENCHMARKS
 from evaluation.scoring import verdicts
+from fovea.answers import readable
 from fovea.episodes import Episode
 from fovea.runs.records import Sample
 from rewards.accuracy import accuracy
@@ -18,7 +19,7 @@ def sample_of(episode: Episode, number: int, *, task_hash: str | None = None) ->
     if episode.answer is None:
         why = f"no answer: {episode.stop_reason.value}"
     else:
-        why = f"{episode.task.kind.value}: {episode.answer!r} against {episode.task.answer!r}"
+        why = f"{episode.task.kind.value}: {episode.answer!r} against {readable(episode.task)!r}"
     return Sample.of(
         episode,
         sample=number,

@@ -1,7 +1,7 @@
 """The whole story on the tiny model, offline: base, SFT cold start, GRPO, comparison. `make run` calls it.
 
-Each step is the published command; what is there already is not made again. Evaluations run in this process, which
-imports and draws the held-out scenes once.
+Each step is the published command; what is there already is not made again. Trainings run in two processes, which use
+two cores better than two threads of one process do; evaluations run two at a time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from fovea.runs.checkpoints import is_finished
 from fovea.runs.records import SUMMARY
 
 FOLDER = Path("runs/tiny")
+EVALUATION = "tiny_eval.yaml"
+THREADS = "OMP_NUM_THREADS"
 LAUNCH = ("accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",
           "--dynamo_backend", "no", "--cpu")  # fmt: skip
+"""One process on the CPU."""
+LAUNCH_TWO = ("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml")
+"""Two processes on the CPU, each of which takes half of a batch."""
 
 
 @contextmanager
@@ -41,16 +46,20 @@ def run(*command: str) -> None:
         subprocess.run(command, check=True)
 
 
-def side_by_side(*jobs: Callable[[], None]) -> None:
-    """Does jobs that run commands at the same time, each command on its job's share of the cores.
+def side_by_side(*jobs: Callable[[], None], most: int = 2) -> None:
+    """Does jobs that run commands, `most` at the same time, each command on its share of the cores.
 
     More threads than cores wait for each other by spinning, which is many times slower.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // len(jobs)))
-    os.environ.setdefault("OMP_NUM_THREADS", threads)
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        for done in as_completed([pool.submit(job) for job in jobs]):
-            done.result()
+    chosen = os.environ.get(THREADS)
+    os.environ[THREADS] = chosen or str(max(1, (os.cpu_count() or 1) // most))
+    try:
+        with ThreadPoolExecutor(most) as pool:
+            for done in as_completed([pool.submit(job) for job in jobs]):
+                done.result()
+    finally:
+        if chosen is None:
+            del os.environ[THREADS]
 
 
 def train(folder: Path, *command: str) -> None:
@@ -66,21 +75,26 @@ def fovea(*words: str) -> None:
         cli.main()
 
 
-def evaluate(model: str | Path, folder: Path, *options: str, config: str = "tiny_eval.yaml") -> None:
-    """Evaluates a checkpoint on held-out tasks, unless that was finished before."""
+def evaluate(model: str | Path, folder: Path, *options: str, config: str = EVALUATION) -> None:
+    """Evaluates a checkpoint on held-out tasks in a process of its own, unless that was finished before."""
     if not (folder / SUMMARY).exists():
-        fovea("eval", str(model), "--config", config, "--output_dir", str(folder), *options)
+        run("fovea", "eval", str(model), "--config", config, "--output_dir", str(folder), *options)
 
 
 def main() -> None:
+    os.environ["ACCELERATE_USE_CPU"] = "true"
     base, sft, rl = (FOLDER / name for name in ("base", "sft", "rl"))
-    evaluate("tiny", base / "evaluation")
-    evaluate("tiny", base / "evaluation_direct", "--prompt", "direct")
-    train(sft, sys.executable, "sft/train_sft.py")
-    evaluate(sft, sft / "evaluation")
-    train(rl, *LAUNCH, "rl/train_grpo.py")
-    evaluate(rl, rl / "evaluation")
-    evaluate(rl, rl / "evaluation_noise", "--crops", "noise")
+    side_by_side(
+        lambda: evaluate("tiny", base / "evaluation"),
+        lambda: evaluate("tiny", base / "evaluation_direct", "--prompt", "direct"),
+    )
+    train(sft, *LAUNCH_TWO, "sft/train_sft.py", "--per_device_train_batch_size", "4")
+    train(rl, *LAUNCH_TWO, "rl/train_grpo.py", "--per_device_train_batch_size", "32")
+    side_by_side(
+        lambda: evaluate(sft, sft / "evaluation"),
+        lambda: evaluate(rl, rl / "evaluation"),
+        lambda: evaluate(rl, rl / "evaluation_noise", "--crops", "noise"),
+    )
     comparison = compare(*(path / "evaluation" for path in (base, sft, rl)))
     write(comparison, FOLDER / "comparison.json")
     print(f"\n{table(comparison)}\n\nwritten to {FOLDER / 'comparison.json'}")

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from evaluation.stored import StoredRun
+from fovea.answers import readable
 from fovea.answers.boxes import answer_boxes, reference_boxes
 from fovea.boxes import Box
 from fovea.episodes import Crop, Fault, FaultKind, Turn
@@ -114,7 +115,7 @@ class Trajectories:
             self.tasks[key] = {
                 "id": task.id,
                 "question": task.prompt,
-                "reference": str(task.answer),
+                "reference": str(task.answer) if task.source == LOST else readable(task),
                 "kind": task.kind.value,
                 "family": task.family,
                 "images": images,

@@ -87,6 +87,8 @@
   };
 
   // ---- the list: only rows in sight exist
+  // Images that stand before the question are shown under their numbers below it.
+  const bare = (question) => question.replace(/^(?:\s*(?:Image \d+:)?\s*\ufffc\s*)+/, "").replaceAll("\ufffc", "[image]");
   const drawList = () => {
     const list = byId("list"), first = Math.max(0, Math.floor(list.scrollTop / ROW_PX) - 5);
     const last = Math.min(shown.length, first + Math.ceil(list.clientHeight / ROW_PX) + 10);
@@ -98,7 +100,7 @@
       const where = episode.step === undefined ? "" : `step ${episode.step} · `;
       const said = episode.answer === undefined ? episode.stop_reason : `“${episode.answer.slice(0, 60)}” (${task(episode).reference.slice(0, 60)})`;
       const row = element("div", { className: `row${place === chosen ? " chosen" : ""}`, title: `${task(episode).id}: ${task(episode).question}` }, dot,
-        `${where}${said} · ${counted(episode.num_zooms, "zoom")} · ${task(episode).question.slice(0, 120)}`);
+        `${where}${said} · ${counted(episode.num_zooms, "zoom")} · ${bare(task(episode).question).slice(0, 120)}`);
       row.style.top = `${place * ROW_PX}px`;
       row.onclick = () => { following = false; choose(place); };
       return row;
@@ -122,7 +124,7 @@
     const asked = task(episode), other = partner(episode);
     detail.replaceChildren(
       element("div", { className: "quiet", textContent: `${asked.id} · ${asked.family} · ${asked.kind}` }),
-      element("div", { className: "question", textContent: asked.question }),
+      element("div", { className: "question", textContent: bare(asked.question) }),
       element("div", {}, element("span", { className: "chip", textContent: `right answer: ${asked.reference}` })),
       element("div", { className: "columns" }, drawEpisode(episode), other ? drawEpisode(other) : null));
     detail.scrollTop = 0;

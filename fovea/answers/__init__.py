@@ -1,7 +1,8 @@
 """Answers by kind: what may stand as a reference, how an answer is read, and when it is right. Rules only.
 
 Three functions hold for every kind. `checked_reference` cures or refuses a reference where it enters, `written` writes
-it as an answer, and `score` compares. Their invariant: a reference that was let in scores 1 as written.
+it as an answer, and `score` compares. Their invariant: a reference that was let in scores 1 as written. `readable`
+tells it to people.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import math
 import re
 import threading
 from collections.abc import Callable
+from string import ascii_uppercase
 from typing import Any
 
 from fovea.answers.boxes import box_score, reference_boxes, written_boxes
-from fovea.answers.choices import check_choice, choice_score
+from fovea.answers.choices import check_choice, choice_letter, choice_score
 from fovea.answers.numbers import PLAIN_NUMBER, check_number, number_score
 from fovea.answers.text import as_list, check_list, check_text, check_yes_no, list_score, text_score, yes_no_score
 from fovea.boxes import Frame, Framing
@@ -36,6 +38,20 @@ def written(task: Task, framing: Framing | None = None) -> str:
     if task.kind is AnswerKind.LIST:
         return ", ".join(map(str, as_list(task.answer)))
     return str(as_list(task.answer)[0])
+
+
+def readable(task: Task) -> str:
+    """The reference in the words of a page: all accepted texts, an option with its text, boxes as shares of images."""
+    if task.kind is AnswerKind.BOX:
+        boxes = [(target, ", ".join(f"{value:.3f}" for value in target.box.coordinates))
+                 for target in reference_boxes(task)]  # fmt: skip
+        return "; ".join(f"[{text}]" + (f" on image {target.img_idx}" if len(task.images) > 1 else "")
+                         for target, text in boxes)  # fmt: skip
+    if task.kind is AnswerKind.CHOICE and task.choices:
+        letter = choice_letter(task)
+        return f"{letter}. {task.choices[ascii_uppercase.index(letter)]}"
+    between = ", " if task.kind is AnswerKind.LIST else " or "
+    return between.join(map(str, as_list(task.answer)))
 
 
 def checked_reference(task: Task) -> Any:

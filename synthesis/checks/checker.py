@@ -12,7 +12,7 @@ from environments.factories import box_frame, environment_factory, make_renderer
 from environments.protocol import behind_thoughts
 from environments.trace_tokens import TraceEncoder
 from environments.traces import Trace, TraceError, first_turn, images_of, text_of, to_trace
-from fovea.answers import score
+from fovea.answers import readable, score
 from fovea.boxes import UNIT_VIEW, Frame, Framing, coverage
 from fovea.data.task_files import BAD_ROW
 from fovea.images import PixelLimits, image_hash
@@ -123,7 +123,7 @@ class Checker:
         answer = behind_thoughts(last)[1].partition("<answer>")[2].partition("</answer>")[0].strip()
         framing = Framing(self.frame)
         if task.kind.value != "box" and score(task, answer, framing) < 0.99:
-            self._add(line, "wrong answer", f"it answers {answer!r}, and the task's reference is {task.answer!r}")
+            self._add(line, "wrong answer", f"it answers {answer!r}, and the task's reference is {readable(task)!r}")
         for target in task.boxes if regions else ():
             box = target.box.to(Frame.UNIT, UNIT_VIEW)
             best = max((coverage(box, region) for root, region in regions if root == target.img_idx), default=0.0)

@@ -25,8 +25,10 @@ from fovea.boxes import Box, Frame
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.episodes import Answer, Call, Crop, Episode, Fault, FaultKind, Observation, StopReason, Turn
 from fovea.models.loading import load_outline
+from fovea.placeholders import MARK
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Rollout, append
+from fovea.tasks import AnswerKind
 from synthesis.shapes import make_tasks
 from synthesis.shapes.albums import make_albums
 from tests.conftest import TINY_CROPS
@@ -358,3 +360,24 @@ def test_what_was_focused_when_stands_below_the_images(page, tmp_path):
     assert page.locator(".turn").first.locator("canvas").count() == 1
     text = page.inner_text(".plots")
     assert "accuracy by number of images" in text and "visual tokens by number of images" in text
+
+
+def test_questions_are_read_without_the_places_of_their_images(page, tmp_path):
+    """Images stand below under their numbers; what stands between words is said. A box is told as numbers."""
+    [album] = make_albums(num_tasks=1, seed=3, num_images=(2,))
+    between = replace(album, id="between", question=f"Is {MARK} darker than {MARK}?")
+    [box] = make_tasks(num_tasks=1, seed=3)
+    target = {"coordinates": [0.25, 0.5, 0.75, 1.0], "frame": "unit"}
+    box = replace(box, id="box", answer=[target], kind=AnswerKind.BOX)
+    save_tasks([album, between, box], tmp_path / "tasks")
+    write_evaluation(tmp_path / "run" / "evaluation", tmp_path / "tasks", lambda i, t: "1")
+    (tmp_path / "report.html").write_text("".join(report([tmp_path / "run"])), encoding="utf-8")
+    page.goto(f"file://{tmp_path}/report.html")
+    page.wait_for_selector("body[data-ready='1']")
+    page.select_option("#outcome", "all")
+    asked = album.question.rpartition(MARK)[2].strip()
+    assert page.text_content(".question") == asked and page.text_content(".row.chosen").endswith(f" · {asked}")
+    page.keyboard.press("j")
+    assert page.text_content(".question") == "Is [image] darker than [image]?"
+    page.keyboard.press("j")
+    assert "right answer: [0.250, 0.500, 0.750, 1.000]" in page.text_content("#detail")

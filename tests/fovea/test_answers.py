@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fovea.answers import score, written
+from fovea.answers import readable, score, written
 from fovea.answers.boxes import boxes_in
 from fovea.answers.numbers import to_number
 from fovea.boxes import Box, Frame, Framing, View
@@ -246,3 +246,26 @@ def test_a_box_reference_keeps_its_frame_also_as_text(written_as, picture):
 def test_lists_with_bullets_are_lists():
     for answer in ("- cup\n- hat", "1. cup\n2. hat", "* cup\n* hat"):
         assert score(checked(task(["cup", "hat"], "list")), answer) == 1
+
+
+BOX = {"coordinates": [0.25, 0.5, 0.75, 1.0], "frame": "unit"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "choices", "images", "told"),
+    [
+        ("number", 7, (), 1, "7"),
+        ("text", ["hat", "cap"], (), 1, "hat or cap"),
+        ("list", ["cup", "hat"], (), 1, "cup, hat"),
+        ("choice", "b", COLOURS, 1, "B. dark blue"),
+        ("choice", "green", COLOURS, 1, "C. green"),
+        ("choice", "C", (), 1, "C"),
+        ("box", [BOX], (), 1, "[0.250, 0.500, 0.750, 1.000]"),
+        (
+            "box", [BOX, BOX | {"img_idx": 1}], (), 2,
+            "[0.250, 0.500, 0.750, 1.000] on image 0; [0.250, 0.500, 0.750, 1.000] on image 1",
+        ),
+    ],
+)  # fmt: skip
+def test_people_are_told_a_reference_in_their_words(kind, answer, choices, images, told):
+    assert readable(task(answer, kind, choices, [None] * images)) == told
