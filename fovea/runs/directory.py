@@ -52,7 +52,7 @@ class RunDirectory:
             path = self.path / name
             if not path.exists():
                 continue
-            rows = [row for row in read_jsonl(path) if _happened_by(step, row)]
+            rows = [row for row in read_jsonl(path) if step > 0 and row["step"] <= step]
             aside = path.with_suffix(".tmp")
             aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
             os.replace(aside, path)
@@ -91,11 +91,6 @@ def without_secrets(words: Sequence[str]) -> list[str]:
 
 
 _SECRET = re.compile(r"--\S*(?:token|api_key|password|secret)", re.IGNORECASE)
-
-
-def _happened_by(step: int, row: dict[str, Any]) -> bool:
-    """Whether a row had been logged after `step`. Episodes that are trained on are logged under the step before."""
-    return step > 0 and (row["step"] < step if row.get("mode") == "train" else row["step"] <= step)
 
 
 def versions() -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -102,6 +104,30 @@ def test_grpo_checkpoints_goes_on_and_exports(tmp_path, stage, options):
     assert "going on from" in run(*words, "3", stage=stage)
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl") if "reward" in row] == [1, 2, 3]
     load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_processes_choose_groups_with_a_signal_together(tmp_path, stage):
+    """Only tasks of odd numbers have a signal; what is known of tasks goes on with the training."""
+    (tmp_path / "odd.py").write_text(
+        "def odd(task, episodes):\n"
+        "    return [float(place * (int(task.id.rpartition('-')[2]) % 2)) for place in range(len(episodes))]\n"
+    )
+    words = (
+        "rl/train_grpo.py", "--model_name_or_path", "tiny", "--output_dir", str(tmp_path / "rl"), *ON_GLOO,
+        "--per_device_train_batch_size", "4", "--num_generations", "2", "--max_tasks", "60", "--save_steps", "1",
+        "--reward_funcs", str(tmp_path / "odd.py:odd"), "--reward_weights", "1",
+        "--dynamic_sampling", "6", "--task_selection", "difficulty", "--max_steps",
+    )  # fmt: skip
+    assert "starting anew" in run(*words, "1", stage=stage)
+    assert "going on from" in run(*words, "2", stage=stage)
+    rows = read_jsonl(tmp_path / "rl" / "episodes.jsonl")
+    groups = Counter((row["step"], row["task_id"], row["in_loss"]) for row in rows)
+    kept = [(step, int(task.rpartition("-")[2])) for step, task, in_loss in groups if in_loss]
+    assert set(groups.values()) == {2} and sorted(step for step, _ in kept) == [1] * 4 + [2] * 4
+    assert all(number % 2 for _, number in kept)
+    rates = json.loads((tmp_path / "rl" / "checkpoint-2" / "task_history.json").read_text())["success_rates"]
+    assert sum(rate is not None for rate in rates) == len({task for _, task, _ in groups})
 
 
 def test_when_a_process_dies_all_end_and_the_same_command_goes_on(tmp_path):

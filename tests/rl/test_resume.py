@@ -43,6 +43,7 @@ def build(tiny, episode_arguments):
             environment_factory=environment_factory(episode_arguments, tiny),
             limits=episode_arguments.limits(),
             processing_class=tiny.processor,
+            run=RunDirectory(folder),
         )
 
     return make
@@ -63,9 +64,12 @@ def test_a_cut_training_ends_with_the_weights_of_an_uncut_one(build, tmp_path, p
     build(tmp_path / "cut", **period | {"max_steps": 3}).train()
     checkpoint = last_whole_checkpoint(tmp_path / "cut")
     assert checkpoint.name == "checkpoint-3"
+    RunDirectory(tmp_path / "cut").rewind(3)
     again = build(tmp_path / "cut", **period)
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 4
+    whole_log, cut_log = (read_jsonl(tmp_path / name / "episodes.jsonl") for name in ("whole", "cut"))
+    assert cut_log == whole_log, "each episode is logged once"
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
 
 
@@ -111,13 +115,13 @@ def test_logs_go_back_to_the_checkpoint(tmp_path):
         run.add_metrics({"step": step})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
-    rows = [{"step": step, "mode": "train"} for step in (0, 1, 2)] + [{"step": 2, "mode": "eval"}]
+    played = [(0, "eval"), (1, "train"), (2, "train"), (2, "eval"), (3, "train")]
+    rows = [{"step": step, "mode": mode} for step, mode in played]
     (tmp_path / "episodes.jsonl").write_text("".join(f"{row}\n".replace("'", '"') for row in rows))
     run.rewind(2)
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2]
-    assert [(row["step"], row["mode"]) for row in read_jsonl(tmp_path / "episodes.jsonl")] == [
-        (0, "train"), (1, "train"), (2, "eval"),
-    ]  # fmt: skip
+    kept = [(row["step"], row["mode"]) for row in read_jsonl(tmp_path / "episodes.jsonl")]
+    assert kept == [(0, "eval"), (1, "train"), (2, "train"), (2, "eval")]
     run.rewind(0)
     assert read_jsonl(tmp_path / "metrics.jsonl") == []
 
