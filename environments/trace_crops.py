@@ -15,7 +15,7 @@ from environments.traces import Trace, images_of, text_of
 from fovea.answers.boxes import is_four_numbers
 from fovea.boxes import WHOLE, Box, Frame, View
 from fovea.episodes import Call
-from fovea.images import PixelLimits, cut, fit
+from fovea.images import PixelLimits, fit
 
 UNLIKE = 0.1
 """A crop whose correlation with what is under its box is below this shows something else. A crop of the original and a
@@ -64,19 +64,36 @@ def difference(source: Image.Image, box: Box, view: View, crop: Image.Image, pad
     inside = box.to(Frame.UNIT, view).enlarged(padding).clipped(view)
     if inside.is_empty:
         return 255.0
-    return float(np.abs(_small(cut(source, inside)) - _small(crop)).mean())
+    under, shown = _both(source, inside, crop)
+    return float(np.abs(under - shown).mean())
 
 
-def likeness(first: Image.Image, second: Image.Image) -> float:
-    """Correlation of the levels of two pictures, made small: 1 for the same, about 0 for others; 1 if one is plain."""
-    levels = [_small(image).mean(axis=2).ravel() for image in (first, second)]
-    if min(values.std() for values in levels) < 2:
+def likeness(source: Image.Image, crop: Image.Image, region: Box = WHOLE) -> float:
+    """Correlation of the levels of a crop and of what is under a UNIT box: 1 for the same, about 0 for others.
+
+    It is 1 where nothing can be told: if one of them is plain, or the region has hardly any pixels.
+    """
+    under, shown = (levels.mean(axis=2).ravel() for levels in _both(source, region, crop))
+    if under.size < 8 or min(under.std(), shown.std()) < 2:
         return 1.0
-    return float(np.corrcoef(*levels)[0, 1])
+    return float(np.corrcoef(under, shown)[0, 1])
 
 
-def _small(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB").resize((_COMPARED_PX, _COMPARED_PX), Image.Resampling.BOX), dtype=float)
+def _both(source: Image.Image, region: Box, crop: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """The levels [height, width, 3] of what is under a UNIT box, and of a crop, at half the coarser resolution.
+
+    What a small view does not show of a sharp crop is no difference between them.
+    """
+    x1, y1, x2, y2 = region.coordinates
+    under = (x1 * source.width, y1 * source.height, x2 * source.width, y2 * source.height)
+    extents = zip((under[2] - under[0], under[3] - under[1]), crop.size, strict=True)
+    width, height = (max(1, min(_COMPARED_PX, round(extent / 2), pixels)) for extent, pixels in extents)
+    pictures = (
+        image.convert("RGB").resize((width, height), Image.Resampling.BOX, box=box)
+        for image, box in ((source, under), (crop, None))
+    )
+    first, second = (np.asarray(picture, dtype=float) for picture in pictures)
+    return first, second
 
 
 Reading = tuple[Frame, float]

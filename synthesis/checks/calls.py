@@ -18,7 +18,7 @@ from environments.traces import Trace, first_turn, images_of, text_of
 from fovea.answers.boxes import is_four_numbers
 from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, Framing, View
 from fovea.episodes import Call, Fault, ModelFault
-from fovea.images import PixelLimits, cut, fit
+from fovea.images import PixelLimits, fit
 from fovea.tasks import Task
 from synthesis.formats.dialects import TOOL, Cutting
 
@@ -102,7 +102,7 @@ class CallChecker:
         crop = next(crops, None)
         if crop is None:
             return "no crop", "no image stands behind the call"
-        if (value := likeness(cut(source.picture, region), crop)) < UNLIKE:
+        if (value := likeness(source.picture, crop, region)) < UNLIKE:
             return "other crop", f"the image behind the call shows something else (correlation {value:.2f})"
         return _Shown(crop, source.root, region.within(source.region, view=UNIT_VIEW))
 
