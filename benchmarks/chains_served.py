@@ -1,8 +1,8 @@
 """Chains over real endpoints: `python -m benchmarks.chains_served --output_dir runs/chains_served`.
 
 The roles that see are played by a vLLM server on CPU, those that write by a scripted server. No model that can be
-embedded here describes a picture, so `tiny` is taught to first: what pictures of two shapes show, and which of two
-shows the larger digit, in the builder's own words, on other pictures than those of the pool. The builder is killed
+embedded here describes a picture, so `tiny` is taught to first: what pictures of two shapes show, and which digits are
+on them, in the builder's own words, on other pictures than those of the pool. The builder is killed
 once and run again. Needs `make .venv-engines/.installed`; run it with that environment's Python.
 """
 
@@ -90,60 +90,53 @@ def profile(digits: Digits) -> dict[str, Any]:
     return {"overview": "two shapes", "objects": objects}
 
 
-def larger(name: str, one: int, other: int) -> str:
-    low, high = sorted((one, other))
-    return f"In which image is the digit on the {name} larger, image {low} or image {high}?"
+Place = tuple[str, int]
+"""A shape's name, and the number of an image that shows it."""
 
 
-def statement(name: str, one: int, other: int) -> str:
-    return f"the digit on the {name} is larger in image {one} than in image {other}"
-
-
-def how_many(claims: Sequence[str]) -> str:
-    return f"How many of these statements hold: {'; '.join(claims)}?"
-
-
-_LARGER = re.compile(r"digit on the (\w+ \w+) (?:is )?larger(?: in|,) image (\d+) (?:than in|or) image (\d+)")
+def which_digits(places: Sequence[Place]) -> str:
+    """Asks for the digit at each place."""
+    asked = [f"on the {name} in image {number}" for name, number in places]
+    return f"Which digit is {', '.join(asked)}?"
 
 
 def answer(question: str, shown: Mapping[int, Digits]) -> str:
     """The true answer to such a question, by the images that are shown."""
-    holds, asked = [], _LARGER.findall(question)
-    for name, *images in asked:
-        one, other = (shown.get(int(number), {}).get(name) for number in images)
-        if one is None or other is None:
-            return UNKNOWN
-        holds.append(one > other)
-    if question.startswith("How many"):
-        return str(sum(holds))
-    return asked[0][1] if holds[0] else asked[0][2]
+    places = re.findall(r"on the (\w+ \w+) in image (\d+)", question)
+    digits = [shown.get(int(number), {}).get(name) for name, number in places]
+    return UNKNOWN if None in digits else ", ".join(map(str, digits))
 
 
 def sample_look(library: Library, rng: np.random.Generator) -> tuple[str, dict[int, Picture]]:
     """A question as the checks ask them, and the images that are shown with it."""
     length = int(rng.integers(2, 4))
     numbers = [int(number) for number in rng.choice(NUMBERS, size=length + int(rng.integers(2)), replace=False)]
-    path, steps = [library.any(rng)], []
+    path, places = [library.any(rng)], list[Place]()
     for one, other in pairwise(numbers[:length]):
         name, digit = list(path[-1][1].items())[int(rng.integers(2))]
         path.append(library.with_another(rng, name, digit))
-        steps.append((name, one, other))
+        places += [(name, one), (name, other)]
     shown = dict(zip(numbers, [*path, *(library.any(rng) for _ in numbers[length:])], strict=True))
     if rng.random() < 0.6:
-        name, one, other = steps[int(rng.integers(len(steps)))]
-        question = larger(name, one, other)
+        step = int(rng.integers(length - 1))
+        asked = places[2 * step : 2 * step + 2]
         if rng.random() < 0.6:
-            shown = {number: shown[number] for number in (one, other)}
+            shown = {number: shown[number] for _, number in asked}
         elif len(shown) > 2 and rng.random() < 0.5:
-            del shown[one], shown[other]
+            shown = {number: shown[number] for number in shown.keys() - {number for _, number in asked}}
     else:
-        claims = [
-            statement(name, *((one, other) if rng.random() < 0.5 else (other, one))) for name, one, other in steps
-        ]
-        question = how_many(claims)
+        asked = one_an_image(places)
         if rng.random() < 0.3:
             del shown[numbers[int(rng.integers(length))]]
-    return question, shown
+    return which_digits(asked), shown
+
+
+def one_an_image(places: Sequence[Place]) -> list[Place]:
+    """The first place in each image."""
+    firsts: dict[int, Place] = {}
+    for place in places:
+        firsts.setdefault(place[1], place)
+    return list(firsts.values())
 
 
 def lesson(library: Library, rng: np.random.Generator) -> tuple[list[dict[str, Any]], str]:
@@ -177,7 +170,7 @@ def encoded(model: Model, lessons: list[tuple[list[dict[str, Any]], str]]) -> di
 
 
 def teach(folder: Path, num_steps: int, seed: int) -> None:
-    """Teaches `tiny` the roles that see and leaves the model in the folder."""
+    """Teaches `tiny` the roles that see, and leaves the model in the folder."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     library, model = Library.drawn(rng, 4_000), load_model("tiny")
@@ -221,15 +214,14 @@ class Writer:
                 return {"kind": "none"}
             return {"kind": "semantic", "sentence": f"the {name} shows {one} in the first and {other} in the second"}
         links = re.findall(r"Image (\d+) to image (\d+) \(\w+\): the (\w+ \w+) shows (\d) in the first and (\d)", text)
-        steps, num_true = [], 0
-        claims: list[str] = []
+        steps, places, digits = [], list[Place](), dict[Place, str]()
         for first, second, name, one, other in links:
-            high, low = (first, second) if one > other else (second, first)
-            steps.append({"question": larger(name, int(first), int(second)), "answer": high})
-            is_claimed = (int(first) + len(claims)) % 2 == 0
-            claims.append(statement(name, *map(int, (high, low) if is_claimed else (low, high))))
-            num_true += is_claimed
-        return {"steps": steps, "question": how_many(claims), "answer": str(num_true)}
+            here = [(name, int(first)), (name, int(second))]
+            digits |= zip(here, (one, other), strict=True)
+            steps.append({"question": which_digits(here), "answer": f"{one}, {other}"})
+            places += here
+        asked = one_an_image(places)
+        return {"steps": steps, "question": which_digits(asked), "answer": ", ".join(digits[place] for place in asked)}
 
     def _connect(self, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         """What both profiles name with different digits, as they were described, not as it is."""
@@ -301,7 +293,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_pictures", type=int, default=80, help="in the pool")
     parser.add_argument("--num_chains", type=int, default=120, help="paths along which questions are asked")
-    parser.add_argument("--num_steps", type=int, default=1_500, help="of teaching the roles that see")
+    parser.add_argument("--num_steps", type=int, default=900, help="of teaching the roles that see")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     folder = chosen.output_dir

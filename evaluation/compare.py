@@ -125,7 +125,8 @@ def table(comparison: dict[str, Any]) -> str:
             flips = f"{family['flips']['gained']} | {family['flips']['lost']}"
             lines.append(f"| {name} | {family['n']} | {numbers} | {tests} | {flips} |")
     if comparison["changed_settings"]:
-        lines.append(f"\nevaluated under different settings: {'; '.join(comparison['changed_settings'])}")
+        changed = "; ".join(comparison["changed_settings"])
+        lines.append(f"\nevaluated under different settings: {changed} (evaluate both with the same --config)")
     if "split" in comparison:
         lines.append(f"\n{split.table(comparison['split'])}")
     return "\n".join(lines)

@@ -35,6 +35,7 @@ from fovea.episodes import Episode
 from fovea.jsonl import cut_torn_line
 from fovea.kernels.token_pooling import pooled_tokens
 from fovea.models.loading import Model
+from fovea.models.names import weights_mark
 from fovea.processes import process_state
 from fovea.runs.directory import RunDirectory, changes
 from fovea.runs.records import SAMPLES, Sample, Summary, append, read_samples, write_summary
@@ -77,13 +78,14 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
         )
     run = RunDirectory(arguments.output_dir)
     hashes = {task.id: fingerprint(task) for task in tasks}
-    refuse_other_settings(run, arguments, episodes)
+    weights = weights_mark(arguments.model_name_or_path)
+    refuse_other_settings(run, arguments, episodes, weights)
     if state.is_main_process:
         join_parts(run.path, hashes)
     state.wait_for_everyone()
     played = played_already(run.path, hashes)
     if state.is_main_process:
-        run.write_start(evaluation=arguments, episodes=episodes)
+        run.write_start(evaluation=arguments, episodes=episodes, weights={"mark": weights})
     if episodes.crops == "other":
         tasks = with_others(tasks)
     with pooled_tokens(model.network, arguments.token_pooling):
@@ -154,10 +156,19 @@ def join_parts(folder: Path, hashes: Mapping[str, str]) -> None:
         part.unlink()
 
 
-def refuse_other_settings(run: RunDirectory, arguments: EvaluationArguments, episodes: EpisodeArguments) -> None:
-    """Raises ConfigError if a folder holds samples that were played with other settings."""
-    changed = list(changes(run.settings(), {"evaluation": arguments, "episodes": episodes}, free=FREE_SETTINGS))
-    if changed and ((run.path / SAMPLES).exists() or any(run.path.glob(PARTS))):
+def refuse_other_settings(
+    run: RunDirectory, arguments: EvaluationArguments, episodes: EpisodeArguments, weights: str
+) -> None:
+    """Raises ConfigError if a folder holds samples that were played with other settings or by other weights."""
+    if not (run.path / SAMPLES).exists() and not any(run.path.glob(PARTS)):
+        return
+    before = run.settings()
+    if before.get("weights", {}).get("mark", weights) != weights:
+        raise ConfigError(
+            f"{run.path} holds an evaluation of the weights that {arguments.model_name_or_path} had before it was "
+            "trained anew: use another --output_dir, or delete it"
+        )
+    if changed := list(changes(before, {"evaluation": arguments, "episodes": episodes}, free=FREE_SETTINGS)):
         raise ConfigError(
             f"{run.path} holds an evaluation with other settings ({'; '.join(changed)}): use another --output_dir, or "
             "delete it"

@@ -50,6 +50,8 @@ def parse(
         names = [default_config] if default_config and not {"-h", "--help"} & set(words) else []
     known = {field.name for kind in dataclass_types for field in dataclasses.fields(kind)}
     settings: dict[str, Any] = dict(defaults or {})
+    if "bf16" in known and not _has_accelerator():
+        settings.setdefault("bf16", False)  # TRL's default is refused there
     for name in names:
         settings |= _read(find_config(name), known)
     parsed, rest = _parse(dataclass_types, settings, words, description)
@@ -57,6 +59,12 @@ def parse(
         option = next((word for word in rest if word.startswith("--")), rest[0])
         raise ConfigError(_unknown(option.lstrip("-").partition("=")[0], known, "on the command line"))
     return tuple(parsed)
+
+
+def _has_accelerator() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()
 
 
 def config_names(words: Sequence[str]) -> tuple[list[str] | None, list[str]]:

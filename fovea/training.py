@@ -191,6 +191,10 @@ def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minute
         trainer.train(resume_from_checkpoint=checkpoint)
     except _NothingLeft as end:
         print(end, flush=True)
+    except KeyboardInterrupt:
+        last = last_whole_checkpoint(run.path)
+        goes_on = f"goes on from {last}" if last else "begins anew: no checkpoint was written yet (--save_steps)"
+        raise SystemExit(f"interrupted after step {trainer.state.global_step}; the same command {goes_on}") from None
     save_together(trainer)
 
 

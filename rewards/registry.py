@@ -91,16 +91,22 @@ def kind_of(function: Callable) -> RewardKind:
     Raises:
         ValueError: if they fit none, or more than one.
     """
-    names = set(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters
+    names = set(parameters)
     fits = {
         RewardKind.EPISODE: "episode" in names,
         RewardKind.GROUP: "episodes" in names,
         RewardKind.TRL: bool({"prompts", "completions", "completion_ids"} & names),
     }
     kinds = [kind for kind, fit in fits.items() if fit]
-    if len(kinds) == 1:
-        return kinds[0]
     shown = f"{getattr(function, '__name__', function)}({', '.join(sorted(names))})"
+    if len(kinds) == 1:
+        needed = {name for name, one in parameters.items()
+                  if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}  # fmt: skip
+        if kinds[0] is not RewardKind.TRL and (unknown := sorted(needed - {"task", "episode", "episodes"})):
+            given = "task and episodes" if kinds[0] is RewardKind.GROUP else "task and episode"
+            raise ValueError(f"{shown} asks for {', '.join(unknown)}: it is given {given}, by these names")
+        return kinds[0]
     problem = "fits several kinds of reward" if kinds else "fits no kind of reward"
     raise ValueError(
         f"{shown} {problem}: take (task, episode) for one episode, (task, episodes) for a group, "
@@ -119,6 +125,7 @@ def score_episodes(reward: Reward, episodes: Sequence[Episode]) -> list[float | 
     values: list[float | None] = []
     for group in _groups(episodes):
         paid = _call(reward, group[0].task, group)
+        paid = paid.tolist() if hasattr(paid, "tolist") else paid
         if not isinstance(paid, (list, tuple)) or len(paid) != len(group):
             raise RewardError(f"group reward {reward.name} must return {len(group)} values, not {paid!r}")
         values += [_number(reward, episode, value) for episode, value in zip(group, paid, strict=True)]
@@ -148,10 +155,21 @@ def _call(reward: Reward, task: Task, subject: Any) -> Any:
         ) from error
 
 
+def plain(value: Any) -> Any:
+    """A number of NumPy or PyTorch as Python's own; anything else as it is."""
+    is_scalar = hasattr(value, "item") and getattr(value, "shape", None) in ((), (1,))
+    return value.item() if is_scalar else value
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a finite number of Python."""
+    return isinstance(value, (bool, int, float)) and math.isfinite(value)
+
+
 def _number(reward: Reward, episode: Episode, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, (bool, int, float)) and math.isfinite(value):
+    if is_finite(value := plain(value)):
         return float(value)
     raise RewardError(
         f"reward {reward.name} returned {value!r} on task {episode.task.id}: it must be a finite number, or None"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from fovea.episodes import Episode
 from fovea.tasks import Task
-from rewards.registry import Reward, RewardError, RewardKind, score_episodes
+from rewards.registry import Reward, RewardError, RewardKind, is_finite, plain, score_episodes
 
 
 def to_trl(reward: Reward) -> Callable | str:
@@ -87,8 +86,8 @@ def _checked(reward: Reward, paid: Any, arguments: Mapping[str, Any]) -> list[fl
     if len(values) != number:
         raise RewardError(f"reward {reward.name} returned {len(values)} values for {number} completions")
     for row, value in enumerate(values):
-        value = value.item() if hasattr(value, "item") else value
-        if value is not None and not (isinstance(value, (bool, int, float)) and math.isfinite(value)):
+        value = plain(value)
+        if value is not None and not is_finite(value):
             raise RewardError(
                 f"reward {reward.name} returned {value!r} on {_asked(arguments, row)}: "
                 "it must be a finite number, or None"

@@ -82,6 +82,11 @@ def _in_unit(target: Target, task: Task) -> Target:
         if not task.images:
             raise TaskError(f"box {list(box.coordinates)} is in pixels, but the row has no image")
         size = image_size(task.images[index])
+        if max(size) > 1 and max(map(abs, box.coordinates)) <= 1:
+            raise TaskError(
+                f"box {list(box.coordinates)} is within one pixel of image {index}: if it is in shares of the image, "
+                'write {"bbox_2d": …, "frame": "unit"}'
+            )
     view = View(size, size)
     unit_box = box.to(Frame.UNIT, view)
     if min(unit_box.coordinates) < -OUTSIDE or max(unit_box.coordinates) > 1 + OUTSIDE:

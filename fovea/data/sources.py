@@ -151,14 +151,19 @@ def _parquet(path: Path) -> Iterator[Row]:
     return _arrow(datasets.Dataset.from_parquet(str(path)))
 
 
-def _tsv(path: Path) -> Iterator[Row]:
-    """Rows whose values are texts, an empty one None. An image that only names a row is that row's."""
+def _separated(path: Path) -> Iterator[Row]:
+    """Rows of a TSV or CSV, whose values are texts, an empty one None. An image that only names a row is that row's."""
     import datasets
 
-    with path.open() as file:
-        column_names = next(csv.reader([file.readline()], delimiter="\t"))
+    encoding = "utf-8-sig"
+    with path.open(encoding=encoding) as file:
+        head = file.readline()
+        sign = "\t" if path.suffix == ".tsv" else max(",;\t", key=head.count)
+        column_names = next(csv.reader([head], delimiter=sign))
     features = datasets.Features({name: datasets.Value("string") for name in column_names})
-    dataset = datasets.Dataset.from_csv(str(path), features=features, sep="\t", keep_default_na=False)
+    dataset = datasets.Dataset.from_csv(
+        str(path), features=features, sep=sign, keep_default_na=False, encoding=encoding
+    )
     row_numbers = {index: number for number, index in enumerate(dataset["index"])} if "index" in column_names else {}
     table = dataset.with_format("arrow")[:]
     for row in _arrow(dataset):
@@ -208,5 +213,5 @@ def _jsonl(path: Path) -> Iterator[Row]:
                     yield {BROKEN: f"not JSON: {error}"}
 
 
-READERS = {".jsonl": _jsonl, ".json": _jsonl, ".tsv": _tsv, ".parquet": _parquet}
+READERS = {".jsonl": _jsonl, ".json": _jsonl, ".tsv": _separated, ".csv": _separated, ".parquet": _parquet}
 """How each kind of file is read."""

@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,30 @@ def to_tasks(
             problems.append(problem)
     if problems:
         print(f"{len(problems)} bad rows skipped, the first: {problems[0]}")
+    for name, unread in overlooked(tasks, columns or {}):
+        print(f"column {unread!r} of {source} is not read: if it holds {name}, say --columns {name}={unread}")
     return tasks
+
+
+def overlooked(tasks: Sequence[Task], columns: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Optional columns that no row has, each with one that nobody reads and whose name is much like it."""
+    there = {name for task in tasks for name in task.columns}
+    if any(task.images for task in tasks):
+        there.add("images")
+    unread = {name.lower(): name for name in there - {*COLUMNS, *(path.split(".")[0] for path in columns.values())}}
+    for name in ("images", "boxes", "choices", "metadata"):
+        if name not in there and name not in columns:
+            words = [name, name.removesuffix("s"), *_ALIKE.get(name, ())]
+            near = [column for word in words for column in get_close_matches(word, unread, n=1, cutoff=0.7)]
+            yield from ((name, unread[column]) for column in near[:1])
+
+
+_ALIKE = {
+    "images": ("image_path", "img", "picture", "photo"),
+    "boxes": ("bbox", "bounding_boxes"),
+    "choices": ("options",),
+}
+"""Other names that files give to columns."""
 
 
 def save_tasks(tasks: Iterable[Task], folder: Path) -> None:
@@ -205,10 +229,33 @@ def image_source(image: Any, folder: Path) -> Any:
             raise TaskError(f"image {path} does not exist: paths are relative to {folder}")
         if path.is_dir():
             raise TaskError(f"image {path} is a folder: name a file in it")
+        _refuse_other_files(str(path), str(path))
         return str(path)
     if image is None:
         raise TaskError("an image is empty: it must be a path, bytes or a PIL image")
+    if isinstance(image, bytes):
+        _refuse_other_files(image, f"of {len(image)} bytes")
     return image
+
+
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
+"""Of the usual kinds of image files."""
+
+
+def _refuse_other_files(image: str | bytes, name: str) -> None:
+    """Raises TaskError for a file that is no image. It is opened only if its beginning is none of the usual ones."""
+    try:
+        if isinstance(image, bytes):
+            beginning = image[:4]
+        else:
+            with open(image, "rb") as file:
+                beginning = file.read(4)
+        if not beginning.startswith(_BEGINNINGS):
+            image_size(image)
+    except (ImageError, OSError) as error:
+        raise TaskError(
+            f"image {name} cannot be opened: it must be a PNG, JPEG or another picture ({error})"
+        ) from error
 
 
 def _is_file(folder: Path, name: str) -> bool:

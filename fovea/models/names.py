@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -64,6 +65,46 @@ def adapter_chain(name: str, *, revision: str | None = None) -> tuple[str, list[
                 f"into base_model_name_or_path of {config}"
             ) from None
     return path, adapters
+
+
+def weights_mark(name: str, *, revision: str | None = None) -> str:
+    """A hash that is another one once the weights that a name leads to have changed; of an adapter those below it too.
+
+    Files are read at a hundred places each. A model of the hub is known by its commit.
+
+    Raises:
+        FileNotFoundError: as `adapter_chain`.
+    """
+    base, adapters = adapter_chain(name, revision=revision)
+    marks = hashlib.sha256()
+    for path in (base, *adapters):
+        files = sorted(file for kind in _WEIGHTS for file in Path(path).glob(kind)) if Path(path).is_dir() else []
+        marks.update(b"".join(map(_file_mark, files)) or f"{path} {_commit(path, revision)}".encode())
+    return marks.hexdigest()[:16]
+
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
+
+
+def _file_mark(file: Path) -> bytes:
+    """The size of a file, its beginning, and parts of the rest."""
+    size, mark = file.stat().st_size, hashlib.sha256()
+    mark.update(f"{file.name} {size}".encode())
+    with file.open("rb") as stream:
+        for place in range(0, size, max(4096, size // 100)):
+            stream.seek(place)
+            mark.update(stream.read(4096))
+    return mark.digest()
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit of a hub's model that was downloaded."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        return extract_commit_hash(cached_file(name, "config.json", revision=revision, local_files_only=True), revision)
+    except OSError:
+        return revision
 
 
 def _holds_model(folder: str | Path) -> bool:

@@ -51,7 +51,7 @@ def test_parts_of_other_settings_are_refused(tmp_path, episode_arguments):
     RunDirectory(tmp_path).write_start(evaluation=arguments, episodes=episode_arguments)
     append(tmp_path / "samples.0.part.jsonl", [some("a")])
     with pytest.raises(ConfigError, match="other settings"):
-        refuse_other_settings(RunDirectory(tmp_path), replace(arguments, temperature=1.0), episode_arguments)
+        refuse_other_settings(RunDirectory(tmp_path), replace(arguments, temperature=1.0), episode_arguments, "")
 
 
 WATCHED = """
@@ -93,3 +93,13 @@ def test_two_processes_score_what_one_does(tmp_path):
     assert one == two and one.count("\n") == 18
     names = [sorted(path.name for path in (tmp_path / number).iterdir()) for number in ("1", "2")]
     assert names[0] == names[1]
+
+
+def test_an_evaluation_of_weights_that_were_trained_since_is_refused(tiny, episode_arguments, tmp_path, monkeypatch):
+    tasks = make_tasks(num_tasks=2, seed=4)
+    arguments = EvaluationArguments(output_dir=str(tmp_path), prompt="direct")
+    first = evaluate(tiny, tasks, arguments, episode_arguments)
+    assert evaluate(tiny, tasks, arguments, episode_arguments) == first
+    monkeypatch.setattr("evaluation.playing.weights_mark", lambda name: "other")
+    with pytest.raises(ConfigError, match="before it was trained anew: use another --output_dir"):
+        evaluate(tiny, tasks, arguments, episode_arguments)

@@ -1,6 +1,8 @@
 from functools import partial
 
+import numpy as np
 import pytest
+import torch
 
 from fovea.answers import score as score_answer
 from fovea.boxes import Box, Frame
@@ -197,3 +199,26 @@ def test_two_rewards_of_one_name_are_refused(tmp_path):
         (tmp_path / f"{name}.py").write_text("def mine(task, episode):\n    return 1.0\n")
     with pytest.raises(ValueError, match="would both be logged as 'mine'"):
         load_rewards([f"{tmp_path}/a.py:mine", f"{tmp_path}/b.py:mine"])
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.array(0.5), np.array([0.5]), torch.tensor(0.5), np.int64(1)])
+def test_numbers_of_numpy_and_torch_are_numbers(value, make_episode):
+    episode = make_episode("7")
+    for reward in (
+        Reward("one", RewardKind.EPISODE, lambda task, episode: value),
+        Reward("group", RewardKind.GROUP, lambda task, episodes: [value for _ in episodes]),
+    ):
+        assert score_episodes(reward, [episode]) == [value.item()]
+    whole = Reward("array", RewardKind.GROUP, lambda task, episodes: np.ones(len(episodes)))
+    assert score_episodes(whole, [episode]) == [1.0]
+
+
+@pytest.mark.parametrize("value", [np.float32("nan"), np.ones(2), "1", [1.0]])
+def test_what_is_no_number_is_refused(value, make_episode):
+    with pytest.raises(RewardError, match="must be a finite number"):
+        score_episodes(Reward("one", RewardKind.EPISODE, lambda task, episode: value), [make_episode("7")])
+
+
+def test_a_misspelt_parameter_is_told_with_the_names_that_there_are():
+    with pytest.raises(ValueError, match="asks for taks: it is given task and episode, by these names"):
+        kind_of(lambda taks, episode: 1.0)

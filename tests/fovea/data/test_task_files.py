@@ -13,7 +13,7 @@ from environments.traces import read_traces
 from fovea.boxes import Box, Frame
 from fovea.data.columns import TaskError, parse_columns
 from fovea.data.sources import StoredImage
-from fovea.data.task_files import load_tasks, save_tasks
+from fovea.data.task_files import load_tasks, save_tasks, to_tasks
 from fovea.images import open_image
 from fovea.tasks import AnswerKind, Target
 
@@ -312,3 +312,72 @@ def test_a_source_that_cannot_be_read_is_named(tmp_path, name):
     source = tmp_path / name if "/" not in name else (tmp_path / name).parent
     with pytest.raises((TaskError, FileNotFoundError), match=re.escape(source.name)):
         load_tasks(source)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"hello", b"<html>404</html>", b"", b"%PDF-1.4", b"\x00" * 64],
+    ids=["text", "page", "empty", "pdf", "0"],
+)
+@pytest.mark.parametrize("is_file", [True, False], ids=["file", "bytes"])
+def test_a_file_that_is_no_image_is_a_bad_row(folder, content, is_file, capsys):
+    if is_file:
+        (folder / "b.png").write_bytes(content)
+    rows = [{"images": ["a.png"], "question": "q?", "answer": "yes"}] * 2
+    rows[1] = rows[1] | {"images": ["b.png" if is_file else {"bytes": content}]}
+    with pytest.raises(TaskError, match=r"row 1 of s: .*image"):
+        to_tasks(rows, source="s", folder=folder)
+    assert len(to_tasks(rows, source="s", folder=folder, skip_bad_rows=True)) == 1
+    assert "1 bad rows skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK", "RGBA"])
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp", "webp", "tiff", "ppm", "ico", "jp2"])
+def test_every_kind_of_image_is_let_in(tmp_path, mode, kind):
+    picture = Image.new("RGB", (32, 32), "red").convert(mode)
+    try:
+        picture.save(tmp_path / f"a.{kind}")
+    except (OSError, ValueError, KeyError):
+        pytest.skip(f"Pillow writes no {kind} of mode {mode}")
+    assert load_tasks(write(tmp_path, {"images": [f"a.{kind}"], "question": "q?", "answer": "yes"}))
+
+
+@pytest.mark.parametrize("box", [[0.1, 0.2, 0.5, 0.5], [0, 0, 1, 1], {"bbox_2d": [0.3, 0.3, 0.4, 0.4]}])
+@pytest.mark.parametrize("column", ["boxes", "answer"])
+def test_shares_without_their_frame_are_refused_with_it(folder, box, column):
+    row = {"images": ["a.png"], "question": "q", "answer": "x"} | {column: [box]}
+    with pytest.raises(TaskError, match=r'within one pixel of image 0.*"frame": "unit"'):
+        load_tasks(write(folder, row))
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"img": "a.png"}, "if it holds images, say --columns images=img"),
+        ({"imgs": ["a.png"]}, "if it holds images, say --columns images=imgs"),
+        ({"Image": "a.png"}, "if it holds images, say --columns images=Image"),
+        ({"image_paths": ["a.png"]}, "if it holds images, say --columns images=image_paths"),
+        ({"image": "a.png", "bboxes": [[1, 2, 30, 40]]}, "if it holds boxes, say --columns boxes=bboxes"),
+        ({"image": "a.png", "bbox": [[1, 2, 30, 40]]}, "if it holds boxes, say --columns boxes=bbox"),
+        ({"image": "a.png", "options": ["x", "y"]}, "if it holds choices, say --columns choices=options"),
+        ({"image": "a.png", "width": 640, "split": "train", "source": "coco", "category": "x"}, ""),
+        ({"images": ["a.png"], "boxes": [[1, 2, 30, 40]], "bbox": None, "img": None}, ""),
+    ],
+)
+def test_a_column_that_nobody_reads_is_told_where_its_name_is_near(folder, row, told, capsys):
+    load_tasks(write(folder, {"question": "q", "answer": "x", **row}))
+    said = capsys.readouterr().out
+    assert told in said if told else not said
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_tables_are_read_with_their_own_sign(folder, sign):
+    """A spreadsheet's file: a mark of the encoding, quotes, line breaks within."""
+    head, row = (
+        ["image", "question", "answer", "boxes"],
+        ["a.png", f'"one{sign} two\n""three""?"', "7", '"[[1, 2, 30, 40]]"'],
+    )
+    path = folder / "table.csv"
+    path.write_text(f"{sign.join(head)}\n{sign.join(row)}\n", encoding="utf-8-sig")
+    [task] = load_tasks(path, json_columns=["boxes"])
+    assert (task.question, task.kind, len(task.boxes)) == (f'one{sign} two\n"three"?', AnswerKind.NUMBER, 1)

@@ -1,15 +1,17 @@
 import copy
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from environments.rendering import Renderer
 from fovea.boxes import Frame
 from fovea.kernels.image_features import remember_image_features, share_image_features
 from fovea.kernels.vision_attention import batch_vision_attention
 from fovea.models.loading import freeze_vision, load_model
-from fovea.models.names import adapter_chain, resolve_path
+from fovea.models.names import adapter_chain, resolve_path, weights_mark
 from fovea.models.random_models import random_model
 from tests.families import llava_onevision, qwen2_vl
 
@@ -164,3 +166,21 @@ def test_the_projector_can_be_trained_alone_of_all_that_sees(name):
     assert trained and all("merger" in name or "multi_modal_projector" in name for name in trained)
     assert not any("merger" in name or "multi_modal_projector" in name for name in seeing.keys() - trained)
     assert all(parameters[name] for name in parameters.keys() - seeing.keys())
+
+
+def test_weights_are_known_by_what_they_hold(tmp_path):
+    """Not by their name, nor by their time; of an adapter also by what it stands on."""
+    first, same, other = (tmp_path / name for name in ("first", "same", "other"))
+    for folder in (first, same, other):
+        shutil.copytree(resolve_path("tiny"), folder)
+    path = other / "model.safetensors"
+    weights = load_file(path)
+    save_file({name: weight + 1e-3 for name, weight in weights.items()}, path, metadata={"format": "pt"})
+    assert weights_mark(str(first)) == weights_mark(str(same)) == weights_mark("tiny") != weights_mark(str(other))
+    adapters = []
+    for name, base in (("one", first), ("two", other)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+        save_file({"a": torch.ones(2)}, tmp_path / name / "adapter_model.safetensors")
+        adapters.append(weights_mark(str(tmp_path / name)))
+    assert adapters[0] != adapters[1]
