@@ -10,6 +10,8 @@ from doctor.episode import show_tokens
 from doctor.findings import Note, evenly
 from environments.trace_crops import FrameEvidence, zooms_in
 from environments.traces import to_trace
+from fovea.boxes import Size
+from fovea.images import PixelLimits
 from fovea.models.processors import pixel_limits
 from sft.collator import TraceCollator
 
@@ -94,14 +96,21 @@ def boxes_in_another_frame(note: Note, subject: Subject, records: Sequence[dict]
     note.ok(f"{evidence.num_zooms} boxes read in {subject.frame.value} give the crops behind them")
 
 
+def may_be_within(size: Size, limits: PixelLimits) -> bool:
+    """Whether an image of such a size may come of these limits, whose rule rounds sides to whole patches last."""
+    width, height, patch = *size, limits.factor
+    return (width - patch) * (height - patch) < limits.max_pixels and (width + patch) * (
+        height + patch
+    ) > limits.min_pixels
+
+
 def crops_of_another_size(note: Note, subject: Subject, records: Sequence[dict]) -> None:
     """Crops of other sizes than this training's environment shows them in."""
     limits = subject.crop_limits
     zooms = [zoom.crop for record in evenly(records, NUM_LOOKED_AT) for zoom in zooms_in(to_trace(record))]
     if limits is None or not zooms:
         return
-    least, most = 0.75 * limits.min_pixels, 1.25 * limits.max_pixels  # sizes are rounded to whole patches
-    off = [crop.size for crop in zooms if not least <= crop.width * crop.height <= most]
+    off = [crop.size for crop in zooms if not may_be_within(crop.size, limits)]
     if len(off) > len(zooms) / 10:
         note.fail(
             f"{len(off)} of {len(zooms)} crops are not as rollouts show them ({limits.min_pixels} to "

@@ -23,7 +23,7 @@ from fovea.data.columns import TaskError
 from fovea.data.sources import BROKEN, READERS
 from fovea.data.task_files import image_source
 from fovea.episodes import Episode, StopReason
-from fovea.images import ImageError, open_image
+from fovea.images import ImageError, is_strip, open_image
 from fovea.placeholders import PLACEHOLDER, escaped, parts_of
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -48,6 +48,9 @@ def unfit(episode: Episode) -> str | None:
         return f"fault {episode.faults[0].kind.value}"
     if not all(turn.well_formed for turn in episode.turns):
         return "out of format"
+    images = episode.tokens.images if episode.tokens else ()
+    if strip := next((image for image in images if is_strip(image.size)), None):
+        return f"an image resized to {strip.width}x{strip.height}, too thin to be read again"
     right = score(episode.task, episode.answer or "", episode.framing) > 0.99
     return None if right else "wrong answer"
 

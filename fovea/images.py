@@ -148,6 +148,11 @@ def encoded(source: Source) -> bytes | Image.Image:
         raise ImageError(f"image {source} cannot be opened: {error.strerror}") from error
 
 
+def is_strip(size: Size) -> bool:
+    """Whether an image is too thin to be opened."""
+    return max(size) > MAX_ASPECT_RATIO * min(size)
+
+
 @phase("decode images")
 def open_image(source: Source, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
     """An RGB image, EXIF-rotated.
@@ -161,7 +166,7 @@ def open_image(source: Source, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.I
         image = content if isinstance(content, Image.Image) else _decode_lazily(content)
         if image.width * image.height > max_pixels:
             raise ImageError(f"image {name} has {image.width}x{image.height} pixels, the bound is {max_pixels}")
-        if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        if is_strip(image.size):
             raise ImageError(f"image {name} is {image.width}x{image.height}: sides differ by over {MAX_ASPECT_RATIO}x")
         bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE)
         return _to_rgb(ImageOps.exif_transpose(image), bits[0] if bits else None)

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -318,3 +319,15 @@ def test_layers_that_cannot_be_masked(found, layers, use_vllm, outcome):
     model = random_model("qwen3_vl-narrow")
     told = found(lambda note: mask_of_images(note, model, layers, use_vllm=use_vllm))
     assert outcome in told and bool(outcome) == bool(told)
+
+
+@pytest.mark.parametrize("limits", [PixelLimits(4096, 5120, 16), PixelLimits(65536, 262144, 32)], ids=str)
+def test_every_size_of_crop_that_an_environment_makes_may_be(limits):
+    """Thin ones too, for which the rule of rounding leaves the range; sizes far off are told."""
+    rng = np.random.default_rng(0)
+    for width, height in rng.integers(1, 3000, size=(500, 2)).tolist():
+        if max(width, height) < 100 * min(width, height):
+            assert traces.may_be_within(limits.fit_size((width, height)), limits), (width, height)
+    side = int(limits.max_pixels**0.5)
+    assert not traces.may_be_within((2 * side, 2 * side), limits)
+    assert not traces.may_be_within((int(limits.min_pixels**0.5) // 2,) * 2, limits)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from environments.arguments import EpisodeArguments
-from environments.traces import read_traces
+from environments.traces import read_traces, to_trace
 from synthesis.oracle_traces import TraceArguments, recipe_of, write_oracle_traces
 
 CROPS = EpisodeArguments(crop_min_pixels=64 * 64, crop_max_pixels=80 * 64)
@@ -73,3 +73,17 @@ def test_settings_of_traces_come_from_the_recipe_of_their_model(capsys):
     assert "as in qwen2_5_vl_7b_sft.yaml" in capsys.readouterr().out
     assert recipe_of(["--model_name_or_path", "some/model"]) == (None, {})
     assert "as the processor of some/model has them" in capsys.readouterr().out
+
+
+def test_what_is_written_can_be_read_again_however_thin_the_pictures(tmp_path, capsys):
+    """A strip that is within the bounds, and beyond them once it is resized, becomes no trace."""
+    rows = []
+    for number, size in enumerate([(400, 300), (300, 400), (60, 5000), (640, 480)]):
+        Image.new("RGB", size, "grey").save(tmp_path / f"{number}.png")
+        box = [0, 0, size[0] // 2, size[1] // 2]
+        rows.append({"images": [f"{number}.png"], "question": "How many?", "answer": 3, "boxes": [box]})
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = TraceArguments(output_dir=str(tmp_path / "out"), dataset_name=str(tmp_path), max_pixels=65536)
+    records = list(read_traces(write_oracle_traces(arguments, CROPS)))
+    assert len(records) == 3 and all(to_trace(record) for record in records)
+    assert "1 of 4 episodes were dropped: 1 an image resized to 16x2336, too thin" in capsys.readouterr().out
