@@ -63,7 +63,7 @@ class EvaluationArguments(PlayerArguments):
     force: str = field(
         default="nothing",
         metadata={
-            "help": "Baselines of the same weights: every episode begins with a zoom, or with its answer.",
+            "help": "Baselines of the same weights: every episode begins like a call of the zoom, or like an answer.",
             "choices": ["nothing", *OPENINGS],
         },
     )
