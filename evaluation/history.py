@@ -16,7 +16,7 @@ from evaluation.playing import evaluate
 from fovea.arguments import said_in_a_line
 from fovea.config import ConfigError
 from fovea.processes import process_state
-from fovea.runs.checkpoints import step_of
+from fovea.runs.checkpoints import kept_checkpoints, step_of
 from fovea.runs.records import Summary
 
 
@@ -36,7 +36,7 @@ def play_history(arguments: EvaluationArguments, episodes: EpisodeArguments) -> 
         ConfigError: if the run has kept no checkpoint, or something cannot be loaded.
     """
     run, folder = Path(arguments.model_name_or_path), Path(arguments.output_dir)
-    checkpoints = sorted((path for path in run.glob("checkpoint-*") if path.is_dir()), key=step_of)
+    checkpoints = kept_checkpoints(run)
     if not checkpoints:
         raise ConfigError(
             f"{run} holds no checkpoint-*: name the folder of a training, and keep its checkpoints with --save_steps "

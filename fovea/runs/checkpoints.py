@@ -54,6 +54,13 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
     return max((mark.parent for mark in _marks(output_dir)), key=step_of, default=None)
 
 
+def kept_checkpoints(output_dir: str | Path) -> list[Path]:
+    """A run directory's marked checkpoints by step, without those of a run before it; all where none has a mark."""
+    marked = [mark.parent for mark in _marks(output_dir)]
+    folders = marked or [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
+    return sorted(folders, key=step_of)
+
+
 def discount_checkpoints(output_dir: str | Path) -> None:
     """Takes the marks off a run's checkpoints and model, so that a fresh start in its folder never counts them."""
     for mark in [*_marks(output_dir), Path(output_dir) / LAST_FILE]:

@@ -10,6 +10,7 @@ from fovea.runs.checkpoints import (
     WholeCheckpoints,
     discount_checkpoints,
     is_finished,
+    kept_checkpoints,
     last_whole_checkpoint,
     step_of,
 )
@@ -68,3 +69,12 @@ def test_older_checkpoints_go_only_once_the_new_one_is_whole(tmp_path):
     with pytest.raises(OSError, match="the disk is full"):
         trainer.save(3, model="dies")
     assert last_whole_checkpoint(tmp_path).name == "checkpoint-2" and trainer.args.save_total_limit == 1
+
+
+def test_checkpoints_of_the_run_before_are_not_kept_ones(tmp_path):
+    for step in (4, 10, 14):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert list(map(step_of, kept_checkpoints(tmp_path))) == [4, 10, 14], "of a trainer that leaves no marks"
+    for step in (4, 10):
+        (tmp_path / f"checkpoint-{step}" / MARK).touch()
+    assert list(map(step_of, kept_checkpoints(tmp_path))) == [4, 10]
