@@ -154,19 +154,27 @@ def lesson(library: Library, rng: np.random.Generator) -> tuple[list[dict[str, A
 
 
 def encoded(model: Model, lessons: list[tuple[list[dict[str, Any]], str]]) -> dict[str, torch.Tensor]:
-    """A batch of lessons; the loss is on their replies."""
-    processor, end = model.processor, model.processor.tokenizer.eos_token
-    texts, images, lengths = [], [], []
+    """A batch of lessons, padded on the left; the loss is on their replies."""
+    tokenizer = model.processor.tokenizer
+    prompts, replies, images = [], [], []
     for blocks, reply in lessons:
         messages = [{"role": "user", "content": blocks}]
-        prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        texts.append(prompt + reply + end)
+        prompts.append(model.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         images += [block["image"] for block in blocks if block["type"] == "image"]
-        lengths.append(len(processor.tokenizer(reply + end, add_special_tokens=False).input_ids))
-    batch = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
-    steps = torch.arange(batch["input_ids"].shape[1])
-    is_reply = steps >= len(steps) - torch.tensor(lengths)[:, None]
-    return {**batch, "labels": batch["input_ids"].where(is_reply, -100)}
+        replies.append(tokenizer(reply + tokenizer.eos_token, add_special_tokens=False).input_ids)
+    batch = model.processor(text=prompts, images=images)
+    # A reply is tokenised apart from its prompt, as it will be written: no token spans both.
+    rows = [[*prompt, *reply] for prompt, reply in zip(batch["input_ids"], replies, strict=True)]
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+    attended, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for place, (row, reply) in enumerate(zip(rows, replies, strict=True)):
+        ids[place, width - len(row) :] = torch.tensor(row)
+        attended[place, width - len(row) :] = 1
+        labels[place, width - len(reply) :] = torch.tensor(reply)
+    pixels = {name: torch.as_tensor(np.asarray(batch[name])) for name in ("pixel_values", "image_grid_thw")}
+    is_image = (ids == model.processor.tokenizer.convert_tokens_to_ids(model.processor.image_token)).long()
+    return {"input_ids": ids, "attention_mask": attended, "labels": labels, "mm_token_type_ids": is_image, **pixels}
 
 
 def teach(folder: Path, num_steps: int, seed: int) -> None:
@@ -293,7 +301,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_pictures", type=int, default=80, help="in the pool")
     parser.add_argument("--num_chains", type=int, default=120, help="paths along which questions are asked")
-    parser.add_argument("--num_steps", type=int, default=900, help="of teaching the roles that see")
+    parser.add_argument("--num_steps", type=int, default=1_200, help="of teaching the roles that see")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     folder = chosen.output_dir

@@ -2,20 +2,22 @@
 
 The same albums taught as final answers and as chains, GRPO in the focus environment behind the chains, and what each is
 worth on held-out albums, and on albums of 2 to 24 images. Each step is the published command; what is there already is
-not made again. Chains and answers are taught side by side, each on half of the cores. Other seeds (`python -m
-evaluation.focus_story --seed 1`) train on the traces of the first.
+not made again. Chains and answers are taught side by side, and evaluations run two at a time, each on half of the
+cores; GRPO runs in two processes. Other seeds (`python -m evaluation.focus_story --seed 1`) train on the traces of the
+first.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from threading import Event
 
 from evaluation.compare import compare, table, write
-from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, side_by_side, train
+from evaluation.tiny_story import LAUNCH_TWO, evaluate, fovea, run, side_by_side, train
 
 FOLDER = Path("runs/focus_chain/tiny")
 RECIPES = "papers/focus_chain"
@@ -35,42 +37,45 @@ def make_traces(name: str, *options: str) -> None:
         run("fovea", "traces", "--config", f"{RECIPES}/tiny_traces.yaml", *made)
 
 
-judge = partial(evaluate, config=EVALUATION)
-
-
 def tell(folder: Path, seed: int) -> None:
-    """Teaches and judges what is not there yet, two jobs side by side."""
+    """Teaches and judges what is not there yet, on the CPU."""
+    os.environ["ACCELERATE_USE_CPU"] = "true"
     base, answers, sft, rl = (folder / name for name in NAMES)
-    taught = Event()
+    seeded = ("--seed", str(seed))
 
-    def teach(model: Path, *command: str) -> None:
-        train(model, *command, "--output_dir", str(model), "--seed", str(seed))
+    def teach(model: Path, recipe: str, traces: str, *options: str) -> None:
+        make_traces(traces, *options)
+        train(
+            model, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/{recipe}", "--output_dir", str(model),
+            *seeded,
+        )  # fmt: skip
 
-    def chains() -> None:
-        make_traces("traces")
-        try:
-            teach(sft, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_sft.yaml")
-        finally:
-            taught.set()  # the other job then finds no checkpoint, and stops too
-        source = ("--model_name_or_path", str(sft))
-        teach(rl, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", *source)
-        judge(rl, rl / "evaluation")
-        judge(rl, rl / "sweep_focus", *SWEEP)
-        judge(rl, rl / "sweep_at_once", *SWEEP, *AT_ONCE)
+    side_by_side(
+        lambda: teach(sft, "tiny_sft.yaml", "traces"),
+        lambda: teach(answers, "tiny_answers_sft.yaml", "answers", *AT_ONCE),
+    )
+    train(
+        rl, *LAUNCH_TWO, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", "--model_name_or_path", str(sft),
+        "--output_dir", str(rl), "--per_device_train_batch_size", "32", *seeded,
+    )  # fmt: skip
+    judged = [
+        judge(answers, answers / "evaluation", *AT_ONCE),
+        judge(answers, answers / "sweep_at_once", *SWEEP, *AT_ONCE),
+        judge(BASE, base / "sweep_at_once", *SWEEP, *AT_ONCE, "--prompt", "direct"),
+        judge(BASE, base / "sweep_focus", *SWEEP),
+    ]
+    for model in (sft, rl):
+        judged += [
+            judge(model, model / "evaluation"),
+            judge(model, model / "sweep_focus", *SWEEP),
+            judge(model, model / "sweep_at_once", *SWEEP, *AT_ONCE),
+        ]
+    side_by_side(*judged)
 
-    def beside() -> None:
-        make_traces("answers", *AT_ONCE)
-        teach(answers, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_answers_sft.yaml")
-        judge(answers, answers / "evaluation", *AT_ONCE)
-        judge(answers, answers / "sweep_at_once", *SWEEP, *AT_ONCE)
-        judge(BASE, base / "sweep_at_once", *SWEEP, *AT_ONCE, "--prompt", "direct")
-        judge(BASE, base / "sweep_focus", *SWEEP)
-        taught.wait()
-        judge(sft, sft / "evaluation")
-        judge(sft, sft / "sweep_focus", *SWEEP)
-        judge(sft, sft / "sweep_at_once", *SWEEP, *AT_ONCE)
 
-    side_by_side(chains, beside)
+def judge(model: str | Path, folder: Path, *options: str) -> Callable[[], None]:
+    """The job that evaluates a checkpoint on albums."""
+    return partial(evaluate, model, folder, *options, config=EVALUATION)
 
 
 def main() -> None:

@@ -26,8 +26,13 @@ def expect_cpu() -> None:
 
 
 def _on_cpu() -> bool:
-    """Whether Accelerate has to be told that there is no accelerator. DeepSpeed would be left out if it were."""
-    return not torch.accelerator.is_available() and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
+    """Whether Accelerate has to be told that there is no accelerator, or that it is not wanted.
+
+    DeepSpeed would be left out if it were told.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return False
+    return not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
 
 
 def take_cores() -> None:
