@@ -84,16 +84,14 @@ def evaluate(model: str | Path, folder: Path, *options: str, config: str = EVALU
 def main() -> None:
     os.environ["ACCELERATE_USE_CPU"] = "true"
     base, sft, rl = (FOLDER / name for name in ("base", "sft", "rl"))
-    side_by_side(
-        lambda: evaluate("tiny", base / "evaluation"),
-        lambda: evaluate("tiny", base / "evaluation_direct", "--prompt", "direct"),
-    )
     train(sft, *LAUNCH_TWO, "sft/train_sft.py", "--per_device_train_batch_size", "4")
     train(rl, *LAUNCH_TWO, "rl/train_grpo.py", "--per_device_train_batch_size", "32")
     side_by_side(
         lambda: evaluate(sft, sft / "evaluation"),
         lambda: evaluate(rl, rl / "evaluation"),
         lambda: evaluate(rl, rl / "evaluation_noise", "--crops", "noise"),
+        lambda: evaluate("tiny", base / "evaluation"),
+        lambda: evaluate("tiny", base / "evaluation_direct", "--prompt", "direct"),
     )
     comparison = compare(*(path / "evaluation" for path in (base, sft, rl)))
     write(comparison, FOLDER / "comparison.json")

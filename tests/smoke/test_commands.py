@@ -117,7 +117,8 @@ def test_two_processes_choose_tasks_together(tmp_path):
         "    return [float(place * (int(task.id.rpartition('-')[2]) % 2)) for place in range(len(episodes))]\n"
     )
     run(
-        "torchrun", "--nproc_per_node", "2", "rl/train_grpo.py", "--model_name_or_path", "tiny", "--max_tasks", "60",
+        "accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml",
+        "rl/train_grpo.py", "--model_name_or_path", "tiny", "--max_tasks", "60",
         "--output_dir", str(tmp_path), "--reward_funcs", str(tmp_path / "odd.py:odd"), "--reward_weights", "1",
         "--dynamic_sampling", "6", "--task_selection", "difficulty", "--save_steps", "1", "--max_steps", "2",
         "--per_device_train_batch_size", "4", "--num_generations", "2",
