@@ -107,6 +107,7 @@ def score(reward: Reward, episodes: Sequence[Episode]) -> list[float | None]:
         raise ValueError(f"{reward.name} is a reward model, which only a training runs: name reward functions")
     if reward.kind is not RewardKind.TRL:
         return score_episodes(reward, episodes)
+    check_columns([reward], [episode.task for episode in episodes])
     rows = columns([episode.task for episode in episodes])
     named = {name: [row[name] for row in rows] for name in rows[0]}
     prompts, completions = named.pop("prompt"), [messages_of(episode) for episode in episodes]
@@ -124,6 +125,22 @@ TAKEN = frozenset(
      "environments", "tools", "trainer_state", "log_extra", "log_metric")
 )  # fmt: skip
 """Names under which a reward function receives something of the trainer's, whatever columns a row has."""
+
+
+def check_columns(rewards: Sequence[Reward], tasks: Sequence[Task]) -> None:
+    """Raises ValueError for a reward in TRL's form that asks for a column which no row has."""
+    there = {*TAKEN, *(name for row in columns(tasks) for name in row)}
+    for reward in rewards:
+        if reward.kind is not RewardKind.TRL:
+            continue
+        asked = inspect.signature(reward.function).parameters.values()
+        needed = [one.name for one in asked if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
+        if lacking := [name for name in needed if name not in there]:
+            own = ", ".join(sorted(there - TAKEN))
+            raise ValueError(
+                f"reward {reward.name} asks for {', '.join(lacking)}, a column that no row has: give it a default, or "
+                f"read one of {own}"
+            )
 
 
 def columns(tasks: Sequence[Task]) -> list[dict[str, Any]]:

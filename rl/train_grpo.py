@@ -36,6 +36,7 @@ from fovea.runs.directory import RunDirectory
 from fovea.tasks import Task
 from fovea.training import load_for_training, model_named, start_run, train
 from rewards.registry import Reward, load_rewards
+from rewards.trl_adapter import check_columns
 from rl.arguments import ARGUMENTS, GRPOArguments, GRPOScriptArguments
 from rl.checks import check_groups, check_prompt_rewards, check_selection, check_tasks, check_weights
 from rl.collapse import CollapseCallback
@@ -171,6 +172,7 @@ def main() -> None:
             tasks, held_out = read_tasks(script, episodes, args)
             check_tasks(len(tasks), args, process_state().num_processes)
             check_selection(tasks, rewards, args)
+            check_columns(rewards, tasks)
         data["tasks"] = data_named("tasks", list(map(fingerprint, tasks)))
         make_trainer = for_episodes(script, episodes, model_args, args, rewards, tasks, held_out, run)
     checkpoint = start_run(

@@ -9,7 +9,7 @@ from fovea.boxes import Box, Frame
 from fovea.tasks import AnswerKind, Target
 from rewards.looking import format, zoom_cost, zoom_coverage, zoom_iou
 from rewards.registry import Reward, RewardError, RewardKind, kind_of, load_reward, load_rewards, score_episodes
-from rewards.trl_adapter import score, to_trl
+from rewards.trl_adapter import check_columns, score, to_trl
 
 CHOICES = ("a red car", "a blue car", "a bus")
 
@@ -222,3 +222,14 @@ def test_what_is_no_number_is_refused(value, make_episode):
 def test_a_misspelt_parameter_is_told_with_the_names_that_there_are():
     with pytest.raises(ValueError, match="asks for taks: it is given task and episode, by these names"):
         kind_of(lambda taks, episode: 1.0)
+
+
+def test_a_column_that_no_row_has_is_told_before_anything_is_played(make_task):
+    def paid(completions, family, answer, weight=1.0, **kwargs):
+        return [1.0] * len(completions)
+
+    reward = Reward("paid", RewardKind.TRL, paid)
+    with pytest.raises(ValueError, match=r"paid asks for family, a column that no row has: .* answer, choices, id"):
+        check_columns([reward], [make_task()])
+    check_columns([reward], [make_task(columns={"family": "read"})])
+    check_columns([Reward("other", RewardKind.EPISODE, lambda task, episode: 1.0)], [make_task()])
