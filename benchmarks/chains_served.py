@@ -272,7 +272,7 @@ def served(writer: Writer) -> Iterator[str]:
 def build(folder: Path, eyes: str, pen: str, num_chains: int, *, killed_after: int | None = None) -> None:
     """Runs the builder; it is killed when so many pairs have been asked about."""
     told = [
-        "fovea traces chains --num_images 2 3 --max_uses 2 --temperature 0 --max_asks 1",
+        "fovea traces chains --num_images 2 3 --max_uses 2 --num_candidates 8 --temperature 0 --max_asks 1",
         f"--images {folder / 'pool'} --output_dir {folder / 'chains'} --num_chains {num_chains}",
         f"--agent {eyes} --connect {pen} --annotate {pen} --ask {pen}",
         "--max_image_tokens 64 --crop_min_pixels 4096 --crop_max_pixels 5120",
@@ -299,8 +299,8 @@ def lines_of(folder: Path, stage: str) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--num_pictures", type=int, default=80, help="in the pool")
-    parser.add_argument("--num_chains", type=int, default=120, help="paths along which questions are asked")
+    parser.add_argument("--num_pictures", type=int, default=260, help="in the pool")
+    parser.add_argument("--num_chains", type=int, default=300, help="paths along which questions are asked")
     parser.add_argument("--num_steps", type=int, default=1_200, help="of teaching the roles that see")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
