@@ -303,7 +303,7 @@ def test_a_reward_that_fails_on_real_tasks_alone(found, subject):
         return [float(value) for value in difficulty]
 
     said = found(rewards.failing_rewards, subject, [Reward("difficulty", RewardKind.TRL, difficulty)])
-    assert "reward difficulty raised TypeError on tasks" in said
+    assert "reward difficulty asks for difficulty, a column that no row has" in said
 
 
 @pytest.mark.parametrize(
