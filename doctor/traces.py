@@ -98,10 +98,9 @@ def boxes_in_another_frame(note: Note, subject: Subject, records: Sequence[dict]
 
 def may_be_within(size: Size, limits: PixelLimits) -> bool:
     """Whether an image of such a size may come of these limits, whose rule rounds sides to whole patches last."""
-    width, height, patch = *size, limits.factor
-    return (width - patch) * (height - patch) < limits.max_pixels and (width + patch) * (
-        height + patch
-    ) > limits.min_pixels
+    (width, height), patch = size, limits.factor
+    least, most = (width - patch) * (height - patch), (width + patch) * (height + patch)
+    return least < limits.max_pixels and most > limits.min_pixels
 
 
 def crops_of_another_size(note: Note, subject: Subject, records: Sequence[dict]) -> None:

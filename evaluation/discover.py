@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.stored import StoredRun
+from evaluation.stored import StoredRun, tell_if_outdated
 from fovea.runs.directory import METRICS
 from fovea.runs.records import ROLLOUTS, SAMPLES, RunInfo, read_run
 
@@ -99,6 +99,8 @@ def _find_run(folder: Path, name: str) -> FoundRun:
     ranked = sorted(folders, key=lambda name: (not _is_plain(folders[name]), name != OWN, name != DEFAULT))
     training = StoredRun(folder, ROLLOUTS) if (folder / ROLLOUTS).exists() else None
     evaluations = {name or DEFAULT: StoredRun(folders[name], SAMPLES) for name in ranked}
+    for path in folders.values():
+        tell_if_outdated(path)
     run = FoundRun(name, folder, evaluations, training)
     if not folders and training is None and not any(map(run.files, ANALYSES)):
         raise SystemExit(f"{folder} holds no episodes, neither of an evaluation nor of a training: name a run's folder")

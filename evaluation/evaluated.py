@@ -15,6 +15,7 @@ import numpy as np
 
 from evaluation.discover import OWN, evaluations_to_compare
 from evaluation.pace import pace_of
+from evaluation.stored import tell_if_outdated
 from evaluation.summary import image_tokens
 from fovea.runs.records import Sample, read_samples
 from fovea.statistics import (
@@ -102,6 +103,7 @@ def load(pattern: str | Path, *, rule: str | None = None) -> Evaluated:
     for evaluations in seed_evaluations:
         samples = defaultdict(list)
         for benchmark, folder in evaluations.items():
+            tell_if_outdated(folder)
             for sample in _scored(folder, rule):
                 if benchmark != OWN:
                     family = f"{benchmark}: {sample.family}"

@@ -32,6 +32,60 @@ ITEMS = {
 DRAWN = ("--num_scenes", "1000", "--view_px", "128")
 
 
+def teach(folder: Path, name: str, seed: int) -> None:
+    """Trains a tuning, or GRPO, and judges it."""
+    is_behind = name == "rl" or name.startswith("both")
+    start = ("--model_name_or_path", str(folder / "data_centric")) if is_behind else ()
+    here = ("--output_dir", str(folder / name), "--seed", str(seed), *start)
+    if name == "rl":
+        train(folder / name, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", *here)
+    else:
+        recipe = f"{RECIPES}/tiny_{name}_sft.yaml"
+        train(folder / name, sys.executable, "sft/train_sft.py", "--config", recipe, *here)
+    judge(folder, name)
+
+
+def judge(folder: Path, name: str) -> None:
+    """Evaluates a tuning, or the base, on held-out items and on the sweep."""
+    model, bare = (BASE, ("--prompt", "direct")) if name == "base" else (folder / name, ())
+    evaluate(model, folder / name / "evaluation", *bare, config=EVALUATION)
+    swept = ("--dataset_name", str(FOLDER / "sweep"))
+    evaluate(model, folder / name / "evaluation_sweep", *swept, *bare, config=EVALUATION)
+
+
+def analyse(folder: Path, name: str) -> None:
+    """Measures where a tuning's visual tokens look, and what fewer are worth."""
+    for what, written, count in (("attention", ATTENTION, "50"), ("pooling", POOLING, "200")):
+        output = folder / name / what
+        if not (output / written).exists():
+            given = ("--config", EVALUATION, "--dataset_name", str(FOLDER / "test"), "--output_dir", str(output))
+            run("fovea", "analyse", what, str(folder / name), *given, "--max_tasks", count)
+
+
+def tell(folder: Path, seed: int) -> None:
+    """Does what is not there yet, two jobs side by side."""
+    tuned = Event()
+
+    def behind_data() -> None:
+        try:
+            teach(folder, "data_centric", seed)
+        finally:
+            tuned.set()  # the other job then finds no checkpoint, and stops too
+        for name in ("both", "rl"):
+            teach(folder, name, seed)
+        analyse(folder, "data_centric")
+
+    def beside() -> None:
+        judge(folder, "base")
+        for name in ("lora", "masked"):
+            teach(folder, name, seed)
+        tuned.wait()
+        teach(folder, "both_unmasked", seed)
+        analyse(folder, "masked")
+
+    side_by_side(behind_data, beside)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the trainings")
@@ -42,51 +96,7 @@ def main() -> None:
             fovea("tasks", "mimic", "--output_dir", str(FOLDER / name), *DRAWN, *options)
     if not (FOLDER / "traces" / "traces.jsonl").exists():
         run("fovea", "traces", "--config", f"{RECIPES}/tiny_traces.yaml")
-    tuned = Event()
-
-    def teach(name: str) -> None:
-        is_behind = name == "rl" or name.startswith("both")
-        start = ("--model_name_or_path", str(folder / "data_centric")) if is_behind else ()
-        here = ("--output_dir", str(folder / name), "--seed", str(seed), *start)
-        if name == "rl":
-            train(folder / name, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", *here)
-        else:
-            train(
-                folder / name, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/tiny_{name}_sft.yaml", *here
-            )
-        judge(name)
-
-    def judge(name: str) -> None:
-        model, bare = (BASE, ("--prompt", "direct")) if name == "base" else (folder / name, ())
-        evaluate(model, folder / name / "evaluation", *bare, config=EVALUATION)
-        swept = ("--dataset_name", str(FOLDER / "sweep"))
-        evaluate(model, folder / name / "evaluation_sweep", *swept, *bare, config=EVALUATION)
-
-    def analyse(name: str) -> None:
-        for what, written, count in (("attention", ATTENTION, "50"), ("pooling", POOLING, "200")):
-            output = folder / name / what
-            if not (output / written).exists():
-                given = ("--config", EVALUATION, "--dataset_name", str(FOLDER / "test"), "--output_dir", str(output))
-                run("fovea", "analyse", what, str(folder / name), *given, "--max_tasks", count)
-
-    def behind_data() -> None:
-        try:
-            teach("data_centric")
-        finally:
-            tuned.set()  # the other job then finds no checkpoint, and stops too
-        teach("both")
-        teach("rl")
-        analyse("data_centric")
-
-    def beside() -> None:
-        judge("base")
-        teach("lora")
-        teach("masked")
-        tuned.wait()
-        teach("both_unmasked")
-        analyse("masked")
-
-    side_by_side(behind_data, beside)
+    tell(folder, seed)
     names = ("base", *TUNINGS, "rl")
     comparison = compare(*(folder / name / "evaluation" for name in names))
     write(comparison, folder / "comparison.json")

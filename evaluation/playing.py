@@ -84,8 +84,10 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
         join_parts(run.path, hashes)
     state.wait_for_everyone()
     played = played_already(run.path, hashes)
+    is_known = not played or "weights" in run.settings()  # an older folder does not say whose its samples are
     if state.is_main_process:
-        run.write_start(evaluation=arguments, episodes=episodes, weights={"mark": weights})
+        marked = {"mark": weights} if is_known else {}
+        run.write_start(evaluation=arguments, episodes=episodes, weights=marked)
     if episodes.crops == "other":
         tasks = with_others(tasks)
     with pooled_tokens(model.network, arguments.token_pooling):

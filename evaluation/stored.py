@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from fovea.episodes import Episode
+from fovea.models.names import weights_mark
 from fovea.runs.records import (
     ROLLOUTS,
     RUN,
@@ -22,6 +24,17 @@ from fovea.runs.records import (
     read_samples,
 )
 from fovea.tasks import Task
+
+
+def tell_if_outdated(folder: Path) -> None:
+    """Says it where an evaluation is of weights that its checkpoint no longer has."""
+    info = read_run(folder)
+    model, mark = str(info.chosen("evaluation").get("model_name_or_path")), info.chosen("weights").get("mark")
+    if mark is None or not Path(model).is_dir():  # no hub is asked what it has now
+        return
+    with suppress(FileNotFoundError, ValueError):  # what was evaluated has gone
+        if weights_mark(model) != mark:
+            print(f"{folder} is of the weights that {model} had before it was trained anew: evaluate it again")
 
 
 @dataclass(frozen=True)

@@ -46,15 +46,15 @@ def run(*command: str) -> None:
         subprocess.run(command, check=True)
 
 
-def side_by_side(*jobs: Callable[[], None], most: int = 2) -> None:
-    """Does jobs that run commands, `most` at the same time, each command on its share of the cores.
+def side_by_side(*jobs: Callable[[], None]) -> None:
+    """Does jobs that run commands, two at the same time, each command on half of the cores.
 
     More threads than cores wait for each other by spinning, which is many times slower.
     """
     chosen = os.environ.get(THREADS)
-    os.environ[THREADS] = chosen or str(max(1, (os.cpu_count() or 1) // most))
+    os.environ[THREADS] = chosen or str(max(1, (os.cpu_count() or 1) // 2))
     try:
-        with ThreadPoolExecutor(most) as pool:
+        with ThreadPoolExecutor(2) as pool:
             for done in as_completed([pool.submit(job) for job in jobs]):
                 done.result()
     finally:

@@ -30,8 +30,10 @@ def _on_cpu() -> bool:
 
     DeepSpeed would be left out if it were told.
     """
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        return False
+    return _computes_on_cpu() and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
+
+
+def _computes_on_cpu() -> bool:
     return not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
 
 
@@ -40,7 +42,7 @@ def take_cores() -> None:
 
     `accelerate launch` and `torchrun` set OMP_NUM_THREADS to 1 where the user has not set it. It says so.
     """
-    if torch.accelerator.is_available() or os.environ.get(_VARIABLE) != "1" or _set_by_the_user():
+    if not _computes_on_cpu() or os.environ.get(_VARIABLE) != "1" or _set_by_the_user():
         return
     state = process_state()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))

@@ -91,8 +91,7 @@ def kind_of(function: Callable) -> RewardKind:
     Raises:
         ValueError: if they fit none, or more than one.
     """
-    parameters = inspect.signature(function).parameters
-    names = set(parameters)
+    names = set(inspect.signature(function).parameters)
     fits = {
         RewardKind.EPISODE: "episode" in names,
         RewardKind.GROUP: "episodes" in names,
@@ -101,9 +100,8 @@ def kind_of(function: Callable) -> RewardKind:
     kinds = [kind for kind, fit in fits.items() if fit]
     shown = f"{getattr(function, '__name__', function)}({', '.join(sorted(names))})"
     if len(kinds) == 1:
-        needed = {name for name, one in parameters.items()
-                  if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}  # fmt: skip
-        if kinds[0] is not RewardKind.TRL and (unknown := sorted(needed - {"task", "episode", "episodes"})):
+        unknown = sorted({*required(function)} - {"task", "episode", "episodes"})
+        if unknown and kinds[0] is not RewardKind.TRL:
             given = "task and episodes" if kinds[0] is RewardKind.GROUP else "task and episode"
             raise ValueError(f"{shown} asks for {', '.join(unknown)}: it is given {given}, by these names")
         return kinds[0]
@@ -112,6 +110,13 @@ def kind_of(function: Callable) -> RewardKind:
         f"{shown} {problem}: take (task, episode) for one episode, (task, episodes) for a group, "
         "or (prompts, completions, **kwargs) as in TRL"
     )
+
+
+def required(function: Callable) -> list[str]:
+    """The parameters that a function has to be given."""
+    parameters = inspect.signature(function).parameters.values()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [one.name for one in parameters if one.default is one.empty and one.kind not in variable]
 
 
 def score_episodes(reward: Reward, episodes: Sequence[Episode]) -> list[float | None]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fovea.episodes import Episode
 from fovea.tasks import Task
-from rewards.registry import Reward, RewardError, RewardKind, is_finite, plain, score_episodes
+from rewards.registry import Reward, RewardError, RewardKind, is_finite, plain, required, score_episodes
 
 
 def to_trl(reward: Reward) -> Callable | str:
@@ -129,17 +129,13 @@ TAKEN = frozenset(
 
 def check_columns(rewards: Sequence[Reward], tasks: Sequence[Task]) -> None:
     """Raises ValueError for a reward in TRL's form that asks for a column which no row has."""
-    there = {*TAKEN, *(name for row in columns(tasks) for name in row)}
+    own = {name for row in columns(tasks) for name in row} - TAKEN
     for reward in rewards:
-        if reward.kind is not RewardKind.TRL:
-            continue
-        asked = inspect.signature(reward.function).parameters.values()
-        needed = [one.name for one in asked if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
-        if lacking := [name for name in needed if name not in there]:
-            own = ", ".join(sorted(there - TAKEN))
+        lacking = [] if reward.kind is not RewardKind.TRL else sorted({*required(reward.function)} - own - TAKEN)
+        if lacking:
             raise ValueError(
                 f"reward {reward.name} asks for {', '.join(lacking)}, a column that no row has: give it a default, or "
-                f"read one of {own}"
+                f"read one of {', '.join(sorted(own))}"
             )
 
 

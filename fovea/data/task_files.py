@@ -238,7 +238,7 @@ def image_source(image: Any, folder: Path) -> Any:
     return image
 
 
-_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
+_BEGINNING = re.compile(rb"\x89PNG|\xff\xd8\xff|GIF8|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
 """Of the usual kinds of image files."""
 
 
@@ -246,11 +246,11 @@ def _refuse_other_files(image: str | bytes, name: str) -> None:
     """Raises TaskError for a file that is no image. It is opened only if its beginning is none of the usual ones."""
     try:
         if isinstance(image, bytes):
-            beginning = image[:4]
+            beginning = image[:12]
         else:
             with open(image, "rb") as file:
-                beginning = file.read(4)
-        if not beginning.startswith(_BEGINNINGS):
+                beginning = file.read(12)
+        if not _BEGINNING.match(beginning):
             image_size(image)
     except (ImageError, OSError) as error:
         raise TaskError(

@@ -67,7 +67,7 @@ def adapter_chain(name: str, *, revision: str | None = None) -> tuple[str, list[
     return path, adapters
 
 
-def weights_mark(name: str, *, revision: str | None = None) -> str:
+def weights_mark(name: str) -> str:
     """A hash that is another one once the weights that a name leads to have changed; of an adapter those below it too.
 
     Files are read at a hundred places each. A model of the hub is known by its commit.
@@ -75,11 +75,11 @@ def weights_mark(name: str, *, revision: str | None = None) -> str:
     Raises:
         FileNotFoundError: as `adapter_chain`.
     """
-    base, adapters = adapter_chain(name, revision=revision)
+    base, adapters = adapter_chain(name)
     marks = hashlib.sha256()
     for path in (base, *adapters):
         files = sorted(file for kind in _WEIGHTS for file in Path(path).glob(kind)) if Path(path).is_dir() else []
-        marks.update(b"".join(map(_file_mark, files)) or f"{path} {_commit(path, revision)}".encode())
+        marks.update(b"".join(map(_file_mark, files)) or f"{path} {_commit(path)}".encode())
     return marks.hexdigest()[:16]
 
 
@@ -97,14 +97,14 @@ def _file_mark(file: Path) -> bytes:
     return mark.digest()
 
 
-def _commit(name: str, revision: str | None) -> str | None:
+def _commit(name: str) -> str | None:
     """The commit of a hub's model that was downloaded."""
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     try:
-        return extract_commit_hash(cached_file(name, "config.json", revision=revision, local_files_only=True), revision)
+        return extract_commit_hash(cached_file(name, "config.json", local_files_only=True), None)
     except OSError:
-        return revision
+        return None
 
 
 def _holds_model(folder: str | Path) -> bool:

@@ -1,11 +1,19 @@
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from evaluation.arguments import EvaluationArguments
 from evaluation.compare import compare, table
+from evaluation.discover import find_runs
+from evaluation.evaluated import load
+from evaluation.samples import sample_of
+from fovea.models.names import resolve_path, weights_mark
+from fovea.runs.directory import RunDirectory
+from fovea.runs.records import append
 
 
 def write(folder, scores, families=None, tokens=10):
@@ -145,3 +153,22 @@ def test_the_command_writes_json_and_markdown(tmp_path):
     keys = {"n", "accuracy_a", "accuracy_b", "difference", "interval", "p_value", "flips", "families"}
     assert keys <= json.loads(target.read_text())["pairs"][0].keys()
     assert target.with_suffix(".md").exists()
+
+
+def test_an_evaluation_of_weights_that_are_no_longer_there_is_told_where_it_is_read(tmp_path, make_episode, capsys):
+    """By whoever loads it; a folder that does not say whose weights it is of, or whose checkpoint has gone, is not."""
+    checkpoint = tmp_path / "rl"
+    shutil.copytree(resolve_path("tiny"), checkpoint)
+    marks = {"now": weights_mark(str(checkpoint)), "before": "other", "unknown": None}
+    for name, mark in marks.items():
+        run = RunDirectory(checkpoint / name)
+        arguments = EvaluationArguments(output_dir=str(run.path), model_name_or_path=str(checkpoint))
+        run.write_start(evaluation=arguments, weights={} if mark is None else {"mark": mark})
+        append(run.path / "samples.jsonl", [sample_of(make_episode("7"), 0)])
+        load(run.path)
+        assert ("before it was trained anew: evaluate it again" in capsys.readouterr().out) == (name == "before")
+    find_runs([checkpoint])
+    assert capsys.readouterr().out.count("trained anew") == 1
+    (checkpoint / "config.json").unlink()
+    load(checkpoint / "before")
+    assert "trained anew" not in capsys.readouterr().out

@@ -316,8 +316,8 @@ def test_a_source_that_cannot_be_read_is_named(tmp_path, name):
 
 @pytest.mark.parametrize(
     "content",
-    [b"hello", b"<html>404</html>", b"", b"%PDF-1.4", b"\x00" * 64],
-    ids=["text", "page", "empty", "pdf", "0"],
+    [b"hello", b"<html>404</html>", b"", b"%PDF-1.4", b"\x00" * 64, b"RIFF....WAVEfmt ", b"BMW 3"],
+    ids=["text", "page", "empty", "pdf", "zeros", "sound", "word"],
 )
 @pytest.mark.parametrize("is_file", [True, False], ids=["file", "bytes"])
 def test_a_file_that_is_no_image_is_a_bad_row(folder, content, is_file, capsys):

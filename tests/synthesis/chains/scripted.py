@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 
 from PIL import Image
 
+from benchmarks.serving import scripted_chat
 from synthesis.agent.roles import RoleError, Usage
 from synthesis.chains.roles import Link, Profile, Relation, RelationKind
 from synthesis.chains.truth import Truth
@@ -25,16 +21,10 @@ class Endpoint:
         self.truth, self.num_requests = truth, 0
         self.fails_after: int | None = None
 
-    def reply(self, messages: list) -> str:
-        images, text = [], ""
-        for block in messages[-1]["content"] if isinstance(messages[-1]["content"], list) else [
-            {"type": "text", "text": messages[-1]["content"]}
-        ]:  # fmt: skip
-            if block["type"] == "text":
-                text += block["text"]
-            else:
-                content = base64.b64decode(block["image_url"]["url"].partition(",")[2])
-                images.append(Image.open(io.BytesIO(content)).convert("RGB"))
+    def reply(self, text: str, images: list[Image.Image]) -> str | None:
+        self.num_requests += 1
+        if self.fails_after is not None and self.num_requests > self.fails_after:
+            return None
         usage = Usage()
         if text.startswith("Describe this image"):
             return f"Here it is:\n```json\n{json.dumps(self.truth.extract(images[0], usage).to_json())}\n```"
@@ -64,28 +54,6 @@ class Endpoint:
         return self.truth.look(question, dict(zip(numbers, images, strict=True)), usage)
 
 
-@contextmanager
-def served(played: Endpoint) -> Iterator[str]:
+def served(played: Endpoint) -> AbstractContextManager[str]:
     """The word that casts it in a role, while it is up."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            played.num_requests += 1
-            is_down = played.fails_after is not None and played.num_requests > played.fails_after
-            text = "" if is_down else played.reply(request["messages"])
-            choice = {"message": {"content": text}, "finish_reason": "stop"}
-            body = json.dumps({"choices": [choice], "usage": {"completion_tokens": len(text.split())}}).encode()
-            self.send_response(401 if is_down else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"truthful@http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    return scripted_chat(played.reply)
