@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -22,6 +22,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
+from environments.policies.decoding import Choice
 from environments.policies.transformers import TransformersPolicy
 from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import Renderer
@@ -164,9 +165,9 @@ def forced(network: Any, turns: Sequence[Sequence[Sequence[int]]]) -> Iterator[N
     def forced_generate(**inputs: Any) -> Any:
         return generate(**inputs, logits_processor=LogitsProcessorList([next_script()]))
 
-    def forced_chooser(policy: TransformersPolicy) -> Callable[[torch.Tensor], torch.Tensor]:
+    def forced_chooser(policy: TransformersPolicy) -> Choice:
         choose, script = chooser(policy), next_script()
-        return lambda logits: choose(script(None, logits))
+        return lambda logits, rows: choose(script(None, logits), rows)
 
     network.generate = forced_generate
     try:

@@ -52,11 +52,13 @@ def play(
     limits: Limits,
     renderer: Renderer | None = None,
     batch_size: int = 64,
+    seeds: Sequence[int] | None = None,
 ) -> list[Episode]:
     """One episode per task, in order; at most `batch_size` of them run side by side.
 
     With a renderer the episodes carry their exact tokens; without one (an oracle needs none) only messages. Episodes of
-    a `ContinuousPolicy` do not wait for each other's turns; those of others take their turns together.
+    a `ContinuousPolicy` do not wait for each other's turns; those of others take their turns together. With `seeds`,
+    one a task, what an episode samples does not hang on the episodes beside it (`Conversation.seed`).
     """
     placed = dict(
         play_each(
@@ -66,6 +68,7 @@ def play(
             limits=limits,
             renderer=renderer,
             batch_size=batch_size,
+            seeds=seeds,
         )
     )
     return [placed[place] for place in range(len(tasks))]
@@ -73,18 +76,18 @@ def play(
 
 def play_each(
     policy: Policy, tasks: Sequence[Task], *, environment_factory: Callable[[], Any], limits: Limits,
-    renderer: Renderer | None = None, batch_size: int = 64,
+    renderer: Renderer | None = None, batch_size: int = 64, seeds: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Episode]]:  # fmt: skip
     """The episodes of `play`, each as soon as it has ended, with the place of its task."""
 
-    def seat(task: Task) -> Seat:
-        return Seat(task, environment_factory(), renderer, limits)
+    def seat(place: int) -> Seat:
+        return Seat(tasks[place], environment_factory(), renderer, limits, None if seeds is None else seeds[place])
 
     if isinstance(policy, ContinuousPolicy):
-        yield from _one_by_one(policy, tasks, seat, batch_size)
+        yield from _one_by_one(policy, len(tasks), seat, batch_size)
         return
     for start in range(0, len(tasks), batch_size):
-        seats = list(map(seat, tasks[start : start + batch_size]))
+        seats = list(map(seat, range(len(tasks))[start : start + batch_size]))
         yield from enumerate(_together(policy, seats), start)
 
 
@@ -102,10 +105,10 @@ def _together(policy: Policy, seats: Sequence[Seat]) -> list[Episode]:
 
 
 def _one_by_one(
-    policy: ContinuousPolicy, tasks: Sequence[Task], seat_of: Callable[[Task], Seat], most: int
+    policy: ContinuousPolicy, num_episodes: int, seat_of: Callable[[int], Seat], most: int
 ) -> Iterator[tuple[int, Episode]]:
     """The episodes, `most` of them side by side, each on its own clock."""
-    waiting = iter(enumerate(tasks))
+    waiting = iter(range(num_episodes))
     running: dict[int, tuple[int, Seat]] = {}
 
     def go_on(place: int, seat: Seat) -> None:
@@ -116,8 +119,8 @@ def _one_by_one(
         while True:
             ended: list[tuple[int, Episode]] = []
             with phase("environment"):
-                for place, task in islice(waiting, most - len(running)):
-                    go_on(place, seat_of(task))
+                for place in islice(waiting, most - len(running)):
+                    go_on(place, seat_of(place))
                 if not running:
                     return
                 with phase("decode"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from environments.prompts import SYSTEM_PROMPT
@@ -55,6 +56,16 @@ class Conversation:
     """Whatever the policy wants to keep until the next turn."""
     tools: tuple[Callable, ...] = ()
     framing: Framing | None = None
+    seed: int | None = None
+    """Of its own sampling, whatever is played beside it; without one, tokens are drawn from what the process draws."""
+
+    @property
+    def turn_seed(self) -> int | None:
+        """The seed of its next turn, below 2^32."""
+        if self.seed is None:
+            return None
+        num_turns = sum(message["role"] == "assistant" for message in self.messages)
+        return int(np.random.SeedSequence([self.seed, num_turns]).generate_state(1)[0])
 
 
 @dataclass(frozen=True)
@@ -111,22 +122,24 @@ def opening(environment: Any, task: Task) -> list[dict]:
     return [{"role": "system", "content": system}, {"role": "user", "content": blocks}]
 
 
-def begin(environment: Any, task: Task, renderer: Renderer | None) -> Conversation:
+def begin(environment: Any, task: Task, renderer: Renderer | None, seed: int | None = None) -> Conversation:
     """The conversation of an episode before the model's first turn; without token ids where there is no renderer."""
     messages, tools = opening(environment, task), tuple(tools_of(environment).values())
     images, framing = _images_of(messages[1]["content"]), framing_of(environment)
     ids = [] if renderer is None else renderer.prompt_ids(messages, tools)
-    return Conversation(task, messages, ids, images=images, tools=tools, framing=framing)
+    return Conversation(task, messages, ids, images=images, tools=tools, framing=framing, seed=seed)
 
 
 class Seat:
     """One running episode."""
 
-    def __init__(self, task: Task, environment: Any, renderer: Renderer | None, limits: Limits) -> None:
+    def __init__(
+        self, task: Task, environment: Any, renderer: Renderer | None, limits: Limits, seed: int | None = None
+    ) -> None:
         self.task, self.environment, self.renderer, self.limits = task, environment, renderer, limits
         self.get_reward = getattr(environment, "get_reward", None)
         self.tools = tools_of(environment)
-        self.conversation = begin(environment, task, renderer)
+        self.conversation = begin(environment, task, renderer, seed)
         self.num_prompt_tokens = len(self.conversation.token_ids)
         self.loss_mask: list[int] = []
         self.logprobs: list[float] = []

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from zlib import crc32
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import set_seed
@@ -49,10 +50,11 @@ Batch = tuple[int, int, list[Task]]
 class Player:
     """Plays tasks, and yields their episodes as they end.
 
-    Where it is continuous, they do not wait for each other, come in any order, and it is given all tasks at once.
+    Where it is continuous, they do not wait for each other, come in any order, and it is given all tasks at once. With
+    the tasks come the seeds of their sampling.
     """
 
-    play: Callable[[Sequence[Task]], Iterable[Episode]]
+    play: Callable[[Sequence[Task], Sequence[int]], Iterable[Episode]]
     is_continuous: bool = False
 
 
@@ -205,14 +207,20 @@ def make_player(model: Model, arguments: EvaluationArguments, episodes: EpisodeA
     factory = with_tools(environment_factory(episodes, model), arguments.tools)
     if arguments.prompt == "direct":
         system = model.default_system
-        return Player(partial(play_directly, policy, environment_factory=factory, renderer=renderer, system=system))
+
+        def ask(tasks: Sequence[Task], seeds: Sequence[int]) -> list[Episode]:
+            return play_directly(
+                policy, tasks, environment_factory=factory, renderer=renderer, system=system, seeds=seeds
+            )
+
+        return Player(ask)
     if renderer is not None and arguments.force != "nothing":
         policy = ForcedPolicy(policy, renderer, OPENINGS[arguments.force])
     limits = episodes.limits()
 
-    def play(tasks: Sequence[Task]) -> Iterator[Episode]:
+    def play(tasks: Sequence[Task], seeds: Sequence[int]) -> Iterator[Episode]:
         played = play_each(policy, tasks, environment_factory=factory, limits=limits, renderer=renderer,
-                           batch_size=arguments.batch_size)  # fmt: skip
+                           batch_size=arguments.batch_size, seeds=seeds)  # fmt: skip
         return (episode for _, episode in played)
 
     return Player(play, isinstance(policy, ContinuousPolicy))
@@ -224,8 +232,9 @@ def play_missing(
 ) -> None:  # fmt: skip
     """Plays what is not there yet, batch by batch, and appends each episode to samples.jsonl as it ends.
 
-    Of several processes each plays every so manieth of the batches that one would play, with the same seeds, and
-    appends to a part of its own, as a continuous player does even alone: parts are put in order when they are joined.
+    Of several processes each plays every so manieth of the batches that one would play, and appends to a part of its
+    own, as a continuous player does even alone: parts are put in order when they are joined. An episode's sampling goes
+    by `seed_of`, however it is batched.
     """
     state, size = process_state(), arguments.batch_size
     alone = state.num_processes == 1
@@ -245,9 +254,14 @@ def play_missing(
     with tqdm(total=total, desc="episodes", initial=total - num_missing, disable=not state.is_main_process) as bar:
         for number, start, batch in mine:
             set_seed(arguments.seed + 1000 * number + start)
-            for episode in player.play(batch):
+            for episode in player.play(batch, [seed_of(arguments.seed, task, number) for task in batch]):
                 append(path, [sample_of(episode, number, task_hash=hashes[episode.task.id])])
                 bar.update(state.num_processes)
+
+
+def seed_of(seed: int, task: Task, number: int) -> int:
+    """The seed of a task's sample of this number, below 2^32."""
+    return int(np.random.SeedSequence([seed, number, crc32(task.id.encode())]).generate_state(1)[0])
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:

@@ -85,7 +85,7 @@ class Server:
         return f": {self.hints[status]}" if status in self.hints else ""
 
 
-OPTIONAL = ("temperature", "top_p", "top_k", "repetition_penalty")
+OPTIONAL = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 """Settings of sampling that endpoints other than vLLM's may not know."""
 
 

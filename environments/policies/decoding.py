@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -69,6 +70,12 @@ class OpenTurn:
     conversation: Conversation
     max_tokens: int
     token_ids: list[int] = field(default_factory=list)
+    draws: np.random.Generator | None = None
+    """What its tokens are drawn from, if it has a seed."""
+
+
+Choice = Callable[[torch.Tensor, Sequence[OpenTurn]], torch.Tensor]
+"""Picks token ids [rows] from logits [rows, vocabulary] for the turns of these rows."""
 
 
 class Decoder:
@@ -85,7 +92,9 @@ class Decoder:
 
     def submit(self, conversation: Conversation, max_tokens: int) -> None:
         """Asks for the next turn of a conversation."""
-        self._waiting.append(OpenTurn(conversation, max_tokens))
+        seed = conversation.turn_seed
+        draws = None if seed is None else np.random.default_rng(seed)
+        self._waiting.append(OpenTurn(conversation, max_tokens, draws=draws))
 
     def forget(self) -> None:
         """Drops the turns that have not ended, and whatever was computed of prompts."""
@@ -95,11 +104,8 @@ class Decoder:
         self._prefixes: WeakValueDictionary[Any, Prefix] = WeakValueDictionary()
         self._common: tuple[list[int], Prefix] | None = None
 
-    def advance(self, choose: Callable[[torch.Tensor], torch.Tensor]) -> list[OpenTurn]:
-        """Writes until turns have ended; these, with their end tokens if they were written.
-
-        `choose` picks token ids [rows] from logits [rows, vocabulary].
-        """
+    def advance(self, choose: Choice) -> list[OpenTurn]:
+        """Writes until turns have ended; these, with their end tokens if they were written."""
         while True:
             if self._state is not None:
                 self._state.feed(self._backbone)
@@ -109,7 +115,7 @@ class Decoder:
                 self._rows += few
                 del self._waiting[: len(few)]
             assert self._state is not None, "no turn was asked for"
-            self._state.tokens = choose(self.base.get_output_embeddings()(self._state.hidden))
+            self._state.tokens = choose(self.base.get_output_embeddings()(self._state.hidden), self._rows)
             if ended := self._ended():
                 return ended
 

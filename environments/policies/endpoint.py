@@ -44,6 +44,8 @@ class EndpointPolicy(ThreadedTurns):
             "repetition_penalty": 1.0,
             "max_tokens": limit,
         }
+        if (seed := conversation.turn_seed) is not None:
+            options["seed"] = seed
         completion = self.endpoint.chat(messages_of(conversation), **options)
         is_cut = completion["finish_reason"] == "length"
         return Reply(completion["text"], is_truncated=is_cut, num_written=completion["num_tokens"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from environments.play import Sampling
-from environments.policies.decoding import Decoder
+from environments.policies.decoding import Choice, Decoder, OpenTurn
 from environments.rendering import Renderer
 from environments.seats import Conversation, Reply
 from fovea.kernels.layouts import allow_layouts, without_adapters
@@ -33,7 +33,7 @@ class TransformersPolicy:
     Rows run `batch_size` at a time. The model is in evaluation mode meanwhile, so that
     adapter dropout is not part of the policy. With `keep_caches` a prompt is computed once for all its rollouts, a turn
     goes on from the last one's cache, and rows enter their next turn while others still write; without, or for a family
-    that cannot, each turn is a fresh `generate`.
+    that cannot, each turn is a fresh `generate`, which draws all rows from the process's generator.
     """
 
     network: Any
@@ -101,13 +101,13 @@ class TransformersPolicy:
             )
         return output[:, batch["input_ids"].shape[1] :].tolist()
 
-    def _chooser(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Picks token ids [rows] from logits [rows, vocabulary], as `generate` would with the same settings."""
+    def _chooser(self) -> Choice:
+        """Picks as `generate` would with the same settings."""
         warpers: Any = LogitsProcessorList(
             [SuppressTokensLogitsProcessor(self.renderer.placeholder_ids, self.network.device)]
         )
         if self.sampling.temperature == 0:
-            return lambda logits: warpers(None, logits.float()).argmax(-1)
+            return lambda logits, turns: warpers(None, logits.float()).argmax(-1)
         warpers.append(TemperatureLogitsWarper(float(self.sampling.temperature)))
         if self.sampling.top_k:
             warpers.append(TopKLogitsWarper(self.sampling.top_k))
@@ -115,7 +115,7 @@ class TransformersPolicy:
             warpers.append(TopPLogitsWarper(self.sampling.top_p))
         if self.sampling.min_p:
             warpers.append(MinPLogitsWarper(self.sampling.min_p))
-        return lambda logits: torch.multinomial(warpers(None, logits.float()).softmax(-1), 1).squeeze(1)
+        return lambda logits, turns: _draw(warpers(None, logits.float()).softmax(-1), turns)
 
     def _cut(self, ids: list[int], limit: int) -> Reply:
         """The row up to its end token, or cut at its own limit."""
@@ -123,6 +123,16 @@ class TransformersPolicy:
         length = next((place for place, token in enumerate(ids, start=1) if token in ends), len(ids))
         kept = tuple(ids[: min(length, limit)])
         return Reply(self.renderer.written_text(kept), kept, is_truncated=kept[-1] not in ends)
+
+
+def _draw(probabilities: torch.Tensor, turns: Sequence[OpenTurn]) -> torch.Tensor:
+    """Token ids [rows] drawn from probabilities [rows, vocabulary], from the turns' own draws where all have some."""
+    numbers = [turn.draws.random() for turn in turns if turn.draws is not None]
+    if len(numbers) < len(turns):
+        return torch.multinomial(probabilities, 1).squeeze(1)
+    below = probabilities.double().cumsum(-1)
+    wanted = below[:, -1:] * torch.tensor(numbers, dtype=below.dtype, device=below.device)[:, None]
+    return torch.searchsorted(below, wanted, right=True).squeeze(1).clamp_max(below.shape[1] - 1)
 
 
 @contextmanager

@@ -79,7 +79,9 @@ class VllmPolicy:
         from vllm.sampling_params import RequestOutputKind
 
         options = _options(self.sampling, self.renderer)
-        params = SamplingParams(max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY, **options)
+        params = SamplingParams(
+            max_tokens=max_tokens, seed=conversation.turn_seed, output_kind=RequestOutputKind.FINAL_ONLY, **options
+        )
         key = f"fovea-{uuid4().hex}"
         self.engine.llm_engine.add_request(key, self._prompt(conversation), params)
         self._under_way[key] = conversation
@@ -150,7 +152,11 @@ class VllmServerPolicy(ThreadedTurns):
             "model": self._model,
             "token_ids": _folded(conversation, self.renderer),
             "content_parts": parts or None,
-            "sampling_params": {"max_tokens": limit, **_options(self.sampling, self.renderer)},
+            "sampling_params": {
+                "max_tokens": limit,
+                "seed": conversation.turn_seed,
+                **_options(self.sampling, self.renderer),
+            },
             "return_token_ids": True,
         }
         answer = self._server.ask("POST", "/inference/v1/generate", json=request)

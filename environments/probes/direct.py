@@ -24,10 +24,11 @@ def play_directly(
     renderer: Renderer | None,
     max_tokens: int = 32,
     system: str | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> list[Episode]:
     """One single-turn episode per task, in order. `system` is the prompt that the model was released with, if any."""
     conversations, framings = [], []
-    for task in tasks:
+    for place, task in enumerate(tasks):
         environment = environment_factory()
         content = environment.reset(**task.row())
         framings.append(framing_of(environment))
@@ -35,7 +36,8 @@ def play_directly(
         messages.append({"role": "user", "content": content})
         images = [block["image"] for block in content if block["type"] == "image"]
         ids = [] if renderer is None else renderer.prompt_ids(messages, ())
-        conversations.append(Conversation(task, messages, ids, images))
+        seed = None if seeds is None else seeds[place]
+        conversations.append(Conversation(task, messages, ids, images, seed=seed))
     with phase("decode"):
         replies = policy.reply(conversations, max_tokens=[max_tokens] * len(tasks))
     return [

@@ -118,7 +118,7 @@ def test_an_evaluation_writes_what_has_ended_and_goes_on_behind_it(tmp_path, mon
     asked = []
 
     def player(fails):
-        def play_some(some):
+        def play_some(some, seeds):
             asked.append([task.id for task in some])
             for task in some:
                 if task.id == fails:

@@ -46,6 +46,23 @@ def test_an_evaluation_goes_on_from_the_parts_of_a_killed_one(tiny, episode_argu
     assert sorted((tmp_path / "cut" / SAMPLES).read_text().splitlines(True)) == sorted(lines)
 
 
+@pytest.mark.parametrize("prompt", ["protocol", "direct"])
+def test_what_is_sampled_does_not_hang_on_what_is_played_beside_it(tiny, episode_arguments, tmp_path, prompt):
+    """Batches of one, three or all, and an evaluation that goes on behind a killed one."""
+    tasks, limits = make_tasks(num_tasks=6, seed=4), replace(episode_arguments, max_turns=3, max_tokens_per_turn=16)
+    settings = EvaluationArguments(output_dir="", prompt=prompt, temperature=2.0, num_samples=2)
+
+    def samples(name, batch_size, *parts):
+        arguments = replace(settings, output_dir=str(tmp_path / name), batch_size=batch_size)
+        for part in parts:
+            evaluate(tiny, part, arguments, limits)
+        return {(sample.task_id, sample.sample): sample for sample in read_samples(tmp_path / name)}
+
+    alone = samples("alone", 1, tasks)
+    assert len({tuple(turn.text for turn in sample.turns) for sample in alone.values()}) > 6
+    assert alone == samples("few", 4, tasks) == samples("all", 64, tasks) == samples("cut", 4, tasks[3:], tasks)
+
+
 def test_parts_of_other_settings_are_refused(tmp_path, episode_arguments):
     arguments = EvaluationArguments(output_dir=str(tmp_path))
     RunDirectory(tmp_path).write_start(evaluation=arguments, episodes=episode_arguments)

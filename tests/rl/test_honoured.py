@@ -11,6 +11,7 @@ from environments.arguments import EpisodeArguments
 from environments.check import check_environment
 from environments.factories import environment_factory
 from environments.play import Sampling
+from environments.policies.decoding import OpenTurn
 from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
 from environments.seats import Limits, tools_of
@@ -112,7 +113,7 @@ def test_min_p_leaves_only_likely_tokens(tiny):
     policy = TransformersPolicy(tiny.network, Renderer(tiny.processor), Sampling(1.0, min_p=0.5))
     logits = torch.full((64, 645), -10.0)
     logits[:, 7], logits[:, 8], logits[:, 9] = 2.0, 1.9, 0.0
-    assert set(policy._chooser()(logits).tolist()) == {7, 8}
+    assert set(policy._chooser()(logits, [OpenTurn(None, 1)] * 64).tolist()) == {7, 8}
 
 
 def test_a_synchronized_reference_leaves_the_policy_s_tower_as_it_was(build, tiny):

@@ -7,7 +7,8 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from environments.play import Sampling
-from environments.policies.transformers import TransformersPolicy
+from environments.policies.decoding import OpenTurn
+from environments.policies.transformers import TransformersPolicy, _draw
 from environments.rendering import Renderer
 from environments.seats import Conversation
 from fovea.kernels.packing import num_common
@@ -174,15 +175,29 @@ def test_a_trainable_tower_is_never_remembered(model):
     assert features.requires_grad
 
 
-def test_sampling_follows_temperature_top_k_and_top_p(model):
+def open_turns(number: int, *, seeded: bool) -> list[OpenTurn]:
+    return [OpenTurn(None, 1, draws=np.random.default_rng(row) if seeded else None) for row in range(number)]
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_sampling_follows_temperature_top_k_and_top_p(model, seeded):
     renderer = Renderer(model.processor)
     logits = torch.randn(1, model.network.config.text_config.vocab_size).repeat(200, 1)
     logits[:, renderer.placeholder_ids] = 100.0
-    chosen = TransformersPolicy(model.network, renderer, Sampling(temperature=2.0, top_k=3))._chooser()(logits)
+    turns = open_turns(200, seeded=seeded)
+    chosen = TransformersPolicy(model.network, renderer, Sampling(temperature=2.0, top_k=3))._chooser()(logits, turns)
     likely = logits[0].masked_fill(logits[0] == 100, -100).topk(3).indices
     assert set(chosen.tolist()) == set(likely.tolist())
-    narrow = TransformersPolicy(model.network, renderer, Sampling(temperature=1.0, top_p=1e-6))._chooser()(logits)
-    assert len(set(narrow.tolist())) == 1
+    policy = TransformersPolicy(model.network, renderer, Sampling(temperature=1.0, top_p=1e-6))
+    assert len(set(policy._chooser()(logits, turns).tolist())) == 1
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_tokens_are_drawn_as_often_as_they_are_likely(seeded):
+    shares = torch.tensor([0.5, 0.0, 0.3, 0.0, 0.2, 0.0])
+    chosen = _draw(shares.repeat(4000, 1), open_turns(4000, seeded=seeded))
+    found = torch.bincount(chosen, minlength=6) / 4000
+    assert (found[shares == 0] == 0).all() and torch.allclose(found, shares, atol=0.03)
 
 
 def test_every_end_token_of_the_model_ends_a_turn_in_both_ways(model):

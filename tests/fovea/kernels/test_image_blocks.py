@@ -257,7 +257,7 @@ class Given:
     def __init__(self, written):
         self.written, self.logits = written, [[] for _ in written]
 
-    def choose(self, logits_of_unfinished):
+    def choose(self, logits_of_unfinished, turns):
         rows = [row for row, ids in enumerate(self.written) if len(self.logits[row]) < len(ids)]
         for row, logits in zip(rows, logits_of_unfinished, strict=True):
             self.logits[row].append(logits)
@@ -274,7 +274,7 @@ def test_kept_turns_equal_a_forward_of_the_whole(name):
     crops = [("<r>", 4, " go"), (" no crop",), ("<r>", 7, "and", 8, " go"), ("<r>", 2, " go on")]
     said = [["ab", "c"], ["abcd", "xyz"], ["e", "f"], ["gh", "ij"]]
     decoder = Decoder(them.network, them.renderer, max_rows=8)
-    talks = [SimpleNamespace(token_ids=[], images=[], cache=None) for _ in openings]
+    talks = [SimpleNamespace(token_ids=[], images=[], cache=None, turn_seed=None) for _ in openings]
     scripts = [()] * len(talks)
     for turn in range(2):
         written = [them.processor.tokenizer(text[turn], add_special_tokens=False).input_ids for text in said]
