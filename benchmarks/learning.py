@@ -59,9 +59,9 @@ def run_seed(folder: Path, seed: int) -> dict[str, Any]:
     train(more, *SFT, *source, *within(minutes, minutes_of(sft) / last_of(sft, "epoch")), "--output_dir", str(more))
     traces = folder / "own_traces"
     if not (traces / "traces.jsonl").exists():
-        limit = ("--max_minutes", f"{minutes * SAMPLING_SHARE:.2f}")
-        words = (sys.executable, "-m", "synthesis.own_traces", "--config", "tiny_own_traces.yaml")
-        run(*words, *source, *limit, "--output_dir", str(traces))
+        played, limit = str(folder / "played"), ("--max_minutes", f"{minutes * SAMPLING_SHARE:.2f}")
+        run("fovea", "eval", "--config", "tiny_own_successes.yaml", *source, *limit, "--output_dir", played)
+        run("fovea", "traces", "own", played, "--max_per_task", "8", "--output_dir", str(traces))
     growth = num_traces(traces) / num_traces(write_default_traces())
     rest = within(minutes * (1 - SAMPLING_SHARE), growth * minutes_of(sft) / last_of(sft, "epoch"))
     train(own, *SFT, *source, *rest, "--dataset_name", str(traces), "--output_dir", str(own))

@@ -11,7 +11,7 @@ from environments.policies.forced import OPENINGS
 from environments.probes.tools import TOOL_MODES
 from evaluation.benchmarks import BENCHMARKS, load_benchmark
 from evaluation.discover import ARMS
-from fovea.arguments import PlayerArguments
+from fovea.arguments import PlayerArguments, TimeArguments
 from fovea.tasks import Task
 
 
@@ -38,7 +38,7 @@ def of_each_family(tasks: Sequence[Task], number: int | None) -> list[Task]:
 
 
 @dataclass(kw_only=True)
-class EvaluationArguments(PlayerArguments):
+class EvaluationArguments(PlayerArguments, TimeArguments):
     """What is evaluated, on which tasks, and where the answers go."""
 
     output_dir: str = field(metadata={"help": "Folder for samples.jsonl and summary.json."})
@@ -109,6 +109,11 @@ class EvaluationArguments(PlayerArguments):
         self._check_arms()
         if self.all_checkpoints and self.view_sizes_px:
             raise ValueError("--all_checkpoints and --view_sizes_px are one too many: leave one of them out")
+        if self.max_minutes is not None and (self.arms or self.all_checkpoints or self.view_sizes_px):
+            raise ValueError(
+                "--max_minutes would leave several evaluations with different questions: leave out --arms, "
+                "--all_checkpoints and --view_sizes_px"
+            )
         if min(self.token_pooling, self.pixel_pooling) < 1:
             raise ValueError("token_pooling and pixel_pooling are 1 (everything is left) or more")
         elsewhere = self.use_vllm or self.vllm_server_base_url or self.openai_base_url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ class Player:
 
 
 FREE_SETTINGS = re.compile(
-    r"all_checkpoints|arms|batch_size|device|factors|image_cache_gib|max_tasks|num_samples|output_dir|view_sizes_px|vllm_.*|use_vllm"
+    r"all_checkpoints|arms|batch_size|device|factors|image_cache_gib|max_tasks|max_minutes|num_samples|output_dir|view_sizes_px|vllm_.*|use_vllm"
 )
 """Settings of an evaluation that may change when it goes on."""
 
@@ -103,6 +104,11 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     summary = summarize(samples, model=arguments.model_name_or_path, prompt=arguments.prompt, crops=episodes.crops)
     if state.is_main_process:
         write_summary(run.path, summary)
+        if arguments.max_minutes is not None and len(samples) < len(tasks) * arguments.num_samples:
+            print(
+                f"stopped by --max_minutes after {len(samples)} of {len(tasks) * arguments.num_samples} episodes: the "
+                "same command goes on"
+            )
         if summary.rules:
             write_disagreements(run.path, samples)
     return summary
@@ -234,7 +240,7 @@ def play_missing(
 
     Of several processes each plays every so manieth of the batches that one would play, and appends to a part of its
     own, as a continuous player does even alone: parts are put in order when they are joined. An episode's sampling goes
-    by `seed_of`, however it is batched.
+    by `seed_of`, however it is batched. When `max_minutes` are over what has not ended is left.
     """
     state, size = process_state(), arguments.batch_size
     alone = state.num_processes == 1
@@ -251,12 +257,17 @@ def play_missing(
     if player.is_continuous:
         mine = [_joined(list(of_number)) for _, of_number in groupby(mine, key=itemgetter(0))]
     num_missing = sum(len(batch) for _, _, batch in batches)
+    until = math.inf if arguments.max_minutes is None else time.monotonic() + 60 * arguments.max_minutes
     with tqdm(total=total, desc="episodes", initial=total - num_missing, disable=not state.is_main_process) as bar:
         for number, start, batch in mine:
             set_seed(arguments.seed + 1000 * number + start)
             for episode in player.play(batch, [seed_of(arguments.seed, task, number) for task in batch]):
                 append(path, [sample_of(episode, number, task_hash=hashes[episode.task.id])])
                 bar.update(state.num_processes)
+                if player.is_continuous and time.monotonic() > until:
+                    break
+            if time.monotonic() > until:
+                break
 
 
 def seed_of(seed: int, task: Task, number: int) -> int:

@@ -35,7 +35,6 @@ COMMANDS = {
         "write chains of sub-questions over several pictures, in five stages",
     ),
     "traces own": ("evaluation.harvest:main", "write traces of the successes in a run, without a model"),
-    "traces sampled": ("synthesis.own_traces:main", "let a model play, and write traces of its successes"),
     "tasks": ("synthesis.shapes.tasks:main", "write tasks on procedural scenes"),
     "tasks albums": ("synthesis.shapes.albums:main", "write tasks on several procedural scenes at once"),
     "tasks mimic": (

@@ -161,3 +161,8 @@ def test_traces_are_written_of_right_episodes_alone_and_the_others_counted(
     dropped = write_fit_traces([*played, *wrong, *bad], tmp_path)
     assert dropped == {"ended by turn_limit": 1, "wrong answer": 1, "fault empty_box": 1}
     assert [record["messages"][-1]["content"][-18:] for record in read_traces(tmp_path)] == ["<answer>7</answer>"] * 2
+
+
+def test_only_right_and_well_formed_episodes_are_worth_imitating(make_episode):
+    episodes = [make_episode("7"), make_episode("8"), make_episode(None), make_episode("7", well_formed=False)]
+    assert list(map(unfit, episodes)) == [None, "wrong answer", "ended by turn_limit", "out of format"]

@@ -63,6 +63,17 @@ def test_what_is_sampled_does_not_hang_on_what_is_played_beside_it(tiny, episode
     assert alone == samples("few", 4, tasks) == samples("all", 64, tasks) == samples("cut", 4, tasks[3:], tasks)
 
 
+def test_an_evaluation_out_of_time_says_how_far_it_came_and_goes_on(tiny, episode_arguments, tmp_path, capsys):
+    tasks = make_tasks(num_tasks=4, seed=4)
+    arguments = EvaluationArguments(output_dir=str(tmp_path), batch_size=2, max_minutes=1e-6)
+    for expected in (1, 2, 3, 4):
+        assert evaluate(tiny, tasks, arguments, replace(episode_arguments, max_tokens_per_turn=8)).n >= expected
+        arguments = replace(arguments, max_minutes=1e-6 if expected < 3 else None)
+    assert "of 4 episodes: the same command goes on" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="different questions"):
+        replace(arguments, max_minutes=1.0, arms=["with_tool"])
+
+
 def test_parts_of_other_settings_are_refused(tmp_path, episode_arguments):
     arguments = EvaluationArguments(output_dir=str(tmp_path))
     RunDirectory(tmp_path).write_start(evaluation=arguments, episodes=episode_arguments)
