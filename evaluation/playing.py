@@ -84,7 +84,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     weights = weights_mark(arguments.model_name_or_path)
     refuse_other_settings(run, arguments, episodes, weights)
     if state.is_main_process:
-        join_parts(run.path, hashes)
+        put_in_order(run.path, hashes)
     state.wait_for_everyone()
     played = played_already(run.path, hashes)
     is_known = not played or "weights" in run.settings()  # an older folder does not say whose its samples are
@@ -98,7 +98,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
         with timed(run.path, arguments):
             play_missing(player, tasks, played, arguments, hashes)
     if state.is_main_process:
-        join_parts(run.path, hashes)
+        put_in_order(run.path, hashes)
     state.wait_for_everyone()
     samples = read_samples(run.path)
     summary = summarize(samples, model=arguments.model_name_or_path, prompt=arguments.prompt, crops=episodes.crops)
@@ -147,21 +147,26 @@ PARTS = "samples.*.part.jsonl"
 """What several processes write, each its own, until the main one joins them."""
 
 
-def join_parts(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Moves the samples of all parts to samples.jsonl, in the order in which one process plays: `hashes` has its tasks.
+def put_in_order(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Puts all samples, those of parts too, into samples.jsonl, in the order of samples and of tasks in `hashes`.
 
-    Parts that a killed evaluation has left are joined when it goes on.
+    Parts that a killed evaluation has left are taken in when it goes on.
     """
     parts = sorted(folder.glob(PARTS))
-    if not parts:
-        return
     for path in (folder / SAMPLES, *parts):
         cut_torn_line(path)
-    joined = {(sample.task_id, sample.sample) for sample in read_samples(folder)}
-    found = [sample for part in parts for sample in read_samples(folder, file=part.name)]
+    before = read_samples(folder)
+    samples = {(sample.task_id, sample.sample): sample for sample in before}
+    for part in parts:
+        for sample in read_samples(folder, file=part.name):
+            samples.setdefault((sample.task_id, sample.sample), sample)
     places = {id: place for place, id in enumerate(hashes)}
-    found.sort(key=lambda sample: (sample.sample, places.get(sample.task_id, -1)))
-    append(folder / SAMPLES, (sample for sample in found if (sample.task_id, sample.sample) not in joined))
+    ordered = sorted(samples.values(), key=lambda one: (one.sample, places.get(one.task_id, len(places))))
+    if ordered != before:
+        aside = folder / f"{SAMPLES}.aside"
+        aside.unlink(missing_ok=True)
+        append(aside, ordered)
+        aside.replace(folder / SAMPLES)
     for part in parts:
         part.unlink()
 
@@ -239,13 +244,12 @@ def play_missing(
     """Plays what is not there yet, batch by batch, and appends each episode to samples.jsonl as it ends.
 
     Of several processes each plays every so manieth of the batches that one would play, and appends to a part of its
-    own, as a continuous player does even alone: parts are put in order when they are joined. An episode's sampling goes
-    by `seed_of`, however it is batched. When `max_minutes` are over what has not ended is left.
+    own. An episode's sampling goes by `seed_of`, however it is batched. When `max_minutes` are over what has not ended
+    is left.
     """
     state, size = process_state(), arguments.batch_size
-    alone = state.num_processes == 1
-    in_order = alone and not player.is_continuous
-    path = Path(arguments.output_dir) / (SAMPLES if in_order else PARTS.replace("*", str(state.process_index)))
+    file = SAMPLES if state.num_processes == 1 else PARTS.replace("*", str(state.process_index))
+    path = Path(arguments.output_dir) / file
     total = len(tasks) * arguments.num_samples
     batches = [
         (number, start, missing[start : start + size])

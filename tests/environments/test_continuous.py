@@ -12,7 +12,7 @@ from environments.policies.turns import ThreadedTurns
 from environments.seats import Limits, Reply
 from evaluation import playing
 from evaluation.arguments import EvaluationArguments
-from evaluation.playing import Player, join_parts, play_missing
+from evaluation.playing import Player, play_missing, put_in_order
 from fovea.runs.records import read_samples
 from fovea.tasks import Task
 
@@ -134,10 +134,10 @@ def test_an_evaluation_writes_what_has_ended_and_goes_on_behind_it(tmp_path, mon
     some, hashes = tasks(5), {str(number): "hash" for number in range(5)}
     with pytest.raises(RuntimeError, match="it is down"):
         play_missing(player("3"), some, set(), arguments, hashes)
-    join_parts(tmp_path, hashes)
+    put_in_order(tmp_path, hashes)
     assert [sample.task_id for sample in read_samples(tmp_path)] == ["0", "1", "2"]
     play_missing(player(None), some[::-1], playing.played_already(tmp_path, hashes), arguments, hashes)
-    join_parts(tmp_path, hashes)
+    put_in_order(tmp_path, hashes)
     assert asked == [list("01234"), ["4", "3"], list("43210")]
     assert [(sample.task_id, sample.sample) for sample in read_samples(tmp_path)] == [
         *((str(number), 0) for number in range(5)),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from evaluation.arguments import EvaluationArguments
-from evaluation.playing import evaluate, join_parts, refuse_other_settings
+from evaluation.playing import evaluate, put_in_order, refuse_other_settings
 from fovea.config import ConfigError
 from fovea.data.task_files import save_tasks
 from fovea.runs.directory import RunDirectory
@@ -25,13 +25,15 @@ def test_parts_are_joined_in_the_order_of_one_process(tmp_path):
     append(tmp_path / "samples.0.part.jsonl", [some("b", score=0.0), some("d"), some("gone")])
     with (tmp_path / "samples.0.part.jsonl").open("a") as file:
         file.write('{"id": "f", "sam')
-    join_parts(tmp_path, dict.fromkeys("abcdef", "hash"))
+    put_in_order(tmp_path, dict.fromkeys("abcdef", "hash"))
     found = [(sample.task_id, sample.sample, sample.score) for sample in read_samples(tmp_path)]
     assert found == [
-        ("a", 0, 1.0), ("b", 0, 1.0), ("gone", 0, 1.0), ("c", 0, 1.0), ("d", 0, 1.0), ("e", 0, 1.0), ("a", 1, 1.0),
+        ("a", 0, 1.0), ("b", 0, 1.0), ("c", 0, 1.0), ("d", 0, 1.0), ("e", 0, 1.0), ("gone", 0, 1.0), ("a", 1, 1.0),
     ]  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == [SAMPLES]
-    join_parts(tmp_path, {})
+    text = (tmp_path / SAMPLES).read_text()
+    put_in_order(tmp_path, dict.fromkeys("abcdef", "hash"))
+    assert (tmp_path / SAMPLES).read_text() == text
 
 
 def test_an_evaluation_goes_on_from_the_parts_of_a_killed_one(tiny, episode_arguments, tmp_path):
