@@ -13,13 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from fovea.answers.numbers import NUMBER_WORDS, to_number
+from fovea.answers.numbers import NUMBER_WORDS, TENS, to_number
 from fovea.answers.text import as_list, list_score, normalized
 from fovea.runs.records import Sample
 from fovea.tasks import Task
 
-_TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
-_SPOKEN = {**NUMBER_WORDS, **_TENS, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_SPOKEN = {**NUMBER_WORDS, **TENS, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _SCALES = ("billion", "million", "thousand")
 _COCO_NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,

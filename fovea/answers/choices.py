@@ -14,7 +14,8 @@ MAX_CHOICES = len(ascii_uppercase)
 _CHOICE = (
     re.compile(r"^\W*([A-Z])\W*$", re.IGNORECASE),
     re.compile(r"^\W*([A-Z])[.):\]*]"),
-    re.compile(r"\(([A-Z])\)"),
+    re.compile(r"^\W*([a-z])[.)\]](?!\w)"),
+    re.compile(r"(?<!\w)\(([A-Z])\)", re.IGNORECASE),
     re.compile(r"(?i:answer|choice|option)(?i:\s+is)?[\s:*\"'`(]+([A-Z])(?![\w'])"),
     re.compile(r"(?:answer|choice|option)(?:\s+is)?[\s:*\"'`(]+([A-Z])\W*$", re.IGNORECASE),
 )
@@ -35,7 +36,7 @@ def choice_score(task: Task, answer: str) -> float:
     }
     spelled_letters = {letters[i] for i in _spelled(answer, task.choices)}
     other_letters = (lone_letters | spelled_letters) - {right_letter}
-    return float(named_letters == {right_letter} and not other_letters)
+    return float((named_letters or spelled_letters) == {right_letter} and not other_letters)
 
 
 _ALONE_LETTER = re.compile(r"(?<![\w'])([B-HJ-Z])(?![\w'])|(?<![\w'])([AI])(?![\w'])(?! [a-z])")

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from typing import Any
 
-from fovea.answers.text import OUTER, is_plain, normalized
+from fovea.answers.text import OUTER, is_plain
 from fovea.tasks import Task
 
 RELATIVE_TOLERANCE = 1e-4
@@ -16,6 +16,15 @@ _WORDS = (
     "eighteen nineteen twenty"
 )
 NUMBER_WORDS = {word: number for number, word in enumerate(_WORDS.split())}
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+TENS = {word: 10 * number for number, word in enumerate(_TENS.split(), start=2)}
+_SPOKEN = {**NUMBER_WORDS, **TENS} | {
+    f"{ten}{sign}{word}": TENS[ten] + NUMBER_WORDS[word]
+    for ten in TENS
+    for word in _WORDS.split()[1:10]
+    for sign in "- "
+}
+_SPOKEN_NUMBER = re.compile(rf"\b({'|'.join(sorted(_SPOKEN, key=len, reverse=True))})\b")
 _NUMBER = re.compile(
     r"(?:(?<![\w.])[-+])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|(?<![\d.])\.\d+(?:[eE][-+]?\d+)?)"
 )
@@ -30,34 +39,66 @@ _RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
 def to_number(text: str) -> float | None:
     """The only number in a text (digits of any script, or a number word); None where there is none or more than one.
 
-    Exponents of units are no numbers.
+    Exponents of units are no numbers, and a percentage is a share.
 
     >>> to_number("about 1,200 px"), to_number("three"), to_number("3 or 4"), to_number("\u22125 m\u00b2")
     (1200.0, 3.0, None, -5.0)
+    >>> to_number("1/2"), to_number("minus twenty-one"), to_number("2,50"), to_number("50 percent")
+    (0.5, -21.0, 2.5, 0.5)
     """
+    number, is_percentage = _read(text)
+    return number * 0.01 if number is not None and is_percentage else number
+
+
+def _read(text: str) -> tuple[float | None, bool]:
+    """The only number in a text, and whether it is followed by a percent sign."""
     text = _DASH.sub("-", text.translate(_MINUS))
     text = re.sub(rf"(?<=[^\W\d_]){_RAISED.pattern}", "", text)
-    plain_text = _RAISED.sub(lambda match: f" {match[0]} ", text)
+    plain_text = _RAISED.sub(lambda match: f" {match[0]} ", _GROUPED.sub("", text))
     plain_text = unicodedata.normalize("NFKC", plain_text).strip().lower()
-    if (word := normalized(plain_text)) in NUMBER_WORDS:
-        return float(NUMBER_WORDS[word])
-    other_words = NUMBER_WORDS.keys() & set(re.findall(r"[a-z]+", plain_text)) - {"one"}  # "the red one says 7"
-    numbers = _NUMBER.findall(plain_text)
-    if len(numbers) != 1 or other_words:
-        return None
+    plain_text = re.sub(r"\bper ?cent\b", "%", re.sub(r"\bminus (?=\w)", "-", plain_text))
+    is_percentage = plain_text.rstrip(OUTER).endswith("%")
+    bare_text = plain_text.strip(OUTER + "%")
+    if bare_text == "none":
+        return 0.0, is_percentage
+    if fraction := re.fullmatch(r"(-?\d{1,9})\s*/\s*(\d{1,9})", bare_text):
+        return (int(fraction[1]) / int(fraction[2]) if int(fraction[2]) else None), is_percentage
+    if re.fullmatch(r"-?\d+,\d{1,2}", bare_text):
+        return float(bare_text.replace(",", ".")), is_percentage
+    numbers, words = _NUMBER.findall(plain_text), _SPOKEN_NUMBER.findall(plain_text)
+    if not numbers and len(words) == 1:
+        sign = -1 if f"-{words[0]}" in plain_text else 1
+        return float(sign * _SPOKEN[words[0]]), is_percentage
+    if len(numbers) != 1 or set(words) - {"one"}:  # "the red one says 7"
+        return None, is_percentage
     value = float(numbers[0].replace(",", ""))
-    if not math.isfinite(value):
-        return None
-    return value * 0.01 if plain_text.rstrip(OUTER).endswith("%") else value
+    return (value if math.isfinite(value) else None), is_percentage
+
+
+_GROUPED = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))|(?<=^\\d) (?=\\d{3}$)|(?<=^\\d\\d) (?=\\d{3}$)")
+"""A space that groups digits by thousands: a narrow one anywhere, a plain one where the number is the whole text."""
+_MARKED = re.compile(r"[-+]?[$€£¥₹]?\s?[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s?[%$€£¥₹]?")
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is nothing but one number in digits, perhaps with a sign of a currency or of percent."""
+    return _MARKED.fullmatch(text.strip()) is not None and to_number(text) is not None
 
 
 def number_score(task: Task, answer: str) -> float:
-    reference_number, answer_number = to_number(str(task.answer)), to_number(answer)
-    if reference_number is None:
+    """1.0 if the answer's only number is the reference.
+
+    Where one of them alone bears a percent sign it may mean the number or the share: 50% is right for 50 and for 0.5.
+    """
+    (reference, in_percent), (given, is_percentage) = _read(str(task.answer)), _read(answer)
+    if reference is None:
         raise ValueError(f"reference {task.answer!r} of task {task.id} is not a number: use kind text")
-    return float(
-        answer_number is not None and math.isclose(reference_number, answer_number, rel_tol=RELATIVE_TOLERANCE)
-    )
+    if given is None:
+        return 0.0
+    ways = [(reference, given)]
+    if in_percent != is_percentage:
+        ways.append((reference * 0.01, given) if in_percent else (reference, given * 0.01))
+    return float(any(math.isclose(wanted, found, rel_tol=RELATIVE_TOLERANCE) for wanted, found in ways))
 
 
 def check_number(task: Task, answer: Any) -> Any:

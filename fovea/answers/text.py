@@ -10,6 +10,7 @@ from typing import Any
 from fovea.tasks import Task
 
 OUTER = " .,;:!?\"'`()[]{}*"
+_QUOTES = {ord(curly): straight for curly, straight in zip("\u2018\u2019\u201c\u201d", "''\"\"", strict=True)}
 
 
 def as_list(value: Any) -> list[Any]:
@@ -23,7 +24,7 @@ def normalized(text: str) -> str:
     >>> normalized(" The  Red car. "), normalized("?!")
     ('red car', '?!')
     """
-    text = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).strip().lower())
+    text = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).translate(_QUOTES).strip().lower())
     text = text.strip(OUTER) or text
     return re.sub(r"^(?:the|an?) (?=.)", "", text)
 
@@ -47,8 +48,10 @@ _YES_NO = {"yes": "yes", "no": "no", "true": "yes", "false": "no"}
 
 
 def yes_no_score(task: Task, answer: str) -> float:
-    words = re.findall(r"[a-z]+", answer.lower())
-    return float({word for word in words if word in ("yes", "no")} == {normalized(str(task.answer))})
+    """1.0 if the answer says yes or no, as the reference, and not both; true and false alone say it too."""
+    plain = normalized(answer)
+    words = set(re.findall(r"[a-z]+", re.sub(r"\bno (?:doubt|question)\b", "", plain))) & {"yes", "no"}
+    return float((words or {_YES_NO.get(plain)}) == {normalized(str(task.answer))})
 
 
 def check_yes_no(task: Task, answer: Any) -> str:
@@ -59,6 +62,7 @@ def check_yes_no(task: Task, answer: Any) -> str:
 
 
 _SEPARATOR = re.compile(r"[,;\n]")
+_NUMBERED = re.compile(r"(?:^|\s)\d+[.)]\s")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 
 
@@ -66,8 +70,10 @@ def list_score(task: Task, answer: str) -> float:
     """F1 over the distinct items of a list, separated by commas, semicolons, lines, or "and"."""
     expected_items = {normalized(str(item)) for item in as_list(task.answer)}
     answered_items: set[str] = set()
+    if _NUMBERED.match(answer):
+        answer = _NUMBERED.sub("\n", answer)
     for part in (normalized(_BULLET.sub("", part)) for part in _SEPARATOR.split(answer)):
-        answered_items |= {part} if part in expected_items else set(map(normalized, re.split(r"\band\b", part)))
+        answered_items |= {part} if part in expected_items else set(map(normalized, re.split(r"\band\b|&", part)))
     answered_items.discard("")
     num_shared = len(expected_items & answered_items)
     return 2 * num_shared / (len(expected_items) + len(answered_items)) if expected_items or answered_items else 1.0

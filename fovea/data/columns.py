@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 COLUMNS = ("id", "images", "question", "answer", "kind", "choices", "boxes", "first_view_max_pixels", "metadata")
@@ -59,7 +61,45 @@ def from_json(name: str, value: Any) -> Any:
     try:
         return json.loads(value) if value.strip() else None
     except ValueError as error:
-        raise TaskError(f"{name} is {value[:80]!r}, which is no JSON ({error}), though json_columns names it") from None
+        raise TaskError(
+            f"{name} is {value[:80]!r}, which is no JSON ({error}), though json_columns names it (CSV and TSV do not "
+            "need it: there lists and objects are told by their form)"
+        ) from None
+
+
+def from_cell(value: Any) -> Any:
+    """What a text says that is a list or an object, as JSON or as Python writes it; any other value as it is.
+
+    >>> from_cell("[1, 2]"), from_cell("['cup', 'hat']"), from_cell("[sic]")
+    ([1, 2], ['cup', 'hat'], '[sic]')
+    """
+    if not isinstance(value, str) or value.strip()[:1] not in ("[", "{"):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found = read(value.strip())
+            if isinstance(found, (list, dict)):
+                return found
+    return value
+
+
+def read_cells(fields: Mapping[str, Any], *, from_table: bool) -> dict[str, Any]:
+    """The fields with what texts say in columns that hold lists and objects. In a table of texts answers are read too.
+
+    Raises:
+        TaskError: elsewhere, for an answer that is the text of a list or an object, and of no named kind.
+    """
+    read = {name: from_cell(fields[name]) for name in ("choices", "boxes", "metadata")}
+    if from_table:
+        read["images"] = from_cell(fields["images"])
+    if fields["kind"] in (None, "list", "box") or (from_table and fields["kind"] == "text"):
+        read["answer"] = from_cell(fields["answer"])
+        if fields["kind"] is None and not from_table and read["answer"] is not fields["answer"]:
+            raise TaskError(
+                f"answer is {fields['answer'][:80]!r}, the text of a list or an object: if it is one, name the column "
+                "in --json_columns, and if it is meant as it stands, say the kind (text, math, …)"
+            )
+    return {**fields, **read}
 
 
 def without_images(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:

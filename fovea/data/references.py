@@ -10,6 +10,7 @@ from typing import Any
 
 from fovea.answers import checked_reference, verify_reference
 from fovea.answers.boxes import boxes_in, is_four_numbers
+from fovea.answers.numbers import is_number
 from fovea.boxes import Box, Frame, View
 from fovea.chains import chain_of_task
 from fovea.data.columns import TaskError
@@ -114,13 +115,9 @@ def kind_of(kind: str | None, answer: Any, choices: tuple[str, ...], *, has_imag
     if isinstance(answer, (list, tuple)):
         return AnswerKind.LIST
     text = str(answer).strip().lower()
-    if text in ("yes", "no"):
+    if text in ("yes", "no", "true", "false"):
         return AnswerKind.YES_NO
-    try:
-        float(text.replace(",", ""))
-    except ValueError:
-        return AnswerKind.TEXT
-    return AnswerKind.NUMBER
+    return AnswerKind.NUMBER if is_number(text) else AnswerKind.TEXT
 
 
 def _looks_like_boxes(answer: Any) -> bool:

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from fovea.data.columns import COLUMNS, TaskError, check_types, from_json, value_of, without_images
+from fovea.data.columns import COLUMNS, TaskError, check_types, from_json, read_cells, value_of, without_images
 from fovea.data.references import checked, kind_of, target_of
 from fovea.data.sources import BROKEN, Row, read_rows
 from fovea.images import ImageError, decoded_text, encoded, image_size
@@ -179,6 +179,7 @@ def _task(
         raise TaskError(row[BROKEN])
     fields = {name: value_of(row, name, columns) for name in COLUMNS}
     fields |= {name: from_json(name, fields[name]) for name in json_columns}
+    fields = read_cells(fields, from_table=Path(source).suffix in (".csv", ".tsv"))
     check_types(fields)
     images = fields["images"] if fields["images"] is not None else value_of(row, "image", columns)
     images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]

@@ -1,5 +1,6 @@
 """Every reference that is let in scores 1 as written; what could never be right, or right twice, is refused."""
 
+import csv
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from fovea.answers.boxes import boxes_in
 from fovea.answers.numbers import to_number
 from fovea.boxes import Box, Frame, Framing, View
 from fovea.data.columns import TaskError
-from fovea.data.references import checked
+from fovea.data.references import checked, kind_of
 from fovea.data.task_files import load_tasks
 from fovea.tasks import AnswerKind, Target, Task
 
@@ -105,6 +106,32 @@ def test_numbers_of_all_scripts(text, number):
 
 
 @pytest.mark.parametrize(
+    ("reference", "answer", "right"),
+    [("50%", "50 %", 1), ("50%", "0.5", 1), ("50%", "50", 1), ("50%", "fifty percent", 1), ("50%", "5000%", 0),
+     (100, "100%", 1), (40, "40 per cent", 1), (0.5, "50%", 1), (0.5, "5%", 0), ("$7", "$7.00", 1), ("7 €", "7", 1),
+     (8, "eight boxes", 1), (21, "twenty-one", 1), (21, "twenty", 0), (0, "none", 1), (0.5, "1/2", 1),
+     (1500, "1 500", 1), (1500, "1\u202f500 g", 1), (2.5, "2,50", 1), (-3, "minus 3", 1), (3, "minus 3", 0),
+     (7, "seven of eight", 0), (12, "1/0", 0), (1, "page 1 500", 0)],
+)  # fmt: skip
+def test_numbers_as_people_write_them(reference, answer, right):
+    assert score(checked(task(reference, kind_of(None, reference, (), has_image=False))), answer) == right
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference", "answer", "right"),
+    [("yes_no", "True", "true", 1), ("yes_no", "True", "Yes", 1), ("yes_no", True, "False.", 0),
+     ("yes_no", "no", "It is not true", 0), ("yes_no", "yes", "Yes, no doubt.", 1), ("yes_no", "no", "no doubt", 0),
+     ("text", "don't", "don\u2019t", 1), ("text", 'the "Ox"', "The \u201cOx\u201d", 1),
+     ("list", ["Milk", "Bread"], "1. Milk 2. Bread", 1), ("list", ["Milk", "Bread"], "Milk & Bread", 1),
+     ("choice", "blue", "(c) blue", 1), ("choice", "blue", "c. blue", 1), ("choice", "blue", "It is the blue one.", 1),
+     ("choice", "blue", "blue or red", 0), ("choice", "blue", "apple(s)", 0), ("choice", "blue", "a blue one", 1)],
+)  # fmt: skip
+def test_words_as_people_write_them(kind, reference, answer, right):
+    choices = ("red", "green", "blue") if kind == "choice" else ()
+    assert score(checked(task(reference, kind, choices)), answer) == right
+
+
+@pytest.mark.parametrize(
     ("text", "boxes"),
     [
         ("[1, 2, 3, 4]", 1),
@@ -165,6 +192,11 @@ def test_boxes_too_many_too_few_or_elsewhere_cost(picture):
         ("1,200", 1, "number"),
         (7, 0, "number"),
         ("nineteen", 1, "text"),
+        ("False", 1, "yes_no"),
+        ("50%", 1, "number"),
+        ("$1,200.50", 1, "number"),
+        ("12 cm", 1, "text"),
+        ("7 or 8", 1, "text"),
     ],
 )
 def test_kinds_are_told_by_the_answer(tmp_path, picture, answer, images, kind):
@@ -191,6 +223,47 @@ def test_mixed_types_read_the_same_from_every_kind_of_file(tmp_path, picture):
     declared = load_tasks(tmp_path / "tasks.parquet", json_columns=["answer", "boxes"])
     assert [(t.kind, t.answer, t.boxes) for t in declared] == expected
     assert [kind.value for kind, *_ in expected] == ["number", "text", "list", "box", "yes_no"]
+
+
+@pytest.mark.parametrize("spell", [json.dumps, str], ids=["json", "python"])
+@pytest.mark.parametrize("sign", [",", ";"])
+def test_a_table_of_texts_gives_the_tasks_of_the_same_rows(tmp_path, picture, spell, sign):
+    """As json.dumps or pandas write lists, objects and booleans into CSV."""
+    picture.save(tmp_path / "a.png")
+    rows = [
+        {"images": ["a.png"], "question": f"q{number}?", "answer": answer, "kind": kind, "boxes": boxes,
+         "choices": choices}
+        for number, (answer, kind, boxes, choices) in enumerate([
+            (7, None, [[0, 0, 64, 48]], None), ("Jazz in June", None, None, None),
+            ([64, 48, 320, 240], None, None, None),
+            (["half past nine", "9.30"], "text", None, None), (["cat", "dog"], None, None, None),
+            (True, None, None, None), (False, None, None, None), ("$7.50", None, None, None),
+            ("[sic]", None, None, None),
+            ("b", None, [{"bbox_2d": [0.1, 0.1, 0.2, 0.2], "frame": "unit"}], ["x y", "z, z"]),
+        ])
+    ]  # fmt: skip
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with (tmp_path / "tasks.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=sign)
+        writer.writeheader()
+        cells = [{name: "" if value is None else value if isinstance(value, str) else spell(value)
+                  for name, value in row.items()} for row in rows]  # fmt: skip
+        writer.writerows(cells)
+    wanted, found = ([(t.kind, t.answer, t.boxes, t.choices) for t in load_tasks(tmp_path / f"tasks.{ending}")]
+                     for ending in ("jsonl", "csv"))  # fmt: skip
+    assert [(kind, str(answer), *rest) for kind, answer, *rest in found] == [
+        (kind, str(answer), *rest) for kind, answer, *rest in wanted
+    ]
+
+
+def test_the_text_of_a_list_is_refused_as_an_answer_of_no_named_kind(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(json.dumps({"question": "q?", "answer": "[1, 2]"}))
+    with pytest.raises(TaskError, match="name the column in --json_columns"):
+        load_tasks(path)
+    assert load_tasks(path, json_columns=["answer"])[0].kind is AnswerKind.LIST
+    path.write_text(json.dumps({"question": "q?", "answer": "[1, 2)", "kind": "math"}))
+    assert load_tasks(path)[0].answer == "[1, 2)"
 
 
 @pytest.mark.parametrize(
