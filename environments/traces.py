@@ -146,6 +146,8 @@ def checked(row: Any, folder: Path) -> dict:
         raise TraceError(f"it is a {type(row).__name__}, not an object with messages and images")
     if BROKEN in row:
         raise TraceError(row[BROKEN])
+    if "messages" not in row and {"question", "answer"} <= row.keys():
+        raise TraceError("it is a task, with a question and an answer: `fovea data tasks` checks a file of them")
     if "messages" not in row:
         raise TraceError(
             f"there are no messages, but {sorted(row)}: write [{{role, content}}, …]; `fovea data convert` reads the "

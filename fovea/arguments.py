@@ -28,7 +28,9 @@ class TaskArguments:
         default="synthesis.shapes:training_tasks",
         metadata={"help": "Tasks: JSONL or Parquet file, dataset folder, hub id, or a function as package.module:name"},
     )
-    dataset_split: str | None = field(default=None, metadata={"help": "Split of a hub dataset (default: train)."})
+    dataset_split: str | None = field(
+        default=None, metadata={"help": "Split of a hub dataset or of a saved one (default: train)."}
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset with several."})
     columns: list[str] | None = field(
         default=None,
@@ -47,8 +49,8 @@ class TaskArguments:
         """The tasks that these arguments name."""
         return self.read_tasks(self.dataset_name, limit=self.max_tasks)
 
-    def read_tasks(self, name: str, *, limit: int | None = None) -> list[Task]:
-        """Tasks of another name, read in the same way."""
+    def read_tasks(self, name: str, *, limit: int | None = None, problems: list[str] | None = None) -> list[Task]:
+        """Tasks of another name, read in the same way; what is wrong with bad rows goes to `problems`, if given."""
         return tasks_from(
             name,
             split=self.dataset_split,
@@ -56,6 +58,7 @@ class TaskArguments:
             columns=parse_columns(self.columns),
             json_columns=known_columns(self.json_columns),
             skip_bad_rows=self.skip_bad_rows,
+            problems=problems,
             limit=limit,
         )
 

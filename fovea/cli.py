@@ -48,6 +48,7 @@ COMMANDS = {
     "tasks collage": ("synthesis.collage:main", "pack the pictures of any questions until a zoom is needed"),
     "tasks edited": ("synthesis.edited:main", "change in pictures what was asked about, and know the new right answer"),
     "tasks varied": ("synthesis.varied:main", "reorder images and options, add a distractor: the right answer stays"),
+    "data tasks": ("synthesis.checks.tasks:main", "load a file of tasks, count its rows by kind, name what is wrong"),
     "data check": ("synthesis.checks.command:main", "find what is wrong with a file of traces"),
     "data convert": ("synthesis.convert:main", "turn anyone's traces into a cold start for your model"),
     "data join": ("synthesis.joining:main", "put the shards of a job array together"),

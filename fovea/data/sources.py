@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+
+def _is_binary(scalar: Any) -> bool:
+    return "binary" in str(scalar.type)
+
+
 BROKEN = "__broken__"
 """The only column of a line that could not be read; its value says why."""
 
@@ -39,12 +44,19 @@ class StoredImage:
 
     def read(self) -> bytes:
         """The encoded bytes."""
+        content = self._scalar().as_py()
+        return base64.b64decode(content) if isinstance(content, str) else content
+
+    def view(self) -> memoryview:
+        """The encoded bytes where they lie; only what is looked at is read from the disk. Base64 is decoded."""
+        scalar = self._scalar()
+        return memoryview(scalar.as_buffer() if hasattr(scalar, "as_buffer") and _is_binary(scalar) else self.read())
+
+    def _scalar(self) -> Any:
         value = self.table[self.row : self.row + 1][self.where[0]][0]
         for step in self.where[1:]:
             value = value[step]
-        content = value.as_py()
-        content = content["bytes"] if isinstance(content, dict) else content
-        return base64.b64decode(content) if isinstance(content, str) else content
+        return value["bytes"] if hasattr(value, "keys") else value
 
 
 def read_rows(source: str | Path, *, split: str | None = None, config: str | None = None) -> tuple[Path, Iterator[Row]]:
@@ -114,6 +126,8 @@ def _split_of(data: DatasetDict, split: str | None, path: Path) -> Dataset:
     name = split or ("train" if "train" in data else next(iter(data)))
     if name not in data or (split is None and name != "train" and len(data) > 1):
         raise ValueError(f"{path} has the splits {', '.join(data)}: name one with --dataset_split")
+    if split is None and len(data) > 1:
+        print(f"{path} has the splits {', '.join(data)}: {name} is read (--dataset_split names another)")
     return data[name]
 
 
@@ -157,7 +171,14 @@ def _separated(path: Path) -> Iterator[Row]:
 
     encoding = "utf-8-sig"
     with path.open(encoding=encoding) as file:
-        head = file.readline()
+        try:
+            head = file.readline()
+            while file.read(2**20):
+                pass
+        except UnicodeDecodeError as error:
+            raise TaskError(
+                f"{path} is not UTF-8 ({error.reason}): save it as UTF-8, which keeps all letters"
+            ) from None
         sign = "\t" if path.suffix == ".tsv" else max(",;\t", key=head.count)
         column_names = next(csv.reader([head], delimiter=sign))
     features = datasets.Features({name: datasets.Value("string") for name in column_names})

@@ -14,8 +14,8 @@ from typing import Any
 
 from fovea.data.columns import COLUMNS, TaskError, check_types, from_json, read_cells, value_of, without_images
 from fovea.data.references import checked, kind_of, target_of
-from fovea.data.sources import BROKEN, Row, read_rows
-from fovea.images import ImageError, decoded_text, encoded, image_size
+from fovea.data.sources import BROKEN, Row, StoredImage, read_rows
+from fovea.images import TAIL, ImageError, decoded_text, encoded, image_size, looks_whole, open_image
 from fovea.placeholders import MARK, PLACEHOLDER, escaped, marked, refuse_placeholders, unescaped
 from fovea.tasks import Task
 
@@ -31,6 +31,7 @@ def load_tasks(
     columns: Mapping[str, str] | None = None,
     json_columns: Sequence[str] = (),
     skip_bad_rows: bool = False,
+    problems: list[str] | None = None,
     limit: int | None = None,
 ) -> list[Task]:
     """Tasks from a JSONL or Parquet file, a folder with `tasks.jsonl`, a saved dataset folder, or a hub id.
@@ -38,9 +39,10 @@ def load_tasks(
     `columns` maps our names to those of the file, dotted where they are nested: `{"answer":
     "reward_model.ground_truth"}`. `json_columns` are those of our names whose texts hold JSON, as Arrow files need it
     where rows differ in type. Boxes without a frame are in pixels of the original image; in a task they are in UNIT.
+    Given `problems`, what is wrong with bad rows goes there.
 
     Raises:
-        TaskError: on the first bad row, with its number and reason, unless `skip_bad_rows`.
+        TaskError: on the first bad row, with its number and reason, unless `skip_bad_rows` or `problems`.
         FileNotFoundError: if nothing is at `source`.
     """
     folder, rows = read_rows(source, split=split, config=config)
@@ -51,6 +53,7 @@ def load_tasks(
         columns=columns,
         json_columns=json_columns,
         skip_bad_rows=skip_bad_rows,
+        problems=problems,
         limit=limit,
     )
 
@@ -63,15 +66,16 @@ def to_tasks(
     columns: Mapping[str, str] | None = None,
     json_columns: Sequence[str] = (),
     skip_bad_rows: bool = False,
+    problems: list[str] | None = None,
     limit: int | None = None,
 ) -> list[Task]:
     """Tasks of rows that were read from `source`, their image paths relative to `folder`.
 
     Raises:
-        TaskError: on the first bad row, with its number and reason, unless `skip_bad_rows`.
+        TaskError: on the first bad row, with its number and reason, unless `skip_bad_rows` or `problems`.
     """
     tasks: list[Task] = []
-    problems: list[str] = []
+    skipped: list[str] = [] if problems is None else problems
     row_numbers: dict[str, int] = {}
     for number, row in enumerate(rows):
         if limit is not None and len(tasks) >= limit:
@@ -83,27 +87,31 @@ def to_tasks(
             tasks.append(task)
         except BAD_ROW as error:
             problem = f"row {number} of {source}: {error}"
-            if not skip_bad_rows:
+            if not skip_bad_rows and problems is None:
                 raise TaskError(f"{problem} (rows count from 0; --skip_bad_rows true goes on without it)") from error
-            problems.append(problem)
-    if problems:
-        print(f"{len(problems)} bad rows skipped, the first: {problems[0]}")
+            skipped.append(problem)
+    if skipped and problems is None:
+        print(f"{len(skipped)} bad rows skipped, the first: {skipped[0]}")
     for name, unread in overlooked(tasks, columns or {}):
         print(f"column {unread!r} of {source} is not read: if it holds {name}, say --columns {name}={unread}")
     return tasks
 
 
 def overlooked(tasks: Sequence[Task], columns: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Optional columns that no row has, each with one that nobody reads and whose name is much like it."""
-    there = {name for task in tasks for name in task.columns}
-    if any(task.images for task in tasks):
-        there.add("images")
-    unread = {name.lower(): name for name in there - {*COLUMNS, *(path.split(".")[0] for path in columns.values())}}
-    for name in ("images", "boxes", "choices", "metadata"):
-        if name not in there and name not in columns:
-            words = [name, name.removesuffix("s"), *_ALIKE.get(name, ())]
-            near = [column for word in words for column in get_close_matches(word, unread, n=1, cutoff=0.7)]
-            yield from ((name, unread[column]) for column in near[:1])
+    """Optional columns that some rows lack, each with one there that nobody reads and whose name is much like it."""
+    kinds_of_rows = {
+        frozenset(name for name, value in (*task.columns.items(), ("images", task.images or None)) if value is not None)
+        for task in tasks
+    }
+    found: dict[tuple[str, str], None] = {}
+    for there in sorted(kinds_of_rows, key=sorted):
+        unread = {name.lower(): name for name in there - {*COLUMNS, *(path.split(".")[0] for path in columns.values())}}
+        for name in ("images", "boxes", "choices", "metadata"):
+            if name not in there and name not in columns:
+                words = [name, name.removesuffix("s"), *_ALIKE.get(name, ())]
+                near = [column for word in words for column in get_close_matches(word, unread, n=1, cutoff=0.7)]
+                found |= dict.fromkeys((name, unread[column]) for column in near[:1])
+    yield from found
 
 
 _ALIKE = {
@@ -180,7 +188,7 @@ def _task(
     fields = {name: value_of(row, name, columns) for name in COLUMNS}
     fields |= {name: from_json(name, fields[name]) for name in json_columns}
     fields = read_cells(fields, from_table=Path(source).suffix in (".csv", ".tsv"))
-    check_types(fields)
+    check_types(fields, is_trace=bool({"messages", "conversations"} & row.keys()))
     images = fields["images"] if fields["images"] is not None else value_of(row, "image", columns)
     images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
     max_pixels = fields["first_view_max_pixels"]
@@ -219,6 +227,7 @@ def image_source(image: Any, folder: Path) -> Any:
             image_size(content)
         except ImageError as error:
             raise TaskError(f"image {image[:40]!r}… is neither a path nor an image in base64 ({error})") from error
+        _refuse_other_files(content, f"{image[:40]!r}…")
         return content
     if isinstance(image, str):
         path = folder / image
@@ -234,28 +243,30 @@ def image_source(image: Any, folder: Path) -> Any:
         return str(path)
     if image is None:
         raise TaskError("an image is empty: it must be a path, bytes or a PIL image")
-    if isinstance(image, bytes):
-        _refuse_other_files(image, f"of {len(image)} bytes")
+    if isinstance(image, (bytes, StoredImage)):
+        _refuse_other_files(image, "in the row")
     return image
 
 
-_BEGINNING = re.compile(rb"\x89PNG|\xff\xd8\xff|GIF8|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
-"""Of the usual kinds of image files."""
+def _refuse_other_files(image: str | bytes | StoredImage, name: str) -> None:
+    """Raises TaskError for a file that is no image, or only a part of one.
 
-
-def _refuse_other_files(image: str | bytes, name: str) -> None:
-    """Raises TaskError for a file that is no image. It is opened only if its beginning is none of the usual ones."""
+    It is decoded unless its beginning and its end are those of a whole PNG, JPEG, GIF or WebP.
+    """
     try:
-        if isinstance(image, bytes):
-            beginning = image[:12]
-        else:
+        if isinstance(image, str):
             with open(image, "rb") as file:
-                beginning = file.read(12)
-        if not _BEGINNING.match(beginning):
-            image_size(image)
+                beginning, length = file.read(12), file.seek(0, 2)
+                file.seek(max(0, length - TAIL))
+                ending = file.read()
+        else:
+            content = image.view() if isinstance(image, StoredImage) else memoryview(image)
+            beginning, ending, length = bytes(content[:12]), bytes(content[-TAIL:]), len(content)
+        if not looks_whole(beginning, ending, length):
+            open_image(image, max_pixels=2**62)  # how large it may be is asked where it is shown
     except (ImageError, OSError) as error:
         raise TaskError(
-            f"image {name} cannot be opened: it must be a PNG, JPEG or another picture ({error})"
+            f"image {name} cannot be opened: it must be a whole PNG, JPEG or another picture ({error})"
         ) from error
 
 
