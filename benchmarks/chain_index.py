@@ -7,7 +7,6 @@ its attributes, told in another order, and nothing else on purpose. Recall is th
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from fovea.commands import plain_parser
 from synthesis.chains.index import ProfileIndex, words_of
 from synthesis.chains.roles import Profile, SeenObject
 
@@ -84,7 +84,7 @@ def plot(reports: list[dict[str, float]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--sizes", nargs="+", type=int, default=[30, 300, 2_000, 20_000, 200_000, 1_000_000])
     parser.add_argument("--num_candidates", type=int, default=4, help="for each image")
     parser.add_argument("--seed", type=int, default=0)

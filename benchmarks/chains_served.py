@@ -8,7 +8,6 @@ that environment's Python.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import subprocess
@@ -23,6 +22,7 @@ from PIL import Image
 
 from benchmarks.chain_eyes import Digits, Place, draw, one_an_image, profile, teach, which_digits
 from benchmarks.serving import scripted_chat, vllm_server
+from fovea.commands import plain_parser
 from fovea.images import image_hash, open_image
 from fovea.jsonl import read_jsonl
 from synthesis.chains.chats import WORDS
@@ -92,7 +92,7 @@ def lines_of(folder: Path, stage: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_pictures", type=int, default=260, help="in the pool")
     parser.add_argument("--num_chains", type=int, default=300, help="paths along which questions are asked")

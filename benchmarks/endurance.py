@@ -7,7 +7,6 @@ and its logs must hold every step once.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import shutil
@@ -17,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from fovea.commands import plain_parser
 from fovea.jsonl import read_jsonl
 from fovea.runs.checkpoints import is_finished
 
@@ -59,7 +59,7 @@ def difference(whole: Path, cut: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--kills", type=int, default=20, help="of each training")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/endurance"))
     parser.add_argument("--trainings", nargs="+", default=list(TRAININGS), choices=list(TRAININGS))

@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from benchmarks.sides import Setup, Side, make_side, matmul_rate, recorded
 from benchmarks.workload import Workload
+from fovea.commands import plain_parser
 from fovea.models.random_models import SHAPES, random_model
 
 STAGES = ("loss", "rollout", "step")
@@ -160,7 +161,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--size", default="qwen2_5_vl-small", choices=list(SHAPES))
     parser.add_argument("--prompt_tokens", type=int, default=1000, help="images included")
     parser.add_argument("--completion_tokens", type=int, default=250, help="crops included")

@@ -27,6 +27,7 @@ from environments.factories import environment_factory, make_renderer
 from environments.play import play
 from environments.policies.oracle import OraclePolicy
 from fovea.boxes import Frame
+from fovea.commands import plain_parser
 from fovea.data.task_files import load_tasks
 from fovea.models.loading import load_outline
 
@@ -86,7 +87,7 @@ def play_all(folder: Path, num_images: int, gib: float, max_pixels: int, num_gen
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--num_images", type=int, default=2000)
     parser.add_argument("--bounds", type=float, nargs="+", default=[0.25, 1.0, 4.0], help="image_cache_gib")
     parser.add_argument("--max_pixels", type=int, default=1024 * 1024, help="of a first view and of a crop")

@@ -9,13 +9,13 @@ against (N_t + N_v)^2; what is computed here is half of both squares, because at
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from statistics import median
 
 import torch
 
+from fovea.commands import plain_parser
 from fovea.kernels.layouts import PackedGroups
 from fovea.kernels.masked_layouts import OUTSIDE, BlockedGroups
 
@@ -63,7 +63,7 @@ def measured(num_images: int, text_tokens: int, heads: list[int], width: int, de
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--num_images", nargs="+", type=int, default=[2, 5, 10])
     parser.add_argument("--text_tokens", type=int, default=200)
     parser.add_argument("--heads", nargs=2, type=int, default=[14, 2], help="of queries and of keys (0.5B: 14 2)")

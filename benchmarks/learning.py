@@ -8,7 +8,6 @@ crops replaced by noise, beside the best constant answer. What is there already 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from evaluation.compare import compare_pair
 from evaluation.evaluated import load
 from evaluation.summary import summarize
 from evaluation.tiny_story import LAUNCH, evaluate, run, train
+from fovea.commands import plain_parser
 from fovea.jsonl import read_jsonl
 from fovea.runs.records import read_samples
 from synthesis.oracle_traces import write_default_traces
@@ -77,7 +77,7 @@ def run_seed(folder: Path, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output_dir", type=Path, default=Path("runs/learning"))
     parser.add_argument("--json", type=Path, help="also write all comparisons here")

@@ -6,7 +6,6 @@ reading and the drawing run in a process of their own, whose peak memory is prin
 
 from __future__ import annotations
 
-import argparse
 import resource
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from fovea.commands import plain_parser
 from synthesis.mimic.openimages import OpenImagesArguments, run
 
 NUM_CLASSES = 600
@@ -70,7 +70,7 @@ def measured(folder: Path, num_tasks: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--num_rows", type=int, default=5_000_000, help="boxes")
     parser.add_argument("--num_tasks", type=int, default=1000, help="items of each kind")
     parser.add_argument("--seed", type=int, default=0)

@@ -6,10 +6,11 @@ from the first file. Needs matplotlib.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
+
+from fovea.commands import plain_parser
 
 AXES = {
     "prompt_tokens": "prompt tokens P",
@@ -59,7 +60,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="the first is the one that the others differ from")
     parser.add_argument("--output", type=Path, default=Path("docs/speed.svg"))
     args = parser.parse_args()

@@ -6,7 +6,6 @@ same traces are measured again. Each command runs in a process of its own; its p
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from environments.policies.oracle import OraclePolicy
 from environments.seats import Limits
 from environments.traces import trace_record, unfit
 from fovea.boxes import Frame
+from fovea.commands import plain_parser
 from fovea.models.loading import load_outline
 from synthesis.shapes import make_tasks
 
@@ -65,7 +65,7 @@ def measured(words: list[str]) -> tuple[float, float, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where the traces are made, and kept")
     parser.add_argument("--num_traces", type=int, nargs="+", default=[5000, 50000], help="sizes, the smaller first")
     args = parser.parse_args()

@@ -6,7 +6,6 @@ contentful paint was, when the list could be used, and how long filters, a searc
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from evaluation.arguments import EvaluationArguments
 from evaluation.report import report
 from evaluation.samples import sample_of
 from fovea.boxes import Box, Frame
+from fovea.commands import plain_parser
 from fovea.data.task_files import save_tasks
 from fovea.episodes import Answer, Call, Crop, Episode, Observation, StopReason, Turn
 from fovea.runs.directory import RunDirectory
@@ -80,7 +80,7 @@ def measure(path: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--num_episodes", type=int, default=5000)
     parser.add_argument("--visits", type=int, default=5)
     args = parser.parse_args()

@@ -11,7 +11,6 @@ drawn lengths behind those questions, a tenth as long.
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from environments.play import Policy, Sampling, play
 from environments.policies.transformers import TransformersPolicy
 from environments.policies.vllm import VllmPolicy, start_engine
 from environments.seats import Conversation, Limits, Reply, begin
+from fovea.commands import plain_parser
 from fovea.models.loading import load_model
 from fovea.models.names import resolve_path
 from fovea.tasks import Task
@@ -170,7 +170,7 @@ def seconds_of_transformers(checkpoint: str, lengths: np.ndarray, *, is_together
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--num_episodes", type=int, default=64)
     parser.add_argument("--num_turns", type=int, default=4)
     parser.add_argument("--longest", type=float, default=6.6, help="longest turn, in means")

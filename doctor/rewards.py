@@ -8,7 +8,7 @@ import numpy as np
 
 from doctor.environment import Subject
 from doctor.findings import Note, evenly
-from fovea.episodes import Episode
+from fovea.episodes import Episode, NoAction, StopReason, Turn
 from rewards.check import remarks, sample_episodes, sample_task
 from rewards.registry import Reward, RewardError, RewardKind, load_rewards
 from rewards.totals import weighted_totals
@@ -57,8 +57,10 @@ def _weighted_total(note: Note, rewards: dict[str, Reward], weights: Sequence[fl
 
 
 def failing_rewards(note: Note, subject: Subject, rewards: Sequence[Reward]) -> None:
-    """Rewards that raise on episodes of real tasks: right ones, by the tasks' own references."""
-    episodes: list[Episode] = subject.play(evenly(subject.tasks, 4))
+    """Rewards that raise on episodes of real tasks: right ones, by the tasks' own references, and silent ones."""
+    tasks = evenly(subject.tasks, 4)
+    episodes: list[Episode] = subject.play(tasks)
+    silent = [Episode(task, (Turn("", NoAction(), None, 1, False),), StopReason.NO_ACTION) for task in tasks]
     for reward in rewards:
         if reward.kind is RewardKind.MODEL:
             note.warn(
@@ -66,6 +68,7 @@ def failing_rewards(note: Note, subject: Subject, rewards: Sequence[Reward]) -> 
                 "train one step to see that it loads (--max_steps 1)",
             )
             continue
+        score(reward, silent)
         paid = score(reward, episodes)
         amounts = ", ".join("not applicable" if value is None else f"{value:.2f}" for value in paid)
         note.ok(f"{reward.name} pays {len(episodes)} right episodes of your tasks {amounts}")

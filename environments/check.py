@@ -6,7 +6,6 @@ It must reset completely, offer documented tools, answer calls with text or cont
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image
 from transformers.utils import get_json_schema
 
 from environments.seats import awaited, tools_of
+from fovea.commands import plain_parser
 from fovea.episodes import ModelFault
 from fovea.images import image_hash
 from fovea.plugins import load_object
@@ -122,7 +122,7 @@ def _outcome(tool: Callable, arguments: dict, name: str, *, allow_type_error: bo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("environment", help="package.module:Class or ./file.py:Class")
     args = parser.parse_args()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 
 from evaluation.discover import evaluations_to_compare
 from evaluation.stored import StoredRun
+from fovea.commands import plain_parser
 from fovea.runs.records import SAMPLES
 
 
@@ -24,7 +24,7 @@ def analyse(
     Raises:
         SystemExit: where `analysis` raises ValueError, with its message.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(description)
     parser.add_argument("runs", nargs="+", type=Path, metavar="EVALUATION", help="folders of evaluations")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     args = parser.parse_args()

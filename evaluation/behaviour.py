@@ -9,7 +9,6 @@ often it is right: a policy that drifts towards one answer shows there before ac
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from evaluation.stored import StoredRun, stored_run
 from fovea.answers import score
 from fovea.boxes import coverage
 from fovea.chains import chain_of_task
+from fovea.commands import plain_parser
 from fovea.episodes import Crop, Episode
 from fovea.runs.records import Rollout, Sample
 
@@ -187,7 +187,7 @@ def table(found: Mapping[str, Behaviour]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of evaluations or of trainings")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     args = parser.parse_args()

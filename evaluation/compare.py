@@ -12,7 +12,6 @@ and what it did is split into gains and harms of its calls and of its descriptio
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import Any
 
 from evaluation import split
 from evaluation.evaluated import Evaluated, difference, load, refuse_other_questions
+from fovea.commands import plain_parser
 from fovea.runs.records import read_run
 from fovea.statistics import holm
 
@@ -110,6 +110,8 @@ def table(comparison: dict[str, Any]) -> str:
         cost += f" | {seconds} | {'yes' if run['on_frontier'] else ''}"
         numbers = f"{run['n']} | {run['num_seeds']} | {run['accuracy']:.3f} | {low:.3f}-{high:.3f}"
         lines.append(f"| {name} | {numbers} |{pass_cell} {cost} |")
+    if any(run["on_frontier"] for run in comparison["runs"].values()):
+        lines.append("\non the frontier: no other run here is as accurate at a lower cost")
     if settings := {run["played_by"] for run in comparison["runs"].values() if "played_by" in run}:
         lines.append(f"\nseconds an episode by {'; '.join(sorted(settings))}")
     for pair in comparison["pairs"]:
@@ -133,7 +135,7 @@ def table(comparison: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of evaluations, the baseline first")
     parser.add_argument("--json", type=Path, help="write the result here; a .md with the tables goes beside it")
     parser.add_argument("--rule", help="score by this rule of a public benchmark: vlmevalkit or lmms-eval")

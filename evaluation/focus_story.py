@@ -9,7 +9,6 @@ first.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from evaluation.compare import compare, table, write
 from evaluation.tiny_story import LAUNCH_TWO, evaluate, fovea, run, side_by_side, train
+from fovea.commands import plain_parser
 
 FOLDER = Path("runs/focus_chain/tiny")
 RECIPES = "papers/focus_chain"
@@ -79,7 +79,7 @@ def judge(model: str | Path, folder: Path, *options: str) -> Callable[[], None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the trainings")
     seed = parser.parse_args().seed
     folder = FOLDER if seed == 0 else FOLDER / f"seed_{seed}"

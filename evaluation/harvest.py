@@ -7,7 +7,6 @@ by family and number of zooms, so that what a policy does most does not drown th
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from environments.policies.replay import NoTextLeft, Replay
 from environments.seats import Limits
 from environments.traces import unfit, write_traces
 from evaluation.stored import StoredRun, stored_run
+from fovea.commands import plain_parser
 from fovea.config import ConfigError
 from fovea.data.identity import fingerprint
 from fovea.episodes import Episode
@@ -122,6 +122,9 @@ def harvest(folder: Path, output: Path, *, model: str | None, max_traces: int | 
             dropped[reason] += 1
         else:
             episodes.append(episode)
+    if not episodes:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "no answer was right"
+        raise ConfigError(f"none of {len(run.records)} episodes becomes a trace: {reasons}")
     write_traces(episodes, output)
     lines = [f"\n{len(episodes)} traces of {len(run.records)} episodes, {len(right)} different ones right\n",
              "| family | zooms | traces |", "|---|---|---|"]  # fmt: skip
@@ -132,7 +135,7 @@ def harvest(folder: Path, output: Path, *, model: str | None, max_traces: int | 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("run", type=Path, help="folder of a training or an evaluation")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for traces.jsonl and images")
     parser.add_argument("--model_name_or_path", help="where the run's model is now, if it has moved")

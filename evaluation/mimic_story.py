@@ -8,7 +8,6 @@ train on the items of the first.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from threading import Event
@@ -16,6 +15,7 @@ from threading import Event
 from evaluation.compare import compare, table, write
 from evaluation.discover import ATTENTION, POOLING
 from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, side_by_side, train
+from fovea.commands import plain_parser
 
 FOLDER = Path("runs/mimic/tiny")
 RECIPES = "papers/mimic"
@@ -87,7 +87,7 @@ def tell(folder: Path, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the trainings")
     seed = parser.parse_args().seed
     folder = FOLDER if seed == 0 else FOLDER / f"seed_{seed}"

@@ -81,7 +81,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
         )
     run = RunDirectory(arguments.output_dir)
     hashes = {task.id: fingerprint(task) for task in tasks}
-    weights = weights_mark(arguments.model_name_or_path)
+    weights = None if arguments.openai_base_url else weights_mark(arguments.model_name_or_path)
     refuse_other_settings(run, arguments, episodes, weights)
     if state.is_main_process:
         put_in_order(run.path, hashes)
@@ -89,7 +89,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     played = played_already(run.path, hashes)
     is_known = not played or "weights" in run.settings()  # an older folder does not say whose its samples are
     if state.is_main_process:
-        marked = {"mark": weights} if is_known else {}
+        marked = {"mark": weights} if is_known and weights is not None else {}
         run.write_start(evaluation=arguments, episodes=episodes, weights=marked)
     if episodes.crops == "other":
         tasks = with_others(tasks)
@@ -172,13 +172,13 @@ def put_in_order(folder: Path, hashes: Mapping[str, str]) -> None:
 
 
 def refuse_other_settings(
-    run: RunDirectory, arguments: EvaluationArguments, episodes: EpisodeArguments, weights: str
+    run: RunDirectory, arguments: EvaluationArguments, episodes: EpisodeArguments, weights: str | None
 ) -> None:
     """Raises ConfigError if a folder holds samples that were played with other settings or by other weights."""
     if not (run.path / SAMPLES).exists() and not any(run.path.glob(PARTS)):
         return
     before = run.settings()
-    if before.get("weights", {}).get("mark", weights) != weights:
+    if weights is not None and before.get("weights", {}).get("mark", weights) != weights:
         raise ConfigError(
             f"{run.path} holds an evaluation of the weights that {arguments.model_name_or_path} had before it was "
             "trained anew: use another --output_dir, or delete it"

@@ -8,7 +8,6 @@ accuracy of a set of episodes is also what `fovea rescore FOLDER --reward_funcs 
 
 from __future__ import annotations
 
-import argparse
 import base64
 import html
 import json
@@ -25,6 +24,7 @@ from evaluation.discover import FoundRun, find_runs
 from evaluation.evidence import evidence
 from evaluation.summary import summarize
 from evaluation.trajectories import Trajectories
+from fovea.commands import plain_parser
 from fovea.images import ImageError
 from fovea.jsonl import read_jsonl
 from fovea.runs.records import Summary
@@ -192,7 +192,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, the baseline first")
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="the page (default: report.html)")
     parser.add_argument("--max_image_px", type=int, default=480, help="longer side of the pictures in it")

@@ -6,7 +6,6 @@ loaded them; no model is. Rewards, advantages and rankings within groups are set
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from math import isnan
@@ -17,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.stored import StoredRun, stored_run
+from fovea.commands import plain_parser
 from fovea.episodes import Episode
 from rewards.registry import Reward, RewardError, RewardKind, load_rewards
 from rewards.totals import advantages, weighted_totals
@@ -104,7 +104,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("run", help="folder of a training or an evaluation")
     parser.add_argument("--reward_funcs", nargs="+", required=True, help="as in training")
     parser.add_argument("--reward_weights", nargs="+", type=float, help="one each (default: 1)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from evaluation.discover import find_runs
 from evaluation.report import as_script, page
 from evaluation.stored import StoredRun
 from evaluation.trajectories import Trajectories
+from fovea.commands import plain_parser
 from fovea.images import ImageError
 
 
@@ -108,7 +108,7 @@ class Server(ThreadingHTTPServer):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of trainings or evaluations")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: this machine only)")
     parser.add_argument("--port", type=int, default=8765, help="port to serve at")

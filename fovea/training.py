@@ -146,6 +146,8 @@ FREE_SETTINGS = re.compile(
     r"eval_.*|push_to_hub|hub_.*|disable_tqdm|dataloader_num_workers|local_rank|ddp_timeout|use_cpu|log_.*)"
 )
 """Settings that may change between a run and its continuation."""
+NO_LENGTH = re.compile(r"(?!(?:max_steps|num_train_epochs)$).*")
+"""All settings but the length of a training."""
 
 
 def start_run(run: RunDirectory, resume: str | None, **settings: Any) -> str | None:
@@ -165,6 +167,8 @@ def start_run(run: RunDirectory, resume: str | None, **settings: Any) -> str | N
                 f"{run.path} holds {Path(checkpoint).name} of a run with other settings ({'; '.join(changed)}): use "
                 "those settings, another --output_dir, or --resume_from_checkpoint false to start anew in this folder"
             )
+        if lengths := list(changes(run.settings(), settings, free=NO_LENGTH)):
+            print(f"{'; '.join(lengths)}: learning rates go by the new length, from a step of the old one", flush=True)
     with process_state().main_process_first():
         if process_state().is_main_process:
             if not checkpoint:

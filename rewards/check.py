@@ -7,13 +7,13 @@ than a right one, or a trick or no answer at all as much.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
 from fovea.boxes import WHOLE, Box, Frame
+from fovea.commands import plain_parser
 from fovea.episodes import (
     Answer,
     Call,
@@ -132,7 +132,7 @@ def table(paid: dict[str, float | None]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("action", choices=["test"])
     parser.add_argument("rewards", nargs="+", help="names, package.module:function or ./file.py:function")
     args = parser.parse_args(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -25,6 +26,8 @@ def check_training(model: Any, processor: Any, args: GRPOArguments, *, num_tasks
     check_tasks(num_tasks, args, process_state().num_processes)
     base = None if isinstance(model, str) else without_adapters(model)
     if args.use_vllm:
+        if find_spec("vllm") is None:
+            raise ValueError("use_vllm: vLLM is not installed: pip install 'fovea[vllm]', or leave it out")
         check_engine(model, "vLLM")
     is_tied = base is not None and base.get_output_embeddings().weight is base.get_input_embeddings().weight
     if args.cast_lm_head_to_fp32 and is_tied:

@@ -5,7 +5,6 @@ Each shard is a folder with traces.jsonl. Images are linked, or copied where the
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from environments.traces import TraceError
+from fovea.commands import plain_parser
 from fovea.jsonl import read_jsonl
 from synthesis.arguments import refuse_own_folder
 
@@ -59,7 +59,7 @@ def linked(source: Path, target: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("shards", nargs="+", type=Path, metavar="SHARD", help="folders with traces.jsonl")
     parser.add_argument("--output_dir", required=True, type=Path, help="where the joined traces go")
     args = parser.parse_args()

@@ -12,7 +12,6 @@ not touch what is held out. Images are linked.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from environments.traces import image_sources
+from fovea.commands import plain_parser
 from fovea.data.columns import TaskError, parse_columns
 from fovea.data.task_files import tasks_from
 from fovea.images import open_image
@@ -155,7 +155,7 @@ def _table(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folders or files of traces, or of tasks")
     parser.add_argument("--output_dir", required=True, type=Path, help="where the mixture goes")
     parser.add_argument("--weights", nargs="+", type=float, help="the share of each source (default: all of each)")

@@ -10,7 +10,6 @@ pyyaml, and runs from a clone without installation. `--small` tries it out on a 
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 from benchmarks.gpu import exactness, kernels, loss, rollouts, story
 from benchmarks.gpu.cases import Case
 from benchmarks.gpu.runner import Results, run
+from fovea.commands import plain_parser
 from fovea.runs.directory import commit, versions
 
 STARTED = time.monotonic()
@@ -67,7 +67,7 @@ def table(cases: list[Case], results: Results) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=9.0, help="end within so many minutes")
     parser.add_argument("--json", type=Path, default=Path("runs/gpu/results.json"), help="what is measured goes here")
     parser.add_argument("--only", nargs="+", choices=SLICES, default=SLICES, help="these slices alone")

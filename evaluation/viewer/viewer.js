@@ -162,8 +162,10 @@
   const frame = (context, image, box, colour, dash, text) => {
     const [width, height] = [context.canvas.width, context.canvas.height];
     const [x1, y1, x2, y2] = [box[0] * width, box[1] * height, box[2] * width, box[3] * height];
-    context.setLineDash(dash); context.lineWidth = 2; context.strokeStyle = colour;
-    context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    context.lineWidth = 2;
+    const stroke = (pattern, style) => { context.setLineDash(pattern); context.strokeStyle = style; context.strokeRect(x1, y1, x2 - x1, y2 - y1); };
+    if (dash.length) stroke([], "#000");  // dashes of one colour would vanish on a picture of that colour
+    stroke(dash, colour);
     if (text) { context.font = "bold 13px sans-serif"; context.fillStyle = colour; context.fillText(text, x1 + 3, y1 > 15 ? y1 - 4 : y1 + 14); }
   };
   // All images of the task; under each, where any was focused, in which turns it was.

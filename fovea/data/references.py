@@ -117,7 +117,11 @@ def kind_of(kind: str | None, answer: Any, choices: tuple[str, ...], *, has_imag
     text = str(answer).strip().lower()
     if text in ("yes", "no", "true", "false"):
         return AnswerKind.YES_NO
-    return AnswerKind.NUMBER if is_number(text) else AnswerKind.TEXT
+    return AnswerKind.NUMBER if is_number(text) or text in _NO_NUMBERS else AnswerKind.TEXT
+
+
+_NO_NUMBERS = ("nan", "inf", "-inf", "infinity", "-infinity")
+"""What a computation leaves: read as a number, and refused as one."""
 
 
 def _looks_like_boxes(answer: Any) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-
+from fovea.commands import plain_parser
 from fovea.models.loading import load_model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = plain_parser(__doc__)
     parser.add_argument("adapter", help="folder or hub id of a PEFT adapter; it names its base itself")
     parser.add_argument("--output_dir", required=True, help="where the merged model and its processor go")
     parser.add_argument("--dtype", default="auto", help="weights' type: auto (the base's), bfloat16, float32")

@@ -8,7 +8,6 @@ position pays. `metadata["foci"]` says for each sub-question which images it nee
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fovea.chains import Chain, Step
+from fovea.commands import plain_parser
 from fovea.data.task_files import save_tasks
 from fovea.placeholders import label_images
 from fovea.statistics import best_constant
@@ -269,7 +269,7 @@ def balance(tasks: Sequence[Task]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for tasks.jsonl and images")
     parser.add_argument("--num_tasks", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same tasks")

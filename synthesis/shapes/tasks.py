@@ -7,7 +7,6 @@ digit needs a zoom varies with the view.
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -18,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fovea.boxes import Box
+from fovea.commands import plain_parser
 from fovea.data.task_files import save_tasks
 from fovea.tasks import AnswerKind, Target, Task
 from synthesis.shapes import questions
@@ -194,7 +194,7 @@ _MAKERS = {"read": _read, "compare": _compare, "nested": _nested, "direct": _dir
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for tasks.jsonl and images")
     parser.add_argument("--num_tasks", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same tasks")

@@ -7,7 +7,6 @@ as a control, which image when all views are blank.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from fovea.boxes import UNIT_VIEW, Box, Frame, coverage
+from fovea.commands import plain_parser
 from fovea.images import PixelLimits, cut, fit, open_image
 from fovea.models.loading import Model, load_model
 from fovea.placeholders import IMAGE_LABEL
@@ -102,7 +102,7 @@ def measure(model: Model, *, num_albums: int, seed: int, sizes: Sequence[int] = 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--model_name_or_path", default="tiny")
     parser.add_argument("--num_albums", type=int, default=500, help="of each size")
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES), help="images of an album")

@@ -7,7 +7,6 @@ perfect locator; and, for a control reader, reading from the first view against 
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 from environments.policies.transformers import evaluation_mode
 from environments.rendering import Renderer
 from fovea.boxes import UNIT_VIEW, Box, Frame, coverage
+from fovea.commands import plain_parser
 from fovea.images import PixelLimits, cut, fit, open_image
 from fovea.models.loading import Model, load_model
 from fovea.statistics import best_constant, wilson_interval
@@ -165,7 +165,7 @@ def measure(model: Model, *, num_scenes: int, seed: int) -> dict[str, dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--model_name_or_path", default="tiny")
     parser.add_argument("--num_scenes", type=int, default=500)
     parser.add_argument("--seed", type=int, default=77_000)

@@ -33,6 +33,7 @@ from environments.seats import Limits
 from environments.views import ViewSettings
 from environments.zoom import ZoomEnvironment
 from fovea.boxes import Frame
+from fovea.commands import plain_parser
 from fovea.images import PixelLimits
 from fovea.kernels.vision_attention import batch_vision_attention
 from fovea.models.loading import freeze_vision
@@ -214,7 +215,7 @@ def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, rate: float) -
 
 
 def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = plain_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("fovea/tiny"), help="where weights and processor go")
     parser.add_argument("--start_from", help="a model to go on from, with its tokenizer")
     parser.add_argument(

@@ -306,6 +306,13 @@ def test_a_reward_that_fails_on_real_tasks_alone(found, subject):
     assert "reward difficulty asks for difficulty, a column that no row has" in said
 
 
+def test_a_reward_that_fails_where_there_is_no_answer(found, subject):
+    from rewards.registry import Reward, RewardKind
+
+    reward = Reward("brief", RewardKind.EPISODE, lambda task, episode: 1.0 / len(episode.answer))
+    assert "reward brief raised TypeError" in found(rewards.failing_rewards, subject, [reward])
+
+
 @pytest.mark.parametrize(
     ("layers", "use_vllm", "outcome"),
     [

@@ -65,8 +65,9 @@ def test_episodes_that_come_out_otherwise_are_dropped_with_the_reason(run, tmp_p
         for turn in line["turns"]:
             turn["text"] = turn["text"].replace("<think>", "<thought>")
     (run / ROLLOUTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    table = harvest(run, tmp_path / "out", model=None, max_traces=None, max_per_task=2)
-    assert "0 traces of 8 episodes" in table and "dropped: 8 out of format" in table
+    with pytest.raises(ConfigError, match="none of 8 episodes becomes a trace: 8 out of format"):
+        harvest(run, tmp_path / "out", model=None, max_traces=None, max_per_task=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_was_shown_noise_is_refused(run, tmp_path):

@@ -88,6 +88,19 @@ def test_a_finished_training_takes_no_step_more(build, tmp_path, capsys, steps):
     assert last_whole_checkpoint(tmp_path).name == f"checkpoint-{steps}" and is_finished(tmp_path)
 
 
+def test_a_run_of_another_length_says_what_becomes_of_its_rates(tmp_path, capsys):
+    def start(**settings):
+        return start_run(RunDirectory(tmp_path), None, training=SimpleNamespace(to_dict=lambda: settings))
+
+    start(max_steps=6, seed=0)
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "whole").touch()
+    start(max_steps=6, seed=0)
+    assert "learning rates" not in capsys.readouterr().out
+    start(max_steps=8, seed=0)
+    assert "max_steps was 6, is 8: learning rates go by the new length" in capsys.readouterr().out
+
+
 def test_a_run_goes_on_starts_anew_or_is_refused(tmp_path):
     def start(resume=None, **settings):
         return start_run(RunDirectory(tmp_path), resume, training=SimpleNamespace(to_dict=lambda: settings))
