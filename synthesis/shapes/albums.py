@@ -100,7 +100,7 @@ def training_albums() -> list[Task]:
     """The albums of the RL run there: mostly what one digit tells, and as many answers yes as no.
 
     Of 138 yes against 105 no policies learned to say yes, and from the odd one out to say 0. Without comparisons a
-    policy forgets to compare (docs/LOG.md).
+    policy forgets to compare, and without counting to count (docs/LOG.md).
     """
     families = {"find": 0.1, "read": 0.55, "compare": 0.2, "count": 0.15}
     return evenly_answered(make_albums(num_tasks=1200, seed=1, families=families, prefix="album-train"))
