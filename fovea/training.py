@@ -23,6 +23,7 @@ from fovea.models.names import adapter_chain
 from fovea.processes import process_state, take_cores
 from fovea.runs.checkpoints import WholeCheckpoints, discount_checkpoints, last_whole_checkpoint, step_of
 from fovea.runs.directory import RunDirectory, changes
+from fovea.runs.model_card import with_base
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,13 @@ class MaskedCheckpoints(WholeCheckpoints):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's method of the same name, and what a reader of the weights would not see in them."""
         super().create_model_card(*args, **kwargs)  # type: ignore[misc]
+        if not self.accelerator.is_main_process:
+            return
+        folder = Path(self.args.output_dir)
+        path = folder / "README.md"
+        text = with_base(path.read_text(), folder, self.args.hub_model_id or str(folder))
         blocks = image_blocks(self.accelerator.unwrap_model(self.model))
-        if blocks is not None and self.accelerator.is_main_process:
-            path = Path(self.args.output_dir) / "README.md"
-            path.write_text(f"{path.read_text()}\n{card(blocks)}")
+        path.write_text(text if blocks is None else f"{text}\n{card(blocks)}")
 
 
 FREE_SETTINGS = re.compile(
@@ -200,6 +204,9 @@ def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minute
         goes_on = f"goes on from {last}" if last else "begins anew: no checkpoint was written yet (--save_steps)"
         raise SystemExit(f"interrupted after step {trainer.state.global_step}; the same command {goes_on}") from None
     save_together(trainer)
+    if (best := trainer.state.best_model_checkpoint) and process_state().is_main_process:
+        reached = f"{trainer.args.metric_for_best_model} {trainer.state.best_metric:.4g}"
+        print(f"{run.path} holds the weights of {Path(best).name}, the best one: {reached}")
 
 
 def save_together(trainer: Any) -> None:
