@@ -227,7 +227,7 @@ def image_source(image: Any, folder: Path) -> Any:
             image_size(content)
         except ImageError as error:
             raise TaskError(f"image {image[:40]!r}… is neither a path nor an image in base64 ({error})") from error
-        _refuse_other_files(content, f"{image[:40]!r}…")
+        _refuse_other_files(content)
         return content
     if isinstance(image, str):
         path = folder / image
@@ -239,16 +239,16 @@ def image_source(image: Any, folder: Path) -> Any:
             raise TaskError(f"image {path} does not exist: paths are relative to {folder}")
         if path.is_dir():
             raise TaskError(f"image {path} is a folder: name a file in it")
-        _refuse_other_files(str(path), str(path))
+        _refuse_other_files(str(path))
         return str(path)
     if image is None:
         raise TaskError("an image is empty: it must be a path, bytes or a PIL image")
     if isinstance(image, (bytes, StoredImage)):
-        _refuse_other_files(image, "in the row")
+        _refuse_other_files(image)
     return image
 
 
-def _refuse_other_files(image: str | bytes | StoredImage, name: str) -> None:
+def _refuse_other_files(image: str | bytes | StoredImage) -> None:
     """Raises TaskError for a file that is no image, or only a part of one.
 
     It is decoded unless its beginning and its end are those of a whole PNG, JPEG, GIF or WebP.
@@ -265,9 +265,7 @@ def _refuse_other_files(image: str | bytes | StoredImage, name: str) -> None:
         if not looks_whole(beginning, ending, length):
             open_image(image, max_pixels=2**62)  # how large it may be is asked where it is shown
     except (ImageError, OSError) as error:
-        raise TaskError(
-            f"image {name} cannot be opened: it must be a whole PNG, JPEG or another picture ({error})"
-        ) from error
+        raise TaskError(f"{error}; it must be a whole PNG, JPEG or another picture") from error
 
 
 def _is_file(folder: Path, name: str) -> bool:
