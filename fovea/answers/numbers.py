@@ -51,13 +51,13 @@ def to_number(text: str) -> float | None:
 
 
 def _read(text: str) -> tuple[float | None, bool]:
-    """The only number in a text, and whether it is followed by a percent sign."""
+    """The only number in a text, and whether a percent sign stands beside it."""
     text = _DASH.sub("-", text.translate(_MINUS))
     text = re.sub(rf"(?<=[^\W\d_]){_RAISED.pattern}", "", text)
     plain_text = _RAISED.sub(lambda match: f" {match[0]} ", _GROUPED.sub("", text))
     plain_text = unicodedata.normalize("NFKC", plain_text).strip().lower()
     plain_text = re.sub(r"\bper ?cent\b", "%", re.sub(r"\bminus (?=\w)", "-", plain_text))
-    is_percentage = plain_text.rstrip(OUTER).endswith("%")
+    is_percentage = "%" in plain_text
     bare_text = plain_text.strip(OUTER + "%")
     if bare_text == "none":
         return 0.0, is_percentage
@@ -67,7 +67,7 @@ def _read(text: str) -> tuple[float | None, bool]:
         return float(bare_text.replace(",", ".")), is_percentage
     numbers, words = _NUMBER.findall(plain_text), _SPOKEN_NUMBER.findall(plain_text)
     if not numbers and len(words) == 1:
-        sign = -1 if f"-{words[0]}" in plain_text else 1
+        sign = -1 if re.search(rf"(?<!\w)-{words[0]}", plain_text) else 1
         return float(sign * _SPOKEN[words[0]]), is_percentage
     if len(numbers) != 1 or set(words) - {"one"}:  # "the red one says 7"
         return None, is_percentage
