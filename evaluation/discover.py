@@ -103,7 +103,10 @@ def _find_run(folder: Path, name: str) -> FoundRun:
         tell_if_outdated(path)
     run = FoundRun(name, folder, evaluations, training)
     if not folders and training is None and not any(map(run.files, ANALYSES)):
-        raise SystemExit(f"{folder} holds no episodes, neither of an evaluation nor of a training: name a run's folder")
+        hint = "name a run's folder"
+        if (folder / "traces.jsonl").exists():
+            hint = f"`fovea data check {folder} --page page.html` draws its traces"
+        raise SystemExit(f"{folder} holds no episodes, neither of an evaluation nor of a training: {hint}")
     return run
 
 

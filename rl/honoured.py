@@ -49,8 +49,22 @@ HONOURED = frozenset(
 """Fields of GRPOConfig, beyond the Trainer's own, that act as in TRL."""
 
 
+VALUES: dict[str, tuple[str, ...]] = {
+    "scale_rewards": ("group", "batch", "none"),
+    "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo", "luspo"),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+    "vllm_mode": ("colocate", "server"),
+}
+"""What TRL takes for options that it looks at only in the first step, or later."""
+
+
 def check_options(args: GRPOArguments, *, max_episode_tokens: int) -> None:
-    """Raises ValueError for an option that would have no effect on episodes, with what to use instead."""
+    """Raises ValueError for an option of no known value, or without effect on episodes, with what to use instead."""
+    for name, values in VALUES.items():
+        if getattr(args, name) not in values:
+            raise ValueError(f"{name} is {getattr(args, name)!r}: use one of {', '.join(values)}")
     refused = REFUSED | (REFUSED_WITH_SHARED_PREFIX if args.shared_prefix else {})
     changed = changed_fields(args)
     for name, cure in refused.items():

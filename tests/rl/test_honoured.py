@@ -1,11 +1,13 @@
 """Every option of TRL's takes effect on episodes or stops the run by name, and TRL's other promises hold."""
 
+import inspect
 from dataclasses import fields
 
 import pytest
 import torch
 from transformers import TrainingArguments
 from trl import GRPOConfig
+from trl.trainer import grpo_config, grpo_trainer
 
 from environments.arguments import EpisodeArguments
 from environments.check import check_environment
@@ -20,7 +22,7 @@ from fovea.models.loading import freeze_vision
 from fovea.models.random_models import random_model
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
-from rl.honoured import HONOURED, REFUSED, REFUSED_WITH_SHARED_PREFIX, check_options
+from rl.honoured import HONOURED, REFUSED, REFUSED_WITH_SHARED_PREFIX, VALUES, check_options
 from rl.trainer import ZoomGRPOTrainer
 from synthesis.shapes import make_tasks
 from tests.rl.test_trainer import ANSWER, CALL, play_lines
@@ -97,6 +99,14 @@ def test_an_option_without_effect_stops_the_run_with_the_cure(name):
 def test_options_that_depend_on_others_stop_the_run_with_the_cure(options, cure):
     with pytest.raises(ValueError, match=cure):
         check_options(arguments(**options), max_episode_tokens=2048)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_that_trl_looks_at_in_the_first_step_are_checked_before(name):
+    with pytest.raises(ValueError, match=f"{name} is 'false': use one of"):
+        check_options(arguments(**{name: "false"}), max_episode_tokens=2048)
+    for value in VALUES[name]:
+        assert f'"{value}"' in inspect.getsource(grpo_trainer) + inspect.getsource(grpo_config), "TRL knows it"
 
 
 @pytest.mark.parametrize("name", ["rollout_func", "tools", "train_dataset"])
