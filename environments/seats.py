@@ -61,11 +61,11 @@ class Conversation:
 
     @property
     def turn_seed(self) -> int | None:
-        """The seed of its next turn, below 2^32."""
+        """The seed of its next turn, below 2^31: servers take signed numbers."""
         if self.seed is None:
             return None
         num_turns = sum(message["role"] == "assistant" for message in self.messages)
-        return int(np.random.SeedSequence([self.seed, num_turns]).generate_state(1)[0])
+        return int(np.random.SeedSequence([self.seed, num_turns]).generate_state(1)[0] >> 1)
 
 
 @dataclass(frozen=True)

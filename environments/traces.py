@@ -20,8 +20,8 @@ from environments.protocol import behind_thoughts
 from environments.trace_calls import CallError, call_tag
 from fovea.answers import score
 from fovea.data.columns import TaskError
+from fovea.data.pictures import image_source
 from fovea.data.sources import BROKEN, READERS
-from fovea.data.task_files import image_source
 from fovea.episodes import Episode, StopReason
 from fovea.images import ImageError, is_strip, open_image
 from fovea.placeholders import PLACEHOLDER, escaped, parts_of

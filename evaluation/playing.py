@@ -29,12 +29,12 @@ from environments.probes.other_images import with_others
 from environments.probes.tools import with_tools
 from evaluation.arguments import EvaluationArguments
 from evaluation.pace import Setting, note_pace
+from evaluation.played import PARTS, num_written, played_already, put_in_order
 from evaluation.samples import sample_of
 from evaluation.summary import summarize
 from fovea.config import ConfigError
 from fovea.data.identity import fingerprint
 from fovea.episodes import Episode
-from fovea.jsonl import cut_torn_line
 from fovea.kernels.token_pooling import pooled_tokens
 from fovea.models.loading import Model
 from fovea.models.names import weights_mark
@@ -138,39 +138,6 @@ def timed(folder: Path, arguments: EvaluationArguments) -> Iterator[None]:
             note_pace(folder, setting_of(arguments), episodes=episodes, seconds=time.perf_counter() - started)
 
 
-def num_written(folder: Path) -> int:
-    """The samples in a folder, those in parts included."""
-    return sum(path.read_bytes().count(b"\n") for path in (folder / SAMPLES, *folder.glob(PARTS)) if path.exists())
-
-
-PARTS = "samples.*.part.jsonl"
-"""What several processes write, each its own, until the main one joins them."""
-
-
-def put_in_order(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Puts all samples, those of parts too, into samples.jsonl, in the order of samples and of tasks in `hashes`.
-
-    Parts that a killed evaluation has left are taken in when it goes on.
-    """
-    parts = sorted(folder.glob(PARTS))
-    for path in (folder / SAMPLES, *parts):
-        cut_torn_line(path)
-    before = read_samples(folder)
-    samples = {(sample.task_id, sample.sample): sample for sample in before}
-    for part in parts:
-        for sample in read_samples(folder, file=part.name):
-            samples.setdefault((sample.task_id, sample.sample), sample)
-    places = {id: place for place, id in enumerate(hashes)}
-    ordered = sorted(samples.values(), key=lambda one: (one.sample, places.get(one.task_id, len(places))))
-    if ordered != before:
-        aside = folder / f"{SAMPLES}.aside"
-        aside.unlink(missing_ok=True)
-        append(aside, ordered)
-        aside.replace(folder / SAMPLES)
-    for part in parts:
-        part.unlink()
-
-
 def refuse_other_settings(
     run: RunDirectory, arguments: EvaluationArguments, episodes: EpisodeArguments, weights: str | None
 ) -> None:
@@ -188,23 +155,6 @@ def refuse_other_settings(
             f"{run.path} holds an evaluation with other settings ({'; '.join(changed)}): use another --output_dir, or "
             "delete it"
         )
-
-
-def played_already(folder: Path, hashes: Mapping[str, str]) -> set[tuple[str, int]]:
-    """The ids and numbers of the samples that are in a folder already.
-
-    Raises:
-        ConfigError: if one of them was played on another question, reference or image than the task of its id is now.
-    """
-    cut_torn_line(folder / SAMPLES)
-    samples = read_samples(folder)
-    for sample in samples:
-        if sample.task_hash is not None and hashes.get(sample.task_id, sample.task_hash) != sample.task_hash:
-            raise ConfigError(
-                f"task {sample.task_id} is not what {folder / SAMPLES} was played on (question, reference or images "
-                "have changed): use another --output_dir, or delete it"
-            )
-    return {(sample.task_id, sample.sample) for sample in samples}
 
 
 def make_player(model: Model, arguments: EvaluationArguments, episodes: EpisodeArguments) -> Player:

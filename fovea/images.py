@@ -176,25 +176,6 @@ def open_image(source: Source, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.I
         raise ImageError(f"image {name} cannot be opened: {error}") from error
 
 
-TAIL = 4096
-"""Bytes at the end of a file by which it is known to be whole."""
-
-
-def looks_whole(beginning: bytes, ending: bytes, length: int) -> bool:
-    """Whether a file of `length` bytes begins and ends as a whole PNG, JPEG, GIF or WebP does.
-
-    `beginning` is its first 12 bytes, `ending` its last `TAIL`. False says only that it has to be decoded to know.
-    """
-    if beginning.startswith(b"\x89PNG"):
-        return b"IEND" in ending
-    if beginning.startswith(b"\xff\xd8\xff"):
-        return b"\xff\xd9" in ending
-    if beginning.startswith(b"GIF8"):
-        return ending.endswith(b";")
-    is_webp = beginning.startswith(b"RIFF") and beginning.endswith(b"WEBP")
-    return is_webp and int.from_bytes(beginning[4:8], "little") + 8 <= length
-
-
 def image_size(source: Source) -> Size:
     """Width and height of an image as `open_image` gives it, EXIF-rotated, from its header alone.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, Model, freeze_v
 from fovea.models.masks import card, check_same_mask, parse_layers, save_beside_adapter
 from fovea.models.names import adapter_chain
 from fovea.processes import process_state, take_cores
-from fovea.runs.checkpoints import WholeCheckpoints, discount_checkpoints, last_whole_checkpoint, step_of
-from fovea.runs.directory import RunDirectory, changes
+from fovea.runs.checkpoints import WholeCheckpoints, last_whole_checkpoint
+from fovea.runs.directory import RunDirectory
 from fovea.runs.model_card import with_base
 
 
@@ -145,44 +144,6 @@ class MaskedCheckpoints(WholeCheckpoints):
         path.write_text(text if blocks is None else f"{text}\n{card(blocks)}")
 
 
-FREE_SETTINGS = re.compile(
-    r"(max_steps|num_train_epochs|max_minutes|resume_from_checkpoint|output_dir|run_name|logging_.*|report_to|save_.*|"
-    r"eval_.*|push_to_hub|hub_.*|disable_tqdm|dataloader_num_workers|local_rank|ddp_timeout|use_cpu|log_.*)"
-)
-"""Settings that may change between a run and its continuation."""
-NO_LENGTH = re.compile(r"(?!(?:max_steps|num_train_epochs)$).*")
-"""All settings but the length of a training."""
-
-
-def start_run(run: RunDirectory, resume: str | None, **settings: Any) -> str | None:
-    """Writes down how a run starts; the checkpoint that it goes on from, or None for a fresh start.
-
-    `resume` is TRL's `resume_from_checkpoint`: a checkpoint, `false` for a fresh start, or None for the last whole
-    checkpoint in the run's folder, if there is one.
-
-    Raises:
-        ConfigError: if the folder holds checkpoints of a run with other settings.
-    """
-    checkpoint = None if resume in ("false", "False") else resume or last_whole_checkpoint(run.path)
-    if checkpoint is not None and not resume:
-        changed = list(changes(run.settings(), settings, free=FREE_SETTINGS))
-        if changed:
-            raise ConfigError(
-                f"{run.path} holds {Path(checkpoint).name} of a run with other settings ({'; '.join(changed)}): use "
-                "those settings, another --output_dir, or --resume_from_checkpoint false to start anew in this folder"
-            )
-        if lengths := list(changes(run.settings(), settings, free=NO_LENGTH)):
-            print(f"{'; '.join(lengths)}: learning rates go by the new length, from a step of the old one", flush=True)
-    with process_state().main_process_first():
-        if process_state().is_main_process:
-            if not checkpoint:
-                discount_checkpoints(run.path)
-            run.rewind(step_of(checkpoint) if checkpoint else 0)
-            run.write_start(**settings)
-            print(f"going on from {checkpoint}" if checkpoint else f"starting anew in {run.path}", flush=True)
-    return str(checkpoint) if checkpoint else None
-
-
 def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minutes: float | None) -> None:
     """Trains to the end, with metrics.jsonl, ledger.json and a time limit, and saves the model. Call it last.
 
@@ -204,7 +165,8 @@ def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minute
         goes_on = f"goes on from {last}" if last else "begins anew: no checkpoint was written yet (--save_steps)"
         raise SystemExit(f"interrupted after step {trainer.state.global_step}; the same command {goes_on}") from None
     save_together(trainer)
-    if (best := trainer.state.best_model_checkpoint) and process_state().is_main_process:
+    best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    if best and process_state().is_main_process:
         reached = f"{trainer.args.metric_for_best_model} {trainer.state.best_metric:.4g}"
         print(f"{run.path} holds the weights of {Path(best).name}, the best one: {reached}")
 

@@ -33,8 +33,9 @@ from fovea.models.names import adapter_chain, resolve_path
 from fovea.processes import expect_cpu, process_state
 from fovea.runs.checkpoints import is_finished
 from fovea.runs.directory import RunDirectory
+from fovea.runs.starting import start_run
 from fovea.tasks import Task
-from fovea.training import load_for_training, model_named, start_run, train
+from fovea.training import load_for_training, model_named, train
 from rewards.registry import Reward, load_rewards
 from rewards.trl_adapter import check_columns
 from rl.arguments import ARGUMENTS, GRPOArguments, GRPOScriptArguments

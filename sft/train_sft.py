@@ -20,7 +20,8 @@ from fovea.data.identity import records_named
 from fovea.models.processors import pixel_limits
 from fovea.processes import expect_cpu, process_state
 from fovea.runs.directory import RunDirectory
-from fovea.training import load_for_training, start_run, train
+from fovea.runs.starting import start_run
+from fovea.training import load_for_training, train
 from sft.arguments import ARGUMENTS, check_options
 from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer

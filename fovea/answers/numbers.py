@@ -66,7 +66,7 @@ def _read(text: str) -> tuple[float | None, bool]:
     if re.fullmatch(r"-?\d+,\d{1,2}", bare_text):
         return float(bare_text.replace(",", ".")), is_percentage
     numbers, words = _NUMBER.findall(plain_text), _SPOKEN_NUMBER.findall(plain_text)
-    if not numbers and len(words) == 1:
+    if not numbers and len(words) == 1 and (words != ["one"] or bare_text.startswith("one")):  # "no one", "the red one"
         sign = -1 if re.search(rf"(?<!\w)-{words[0]}", plain_text) else 1
         return float(sign * _SPOKEN[words[0]]), is_percentage
     if len(numbers) != 1 or set(words) - {"one"}:  # "the red one says 7"

@@ -47,11 +47,18 @@ def is_plain(value: Any) -> bool:
 _YES_NO = {"yes": "yes", "no": "no", "true": "yes", "false": "no"}
 
 
+_CLAUSE = re.compile("[.,;:!?\n\u2013\u2014]")
+
+
 def yes_no_score(task: Task, answer: str) -> float:
-    """1.0 if the answer says yes or no, as the reference, and not both; true and false alone say it too."""
-    plain = normalized(answer)
-    words = set(re.findall(r"[a-z]+", re.sub(r"\bno (?:doubt|question)\b", "", plain))) & {"yes", "no"}
-    return float((words or {_YES_NO.get(plain)}) == {normalized(str(task.answer))})
+    """1.0 if the answer says yes or no, as the reference, and not both.
+
+    Clauses that are yes or no (or true, false) alone decide: "Yes, there is no other". Without one all words do.
+    """
+    plain = re.sub(r"\bno (?:doubt|question)\b", "", normalized(answer))
+    said = {_YES_NO.get(normalized(clause)) for clause in _CLAUSE.split(plain)} - {None}
+    words = set(re.findall(r"[a-z]+", plain)) & {"yes", "no"}
+    return float((said or words) == {normalized(str(task.answer))})
 
 
 def check_yes_no(task: Task, answer: Any) -> str:

@@ -31,10 +31,8 @@ def value_of(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> A
     return value
 
 
-def check_types(fields: Mapping[str, Any], *, is_trace: bool = False) -> None:
+def check_types(fields: Mapping[str, Any]) -> None:
     """Raises TaskError for a column that holds something else than it must."""
-    if fields["question"] is None and fields["answer"] is None and is_trace:
-        raise TaskError("it is a conversation, a trace for SFT: a task has a question and an answer")
     if not isinstance(fields["question"], str) or not fields["question"].strip():
         raise TaskError(
             f"question is {fields['question']!r}: it must be text; name its column with --columns question=…"

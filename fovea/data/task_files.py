@@ -7,15 +7,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from fovea.data.columns import COLUMNS, TaskError, check_types, from_json, read_cells, value_of, without_images
+from fovea.data.pictures import image_source
 from fovea.data.references import checked, kind_of, target_of
-from fovea.data.sources import BROKEN, Row, StoredImage, read_rows
-from fovea.images import TAIL, ImageError, decoded_text, encoded, image_size, looks_whole, open_image
+from fovea.data.sources import BROKEN, Row, read_rows
+from fovea.images import encoded
 from fovea.placeholders import MARK, PLACEHOLDER, escaped, marked, refuse_placeholders, unescaped
 from fovea.tasks import Task
 
@@ -188,7 +188,9 @@ def _task(
     fields = {name: value_of(row, name, columns) for name in COLUMNS}
     fields |= {name: from_json(name, fields[name]) for name in json_columns}
     fields = read_cells(fields, from_table=Path(source).suffix in (".csv", ".tsv"))
-    check_types(fields, is_trace=bool({"messages", "conversations"} & row.keys()))
+    if fields["question"] is None and {"messages", "conversations"} & row.keys():
+        raise TaskError("it is a conversation, a trace for SFT: a task has a question and an answer")
+    check_types(fields)
     images = fields["images"] if fields["images"] is not None else value_of(row, "image", columns)
     images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
     max_pixels = fields["first_view_max_pixels"]
@@ -210,68 +212,6 @@ def _task(
         columns=without_images(row, columns),
     )
     return checked(task)
-
-
-def image_source(image: Any, folder: Path) -> Any:
-    """What an image of a row can be opened from: a path is made absolute, base64 and data URIs become bytes.
-
-    Raises:
-        TaskError: for one that is empty, no image, or not there.
-    """
-    if isinstance(image, Mapping):
-        image = image.get("bytes") or image.get("path")
-    if isinstance(image, str) and not image.strip():
-        raise TaskError("an image is an empty text: it must be a path, a data URI, base64, bytes or a PIL image")
-    if isinstance(image, str) and not _is_file(folder, image) and (content := decoded_text(image)) is not None:
-        try:
-            image_size(content)
-        except ImageError as error:
-            raise TaskError(f"image {image[:40]!r}… is neither a path nor an image in base64 ({error})") from error
-        _refuse_other_files(content)
-        return content
-    if isinstance(image, str):
-        path = folder / image
-        try:
-            is_there = path.exists()
-        except OSError as error:
-            raise TaskError(f"image {image[:80]!r}… is no path: {error.strerror}") from error
-        if not is_there:
-            raise TaskError(f"image {path} does not exist: paths are relative to {folder}")
-        if path.is_dir():
-            raise TaskError(f"image {path} is a folder: name a file in it")
-        _refuse_other_files(str(path))
-        return str(path)
-    if image is None:
-        raise TaskError("an image is empty: it must be a path, bytes or a PIL image")
-    if isinstance(image, (bytes, StoredImage)):
-        _refuse_other_files(image)
-    return image
-
-
-def _refuse_other_files(image: str | bytes | StoredImage) -> None:
-    """Raises TaskError for a file that is no image, or only a part of one.
-
-    It is decoded unless its beginning and its end are those of a whole PNG, JPEG, GIF or WebP.
-    """
-    try:
-        if isinstance(image, str):
-            with open(image, "rb") as file:
-                beginning, length = file.read(12), file.seek(0, 2)
-                file.seek(max(0, length - TAIL))
-                ending = file.read()
-        else:
-            content = image.view() if isinstance(image, StoredImage) else memoryview(image)
-            beginning, ending, length = bytes(content[:12]), bytes(content[-TAIL:]), len(content)
-        if not looks_whole(beginning, ending, length):
-            open_image(image, max_pixels=2**62)  # how large it may be is asked where it is shown
-    except (ImageError, OSError) as error:
-        raise TaskError(f"{error}; it must be a whole PNG, JPEG or another picture") from error
-
-
-def _is_file(folder: Path, name: str) -> bool:
-    with suppress(OSError, ValueError):
-        return (folder / name).is_file()
-    return False
 
 
 def tasks_from(name: str, **options: Any) -> list[Task]:

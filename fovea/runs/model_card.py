@@ -14,7 +14,7 @@ _QUICK_START = re.compile(r"## Quick start\n.*?(?=\n## )", re.DOTALL)
 def with_base(text: str, folder: Path, name: str) -> str:
     """TRL's card for the run in `folder`, with its base named, and asked as `name` by `fovea eval`."""
     base = read_run(folder).chosen("script", "model").get("model_name_or_path")
-    text = text.replace(_NO_BASE, f"`{base}`" if base else "a model of this project")
+    text = text.replace(_NO_BASE, f"`{base}`" if base else "another model")
     command = f"fovea eval {name} --dataset_name tasks.jsonl --output_dir evaluation"
     start = f"## Quick start\n\nThe model answers in turns, with tools. Fovea plays them:\n\n```sh\n{command}\n```\n"
     return _QUICK_START.sub(lambda _: start, text)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from evaluation.arguments import EvaluationArguments
-from evaluation.playing import evaluate, put_in_order, refuse_other_settings
+from evaluation.played import put_in_order
+from evaluation.playing import evaluate, refuse_other_settings
 from fovea.config import ConfigError
 from fovea.data.task_files import save_tasks
 from fovea.runs.directory import RunDirectory

@@ -111,6 +111,7 @@ def test_numbers_of_all_scripts(text, number):
      (100, "100%", 1), (40, "40 per cent", 1), (0.5, "50%", 1), (0.5, "5%", 0), ("$7", "$7.00", 1), ("7 €", "7", 1),
      (8, "eight boxes", 1), (21, "twenty-one", 1), (21, "twenty", 0), (0, "none", 1), (0.5, "1/2", 1),
      (1500, "1 500", 1), (1500, "1\u202f500 g", 1), (2.5, "2,50", 1), (-3, "minus 3", 1), (3, "minus 3", 0),
+     (1, "no one", 0), (1, "one box", 1), (1, "the red one", 0),
      (0.5, "50% of them", 1), (12, "bus-twelve", 1), (7, "seven of eight", 0), (12, "1/0", 0), (1, "page 1 500", 0)],
 )  # fmt: skip
 def test_numbers_as_people_write_them(reference, answer, right):
@@ -121,6 +122,8 @@ def test_numbers_as_people_write_them(reference, answer, right):
     ("kind", "reference", "answer", "right"),
     [("yes_no", "True", "true", 1), ("yes_no", "True", "Yes", 1), ("yes_no", True, "False.", 0),
      ("yes_no", "no", "It is not true", 0), ("yes_no", "yes", "Yes, no doubt.", 1), ("yes_no", "no", "no doubt", 0),
+     ("yes_no", "yes", "Yes, there is no other.", 1), ("yes_no", "no", "No \u2014 the left one says yes", 1),
+     ("yes_no", "yes", "Yes. No.", 0), ("yes_no", "yes", "True, it is red", 1), ("yes_no", "yes", "yes or no", 0),
      ("text", "don't", "don\u2019t", 1), ("text", 'the "Ox"', "The \u201cOx\u201d", 1),
      ("list", ["Milk", "Bread"], "1. Milk 2. Bread", 1), ("list", ["Milk", "Bread"], "Milk & Bread", 1),
      ("choice", "blue", "(c) blue", 1), ("choice", "blue", "c. blue", 1), ("choice", "blue", "It is the blue one.", 1),

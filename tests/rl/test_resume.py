@@ -13,7 +13,8 @@ from fovea.episodes import Episode
 from fovea.jsonl import read_jsonl
 from fovea.runs.checkpoints import is_finished, last_whole_checkpoint
 from fovea.runs.directory import RunDirectory, changes
-from fovea.training import FREE_SETTINGS, start_run, train
+from fovea.runs.starting import FREE_SETTINGS, start_run
+from fovea.training import train
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer

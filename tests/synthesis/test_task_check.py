@@ -73,15 +73,31 @@ def test_a_part_of_a_picture_is_refused_when_it_is_loaded(tmp_path, whole, half,
         load(half)
 
 
+def test_the_end_of_a_thumbnail_is_no_end_of_a_picture(tmp_path):
+    """A JPEG that was cut soon behind the thumbnail in its EXIF block, whose own end is near the file's."""
+    noise, thumbnail, file = Image.effect_noise((320, 240), 64), io.BytesIO(), io.BytesIO()
+    noise.resize((64, 48)).save(thumbnail, "JPEG")
+    noise.save(file, "JPEG", exif=b"Exif\0\0" + thumbnail.getvalue())
+    content = file.getvalue()
+    part = content[: content.index(b"\xff\xd9") + 700]
+    (tmp_path / "a.jpg").write_bytes(part)
+    with pytest.raises(TaskError, match=r"row 0 .*whole PNG"):
+        load_tasks(write(tmp_path / "tasks.jsonl", {"images": ["a.jpg"], "question": "q?", "answer": 7}))
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert load_tasks(tmp_path / "tasks.jsonl")
+
+
 def test_conversations_and_tasks_are_told_apart(tmp_path):
     path = write(tmp_path / "traces.jsonl", {"messages": [{"role": "user", "content": "?"}]})
     with pytest.raises(TaskError, match="a trace for SFT"):
         load_tasks(path)
 
 
-def test_latin_1_is_named_with_its_cure(tmp_path):
-    path = tmp_path / "tasks.csv"
-    path.write_bytes("question,answer\nWie groß?,7\n".encode("latin-1"))
+@pytest.mark.parametrize("name", ["tasks.csv", "tasks.tsv", "tasks.jsonl", "tasks.json"])
+@pytest.mark.parametrize("row", ["Wie groß?,7", "How big?,groß"])
+def test_latin_1_is_named_with_its_cure(tmp_path, name, row):
+    path = tmp_path / name
+    path.write_bytes(f"question,answer\n{row}\n".encode("latin-1"))
     with pytest.raises(TaskError, match="save it as UTF-8"):
         load_tasks(path)
 

@@ -1,0 +1,60 @@
+"""The samples that an evaluation has left in its folder: counted, put in order, and known again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fovea.config import ConfigError
+from fovea.jsonl import cut_torn_line
+from fovea.runs.records import SAMPLES, append, read_samples
+
+
+def num_written(folder: Path) -> int:
+    """The samples in a folder, those in parts included."""
+    return sum(path.read_bytes().count(b"\n") for path in (folder / SAMPLES, *folder.glob(PARTS)) if path.exists())
+
+
+PARTS = "samples.*.part.jsonl"
+"""What several processes write, each its own, until the main one joins them."""
+
+
+def put_in_order(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Puts all samples, those of parts too, into samples.jsonl, in the order of samples and of tasks in `hashes`.
+
+    Parts that a killed evaluation has left are taken in when it goes on.
+    """
+    parts = sorted(folder.glob(PARTS))
+    for path in (folder / SAMPLES, *parts):
+        cut_torn_line(path)
+    before = read_samples(folder)
+    samples = {(sample.task_id, sample.sample): sample for sample in before}
+    for part in parts:
+        for sample in read_samples(folder, file=part.name):
+            samples.setdefault((sample.task_id, sample.sample), sample)
+    places = {id: place for place, id in enumerate(hashes)}
+    ordered = sorted(samples.values(), key=lambda one: (one.sample, places.get(one.task_id, len(places))))
+    if ordered != before:
+        aside = folder / f"{SAMPLES}.aside"
+        aside.unlink(missing_ok=True)
+        append(aside, ordered)
+        aside.replace(folder / SAMPLES)
+    for part in parts:
+        part.unlink()
+
+
+def played_already(folder: Path, hashes: Mapping[str, str]) -> set[tuple[str, int]]:
+    """The ids and numbers of the samples that are in a folder already.
+
+    Raises:
+        ConfigError: if one of them was played on another question, reference or image than the task of its id is now.
+    """
+    cut_torn_line(folder / SAMPLES)
+    samples = read_samples(folder)
+    for sample in samples:
+        if sample.task_hash is not None and hashes.get(sample.task_id, sample.task_hash) != sample.task_hash:
+            raise ConfigError(
+                f"task {sample.task_id} is not what {folder / SAMPLES} was played on (question, reference or images "
+                "have changed): use another --output_dir, or delete it"
+            )
+    return {(sample.task_id, sample.sample) for sample in samples}
