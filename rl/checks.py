@@ -25,9 +25,8 @@ def check_training(model: Any, processor: Any, args: GRPOArguments, *, num_tasks
     check_family(processor)
     check_tasks(num_tasks, args, process_state().num_processes)
     base = None if isinstance(model, str) else without_adapters(model)
+    check_installed(args)
     if args.use_vllm:
-        if find_spec("vllm") is None:
-            raise ValueError("use_vllm: vLLM is not installed: pip install 'fovea[vllm]', or leave it out")
         check_engine(model, "vLLM")
     is_tied = base is not None and base.get_output_embeddings().weight is base.get_input_embeddings().weight
     if args.cast_lm_head_to_fp32 and is_tied:
@@ -40,6 +39,12 @@ def check_training(model: Any, processor: Any, args: GRPOArguments, *, num_tasks
             "ds3_gather_for_generation is false: under ZeRO-3 a process whose episodes have ended would leave the "
             "others waiting for its share of the weights. Leave it true, or let vLLM write (use_vllm)"
         )
+
+
+def check_installed(args: GRPOArguments) -> None:
+    """Raises ValueError if vLLM is to write and is not there."""
+    if args.use_vllm and find_spec("vllm") is None:
+        raise ValueError("use_vllm: vLLM is not installed: pip install 'fovea[vllm]', or leave it out")
 
 
 def check_groups(args: GRPOArguments) -> None:

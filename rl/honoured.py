@@ -60,11 +60,16 @@ VALUES: dict[str, tuple[str, ...]] = {
 """What TRL takes for options that it looks at only in the first step, or later."""
 
 
-def check_options(args: GRPOArguments, *, max_episode_tokens: int) -> None:
-    """Raises ValueError for an option of no known value, or without effect on episodes, with what to use instead."""
+def check_values(args: GRPOArguments) -> None:
+    """Raises ValueError for an option of no known value."""
     for name, values in VALUES.items():
         if getattr(args, name) not in values:
             raise ValueError(f"{name} is {getattr(args, name)!r}: use one of {', '.join(values)}")
+
+
+def check_options(args: GRPOArguments, *, max_episode_tokens: int) -> None:
+    """Raises ValueError for an option of no known value, or without effect on episodes, with what to use instead."""
+    check_values(args)
     refused = REFUSED | (REFUSED_WITH_SHARED_PREFIX if args.shared_prefix else {})
     changed = changed_fields(args)
     for name, cure in refused.items():

@@ -39,9 +39,9 @@ from fovea.training import load_for_training, model_named, train
 from rewards.registry import Reward, load_rewards
 from rewards.trl_adapter import check_columns
 from rl.arguments import ARGUMENTS, GRPOArguments, GRPOScriptArguments
-from rl.checks import check_groups, check_prompt_rewards, check_selection, check_tasks, check_weights
+from rl.checks import check_groups, check_installed, check_prompt_rewards, check_selection, check_tasks, check_weights
 from rl.collapse import CollapseCallback
-from rl.honoured import check_options
+from rl.honoured import check_options, check_values
 from rl.probes import ProbeCallback
 from rl.trackers import SENDERS, TrajectoryCallback
 from rl.trainer import ZoomGRPOTrainer
@@ -160,6 +160,8 @@ def main() -> None:
     script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_grpo.yaml", description=__doc__)
     check_weights(script.reward_funcs, args.reward_weights)
     with said_in_a_line():
+        check_installed(args)
+        check_values(args)
         rewards = load_rewards(script.reward_funcs)
     run = RunDirectory(args.output_dir)
     data: dict[str, str] = {}

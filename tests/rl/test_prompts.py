@@ -53,6 +53,17 @@ def test_a_reward_that_reads_episodes_is_refused(words, monkeypatch):
         train_grpo.main()
 
 
+@pytest.mark.parametrize("environment", ["none", "zoom"])
+@pytest.mark.parametrize(
+    ("option", "value", "told"), [("--use_vllm", "true", "vLLM is not installed"), ("--loss_type", "x", "use one of")]
+)
+def test_what_only_the_first_step_would_find_is_refused_at_once(words, monkeypatch, environment, option, value, told):
+    monkeypatch.setattr("rl.checks.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", [*words, "--environment", environment, option, value])
+    with pytest.raises(ConfigError, match=told):
+        train_grpo.main()
+
+
 def test_data_without_prompts_is_refused(words, tmp_path, monkeypatch):
     (tmp_path / "prompts.jsonl").write_text('{"question": "?"}\n')
     monkeypatch.setattr(sys, "argv", words)
