@@ -146,13 +146,8 @@ def checked(row: Any, folder: Path) -> dict:
         raise TraceError(f"it is a {type(row).__name__}, not an object with messages and images")
     if BROKEN in row:
         raise TraceError(row[BROKEN])
-    if "messages" not in row and {"question", "answer"} <= row.keys():
-        raise TraceError("it is a task, with a question and an answer: `fovea data tasks` checks a file of them")
     if "messages" not in row:
-        raise TraceError(
-            f"there are no messages, but {sorted(row)}: write [{{role, content}}, …]; `fovea data convert` reads the "
-            "formats of other projects"
-        )
+        raise without_messages(row, "; `fovea data convert` reads the formats of other projects")
     images = image_sources(row.get("images"), folder)
     if not isinstance(row["messages"], (list, tuple)) or not row["messages"]:
         raise TraceError(f"messages is {row['messages']!r}: it must be a list of {{role, content}}")
@@ -170,6 +165,13 @@ def checked(row: Any, folder: Path) -> dict:
     last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
     kept = {"messages": messages[: last + 1], "images": images[: sum(counts[: last + 1])]}
     return {**kept, "num_trailing": len(messages) - last - 1, "id": row.get("id")}
+
+
+def without_messages(row: Mapping[str, Any], cure: str = "") -> TraceError:
+    """What is wrong with a row in which no conversation is found."""
+    if {"question", "answer"} <= row.keys():
+        return TraceError("it is a task, with a question and an answer: `fovea data tasks` checks a file of them")
+    return TraceError(f"there are no messages, but {sorted(row)}: write [{{role, content}}, …]{cure}")
 
 
 def image_sources(images: Any, folder: Path) -> list[Any]:

@@ -13,7 +13,7 @@ from itertools import groupby, islice
 from typing import Any
 
 from environments.trace_calls import CallError, call_tag
-from environments.traces import TraceError
+from environments.traces import TraceError, without_messages
 from fovea.placeholders import PLACEHOLDER, escaped, parts_of
 from synthesis.formats.calls import literal_at, short, thought_and_json
 
@@ -110,7 +110,7 @@ def _written(row: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
         turns = [*(row.get("history") or ()), (row["query"], row["response"])]
         sides = [[("user", query), ("assistant", response)] for query, response in turns]
         return "query", [{"role": role, "content": text} for side in sides for role, text in side]
-    raise TraceError(f"there are no messages, but {sorted(row)}: write [{{role, content}}, …]")
+    raise without_messages(row)
 
 
 def _side(value: Any, role: str) -> Sequence[Any]:

@@ -8,9 +8,11 @@ import datasets
 import pytest
 from PIL import Image
 
+from environments.traces import TraceError, read_traces
 from fovea.data.columns import TaskError
 from fovea.data.task_files import load_tasks
 from synthesis.checks import tasks as command
+from synthesis.formats.reading import numbered_foreign_traces
 
 
 def run(monkeypatch, capsys, *words):
@@ -91,6 +93,11 @@ def test_conversations_and_tasks_are_told_apart(tmp_path):
     path = write(tmp_path / "traces.jsonl", {"messages": [{"role": "user", "content": "?"}]})
     with pytest.raises(TaskError, match="a trace for SFT"):
         load_tasks(path)
+    path = write(tmp_path / "traces.jsonl", {"question": "?", "answer": 7})
+    with pytest.raises(TraceError, match="fovea data tasks"):
+        list(read_traces(path))
+    [(_, problem)] = numbered_foreign_traces(path)
+    assert "fovea data tasks" in str(problem)
 
 
 @pytest.mark.parametrize("name", ["tasks.csv", "tasks.tsv", "tasks.jsonl", "tasks.json"])
