@@ -99,14 +99,16 @@ def _longest(subject: Subject) -> tuple[int, list[int], int]:
     for task in evenly(subject.tasks, NUM_SHOWN):
         conversation = begin(environment, task, renderer)
         views, length = conversation.images, len(conversation.token_ids)
+        several = len(views) > 1
         if length > prompt:
-            prompt, shown = length, [renderer.image_inputs(view).num_tokens for view in views]
+            prompt, shown = length, [seen.num_tokens for seen in renderer.inputs_of(conversation.token_ids, views)]
         if views and ZOOM in tools:
             whole = zoomed(environment, views[0], views[0], WHOLE, subject.frame)
-            crop = max(crop, renderer.image_inputs(whole).num_tokens)
+            crop = max(crop, renderer.image_inputs(whole, among_several=several).num_tokens)
         if views and FOCUS_TOOL in tools:
             chain = chain_of_task(task)
             most = max((step.images for step in chain.steps), key=len) if chain and chain.steps else (0,)
             brought = [block["image"] for block in tools[FOCUS_TOOL]("?", list(most)) if block["type"] == "image"]
-            crop = max(crop, sum(renderer.image_inputs(image).num_tokens for image in brought))
+            seen = (renderer.image_inputs(image, among_several=several) for image in brought)
+            crop = max(crop, sum(image.num_tokens for image in seen))
     return prompt, shown, crop

@@ -35,6 +35,8 @@ class ImageInputs:
     pixel_values: torch.Tensor
     extent: torch.Tensor
     num_tokens: int
+    is_whole: bool = False
+    """Whether a model that cuts images into tiles sees this one as a single tile."""
 
 
 @dataclass
@@ -76,19 +78,39 @@ class Renderer:
         self.image_token = processor.image_token
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
         self.merge_size = getattr(processor.image_processor, "merge_size", 1)
+        self.cuts_tiles = hasattr(processor.image_processor, "image_grid_pinpoints")
         self._inputs: BoundedCache[ImageInputs] = BoundedCache(
             max_bytes, size=lambda inputs: inputs.pixel_values.nbytes
         )
         self._suffix_prefix: str | None = None
         self.num_preprocessed = 0
 
-    def image_inputs(self, image: Image.Image) -> ImageInputs:
-        """The inputs of an image, processed once as long as it is remembered."""
-        return self._inputs.get(image_hash(image), lambda: self._process(image))
+    def image_inputs(self, image: Image.Image, *, among_several: bool = False) -> ImageInputs:
+        """The inputs of an image, processed once as long as it is remembered.
+
+        LLaVA-OneVision cuts a single image into tiles, and sees each of several as one tile. A conversation counts as
+        one of several images if it opens with several: crops that it comes to later change nothing in what is written.
+        """
+        is_whole = among_several and self.cuts_tiles
+        return self._inputs.get((image_hash(image), is_whole), lambda: self._process(image, is_whole))
+
+    def inputs_of(self, ids: Sequence[int], images: Sequence[Image.Image]) -> list[ImageInputs]:
+        """The inputs of a conversation's images. Its placeholders say how they are seen: one tile has always fewer.
+
+        Raises:
+            ValueError: if `ids` does not hold exactly the placeholders of these images.
+        """
+        whole = [self.image_inputs(image, among_several=True) for image in images] if self.cuts_tiles else []
+        if len(whole) > 1 and ids.count(self.image_token_id) == sum(image.num_tokens for image in whole):
+            return whole
+        inputs = [self.image_inputs(image) for image in images]
+        self.check(ids, inputs)
+        return inputs
 
     @phase("preprocess")
-    def _process(self, image: Image.Image) -> ImageInputs:
-        processed = self._image_processor(images=[coarser(image, self.pixel_pooling)], return_tensors="pt")
+    def _process(self, image: Image.Image, is_whole: bool) -> ImageInputs:
+        image = coarser(image, self.pixel_pooling)
+        processed = self._image_processor(images=[[image, image]] if is_whole else [image], return_tensors="pt")
         self.num_preprocessed += 1
         count("images preprocessed", 1)
         if "image_grid_thw" in processed:
@@ -96,8 +118,8 @@ class Renderer:
             num_tokens = int(grid.prod()) // self.merge_size**2
             return ImageInputs(processed["pixel_values"], grid, num_pooled(num_tokens, self.token_pooling))
         size = processed["image_sizes"][0]
-        [num_tokens] = self.processor._get_num_multimodal_tokens(image_sizes=[size.tolist()])["num_image_tokens"]
-        return ImageInputs(processed["pixel_values"][0], size, num_pooled(num_tokens, self.token_pooling))
+        num_tokens = len(self.processor.replace_image_token(processed, 0)) // len(self.image_token)
+        return ImageInputs(processed["pixel_values"][0], size, num_pooled(num_tokens, self.token_pooling), is_whole)
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -107,21 +129,23 @@ class Renderer:
 
     def prompt_ids(self, messages: Sequence[dict], tools: Sequence[Callable]) -> list[int]:
         """Token ids of the opening messages, up to where the assistant begins to write."""
-        text = self._template(messages, tools, add_generation_prompt=True)
-        return self._ids(text, _images(messages))
+        text, images = self._template(messages, tools, add_generation_prompt=True), images_of(messages)
+        return self._ids(text, images, len(images) > 1)
 
-    def observation_ids(self, *answers: Sequence[dict]) -> list[int]:
+    def observation_ids(self, *answers: Sequence[dict], among_several: bool = False) -> list[int]:
         """Token ids between the end of an assistant's turn (its end token excluded) and the start of its next one.
 
-        `answers` are the blocks with which tools answered its calls, one after the other.
+        `answers` are the blocks with which tools answered its calls, one after the other. `among_several`: whether the
+        conversation opens with several images (`image_inputs`).
         """
-        return self._following([{"role": "tool", "name": "t", "content": list(blocks)} for blocks in answers])
+        messages = [{"role": "tool", "name": "t", "content": list(blocks)} for blocks in answers]
+        return self._following(messages, among_several)
 
-    def user_ids(self, blocks: Sequence[dict]) -> list[int]:
+    def user_ids(self, blocks: Sequence[dict], *, among_several: bool = False) -> list[int]:
         """The same for a turn of the user's."""
-        return self._following([{"role": "user", "content": list(blocks)}])
+        return self._following([{"role": "user", "content": list(blocks)}], among_several)
 
-    def _following(self, messages: Sequence[dict]) -> list[int]:
+    def _following(self, messages: Sequence[dict], among_several: bool) -> list[int]:
         head = [{"role": "user", "content": [{"type": "text", "text": "q"}]}]
         head.append({"role": "assistant", "content": "", "tool_calls": [_CALL]})
         if self._suffix_prefix is None:
@@ -130,7 +154,7 @@ class Renderer:
         text = self._template([*head, *messages], (), add_generation_prompt=True)
         if not text.startswith(self._suffix_prefix):
             raise ValueError("the chat template rewrites earlier turns when a tool answers: use one that keeps them")
-        return self._ids(text[len(self._suffix_prefix) :], _images(messages))
+        return self._ids(text[len(self._suffix_prefix) :], images_of(messages), among_several)
 
     def smallest_picture(self) -> Row:
         """One tiny image and nothing to learn, to stand in where a batch has no image."""
@@ -162,15 +186,13 @@ class Renderer:
         for row, ids in enumerate(sequences):
             input_ids[row, length - len(ids) :] = torch.tensor(ids)
             attention_mask[row, length - len(ids) :] = 1
-        inputs = [[self.image_inputs(image) for image in row] for row in images]
-        for row, (ids, row_inputs) in enumerate(zip(sequences, inputs, strict=True)):
-            self.check(ids, row_inputs, name=f"sequence {row}")
+        inputs = [self.inputs_of(ids, row) for ids, row in zip(sequences, images, strict=True)]
         batch = {"input_ids": input_ids, "attention_mask": attention_mask}
         if "mm_token_type_ids" in self.processor.model_input_names:
             batch["mm_token_type_ids"] = (input_ids == self.image_token_id).long()
         return batch | batched([image for row in inputs for image in row])
 
-    def check(self, ids: Sequence[int], images: Sequence[ImageInputs], *, name: str) -> None:
+    def check(self, ids: Sequence[int], images: Sequence[ImageInputs], *, name: str = "a conversation") -> None:
         """Raises ValueError unless `ids` holds exactly as many placeholders as `images` have features."""
         placeholders = sum(token == self.image_token_id for token in ids)
         features = sum(image.num_tokens for image in images)
@@ -197,13 +219,14 @@ class Renderer:
                 joined += [{"type": "image"} for _ in blocks]
         return joined
 
-    def _ids(self, text: str, images: Sequence[Image.Image]) -> list[int]:
+    def _ids(self, text: str, images: Sequence[Image.Image], among_several: bool) -> list[int]:
         parts = text.split(self.image_token)
         if len(parts) != len(images) + 1:
             raise ValueError(f"the rendered text has {len(parts) - 1} image placeholders for {len(images)} images")
         filled = [parts[0]]
         for image, part in zip(images, parts[1:], strict=True):
-            filled += [self.image_token * self.image_inputs(image).num_tokens, part]
+            inputs = self.image_inputs(image, among_several=among_several)
+            filled += [self.image_token * inputs.num_tokens, part]
         return self.tokenizer("".join(filled), add_special_tokens=False).input_ids
 
 
@@ -211,7 +234,8 @@ def batched(inputs: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
     """Several images in the names and shapes that their model takes; {} of none.
 
     Qwen-VL: `pixel_values` [patches, patch width] and `image_grid_thw` [images, 3]. LLaVA-OneVision: `pixel_values`
-    [images, most tiles, 3, height, width], zero where an image has fewer, and `image_sizes` [images, 2].
+    [images, most tiles, 3, height, width], zero where an image has fewer, `image_sizes` [images, 2] and
+    `batch_num_images`: runs of images that are one tile each, and 1 for each that is cut.
     """
     if not inputs:
         return {}
@@ -219,7 +243,17 @@ def batched(inputs: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
     pixels = [image.pixel_values for image in inputs]
     if pixels[0].dim() == 2:
         return {"pixel_values": torch.cat(pixels), "image_grid_thw": extents}
-    return {"pixel_values": torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True), "image_sizes": extents}
+    numbers = list[int]()
+    for is_whole, run in groupby(image.is_whole for image in inputs):
+        length = len(list(run))
+        numbers += [length] if is_whole else [1] * length
+        if is_whole and length == 1:
+            raise ValueError("one image of a conversation with several stands alone: Transformers would cut it")
+    return {
+        "pixel_values": torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True),
+        "image_sizes": extents,
+        "batch_num_images": torch.tensor(numbers),
+    }
 
 
 def flattened(images: Any) -> list[Image.Image]:
@@ -227,7 +261,7 @@ def flattened(images: Any) -> list[Image.Image]:
     return [image for entry in images for image in flattened(entry)] if isinstance(images, (list, tuple)) else [images]
 
 
-def _images(messages: Sequence[dict]) -> list[Image.Image]:
+def images_of(messages: Sequence[dict]) -> list[Image.Image]:
     """The images of chat messages, in order."""
     blocks = [block for message in messages if isinstance(message["content"], list) for block in message["content"]]
     return [block["image"] for block in blocks if block["type"] == "image"]

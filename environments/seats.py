@@ -141,6 +141,7 @@ class Seat:
         self.tools = tools_of(environment)
         self.conversation = begin(environment, task, renderer, seed)
         self.num_prompt_tokens = len(self.conversation.token_ids)
+        self.is_of_several = len(self.conversation.images) > 1
         self.loss_mask: list[int] = []
         self.logprobs: list[float] = []
         self.turns: list[Turn] = []
@@ -203,7 +204,7 @@ class Seat:
     def _observe(self, answers: list[list[dict]]) -> bool:
         """Appends what the calls were answered, unless its tokens and one more would not fit the episode's budget."""
         if self.renderer is not None:
-            ids = self.renderer.observation_ids(*answers)
+            ids = self.renderer.observation_ids(*answers, among_several=self.is_of_several)
             if len(self.loss_mask) + len(ids) + 1 > self.limits.max_completion_tokens:
                 return False
             self.conversation.token_ids += ids

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from environments.prompts import SYSTEM_PROMPT
-from environments.rendering import Renderer
+from environments.rendering import Renderer, images_of
 from environments.seats import tools_of
 from environments.traces import Trace, blocks_of
 from fovea.images import PixelLimits, fit
@@ -40,21 +40,22 @@ class TraceEncoder:
         if start is None:
             raise ValueError("a trace has no assistant turn: there is nothing to learn from it")
         opening = [{"role": "system", "content": self.system}, *messages[:start]]
-        ids = self.renderer.prompt_ids(opening, self.tools)
+        ids, several = self.renderer.prompt_ids(opening, self.tools), len(images_of(opening)) > 1
         mask = [0] * len(ids)
         for role, run in groupby(messages[start:], key=lambda message: message["role"]):
             contents = [message["content"] for message in run]
             if role == "assistant":
                 new = [token for content in contents for token in self.written_ids(content)]
             elif role == "tool":
-                new = self.renderer.observation_ids(*contents)
+                new = self.renderer.observation_ids(*contents, among_several=several)
             else:
-                new = self.renderer.user_ids([block for content in contents for block in content])
+                blocks = [block for content in contents for block in content]
+                new = self.renderer.user_ids(blocks, among_several=several)
             ids += new
             mask += [int(role == "assistant")] * len(new)
         if self.max_length is not None and len(ids) > self.max_length:
             raise ValueError(f"a trace has {len(ids)} tokens, more than max_length {self.max_length}: raise it")
-        return ids, mask, [b["image"] for m in messages for b in blocks_of(m["content"]) if b["type"] == "image"]
+        return ids, mask, images_of(messages)
 
     def written_ids(self, content: Any) -> list[int]:
         """Token ids of an assistant's turn, its end token included; control tokens spelled in it are characters."""

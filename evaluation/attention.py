@@ -120,7 +120,7 @@ def analyse(model: Model, tasks: Sequence[Task], episodes: EpisodeArguments) -> 
         ids, pictures = conversation.token_ids, conversation.images
         inputs = renderer.model_inputs([ids], [pictures])
         inputs = {name: value.to(base.device) for name, value in inputs.items()}
-        lengths = (renderer.image_inputs(picture).num_tokens for picture in pictures)
+        lengths = (seen.num_tokens for seen in renderer.inputs_of(ids, pictures))
         images = number_images(ids, renderer.image_token_id, lengths)
         watching = Watching(images, image_blocks(base), base.device)
         with torch.no_grad():

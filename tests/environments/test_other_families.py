@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from trl import SFTConfig
 
 from doctor.environment import Subject, misread_boxes
@@ -10,7 +11,7 @@ from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.play import Sampling, play
 from environments.policies.transformers import TransformersPolicy
-from environments.rendering import Renderer
+from environments.rendering import Renderer, batched
 from environments.seats import Limits
 from fovea.boxes import Frame
 from fovea.images import PixelLimits
@@ -53,6 +54,50 @@ def test_a_zoom_gives_them_a_crop_of_the_original(model):
     examination = Examination()
     examination.check("it", misread_boxes, Subject.of((model, True), [], EpisodeArguments()))
     assert [finding.verdict.value for finding in examination.findings] == ["pass"]
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 3])
+def test_images_are_seen_as_transformers_processor_shows_them(model, make_task, num_images):
+    """Tiles of LLaVA-OneVision: of a single image, and none where there are several."""
+    if model.network.config.model_type == "qwen2_vl":
+        pytest.skip("it has no tiles")
+    sizes = [(200, 90), (90, 200), (60, 56)][:num_images]
+    pictures = [Image.effect_noise(size, 80).convert("RGB") for size in sizes]
+    blocks = [{"type": "image", "image": picture} for picture in pictures]
+    messages = [{"role": "user", "content": [*blocks, {"type": "text", "text": "Which?"}]}]
+    renderer = Renderer(model.processor)
+    ids = renderer.prompt_ids(messages, [])
+    ours = renderer.model_inputs([ids, ids], [pictures, pictures])
+    text = model.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    theirs = model.processor(text=[text, text], images=[pictures, pictures], return_tensors="pt")
+    assert {*ours} == {*theirs} - {"mm_token_type_ids"}
+    for name in ours.keys() - {"batch_num_images"}:  # runs of ours go over the border between conversations
+        assert torch.equal(ours[name], theirs[name]), name
+    with torch.no_grad():
+        ours_logits, their_logits = model.network(**ours).logits, model.network(**theirs).logits
+    assert torch.equal(ours_logits, their_logits)
+    assert (num_images > 1) == (ids.count(renderer.image_token_id) == 17 * num_images)
+
+
+def test_a_conversation_of_several_images_keeps_its_tiles_when_a_crop_comes(model, picture):
+    renderer = Renderer(model.processor)
+    block = {"type": "image", "image": picture}
+    crop = picture.crop((0, 0, 320, 240))
+    for shown in ([block], [block, block]):
+        messages = [{"role": "user", "content": [*shown, {"type": "text", "text": "Which?"}]}]
+        ids, several = renderer.prompt_ids(messages, []), len(shown) > 1
+        before = renderer.inputs_of(ids, [picture] * len(shown))
+        ids += renderer.observation_ids([{"type": "image", "image": crop}], among_several=several)
+        after = renderer.inputs_of(ids, [picture] * len(shown) + [crop])
+        assert after[:-1] == before and after[-1].is_whole is (several and renderer.cuts_tiles)
+        model.network(**renderer.model_inputs([ids], [[picture] * len(shown) + [crop]]))
+
+
+def test_an_image_of_several_is_not_batched_alone():
+    _, processor = llava_onevision()
+    lone = Renderer(processor).image_inputs(Image.new("RGB", (80, 60)), among_several=True)
+    with pytest.raises(ValueError, match="stands alone"):
+        batched([lone])
 
 
 def test_they_learn_from_traces(model, record, tmp_path):

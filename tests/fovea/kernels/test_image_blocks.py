@@ -54,6 +54,7 @@ class Conversations:
         ids, images, inputs = [], [], []
         self.pictures = []
         turn = script.index(TURN) if TURN in script else len(script)
+        masked = sum(isinstance(part, int) for part in script[:turn]) > 1
         for part in script:
             if isinstance(part, str):
                 new = self.processor.tokenizer(part, add_special_tokens=False).input_ids
@@ -62,11 +63,10 @@ class Conversations:
                 torch.manual_seed(part)
                 pixels = torch.randint(0, 255, (56 + 28 * (part % 3), 56 + 56 * (part % 2), 3), dtype=torch.uint8)
                 self.pictures.append(Image.fromarray(pixels.numpy()))
-                inputs.append(self.renderer.image_inputs(self.pictures[-1]))
+                inputs.append(self.renderer.image_inputs(self.pictures[-1], among_several=masked))
                 new = [self.image_token_id] * inputs[-1].num_tokens
                 images += [len(inputs) - 1] * len(new)
             ids += new
-        masked = sum(isinstance(part, int) for part in script[:turn]) > 1
         return ids, images if masked else [None] * len(ids), inputs
 
     def batch(self, rows, *, left=True):
@@ -152,11 +152,12 @@ def plain_forward(them, rows):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_cached_forward_equals_one_without(name):
-    """Prefill, a chunk with a crop in it, then token by token; rows of several images and of one side by side."""
+    """Prefill, a chunk with crops in it, then token by token; rows of several images and of one side by side."""
     them = Conversations(name)
+    second = (5, " or ", 6) if name == "llava_onevision" else (1,)  # beside one of several its crops have other lengths
     rows = [
-        them.row("Look: ", 1, " and ", 2, " which?", TURN, "abc ", 4, " def."),
-        them.row("Here: ", 1, " which image is it?", TURN, "a", 4, " def."),
+        them.row("Look: ", 1, " and ", 2, " which?", TURN, "abc ", 4, " x ", 3, " def."),
+        them.row("Here: ", *second, " which image is it?", TURN, "a", 4, " x ", 3, " def."),
     ]
     inputs = them.batch(rows)
     with torch.no_grad():
