@@ -29,35 +29,29 @@ def own_rewards(run: StoredRun) -> tuple[list[str], list[float] | None]:
     return names, run.info.chosen("training").get("reward_weights")
 
 
-def totals(rewards: Sequence[Reward], weights: Sequence[float], group: Sequence[Episode]) -> np.ndarray:
-    """What a group's episodes are paid in all, NaN for one to which no reward applies."""
-    return weighted_totals(np.array([score(reward, group) for reward in rewards], dtype=float), weights)
-
-
 def rescore(
     groups: Sequence[Sequence[Episode]], before: Sequence, after: Sequence, *, scale_rewards: str = "group",
-    steps: Sequence[Any] | None = None,
+    aggregation: str = "sum_then_normalize", steps: Sequence[Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Both rewards of every group, and how they differ; `before` and `after` are (rewards, weights).
 
-    `scale_rewards` is TRL's: advantages are divided by the spread of their group, of their batch (the groups of one
-    of `steps`), or by nothing ("none").
+    The other arguments are those of `rewards.totals.advantages`.
     """
-    rows: list[dict[str, Any]] = []
-    for group in tqdm(groups, desc="groups", leave=False):
-        old, new = (totals(rewards, weights, group) for rewards, weights in (before, after))
-        rows.append({"task_id": group[0].task.id, "before": old.tolist(), "after": new.tolist()})
-    for when in ("before", "after"):
-        of_batch = _batch_spreads([row[when] for row in rows], steps) if scale_rewards == "batch" else None
-        for number, row in enumerate(rows):
-            spread = None if of_batch is None else of_batch[number]
-            values = advantages(np.array(row[when]), spread=spread, scales=scale_rewards != "none")
-            row[f"advantages_{when}"] = values.tolist()
+    rows: list[dict[str, Any]] = [{"task_id": group[0].task.id} for group in groups]
+    for when, (rewards, weights) in (("before", before), ("after", after)):
+        paid = [
+            np.array([score(reward, group) for reward in rewards], dtype=float)
+            for group in tqdm(groups, desc=f"rewards {when}", leave=False)
+        ]
+        found = advantages(paid, weights, scale_rewards=scale_rewards, aggregation=aggregation, steps=steps)
+        for row, sums, values in zip(rows, paid, found, strict=True):
+            row |= {when: weighted_totals(sums, weights).tolist(), f"advantages_{when}": values.tolist()}
     old, new = (np.concatenate([row[f"advantages_{when}"] for row in rows]) for when in ("before", "after"))
     return {
         "num_episodes": len(old),
         "num_groups": len(rows),
         "scale_rewards": scale_rewards,
+        "multi_objective_aggregation": aggregation,
         "mean_before": _mean(np.concatenate([row["before"] for row in rows])),
         "mean_after": _mean(np.concatenate([row["after"] for row in rows])),
         "silent_before": float(np.mean([not any(row["advantages_before"]) for row in rows])),
@@ -74,16 +68,6 @@ def _mean(rewards: np.ndarray) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
-def _batch_spreads(rewards: Sequence[Sequence[float]], steps: Sequence[Any] | None) -> list[float]:
-    """For each group the standard deviation of all rewards of its step."""
-    steps = list(steps or [None] * len(rewards))
-    of_step = {
-        step: float(np.nanstd(np.concatenate([r for r, at in zip(rewards, steps, strict=True) if at == step]), ddof=1))
-        for step in set(steps)
-    }
-    return [of_step[step] for step in steps]
-
-
 def _reranked(before: np.ndarray, after: np.ndarray) -> bool:
     """Whether some pair of a group's rollouts changed places."""
     return bool((np.sign(before[:, None] - before) * np.sign(after[:, None] - after) < 0).any())
@@ -96,9 +80,9 @@ def table(result: dict[str, Any]) -> str:
             "|---|---|---|",
             f"| mean reward | {result['mean_before']:.3f} | {result['mean_after']:.3f} |",
             f"| groups without a signal | {result['silent_before']:.1%} | {result['silent_after']:.1%} |",
-            f"\nAdvantages as with scale_rewards {result['scale_rewards']}. {result['num_episodes']} episodes in "
-            f"{result['num_groups']} groups: the advantage of {result['turned']:.1%} changes its sign, in "
-            f"{result['reranked']:.1%} of groups some pair changes places.",
+            f"\nAdvantages as with scale_rewards {result['scale_rewards']}, {result['multi_objective_aggregation']}. "
+            f"{result['num_episodes']} episodes in {result['num_groups']} groups: the advantage of "
+            f"{result['turned']:.1%} changes its sign, in {result['reranked']:.1%} of groups some pair changes places.",
         ]
     )
 
@@ -117,10 +101,12 @@ def main() -> None:
         if any(record.environment_reward is not None for record in run.records):  # paid in training too
             own = Reward("environment", RewardKind.EPISODE, lambda task, episode: episode.environment_reward)
             before = [*before[0], own], [*before[1], 1.0]
-        scale = str(run.info.chosen("training").get("scale_rewards", "group"))
+        chosen = run.info.chosen("training")
+        scale = str(chosen.get("scale_rewards", "group"))
         scale = {"true": "group", "false": "none"}.get(scale.lower(), scale)
         steps = [group.step for group in groups]
-        result = rescore(list(groups.values()), before, after, scale_rewards=scale, steps=steps)
+        how = str(chosen.get("multi_objective_aggregation", "sum_then_normalize"))
+        result = rescore(list(groups.values()), before, after, scale_rewards=scale, aggregation=how, steps=steps)
     except (RewardError, ValueError) as error:
         raise SystemExit(str(error)) from error
     print(table(result))

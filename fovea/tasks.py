@@ -47,7 +47,7 @@ class Task:
     """
 
     id: str
-    images: tuple[Any, ...]
+    images: tuple[Any, ...] = field(repr=False)
     question: str
     answer: Any
     kind: AnswerKind = AnswerKind.TEXT

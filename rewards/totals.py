@@ -1,8 +1,9 @@
-"""What several rewards come to: the weighted sum of a rollout, and its advantage in its group, as TRL computes them."""
+"""What several rewards come to, as TRL computes it: the weighted sum of a rollout, and its advantage in its group."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +20,50 @@ def weighted_totals(paid: np.ndarray, weights: Sequence[float]) -> np.ndarray:
     return np.where(np.isnan(paid).all(axis=0), np.nan, sums)
 
 
-def advantages(rewards: np.ndarray, *, spread: float | None = None, scales: bool = True) -> np.ndarray:
-    """Rewards of a group less their mean, over `spread` or else their own standard deviation.
+def advantages(
+    groups: Sequence[np.ndarray],
+    weights: Sequence[float],
+    *,
+    scale_rewards: str = "group",
+    aggregation: str = "sum_then_normalize",
+    steps: Sequence[Any] | None = None,
+) -> list[np.ndarray]:
+    """Advantages [episodes] of groups that were paid [rewards, episodes].
 
-    Without `scales` they are not divided. Unscorable rollouts (NaN) get 0.
+    `scale_rewards` and `aggregation` (`multi_objective_aggregation`) are TRL's. A batch is the groups of one of
+    `steps`. Rollouts that no reward scores get 0.
     """
-    known = rewards[~np.isnan(rewards)]
-    if len(known) < 2:
-        return np.zeros_like(rewards)
-    centred = rewards - known.mean()
-    if scales:
-        centred = centred / ((known.std(ddof=1) if spread is None else spread) + 1e-4)
-    return np.nan_to_num(centred)
+    steps = list(steps or [None] * len(groups))
+    if aggregation == "normalize_then_sum":
+        totals = [weighted_totals(np.array([_normalized(row) for row in paid]), weights) for paid in groups]
+        scale_rewards = "batch"
+    else:
+        totals = [weighted_totals(paid, weights) for paid in groups]
+    batches = {step: np.concatenate([row for row, at in zip(totals, steps, strict=True) if at == step])
+               for step in set(steps)}  # fmt: skip
+    spreads = {
+        "group": map(_spread, totals),
+        "batch": (_spread(batches[step]) for step in steps),
+        "none": [1.0] * len(totals),
+    }[scale_rewards]
+    epsilon = 0.0 if scale_rewards == "none" else 1e-4
+    return [np.nan_to_num(_centred(row) / (spread + epsilon)) for row, spread in zip(totals, spreads, strict=True)]
+
+
+def _normalized(row: np.ndarray) -> np.ndarray:
+    return _centred(row) / (_spread(row) + 1e-4)
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    """Less the mean of those that are known."""
+    return values - np.nanmean(values) if _known(values).size else values
+
+
+def _spread(values: np.ndarray) -> float:
+    """The sample standard deviation of those that are known, 0 of fewer than two."""
+    known = _known(values)
+    return float(known.std(ddof=1)) if known.size > 1 else 0.0
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[~np.isnan(values)]

@@ -33,6 +33,11 @@ class GRPOArguments(SharingArguments, EngineArguments, GRPOConfig):
         return cast(int, self.num_generations)
 
     @property
+    def normalizes_each(self) -> bool:
+        """Whether each reward has its advantages, which are then summed, and not the sum of all rewards."""
+        return self.multi_objective_aggregation == "normalize_then_sum"
+
+    @property
     def num_micro_batches(self) -> int:
         """`steps_per_generation`, which TRL has filled in: the micro-batches that one generation makes."""
         return cast(int, self.steps_per_generation)

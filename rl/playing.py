@@ -126,7 +126,7 @@ class PlaysEpisodes(GRPOTrainer):
                 list(map(messages_of, episodes)),
                 [list(episode.record.completion_ids) for episode in episodes],
             )
-        size, each = self.args.group_size, self.args.multi_objective_aggregation == "normalize_then_sum"
+        size, each = self.args.group_size, self.args.normalizes_each
         for place, group in enumerate(groups):
             here = slice(place * size, (place + 1) * size)
             group.paid = paid[here]

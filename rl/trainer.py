@@ -38,7 +38,7 @@ from rl.honoured import check_options, refuse_arguments
 from rl.metrics import completion_numbers, completion_of, edit_numbers, edit_outcomes, numbers
 from rl.payments import Payment, environment_rewards, payments
 from rl.playing import Group, PlaysEpisodes
-from rl.sampling import EpochSampler, TaskHistory, numbered
+from rl.sampling import EpochSampler, TaskHistory, has_signal, numbered
 from rl.shared_loss import SharedPrefixLoss
 
 HISTORY = "task_history.json"
@@ -156,6 +156,7 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
                 self._play(numbers)
                 output = super()._generate_and_score_completions(columns([episode.task for episode in self._played]))
             advantages = output["advantages"]
+            self._log_silence()
         finally:
             self._write_rollouts(advantages)
         return output
@@ -184,6 +185,14 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
         """TRL's method of the same name, [all processes' rollouts, rewards], kept for the episodes' records."""
         self._rewards_now = super()._calculate_rewards(*args) if self._paid is None else gather(self._paid)
         return self._rewards_now
+
+    def _log_silence(self) -> None:
+        """`frac_reward_zero_std` as its name says: TRL asks the whole batch where it normalizes over the batch."""
+        mode = "train" if self.model.training else "eval"
+        size = self.args.group_size if mode == "train" else self.num_generations_eval
+        weights, each = self.reward_weights.tolist(), self.args.normalizes_each
+        silent = [not has_signal(group, weights, each=each) for group in self._rewards_now.split(size)]
+        self._metrics[mode]["frac_reward_zero_std"][-1] = fmean(silent)
 
     def _write_rollouts(self, advantages: torch.Tensor | None) -> None:
         """A line for each rollout in the run directory; without what it was paid if a reward has raised."""

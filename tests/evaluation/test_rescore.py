@@ -2,17 +2,15 @@
 
 import json
 
-import numpy as np
 import pytest
 
-from evaluation.rescore import _batch_spreads, main, own_rewards, rescore
+from evaluation.rescore import main, own_rewards, rescore
 from evaluation.stored import stored_run
 from fovea.boxes import Box, Frame
 from fovea.data.task_files import save_tasks
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Rollout
 from rewards.registry import Reward, RewardKind, load_reward
-from rewards.totals import advantages
 from synthesis.shapes import make_tasks
 
 HERE = Box(0.1, 0.1, 0.4, 0.4, Frame.UNIT)
@@ -58,18 +56,6 @@ def test_a_reward_that_prefers_others_is_seen_to(run, tmp_path):
     assert result["groups"][0]["before"] == pytest.approx([1.0, 0.1])
     assert result["groups"][0]["after"] == [-2.0, 0.0]
     assert (result["silent_before"], result["reranked"], result["turned"]) == (0.5, 0.5, 0.5)
-
-
-def test_advantages_are_those_of_trl():
-    assert advantages(np.array([1.0, 0, 0, 1])) == pytest.approx([0.8659, -0.8659, -0.8659, 0.8659], abs=1e-4)
-    assert advantages(np.array([3.0])).tolist() == [0]
-
-
-def test_advantages_are_scaled_as_the_run_had_them_and_unscorable_rollouts_count_for_nothing():
-    rewards = np.array([1.0, 0.0, np.nan, 0.0])
-    assert advantages(rewards, scales=False).tolist() == pytest.approx([2 / 3, -1 / 3, 0, -1 / 3])
-    assert advantages(rewards, spread=0.5).tolist() == pytest.approx([1.3331, -0.6665, 0, -0.6665], abs=1e-4)
-    assert _batch_spreads([[0, 1], [2, 3], [5, 5]], [1, 1, 2]) == pytest.approx([1.2910, 1.2910, 0], abs=1e-4)
 
 
 def test_groups_that_no_reward_scores_are_without_a_signal(run):
