@@ -8,6 +8,7 @@ import difflib
 import itertools
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -50,8 +51,10 @@ def parse(
         names = [default_config] if default_config and not {"-h", "--help"} & set(words) else []
     known = {field.name for kind in dataclass_types for field in dataclasses.fields(kind)}
     settings: dict[str, Any] = dict(defaults or {})
-    if "bf16" in known and not _has_accelerator():
-        settings.setdefault("bf16", False)  # TRL's default is refused there
+    if not _has_accelerator():  # TRL's default of the first is refused there, Transformers' of the second warns
+        settings |= {name: False for name in ("bf16", "dataloader_pin_memory") if name in known} | settings
+    # TRL's own use of a name that Transformers has renamed: nothing that a reader of the warning could mend.
+    warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)
     for name in names:
         settings |= _read(find_config(name), known)
     parsed, rest = _parse(dataclass_types, settings, words, description)
