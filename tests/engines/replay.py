@@ -1,7 +1,7 @@
 """GRPO on rollouts that are the same however many processes share them: `replay.py OUTPUT_DIR --steps N --batch B`.
 
-Every other task has no image, so that processes differ in images, zooms and turns. SGD makes the change of the weights
-their gradient.
+Every other task has no image, so that processes differ in images, zooms and turns; with --masked the others have two,
+whose tokens do not see each other in two layers. SGD makes the change of the weights their gradient.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.seats import Limits, Reply
+from fovea.kernels.image_blocks import block_images
 from fovea.models.loading import load_model
 from fovea.tasks import AnswerKind, Task
 from fovea.training import save_together
@@ -23,6 +24,7 @@ from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
 from synthesis.shapes import make_tasks
+from synthesis.shapes.albums import make_albums
 from tests.training import ON_CPU
 
 CALL = (
@@ -62,11 +64,14 @@ def main() -> None:
     parser.add_argument("output_dir")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True, help="rollouts a process")
+    parser.add_argument("--masked", action="store_true")
     args = parser.parse_args()
     model = load_model("tiny")
+    if args.masked:
+        block_images(model.network, model.processor.tokenizer, [1, 2])
     model.network.model.visual.requires_grad_(False)
     episodes = EpisodeArguments(crop_min_pixels=4096, crop_max_pixels=5120)
-    tasks = make_tasks(num_tasks=6, seed=4)
+    tasks = make_albums(num_tasks=6, seed=4, num_images=[2]) if args.masked else make_tasks(num_tasks=6, seed=4)
     tasks[::2] = [Task(f"text-{n}", (), "What is it?", "7", AnswerKind.TEXT) for n, _ in enumerate(tasks[::2])]
     settings = ON_CPU | dict(
         output_dir=args.output_dir, per_device_train_batch_size=args.batch, num_generations=4, max_steps=args.steps,
