@@ -100,10 +100,11 @@ class Renderer:
         Raises:
             ValueError: if `ids` does not hold exactly the placeholders of these images.
         """
-        whole = [self.image_inputs(image, among_several=True) for image in images] if self.cuts_tiles else []
-        if len(whole) > 1 and ids.count(self.image_token_id) == sum(image.num_tokens for image in whole):
-            return whole
-        inputs = [self.image_inputs(image) for image in images]
+        several = False
+        if self.cuts_tiles and len(images) > 1:  # a tile has as many tokens in every image
+            one_tile = self.image_inputs(images[0], among_several=True).num_tokens
+            several = ids.count(self.image_token_id) == one_tile * len(images)
+        inputs = [self.image_inputs(image, among_several=several) for image in images]
         self.check(ids, inputs)
         return inputs
 
