@@ -7,7 +7,7 @@ from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any
 
-from fovea.answers.text import normalized
+from fovea.answers.text import normalized, yes_or_no_in
 from fovea.tasks import Task
 
 MAX_CHOICES = len(ascii_uppercase)
@@ -43,13 +43,17 @@ _ALONE_LETTER = re.compile(r"(?<![\w'])([B-HJ-Z])(?![\w'])|(?<![\w'])([AI])(?![\
 
 
 def _spelled(answer: str, choices: tuple[str, ...]) -> set[int]:
-    """The options whose text, of at least three characters, stands in the answer as words of its own.
+    """The options whose text stands in the answer as words or numbers of its own; single letters are read as letters.
 
-    The longest is read first: "dark red" does not spell "red" as well.
+    The longest is read first: "dark red" does not spell "red" as well. Yes and no are read as answers of that kind are.
     """
-    indices_by_text = {text: i for i, choice in enumerate(choices) if len(text := normalized(choice)) >= 3}
-    pattern = "|".join(map(re.escape, sorted(indices_by_text, key=len, reverse=True)))
-    return {indices_by_text[text] for text in re.findall(rf"(?<!\w)({pattern})(?!\w)", normalized(answer)) if text}
+    indices_by_text = {normalized(choice): i for i, choice in enumerate(choices)}
+    if {"yes", "no"} == set(indices_by_text):
+        return {indices_by_text[word] for word in yes_or_no_in(answer)}
+    texts = [text for text in indices_by_text if not re.fullmatch("[a-z]", text)]
+    pattern = "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
+    alone = rf"(?<!\w)(?<!\d[.,])(?<![-+](?=\d))({pattern})(?!\w)(?![.,]\d)"  # no part of a word or a number
+    return {indices_by_text[text] for text in re.findall(alone, normalized(answer)) if text}
 
 
 def _letters(task: Task) -> str:

@@ -24,9 +24,12 @@ _SPOKEN = {**NUMBER_WORDS, **TENS} | {
     for word in _WORDS.split()[1:10]
     for sign in "- "
 }
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_SCALE = re.compile(rf"(?:(?<!\S)(\S+) )?\b({'|'.join(_SCALES)})(s?)\b")
+"""A scale and the word before it: "two hundred", "5 million", "a dozen"."""
 _SPOKEN_NUMBER = re.compile(rf"\b({'|'.join(sorted(_SPOKEN, key=len, reverse=True))})\b")
 _NUMBER = re.compile(
-    r"(?:(?<![\w.])[-+])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|(?<![\d.])\.\d+(?:[eE][-+]?\d+)?)"
+    r"(?:(?<![\w.])[-+])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|(?<![\w.])\.\d+(?:[eE][-+]?\d+)?)"
 )
 """Digits with what belongs to them; a sign only where no letter or digit stands before it."""
 _MINUS = dict.fromkeys(map(ord, "\u2212\uff0d\ufe63"), "-")
@@ -45,6 +48,8 @@ def to_number(text: str) -> float | None:
     (1200.0, 3.0, None, -5.0)
     >>> to_number("1/2"), to_number("minus twenty-one"), to_number("2,50"), to_number("50 percent")
     (0.5, -21.0, 2.5, 0.5)
+    >>> to_number("two hundred"), to_number("5 million people"), to_number("hundreds"), to_number("No.7")
+    (200.0, 5000000.0, None, 7.0)
     """
     number, is_percentage = _read(text)
     return number * 0.01 if number is not None and is_percentage else number
@@ -65,6 +70,8 @@ def _read(text: str) -> tuple[float | None, bool]:
         return (int(fraction[1]) / int(fraction[2]) if int(fraction[2]) else None), is_percentage
     if re.fullmatch(r"-?\d+,\d{1,2}", bare_text):
         return float(bare_text.replace(",", ".")), is_percentage
+    if scales := _SCALE.findall(plain_text):
+        return _scaled(plain_text, *scales[0]) if len(scales) == 1 else None, is_percentage
     numbers, words = _NUMBER.findall(plain_text), _SPOKEN_NUMBER.findall(plain_text)
     if not numbers and len(words) == 1 and (words != ["one"] or bare_text.startswith("one")):  # "no one", "the red one"
         sign = -1 if re.search(rf"(?<!\w)-{words[0]}", plain_text) else 1
@@ -73,6 +80,15 @@ def _read(text: str) -> tuple[float | None, bool]:
         return None, is_percentage
     value = float(numbers[0].replace(",", ""))
     return (value if math.isfinite(value) else None), is_percentage
+
+
+def _scaled(plain_text: str, before: str, scale: str, plural: str) -> float | None:
+    """So many dozens, hundreds, …, if the text has no other number; "dozens of" says none."""
+    number, _ = (1.0, False) if before in ("a", "an") else _read(before)
+    rest = plain_text.replace(f"{before} {scale}{plural}", "")
+    if number is None or plural or _NUMBER.search(rest) or _SPOKEN_NUMBER.search(rest):
+        return None
+    return number * _SCALES[scale]
 
 
 _GROUPED = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))|(?<=^\\d) (?=\\d{3}$)|(?<=^\\d\\d) (?=\\d{3}$)")

@@ -55,10 +55,15 @@ def yes_no_score(task: Task, answer: str) -> float:
 
     Clauses that are yes or no (or true, false) alone decide: "Yes, there is no other". Without one all words do.
     """
+    return float(yes_or_no_in(answer) == {normalized(str(task.answer))})
+
+
+def yes_or_no_in(answer: str) -> set[str]:
+    """Which of yes and no an answer says."""
     plain = re.sub(r"\bno (?:doubt|question)\b", "", normalized(answer))
     said = {_YES_NO.get(normalized(clause)) for clause in _CLAUSE.split(plain)} - {None}
     words = set(re.findall(r"[a-z]+", plain)) & {"yes", "no"}
-    return float((said or words) == {normalized(str(task.answer))})
+    return {word for word in said or words if word}
 
 
 def check_yes_no(task: Task, answer: Any) -> str:

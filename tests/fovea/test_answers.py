@@ -22,6 +22,38 @@ def task(answer, kind, choices=(), images=()) -> Task:
 
 
 @pytest.mark.parametrize(
+    ("answer", "said", "choices", "right"),
+    [
+        ("No", "The answer is No.", ("Yes", "No"), 1),
+        ("Yes", "Yes, there is no other.", ("Yes", "No"), 1),
+        ("Yes", "Yes or No", ("Yes", "No"), 0),
+        ("Yes", "No. I do not see it, so yes is wrong", ("Yes", "No"), 0),
+        ("No", "(B) No", ("Yes", "No"), 1),
+        ("100", "7, not 100", ("100", "7"), 0),
+        ("7", "It shows 7.", ("5", "7", "9"), 1),
+        ("7", "It shows 7.5", ("5", "7"), 0),
+        ("7", "It is -7", ("5", "7"), 0),
+        ("200", "about 1,200 px", ("200", "1,200"), 0),
+        ("TV", "It is a TV.", ("TV", "radio"), 1),
+        ("on", "on or off", ("on", "off"), 0),
+    ],
+)
+def test_short_options_are_seen_in_sentences(answer, said, choices, right):
+    assert score(task(answer, "choice", choices), said) == right
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("No.7", 7), ("Rs.500", 500), ("about .25 m", 0.25), ("two hundred", 200), ("minus two hundred", -200),
+        ("1,200 million", 1.2e9), ("a dozen eggs", 12), ("hundreds of 5", None), ("two hundred and five", None),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_with_what_stands_around_them(text, number):
+    assert to_number(text) == number
+
+
+@pytest.mark.parametrize(
     ("kind", "answer", "choices", "cured"),
     [
         ("yes_no", True, (), "yes"),
