@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fovea.runs.checkpoints import LAST_GOOD
 from fovea.runs.records import read_run
 
 TAUGHT = (
@@ -20,7 +21,7 @@ LIMITS = ("max_turns", "max_tokens_per_turn", "max_episode_tokens")
 def taught_settings(model: str, names: Sequence[str] = TAUGHT) -> dict[str, Any]:
     """The settings with which a checkpoint was trained, where the folder of its run says so."""
     folder = Path(model)
-    run = folder.parent if folder.name.startswith("checkpoint-") else folder
+    run = folder.parent if folder.name.startswith("checkpoint-") or folder.name == LAST_GOOD else folder
     chosen = read_run(run).chosen("script", "episodes")
     return {name: chosen[name] for name in names if chosen.get(name) is not None}
 

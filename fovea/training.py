@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, Model, freeze_v
 from fovea.models.masks import card, check_same_mask, parse_layers, save_beside_adapter
 from fovea.models.names import adapter_chain
 from fovea.processes import process_state, take_cores
-from fovea.runs.checkpoints import WholeCheckpoints, last_whole_checkpoint
+from fovea.runs.checkpoints import COMPLETE, WholeCheckpoints, is_finished, last_whole_checkpoint, reopen
 from fovea.runs.directory import RunDirectory
 from fovea.runs.model_card import with_base
 
@@ -33,6 +35,8 @@ class Trainee:
     new_adapter: PeftConfig | None
     stands_on: str | None
     """The adapter that is merged below the new one: the whole model that PEFT would name is not all of it."""
+    load_again: Callable[[], Any]
+    """Loads the network as it was before training: what GRPO's KL term compares with."""
 
     def named(self, trainer: Any) -> Any:
         """The trainer itself, whose adapter from now on says what it really stands on."""
@@ -69,26 +73,32 @@ def load_for_training(
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from error
     continues_adapter = bool(adapters) and new_adapter is not None and _is_like(adapters[-1], new_adapter)
-    model = load_model(
+    load = partial(
+        load_model,
         name,
         dtype=arguments.dtype or "auto",
         attn_implementation=arguments.attn_implementation,
         revision=arguments.model_revision,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
-        keep_adapter=continues_adapter,
         **{**options, **({"quantization_config": quantization} if quantization else {})},
     )
+    model = load(keep_adapter=continues_adapter)
+
+    def load_again() -> Any:
+        return load().network
+
     if intra_image_layers is not None:
         try:
             block_images(model.network, model.processor.tokenizer, parse_layers(intra_image_layers))
         except ValueError as error:
             raise ConfigError(str(error)) from error
+    if continues_adapter:  # PEFT has frozen all but the adapter, which may reach into the vision tower
+        return Trainee(model, None, None, load_again)
     if not train_vision:
         freeze_vision(model.network, train_projector=train_projector)
-    if continues_adapter:
-        return Trainee(model, None, None)
-    return Trainee(model, new_adapter, adapters[-1] if adapters and new_adapter is not None else None)
+    stands_on = adapters[-1] if adapters and new_adapter is not None else None
+    return Trainee(model, new_adapter, stands_on, load_again)
 
 
 def model_named(arguments: ModelConfig) -> str:
@@ -152,7 +162,7 @@ def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minute
     """
     if checkpoint is not None:
         check_same_mask(Path(checkpoint), trainer.accelerator.unwrap_model(trainer.model))
-    trainer.add_callback(EndCallback())
+    trainer.add_callback(EndCallback(run))
     trainer.add_callback(MetricsCallback(run))
     trainer.add_callback(TimeLimitCallback(max_minutes))
     keep_ledger(trainer, run)
@@ -160,11 +170,18 @@ def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minute
         trainer.train(resume_from_checkpoint=checkpoint)
     except _NothingLeft as end:
         print(end, flush=True)
+        if is_finished(run.path):
+            leave_together(trainer)
+            return
+        if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+            trainer._load_best_model()  # as the Trainer would have done at the end, had it not been killed there
     except KeyboardInterrupt:
         last = last_whole_checkpoint(run.path)
         goes_on = f"goes on from {last}" if last else "begins anew: no checkpoint was written yet (--save_steps)"
         raise SystemExit(f"interrupted after step {trainer.state.global_step}; the same command {goes_on}") from None
     save_together(trainer)
+    if trainer.state.global_step >= trainer.state.max_steps and process_state().is_main_process:
+        (run.path / COMPLETE).touch()
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
     if best and process_state().is_main_process:
         reached = f"{trainer.args.metric_for_best_model} {trainer.state.best_metric:.4g}"
@@ -172,11 +189,16 @@ def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minute
 
 
 def save_together(trainer: Any) -> None:
-    """Saves the model, and lets processes leave only together: a launcher ends those that write when another has left.
+    """Saves the model; processes leave together."""
+    trainer.save_model()
+    leave_together(trainer)
+
+
+def leave_together(trainer: Any) -> None:
+    """Lets no process leave before the others: a launcher ends those that write when another has left.
 
     Collectives end with it.
     """
-    trainer.save_model()
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
@@ -186,11 +208,19 @@ class _NothingLeft(Exception):
 
 
 class EndCallback(TrainerCallback):
-    """Takes no step beyond the last: the Trainer, going on from a checkpoint at `max_steps`, would take one more."""
+    """Takes no step beyond the last: the Trainer, going on from a checkpoint at `max_steps`, would take one more.
+
+    A run that takes steps is not finished any more.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             raise _NothingLeft(f"nothing is left to train: {state.global_step} of {state.max_steps} steps are done")
+        if state.is_world_process_zero:
+            reopen(self.run.path)
 
 
 class MetricsCallback(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -38,6 +39,16 @@ def check_training(model: Any, processor: Any, args: GRPOArguments, *, num_tasks
         raise ValueError(
             "ds3_gather_for_generation is false: under ZeRO-3 a process whose episodes have ended would leave the "
             "others waiting for its share of the weights. Leave it true, or let vLLM write (use_vllm)"
+        )
+    if (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true") and not args.use_vllm:
+        raise ValueError(
+            "FSDP: a process whose episodes have ended would leave the others waiting for its share of the weights. "
+            "Use DeepSpeed (configs/accelerate), or let vLLM write (use_vllm)"
+        )
+    if args.sync_ref_model and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "sync_ref_model under ZeRO-3: the reference is in parts that no checkpoint holds, so that a resumed run "
+            "would compare with another. Use ZeRO-2, or leave it out"
         )
 
 

@@ -13,8 +13,9 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from fovea.runs.checkpoints import LAST_GOOD
+
 logger = logging.get_logger(__name__)
-LAST_GOOD = "last_good"
 
 
 @dataclass

@@ -80,6 +80,10 @@ def check_options(args: GRPOArguments, *, max_episode_tokens: int) -> None:
             f"max_completion_length {args.max_completion_length} has no effect on episodes, which have at most "
             f"{max_episode_tokens} tokens after the prompt: use --max_episode_tokens"
         )
+    if args.remove_unused_columns:
+        raise ValueError("remove_unused_columns would remove the column by which tasks are found: leave it out")
+    if args.sync_ref_model and args.beta == 0:
+        raise ValueError("sync_ref_model moves a reference model, and beta 0 has none: give a beta, or leave it out")
     if args.log_completions and args.log_multimodal:
         raise ValueError(
             "log_completions would log the pictures of all rollouts, which stay with their processes: add "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,14 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
 from accelerate.logging import get_logger
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_config
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
 from environments.probes.other_images import with_others
 from environments.taught import untaught
 from fovea.arguments import said_in_a_line
-from fovea.config import ConfigError, find_config, parse
+from fovea.config import ConfigError, changed_fields, find_config, parse
 from fovea.data.identity import data_named, fingerprint
 from fovea.models.masks import check_engine
 from fovea.models.names import adapter_chain, resolve_path
@@ -68,8 +68,9 @@ def for_prompts(
         ConfigError: for an adapter: TRL takes whole models by name, and would lose what the adapter has learned.
     """
     check_prompt_rewards(rewards)
-    if args.dynamic_sampling or args.task_selection != "order":
-        raise ConfigError("dynamic_sampling and task_selection choose tasks, and --environment none has none")
+    ours = {field.name for field in fields(GRPOArguments)} - {field.name for field in fields(GRPOConfig)}
+    if dead := sorted(ours & changed_fields(args).keys()):
+        raise ConfigError(f"--environment none plays no episodes, which {', '.join(dead)} would act on: leave it out")
     if script.intra_image_layers:
         raise ConfigError("intra_image_layers masks images, and --environment none has none: leave it out")
     name = model_named(model_args)
@@ -102,6 +103,11 @@ def read_tasks(
     script: GRPOScriptArguments, episodes: EpisodeArguments, args: GRPOArguments
 ) -> tuple[list[Task], list[Task]]:
     """The tasks that are trained on, and those held out."""
+    if bool(script.eval_dataset_name) != (args.eval_strategy != "no"):
+        raise ConfigError(
+            "held-out tasks and their evaluation go together: give --eval_dataset_name and --eval_strategy steps (or "
+            "epoch), or neither"
+        )
     held_out = script.read_tasks(script.eval_dataset_name) if script.eval_dataset_name else []
     if args.probes and (not held_out or args.eval_strategy == "no"):
         raise ConfigError("--probes are played at evaluation: give --eval_dataset_name and --eval_strategy steps")
@@ -129,7 +135,6 @@ def for_episodes(
     model = trainee.model
     if args.use_vllm:
         check_engine(model.network, "vLLM")
-    # Whatever is wrong with these is found here, before the run's folder is written to.
     factory, renderer = environment_factory(episodes, model), make_renderer(episodes, model)
     probes = {name: environment_factory(replace(episodes, crops=name), model) for name in args.probes or ()}
 
@@ -146,6 +151,7 @@ def for_episodes(
             run=run,
             processing_class=model.processor,
             peft_config=trainee.new_adapter,
+            load_reference=trainee.load_again,
             callbacks=[CollapseCallback(args.collapse_action, can_zoom=episodes.cuts_crops)],
         )
         if probes:
@@ -178,15 +184,17 @@ def main() -> None:
             check_columns(rewards, tasks)
         data["tasks"] = data_named("tasks", list(map(fingerprint, tasks)))
         make_trainer = for_episodes(script, episodes, model_args, args, rewards, tasks, held_out, run)
-    checkpoint = start_run(
+    start = start_run(
         run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args, data=data
     )
-    trainer = make_trainer()
+    with said_in_a_line():
+        trainer = make_trainer()
+    start.begin()
     if args.log_trajectories and {*args.report_to} & {*SENDERS}:
         trainer.add_callback(
             TrajectoryCallback(trainer, number=args.log_trajectories, every=args.log_trajectories_steps)
         )
-    train(trainer, run, checkpoint=checkpoint, max_minutes=script.max_minutes)
+    train(trainer, run, checkpoint=start.checkpoint, max_minutes=script.max_minutes)
 
 
 if __name__ == "__main__":

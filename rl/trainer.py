@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +19,7 @@ from typing import Any, cast
 import torch
 from accelerate.utils import gather, gather_object
 from trl import GRPOTrainer
+from trl.trainer import grpo_trainer
 
 from environments.rendering import Renderer
 from environments.seats import Limits
@@ -25,6 +27,7 @@ from fovea.episodes import Episode
 from fovea.kernels.image_blocks import apply_image_blocks, inherit_image_blocks
 from fovea.kernels.layouts import without_adapters
 from fovea.models.processors import load_processor
+from fovea.replacing import replaced
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Rollout
 from fovea.tasks import Task
@@ -43,13 +46,24 @@ from rl.shared_loss import SharedPrefixLoss
 
 HISTORY = "task_history.json"
 """In a checkpoint: how often each task was answered rightly of late."""
+REFERENCE = "reference.pt"
+"""In a checkpoint: the reference model's weights, where `sync_ref_model` moves them."""
+
+
+def reference_of_ours(load: Callable[[], Any] | None) -> AbstractContextManager[None]:
+    """In here TRL takes for its reference what `load` gives: it would load the name in the model's configuration, which
+    is another model where an adapter was merged, or a revision was asked for."""
+    if load is None:
+        return nullcontext()
+    return replaced(grpo_trainer, "create_model_from_path", lambda name, **options: load())
 
 
 class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTrainer):
     """`GRPOTrainer` that also takes tasks, an environment and Fovea's rewards.
 
     With `train_tasks` it plays episodes; every other argument is `GRPOTrainer`'s. With a `run` it writes a line for
-    each rollout.
+    each rollout. `load_reference` loads the network that the KL term compares with; without it TRL loads the one that
+    the model's configuration names.
 
     Raises:
         ValueError: for arguments with which an episode could not be trained on as it was played (`rl.checks`,
@@ -68,6 +82,7 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
         limits: Limits | None = None,
         renderer: Renderer | None = None,
         run: RunDirectory | None = None,
+        load_reference: Callable[[], Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.last_played: list[tuple[Episode, Rollout]] = []
@@ -90,7 +105,7 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
         check_training(model, kwargs["processing_class"], args, num_tasks=len(train_tasks))
         check_selection(train_tasks, rewards, args)
         own = environment_rewards(self.make_environment())
-        with engine_of_ours(args.engine_kwargs):
+        with engine_of_ours(args.engine_kwargs), reference_of_ours(load_reference):
             super().__init__(
                 model,
                 [to_trl(reward) for reward in (*rewards, *own)],
@@ -133,11 +148,16 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
             self._step, self._buffered_inputs = torch.load(kept, weights_only=True, map_location=self.args.device)
         if checkpoint is not None and (kept := Path(checkpoint) / HISTORY).exists():
             self.history.load(json.loads(kept.read_text()))
+        if checkpoint is not None and (kept := Path(checkpoint) / REFERENCE).exists():
+            weights = torch.load(kept, weights_only=True, map_location=self.args.device)
+            self.accelerator.unwrap_model(self.ref_model).load_state_dict(weights)
 
     def _save_more(self, folder: Path) -> None:
         """Rollouts of which later steps still train, and by what --task_selection difficulty draws tasks."""
         if self.args.task_selection == "difficulty" and self.accelerator.is_main_process:
             (folder / HISTORY).write_text(json.dumps(self.history.state()))
+        if self.args.sync_ref_model and self.accelerator.is_main_process:
+            torch.save(self.accelerator.unwrap_model(self.ref_model).state_dict(), folder / REFERENCE)
         phase = self._step % (cast(int, self.args.steps_per_generation) * self.num_iterations)
         if phase:
             torch.save((phase, self._buffered_inputs), folder / self._rollouts_name)

@@ -22,7 +22,9 @@ class SFTScriptArguments(PixelArguments, TimeArguments, SharingArguments, MaskAr
         default="synthesis.oracle_traces:write_default_traces",
         metadata={"help": "traces.jsonl, the folder that holds it, or a function package.module:name that returns one"},
     )
-    eval_fraction: float = field(default=0.1, metadata={"help": "Share of traces held out for the loss curve."})
+    eval_fraction: float = field(
+        default=0.1, metadata={"help": "Share of traces held out for the loss curve, if there is an eval_strategy."}
+    )
     max_traces: int | None = field(default=None, metadata={"help": "Use only so many traces."})
     train_vision: bool = field(default=False, metadata={"help": "Also train the vision tower, projector included."})
     train_projector: bool = field(default=False, metadata={"help": "Of the vision tower train the projector alone."})
@@ -65,6 +67,11 @@ padding changes no result, with or without it."""
 
 def check_options(args: SFTConfig, script: SFTScriptArguments, model_args: ModelConfig) -> None:
     """Raises ConfigError for an option that would have no effect on traces, with what to use instead."""
+    if not 0 <= script.eval_fraction < 1 or (script.eval_fraction == 0 and args.eval_strategy != "no"):
+        raise ConfigError(
+            f"eval_fraction {script.eval_fraction}: give a share between 0 and 1, or --eval_strategy no, which trains "
+            "on all traces"
+        )
     if model_args.use_peft and (script.train_vision or script.train_projector):
         raise ConfigError(
             "train_vision and train_projector have no effect beside an adapter, which freezes all other weights: leave "

@@ -27,12 +27,14 @@ from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer
 
 
-def load_traces(records: list[dict], eval_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Training and held-out records; the split depends on the seed alone.
+def load_traces(records: list[dict], eval_fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Training and held-out records, None of these with a fraction of 0; the split depends on the seed alone.
 
     Raises:
         ConfigError: if there are too few to hold some out.
     """
+    if eval_fraction == 0:
+        return Dataset.from_list(records), None
     if len(records) < 2:
         raise ConfigError(f"{len(records)} traces are too few to train on and to hold some out: give two at least")
     split = Dataset.from_list(records).train_test_split(test_size=eval_fraction, seed=seed)
@@ -58,13 +60,14 @@ def main() -> None:
     environment = environment_factory(episodes, model)()
     renderer = make_renderer(episodes, model)
     collator = TraceCollator(renderer, environment, pixel_limits(model.processor), max_length=args.max_length)
-    traces, held_out = load_traces(records, script.eval_fraction, args.data_seed or args.seed)
+    is_evaluated = args.eval_strategy != "no"  # what is not evaluated on is trained on
+    traces, held_out = load_traces(records, script.eval_fraction if is_evaluated else 0.0, args.data_seed or args.seed)
     args.remove_unused_columns = False
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.max_length = None
     run = RunDirectory(args.output_dir)
-    data = {"traces": records_named("traces", records)}
-    checkpoint = start_run(
+    data = {"traces": records_named("traces", records), "held_out": 0 if held_out is None else len(held_out)}
+    start = start_run(
         run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args, data=data
     )
     trainer = ColdStartTrainer(
@@ -77,7 +80,8 @@ def main() -> None:
         processing_class=model.processor,
         peft_config=trainee.new_adapter,
     )
-    train(trainee.named(trainer), run, checkpoint=checkpoint, max_minutes=script.max_minutes)
+    start.begin()
+    train(trainee.named(trainer), run, checkpoint=start.checkpoint, max_minutes=script.max_minutes)
 
 
 if __name__ == "__main__":

@@ -136,6 +136,8 @@ def load_model(
         network = PeftModel.from_pretrained(network, adapter, is_trainable=keep_adapter and adapter == adapters[-1])
         if not (keep_adapter and adapter == adapters[-1]):
             network = network.merge_and_unload()
+            for parameter in filter(torch.is_floating_point, network.parameters()):
+                parameter.requires_grad_()  # PEFT has frozen them
     sources = [place for place in (*reversed(adapters), base) if (Path(place) / "tokenizer_config.json").exists()]
     processor = load_processor([*sources, base][0], min_pixels=min_pixels, max_pixels=max_pixels, **options)
     return Model(network, processor, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ MARK = "whole"
 """The empty file in a checkpoint to which every process has written its part."""
 LAST_FILE = "training_args.bin"
 """What a Trainer writes last into the folder of its model."""
+COMPLETE = "complete"
+"""The empty file in the folder of a run that has taken all of its steps, and has saved its model."""
+LAST_GOOD = "last_good"
+"""The checkpoint that is kept from before a collapse (`rl.collapse`)."""
 
 
 class WholeCheckpoints:
@@ -63,8 +68,16 @@ def kept_checkpoints(output_dir: str | Path) -> list[Path]:
 
 def discount_checkpoints(output_dir: str | Path) -> None:
     """Takes the marks off a run's checkpoints and model, so that a fresh start in its folder never counts them."""
-    for mark in [*_marks(output_dir), Path(output_dir) / LAST_FILE]:
-        mark.unlink(missing_ok=True)
+    for mark in _marks(output_dir):
+        mark.unlink()
+    shutil.rmtree(Path(output_dir) / LAST_GOOD, ignore_errors=True)
+    reopen(output_dir)
+
+
+def reopen(output_dir: str | Path) -> None:
+    """Takes the marks off a run's model: it is being trained again."""
+    for name in (LAST_FILE, COMPLETE):
+        (Path(output_dir) / name).unlink(missing_ok=True)
 
 
 def _marks(output_dir: str | Path) -> list[Path]:
@@ -83,3 +96,8 @@ def step_of(checkpoint: str | Path) -> int:
 def is_finished(folder: str | Path) -> bool:
     """Whether a training has left its model in `folder`."""
     return (Path(folder) / LAST_FILE).exists()
+
+
+def is_complete(folder: str | Path) -> bool:
+    """Whether a training has left its model in `folder` after all of its steps."""
+    return is_finished(folder) and (Path(folder) / COMPLETE).exists()

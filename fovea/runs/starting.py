@@ -2,48 +2,110 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fovea.config import ConfigError
 from fovea.processes import process_state
-from fovea.runs.checkpoints import discount_checkpoints, last_whole_checkpoint, step_of
-from fovea.runs.directory import RunDirectory, changes
+from fovea.runs.checkpoints import discount_checkpoints, is_complete, last_whole_checkpoint, step_of
+from fovea.runs.directory import RunDirectory, changes, plain
 
 FREE_SETTINGS = re.compile(
     r"(max_steps|num_train_epochs|max_minutes|resume_from_checkpoint|output_dir|run_name|logging_.*|report_to|save_.*|"
-    r"eval_.*|push_to_hub|hub_.*|disable_tqdm|dataloader_num_workers|local_rank|ddp_timeout|use_cpu|log_.*)"
+    r"eval_(?!fraction).*|push_to_hub|hub_.*|disable_tqdm|dataloader_num_workers|local_rank|ddp_timeout|use_cpu|log_.*)"
 )
 """Settings that may change between a run and its continuation."""
 NO_LENGTH = re.compile(r"(?!(?:max_steps|num_train_epochs)$).*")
 """All settings but the length of a training."""
+STATE = "trainer_state.json"
+"""What a Trainer knows of its progress, in each of its checkpoints."""
 
 
-def start_run(run: RunDirectory, resume: str | None, **settings: Any) -> str | None:
-    """Writes down how a run starts; the checkpoint that it goes on from, or None for a fresh start.
+@dataclass(frozen=True)
+class Start:
+    """How a run is to start. Nothing is written before `begin`, so that whatever is found wrong until then costs
+    nothing."""
 
-    `resume` is TRL's `resume_from_checkpoint`: a checkpoint, `false` for a fresh start, or None for the last whole
-    checkpoint in the run's folder, if there is one.
+    run: RunDirectory
+    checkpoint: str | None
+    settings: Mapping[str, Any]
+
+    def begin(self) -> None:
+        """Writes down how the run starts, and takes its logs back to the checkpoint."""
+        with process_state().main_process_first():
+            if process_state().is_main_process:
+                if not self.checkpoint:
+                    discount_checkpoints(self.run.path)
+                self.run.rewind(_step_in(Path(self.checkpoint)) if self.checkpoint else 0)
+                self.run.write_start(**self.settings)
+                words = f"going on from {self.checkpoint}" if self.checkpoint else f"starting anew in {self.run.path}"
+                print(words, flush=True)
+
+
+def start_run(run: RunDirectory, resume: str | bool | None, **settings: Any) -> Start:
+    """How a run starts, by what its folder holds.
+
+    `resume` is TRL's `resume_from_checkpoint`: a checkpoint, true for the last whole one in the run's folder, false for
+    a fresh start, or None for the last whole one if there is one.
 
     Raises:
-        ConfigError: if the folder holds checkpoints of a run with other settings.
+        ConfigError: if the folder holds checkpoints of a run with other settings, or there is no such checkpoint.
+        SystemExit: with code 0, if the run in the folder is complete.
     """
-    checkpoint = None if resume in ("false", "False") else resume or last_whole_checkpoint(run.path)
-    if checkpoint is not None and not resume:
+    asked, last = _asked(resume), last_whole_checkpoint(run.path)
+    settings = {name: plain(value) for name, value in settings.items()}
+    if asked is False:
+        return Start(run, None, settings)
+    if asked is True and last is None:
+        raise ConfigError(f"resume_from_checkpoint is true, and {run.path} holds no whole checkpoint: leave it out")
+    checkpoint = Path(asked) if isinstance(asked, str) else last
+    if asked is None:
         changed = list(changes(run.settings(), settings, free=FREE_SETTINGS))
-        if changed:
+        lengths = list(changes(run.settings(), settings, free=NO_LENGTH))
+        if is_complete(run.path) and not changed and not lengths:
+            if process_state().is_main_process:
+                print(
+                    f"nothing is left to train: {run.path} is complete (--resume_from_checkpoint false starts anew, "
+                    "a larger max_steps or num_train_epochs goes on)",
+                    flush=True,
+                )
+            raise SystemExit(0)
+        if checkpoint is not None and changed:
             raise ConfigError(
-                f"{run.path} holds {Path(checkpoint).name} of a run with other settings ({'; '.join(changed)}): use "
+                f"{run.path} holds {checkpoint.name} of a run with other settings ({'; '.join(changed)}): use "
                 "those settings, another --output_dir, or --resume_from_checkpoint false to start anew in this folder"
             )
-        if lengths := list(changes(run.settings(), settings, free=NO_LENGTH)):
+        if checkpoint is not None and lengths:
             print(f"{'; '.join(lengths)}: learning rates go by the new length, from a step of the old one", flush=True)
-    with process_state().main_process_first():
-        if process_state().is_main_process:
-            if not checkpoint:
-                discount_checkpoints(run.path)
-            run.rewind(step_of(checkpoint) if checkpoint else 0)
-            run.write_start(**settings)
-            print(f"going on from {checkpoint}" if checkpoint else f"starting anew in {run.path}", flush=True)
-    return str(checkpoint) if checkpoint else None
+    if checkpoint is not None:
+        _check(checkpoint, is_named=isinstance(asked, str))
+    return Start(run, str(checkpoint) if checkpoint else None, settings)
+
+
+def _asked(resume: str | bool | None) -> str | bool | None:
+    """`resume_from_checkpoint` as YAML and command lines spell it."""
+    return {"true": True, "false": False}.get(resume.lower(), resume) if isinstance(resume, str) else resume
+
+
+def _check(checkpoint: Path, *, is_named: bool) -> None:
+    """Raises ConfigError for a folder that no training can go on from."""
+    if is_named and not (checkpoint / STATE).exists():
+        raise ConfigError(
+            f"resume_from_checkpoint {str(checkpoint)!r} is no checkpoint of a training: it has no {STATE}"
+        )
+    if (checkpoint / STATE).exists() and not any(checkpoint.glob("rng_state*.pth")):
+        raise ConfigError(
+            f"{checkpoint} has weights alone (save_only_model), and a training that went on from it would begin with a "
+            "new optimizer and schedule: name it as --model_name_or_path with another --output_dir, or start anew with "
+            "--resume_from_checkpoint false"
+        )
+
+
+def _step_in(checkpoint: Path) -> int:
+    """The step after which a checkpoint was taken, whatever its folder is called."""
+    state = checkpoint / STATE
+    return int(json.loads(state.read_text())["global_step"]) if state.exists() else step_of(checkpoint)

@@ -23,6 +23,7 @@ def build(tiny, episode_arguments, tmp_path):
         processor=None,
         peft_config=None,
         make_environment=None,
+        load_reference=None,
         **options,
     ):
         torch.manual_seed(0)
@@ -38,6 +39,7 @@ def build(tiny, episode_arguments, tmp_path):
             limits=limits or Limits(3, 24, 220),
             processing_class=processor or tiny.processor,
             peft_config=peft_config,
+            load_reference=load_reference,
         )
 
     return make

@@ -94,6 +94,8 @@ def test_an_option_without_effect_stops_the_run_with_the_cure(name):
     [
         ({"max_completion_length": 100}, "--max_episode_tokens"),
         ({"log_completions": True}, "--log_multimodal false"),
+        ({"remove_unused_columns": True}, "leave it out"),
+        ({"sync_ref_model": True, "beta": 0.0}, "give a beta"),
     ],
 )
 def test_options_that_depend_on_others_stop_the_run_with_the_cure(options, cure):

@@ -1,10 +1,12 @@
 """A training that was cut off goes on to the very weights of one that was not."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from environments.factories import environment_factory
 from fovea.config import ConfigError
@@ -89,9 +91,33 @@ def test_a_finished_training_takes_no_step_more(build, tmp_path, capsys, steps):
     assert last_whole_checkpoint(tmp_path).name == f"checkpoint-{steps}" and is_finished(tmp_path)
 
 
+def test_a_training_that_was_killed_before_its_end_was_saved_keeps_the_best_weights(build, tmp_path):
+    run = RunDirectory(tmp_path)
+    train(build(tmp_path, max_steps=2, save_steps=1), run, checkpoint=None, max_minutes=None)
+    best, last = (load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors") for step in (1, 2))
+    assert any(not torch.equal(best[name], last[name]) for name in best)
+    path = tmp_path / "checkpoint-2" / "trainer_state.json"
+    state = json.loads(path.read_text()) | {"best_model_checkpoint": str(tmp_path / "checkpoint-1"), "best_metric": 0.5}
+    path.write_text(json.dumps(state))
+
+    def again():
+        trainer = build(tmp_path, max_steps=2, save_steps=1)
+        trainer.args.load_best_model_at_end, trainer.args.metric_for_best_model = True, "loss"
+        train(trainer, run, checkpoint=str(tmp_path / "checkpoint-2"), max_minutes=None)
+        return load_file(tmp_path / "model.safetensors")
+
+    kept = again()
+    assert all(torch.equal(kept[name], last[name]) for name in last), "a finished run is left as it is"
+    (tmp_path / "training_args.bin").unlink()
+    kept = again()
+    assert all(torch.equal(kept[name], best[name]) for name in best)
+
+
 def test_a_run_of_another_length_says_what_becomes_of_its_rates(tmp_path, capsys):
     def start(**settings):
-        return start_run(RunDirectory(tmp_path), None, training=SimpleNamespace(to_dict=lambda: settings))
+        started = start_run(RunDirectory(tmp_path), None, training=SimpleNamespace(to_dict=lambda: settings))
+        started.begin()
+        return started.checkpoint
 
     start(max_steps=6, seed=0)
     (tmp_path / "checkpoint-2").mkdir()
@@ -104,7 +130,9 @@ def test_a_run_of_another_length_says_what_becomes_of_its_rates(tmp_path, capsys
 
 def test_a_run_goes_on_starts_anew_or_is_refused(tmp_path):
     def start(resume=None, **settings):
-        return start_run(RunDirectory(tmp_path), resume, training=SimpleNamespace(to_dict=lambda: settings))
+        started = start_run(RunDirectory(tmp_path), resume, training=SimpleNamespace(to_dict=lambda: settings))
+        started.begin()
+        return started.checkpoint
 
     assert start(seed=0) is None
     run = RunDirectory(tmp_path)
@@ -121,6 +149,71 @@ def test_a_run_goes_on_starts_anew_or_is_refused(tmp_path):
     assert not is_finished(tmp_path), "nor does its model"
     assert read_jsonl(tmp_path / "metrics.jsonl") == []
     assert start(seed=1) is None, "the old run's checkpoint counts no more"
+
+
+def write_checkpoint(folder, step, *, whole=True, weights_alone=False):
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    if whole:
+        (folder / "whole").touch()
+    if not weights_alone:
+        (folder / "rng_state.pth").touch()
+
+
+@pytest.mark.parametrize(
+    ("resume", "expected"),
+    [
+        (None, "checkpoint-4"), (True, "checkpoint-4"), ("true", "checkpoint-4"), (False, None), ("False", None),
+        ("checkpoint-2", "checkpoint-2"), ("last_good", "last_good"),
+        ("checkpoint-3", "no checkpoint of a training"), ("weights", "weights alone"),
+    ],
+)  # fmt: skip
+def test_every_form_of_resume_from_checkpoint_is_honoured(tmp_path, resume, expected):
+    run = RunDirectory(tmp_path)
+    write_checkpoint(tmp_path / "checkpoint-2", 2)
+    write_checkpoint(tmp_path / "checkpoint-4", 4)
+    write_checkpoint(tmp_path / "last_good", 2)
+    write_checkpoint(tmp_path / "weights", 2, weights_alone=True)
+    for step in range(1, 6):
+        run.add_metrics({"step": step})
+    named = str(tmp_path / resume) if isinstance(resume, str) and resume.lower() not in ("true", "false") else resume
+    if expected and " " in expected:
+        with pytest.raises(ConfigError, match=expected):
+            start_run(run, named)
+        assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 5, "nothing was cut"
+        return
+    start = start_run(run, named)
+    assert start.checkpoint == (str(tmp_path / expected) if expected else None)
+    assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 5, "nothing is written before the trainer is there"
+    start.begin()
+    steps = {"checkpoint-4": 4, "checkpoint-2": 2, "last_good": 2, None: 0}[expected]
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == list(range(1, steps + 1))
+    assert (tmp_path / "last_good").exists() is (expected is not None), "a fresh start has no last good one"
+
+
+def test_there_must_be_a_checkpoint_to_go_on_from_where_one_is_asked_for(tmp_path):
+    with pytest.raises(ConfigError, match="no whole checkpoint"):
+        start_run(RunDirectory(tmp_path), True)
+
+
+def test_a_complete_run_is_left_as_it_is(tmp_path, capsys):
+    def start(resume=None, **settings):
+        started = start_run(RunDirectory(tmp_path), resume, training=SimpleNamespace(to_dict=lambda: settings))
+        started.begin()
+        return started.checkpoint
+
+    start(max_steps=4, seed=0)
+    write_checkpoint(tmp_path / "checkpoint-1", 1)  # the best one; the Trainer has deleted the last
+    for name in ("training_args.bin", "complete"):
+        (tmp_path / name).touch()
+    RunDirectory(tmp_path).add_metrics({"step": 4})
+    with pytest.raises(SystemExit) as ended:
+        start(max_steps=4, seed=0)
+    assert ended.value.code == 0 and "is complete" in capsys.readouterr().out
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 4}]
+    assert start(max_steps=6, seed=0).endswith("checkpoint-1"), "a longer one goes on"
+    (tmp_path / "complete").touch()
+    assert start("false", max_steps=4, seed=0) is None
 
 
 def test_logs_go_back_to_the_checkpoint(tmp_path):

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from trl import GRPOConfig
+from trl import GRPOConfig, ModelConfig
 
 from environments.factories import environment_factory
 from environments.play import Sampling, play
@@ -14,6 +14,8 @@ from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
 from environments.seats import Limits, Reply
 from fovea.episodes import StopReason
+from fovea.models.loading import LANGUAGE_LINEARS, load_model
+from fovea.training import load_for_training
 from rewards.registry import Reward, RewardError, RewardKind, load_reward
 from rl.arguments import GRPOArguments
 from rl.checks import check_groups
@@ -163,8 +165,6 @@ def test_rollouts_run_without_dropout(build, monkeypatch):
     """Fault B11: TRL leaves adapters in training mode while they generate."""
     from peft import LoraConfig
 
-    from fovea.models.loading import LANGUAGE_LINEARS
-
     config = LoraConfig(r=2, lora_dropout=0.5, target_modules=LANGUAGE_LINEARS)
     trainer = build(peft_config=config)
     modes = []
@@ -175,6 +175,58 @@ def test_rollouts_run_without_dropout(build, monkeypatch):
     assert modes and not any(modes)
     changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(before[name], value)}
     assert changed and all("lora_" in name for name in changed)
+
+
+def adapter_of_tiny(folder, modules):
+    from peft import LoraConfig, get_peft_model
+
+    network = load_model("tiny").network
+    adapted = get_peft_model(network, LoraConfig(r=2, lora_alpha=4, target_modules=modules, init_lora_weights=False))
+    adapted.peft_config["default"].base_model_name_or_path = "tiny"
+    adapted.save_pretrained(folder)
+
+
+def loaded_for_training(folder, **options):
+    return load_for_training(ModelConfig(str(folder), dtype="float32", **options), min_pixels=None, max_pixels=None)
+
+
+def test_the_reference_is_the_policy_at_its_start_also_where_an_adapter_was_merged(build, tmp_path):
+    adapter_of_tiny(tmp_path / "adapter", LANGUAGE_LINEARS)
+    trainee = loaded_for_training(tmp_path / "adapter")
+    trainer = build(model=trainee.model.network, load_reference=trainee.load_again, beta=0.1)
+    policy, reference = trainer.model.state_dict(), trainer.ref_model.state_dict()
+    assert policy.keys() == reference.keys()
+    assert all(torch.equal(policy[name], reference[name]) for name in policy)
+    trainer.train()
+    assert abs(trainer.state.log_history[0]["kl"]) < 1e-6
+
+
+def test_an_adapter_that_reaches_into_the_vision_tower_is_trained_there_when_it_goes_on(tmp_path):
+    modules = ["q_proj", "qkv"]
+    adapter_of_tiny(tmp_path / "adapter", modules)
+    shape = dict(use_peft=True, lora_r=2, lora_alpha=4, lora_target_modules=modules)
+    network = loaded_for_training(tmp_path / "adapter", **shape).model.network
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    assert any("visual" in name for name in trained) and all("lora_" in name for name in trained)
+
+
+def test_a_reference_that_moves_goes_on_where_it_was(build, tmp_path):
+    moving = dict(
+        beta=0.1,
+        sync_ref_model=True,
+        ref_model_sync_steps=1,
+        ref_model_mixup_alpha=0.5,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    first = build(max_steps=2, **moving)
+    first.train()
+    third = build(max_steps=2, model=load_model("tiny").network, **moving)
+    third.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    start = load_model("tiny").network.state_dict()
+    for name, value in first.ref_model.state_dict().items():
+        assert torch.allclose(value, third.ref_model.state_dict()[name], atol=1e-7), name
+    assert any(not torch.equal(value, start[name]) for name, value in first.ref_model.state_dict().items())
 
 
 def test_crops_reach_the_loss(build, monkeypatch):
