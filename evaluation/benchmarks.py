@@ -18,6 +18,7 @@ from typing import Any
 
 from fovea.data.sources import BROKEN, READERS, Row, read_file
 from fovea.data.task_files import BAD_ROW, to_tasks
+from fovea.placeholders import PLACEHOLDER
 from fovea.tasks import Task
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])(?:\)|[.:])\s*(.*)$", re.DOTALL)
@@ -159,11 +160,17 @@ def _mme_realworld(row: Row, file: Path) -> dict[str, Any]:
 
 
 def _muirbench(row: Row, file: Path) -> dict[str, Any]:
+    """Options may be images, by the placeholder of the question's: they stand in the question then."""
+    options, question = list(row["options"]), row["question"]
+    if any(PLACEHOLDER in option for option in options):
+        lettered = (f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
+        question, options = "\n".join([question, *lettered]), []
     return {
         "id": f"muirbench-{row['idx']}",
         "images": row["image_list"],
-        "question": row["question"],
-        "choices": row["options"],
+        "question": question,
+        "choices": options,
+        "kind": "choice",
         "answer": row["answer"],
         "metadata": {"family": row["task"]},
     }

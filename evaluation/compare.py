@@ -75,9 +75,13 @@ def compare(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> di
     """
     evaluations = [load(pattern, rule=rule) for pattern in patterns]
     pairs = [compare_pair(a, b, seed=seed) for a, b in combinations(evaluations, 2)]
-    tests = [test for pair in pairs for test in (pair, *pair["families"].values())]
+    parts = [(pair, part) for pair in pairs for part in pair["families"].values()]
+    whole = [(pair, part) for pair, part in parts if part["n"] == pair["n"]]  # the same test once more
+    tests = [*pairs, *(part for pair, part in parts if part["n"] < pair["n"])]
     for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
         test["p_adjusted"] = adjusted
+    for pair, part in whole:
+        part["p_adjusted"] = pair["p_adjusted"]
     runs = {evaluation.name: evaluation.summary() for evaluation in evaluations}
     for run in runs.values():
         run["on_frontier"] = not any(

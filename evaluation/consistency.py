@@ -73,7 +73,7 @@ def consistency(run: StoredRun) -> dict[str, Consistency]:
 
 
 def _consistency(pairs: list[tuple[str, bool, float, float]]) -> Consistency:
-    """Samples of one question count as one question in the interval of the difference."""
+    """Samples of one question count as one question in both intervals."""
     scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for id, _, before, after in pairs:
         scores[id].append((before, after))
@@ -81,9 +81,8 @@ def _consistency(pairs: list[tuple[str, bool, float, float]]) -> Consistency:
     found = difference(means[None, :, 0], means[None, :, 1], seed=0)
     same = sum(is_same for _, is_same, _, _ in pairs)
     low, high = found["interval"]
-    return Consistency(
-        len(pairs), same, wilson_interval(same, len(pairs)), found["accuracy_a"], found["accuracy_b"], (low, high)
-    )
+    same_interval = wilson_interval(same * len(scores) / len(pairs), len(scores))
+    return Consistency(len(pairs), same, same_interval, found["accuracy_a"], found["accuracy_b"], (low, high))
 
 
 def table(runs: Mapping[str, Mapping[str, Consistency]]) -> str:

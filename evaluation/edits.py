@@ -19,16 +19,17 @@ from fovea.statistics import wilson_interval
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Of `n` edited pictures, how many answers follow, stay or are something else."""
+    """Of `n` answers to edited pictures, how many follow, stay or are something else."""
 
     n: int
+    num_pictures: int
     follows: int
     stays: int
     other: int
 
     def interval(self, outcome: str) -> tuple[float, float]:
-        """95%, Wilson, of the share with this outcome."""
-        return wilson_interval(getattr(self, outcome), self.n)
+        """95%, Wilson, of the share with this outcome; samples of one picture count as one."""
+        return wilson_interval(getattr(self, outcome) * self.num_pictures / self.n, self.num_pictures)
 
 
 def outcomes(run: StoredRun) -> dict[str, Outcomes]:
@@ -38,7 +39,7 @@ def outcomes(run: StoredRun) -> dict[str, Outcomes]:
         ValueError: if nothing in it is edited, or an edited task was played without the one before the edit.
     """
     samples = {(sample.task_id, sample.sample): sample for sample in run.samples}
-    found: dict[str, list[str]] = defaultdict(list)
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for (_, number), sample in samples.items():
         task = run.task(sample)
         edit = task.metadata.get(EDIT)
@@ -47,7 +48,7 @@ def outcomes(run: StoredRun) -> dict[str, Outcomes]:
         before = samples.get((edit["of"], number))
         if before is None:
             raise ValueError(f"{run.path} holds {task.id} without {edit['of']}: play both, without --max_tasks")
-        what = outcome(task, sample.answer, sample.framing)
+        what = task.id, outcome(task, sample.answer, sample.framing)
         found["all"].append(what)
         if before.score > 0.5:
             found["right before"].append(what)
@@ -57,8 +58,9 @@ def outcomes(run: StoredRun) -> dict[str, Outcomes]:
     return {name: _count(found[name]) for name in sorted(found, key=lambda name: (name != "all", name))}
 
 
-def _count(what: Sequence[str]) -> Outcomes:
-    return Outcomes(len(what), *(what.count(one) for one in OUTCOMES))
+def _count(found: Sequence[tuple[str, str]]) -> Outcomes:
+    ids, what = zip(*found, strict=True)
+    return Outcomes(len(what), len(set(ids)), *(what.count(one) for one in OUTCOMES))
 
 
 def table(runs: Mapping[str, Mapping[str, Outcomes]]) -> str:

@@ -47,10 +47,16 @@ def played_already(folder: Path, hashes: Mapping[str, str]) -> set[tuple[str, in
     """The ids and numbers of the samples that are in a folder already.
 
     Raises:
-        ConfigError: if one of them was played on another question, reference or image than the task of its id is now.
+        ConfigError: if one of them was played on another question, reference or image than the task of its id is now,
+            or on one that is not among the tasks.
     """
     cut_torn_line(folder / SAMPLES)
     samples = read_samples(folder)
+    if gone := {sample.task_id for sample in samples} - hashes.keys():
+        raise ConfigError(
+            f"{folder / SAMPLES} holds {len(gone)} tasks that are not among the {len(hashes)} of now, {min(gone)} for "
+            "one, and would count them: use another --output_dir, or the tasks of before (a larger --max_tasks)"
+        )
     for sample in samples:
         if sample.task_hash is not None and hashes.get(sample.task_id, sample.task_hash) != sample.task_hash:
             raise ConfigError(

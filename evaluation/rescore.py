@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write everything here, group by group")
     args = parser.parse_args()
     run = stored_run(Path(args.run))
-    groups = run.groups()
+    groups = run.groups(of_batches=True)
     try:
         before, after = _loaded(*own_rewards(run)), _loaded(args.reward_funcs, args.reward_weights)
         if any(record.environment_reward is not None for record in run.records):  # paid in training too

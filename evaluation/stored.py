@@ -112,10 +112,13 @@ class StoredRun:
             raise SystemExit(f"task {record.task_id} of {self.path} is not among its run's tasks: have they changed?")
         return tasks[record.task_id]
 
-    def groups(self) -> dict[Group, list[Episode]]:
-        """The episodes by what they share, in the order of the file."""
+    def groups(self, *, of_batches: bool = False) -> dict[Group, list[Episode]]:
+        """The episodes by what they share, in the order of the file; with `of_batches` those of a training's batches
+        alone."""
         groups: dict[Group, list[Episode]] = defaultdict(list)
         for record in self.records:
+            if of_batches and isinstance(record, Rollout) and not record.is_of_a_batch:
+                continue
             groups[record.group].append(record.episode(self.task(record)))
         return dict(groups)
 

@@ -50,7 +50,10 @@ def accuracy_of(samples: Sequence[Sample]) -> Accuracy:
         context_tokens_per_question=fmean(sample.context_tokens for sample in samples),
         image_tokens_per_question=image_tokens(samples),
         stop_reasons=dict(Counter(sample.stop_reason.value for sample in samples)),
-        rules={rule: _official_mean(samples, rule) for rule in samples[0].scores},
+        rules={
+            rule: _official_mean([sample for sample in samples if rule in sample.scores], rule)
+            for rule in dict.fromkeys(rule for sample in samples for rule in sample.scores)
+        },
     )
 
 

@@ -86,6 +86,7 @@ def pixels_under(box: Box, size: Size) -> tuple[int, int, int, int]:
     """
     view = View(original=size, input=size)
     x1, y1, x2, y2 = (int(value) for value in box.to(Frame.ORIGINAL, view).clipped(view).rounded().coordinates)
+    x1, y1 = min(x1, size[0] - 1), min(y1, size[1] - 1)
     return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
 
 
@@ -154,26 +155,32 @@ def is_strip(size: Size) -> bool:
 
 
 @phase("decode images")
-def open_image(source: Source, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+def open_image(source: Source) -> Image.Image:
     """An RGB image, EXIF-rotated.
 
     Raises:
-        ImageError: if the file is missing, corrupt, empty, or larger than `max_pixels`.
+        ImageError: if the file is missing, corrupt, empty, or one that `check_size` refuses.
     """
     name = str(source) if isinstance(source, (str, Path)) else "in memory"
     try:
         content = encoded(source)
         image = content if isinstance(content, Image.Image) else _decode_lazily(content)
-        if image.width * image.height > max_pixels:
-            raise ImageError(f"image {name} has {image.width}x{image.height} pixels, the bound is {max_pixels}")
-        if is_strip(image.size):
-            raise ImageError(f"image {name} is {image.width}x{image.height}: sides differ by over {MAX_ASPECT_RATIO}x")
+        check_size(image.size, name)
         bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE)
         return _to_rgb(ImageOps.exif_transpose(image), bits[0] if bits else None)
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"image {name} cannot be opened: {error}") from error
+
+
+def check_size(size: Size, name: str) -> None:
+    """Raises ImageError for an image that is too large to be opened, or too thin to be shown."""
+    width, height = size
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ImageError(f"image {name} has {width}x{height} pixels, the bound is {MAX_IMAGE_PIXELS}")
+    if is_strip(size):
+        raise ImageError(f"image {name} is {width}x{height}: sides differ by over {MAX_ASPECT_RATIO}x")
 
 
 def image_size(source: Source) -> Size:
@@ -199,7 +206,9 @@ def image_size(source: Source) -> Size:
 
 def _rotated_size(image: Image.Image) -> Size:
     is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (image.height, image.width) if is_turned else image.size
+    tags = getattr(image, "tag_v2", None)  # of a TIFF, whose size Pillow has turned by itself
+    width, height = image.size if tags is None else (tags[_IMAGE_WIDTH], tags[_IMAGE_LENGTH])
+    return (height, width) if is_turned else (width, height)
 
 
 def _decode_lazily(content: bytes) -> Image.Image:
@@ -220,8 +229,8 @@ def _to_rgb(image: Image.Image, bits: int | None) -> Image.Image:
 
 
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)
-_BITS_PER_SAMPLE = 258
-"""The TIFF tag."""
+_IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 256, 257, 258
+"""TIFF tags."""
 
 
 def _to_8_bits(image: Image.Image, bits: int | None) -> Image.Image:

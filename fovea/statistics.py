@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def wilson_interval(successes: int, total: int, *, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(successes: float, total: int, *, z: float = 1.96) -> tuple[float, float]:
     """95% interval of a proportion (Wilson 1927); (0, 1) for no observations."""
     if total == 0:
         return 0.0, 1.0
@@ -53,7 +53,8 @@ def crossed_interval(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> tu
     `a` [seeds, questions] and `b` [seeds, questions] hold scores of the same questions; seeds of one are not paired
     with those of the other. The variance of the difference is that of its question means, less what these owe to single
     answers, plus for each side that of its seed means, which holds it already (a two-way random-effects analysis
-    without replication); degrees of freedom by Satterthwaite (1946).
+    without replication); degrees of freedom by Satterthwaite (1946). Where nothing varies it is that of as many pairs
+    of single answers, and no point.
     """
     from scipy import stats
 
@@ -69,7 +70,9 @@ def crossed_interval(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> tu
     ]
     variance = sum(part for part, _ in variance_parts)
     if variance == 0:
-        return difference, difference, float(difference == 0)
+        changed = round(abs(difference) * num_questions)
+        gained, lost = (changed, 0) if difference > 0 else (0, changed)
+        return *paired_interval(lost, gained, num_questions), mcnemar(lost, gained)
     degrees_of_freedom = variance**2 / sum(part**2 / degrees for part, degrees in variance_parts)
     half_width = float(stats.t.ppf(0.5 + level / 2, degrees_of_freedom)) * math.sqrt(variance)
     p_value = 2 * float(stats.t.sf(abs(difference) / math.sqrt(variance), degrees_of_freedom))

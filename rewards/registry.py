@@ -62,6 +62,8 @@ def load_reward(name: str) -> Reward:
     """
     if name in REWARDS:
         return Reward(name, kind_of(REWARDS[name]), REWARDS[name])
+    if name.endswith(".py"):
+        raise ValueError(f"reward {name!r} names a file: add the function in it, as {name}:my_reward")
     if ":" not in name and ("/" in name or (Path(name) / "config.json").exists()):
         return Reward(Path(name).name, RewardKind.MODEL, name)
     if ":" not in name and "." not in name:

@@ -18,9 +18,9 @@ _EDGE = 4096
 
 
 def fingerprint(task: Task) -> str:
-    """A hash of a task's question, choices, reference and images; not of where the images lie."""
+    """A hash of a task's question, choices, reference, images and the bound on its views; not of where images lie."""
     parts = [task.question, task.kind.value, list(task.choices), task.answer, *map(_mark, task.images)]
-    return digest(parts)
+    return digest(parts if task.first_view_max_pixels is None else [*parts, task.first_view_max_pixels])
 
 
 def digest(value: Any) -> str:

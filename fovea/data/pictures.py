@@ -10,7 +10,7 @@ from typing import Any
 
 from fovea.data.columns import TaskError
 from fovea.data.sources import StoredImage
-from fovea.images import ImageError, decoded_text, image_size, open_image
+from fovea.images import ImageError, check_size, decoded_text, image_size, open_image
 
 
 def image_source(image: Any, folder: Path) -> Any:
@@ -50,7 +50,7 @@ def image_source(image: Any, folder: Path) -> Any:
 
 
 def _refuse_other_files(image: str | bytes | StoredImage) -> None:
-    """Raises TaskError for a file that is no image, or only a part of one.
+    """Raises TaskError for a file that is no image, only a part of one, or one that no environment shows.
 
     It is decoded unless its beginning and its end are those of a whole PNG, JPEG, GIF or WebP.
     """
@@ -64,7 +64,8 @@ def _refuse_other_files(image: str | bytes | StoredImage) -> None:
             content = image.view() if isinstance(image, StoredImage) else memoryview(image)
             beginning, ending, length = bytes(content[:12]), bytes(content[-TAIL:]), len(content)
         if not looks_whole(beginning, ending, length):
-            open_image(image, max_pixels=2**62)  # how large it may be is asked where it is shown
+            open_image(image)
+        check_size(image_size(image), str(image) if isinstance(image, str) else "in memory")
     except (ImageError, OSError) as error:
         raise TaskError(f"{error}; it must be a whole PNG, JPEG or another picture") from error
 

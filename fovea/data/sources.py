@@ -171,6 +171,7 @@ def _separated(path: Path) -> Iterator[Row]:
         head = file.readline()
         sign = "\t" if path.suffix == ".tsv" else max(",;\t", key=head.count)
         column_names = next(csv.reader([head], delimiter=sign))
+    column_names = [name or f"Unnamed: {place}" for place, name in enumerate(column_names)]  # as pandas calls them
     features = datasets.Features({name: datasets.Value("string") for name in column_names})
     dataset = datasets.Dataset.from_csv(
         str(path), features=features, sep=sign, keep_default_na=False, encoding=encoding
@@ -178,7 +179,7 @@ def _separated(path: Path) -> Iterator[Row]:
     row_numbers = {index: number for number, index in enumerate(dataset["index"])} if "index" in column_names else {}
     table = dataset.with_format("arrow")[:]
     for row in _arrow(dataset):
-        values = {name: None if value == "" else value for name, value in row.items()}
+        values = {name.strip(): None if value == "" else value for name, value in row.items()}
         if values.get("image") in row_numbers:
             values["image"] = StoredImage(table, row_numbers[values["image"]], ("image",))
         yield values

@@ -8,7 +8,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from fovea.data.columns import COLUMNS, TaskError, check_types, from_json, read_cells, value_of, without_images
@@ -173,6 +175,13 @@ def file_name(name: str) -> str:
     return safe_name if safe_name == name else f"{safe_name}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def _lettered(row: Mapping[str, Any]) -> list[Any] | None:
+    """The options in columns A, B, C, …, as the files of VLMEvalKit have them; None without A and B."""
+    filled = takewhile(lambda letter: row.get(letter) is not None, ascii_uppercase)
+    options = [row[letter] for letter in filled]
+    return options if len(options) > 1 else None
+
+
 def _task(
     row: Mapping[str, Any],
     number: int,
@@ -187,6 +196,8 @@ def _task(
         raise TaskError(row[BROKEN])
     fields = {name: value_of(row, name, columns) for name in COLUMNS}
     fields |= {name: from_json(name, fields[name]) for name in json_columns}
+    if fields["choices"] is None:
+        fields["choices"] = _lettered(row)
     fields = read_cells(fields, from_table=Path(source).suffix in (".csv", ".tsv"))
     if fields["question"] is None and {"messages", "conversations"} & row.keys():
         raise TaskError("it is a conversation, a trace for SFT: a task has a question and an answer")

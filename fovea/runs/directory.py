@@ -90,6 +90,7 @@ def without_secrets(words: Sequence[str]) -> list[str]:
     return shown
 
 
+_SECRET_KEY = re.compile(r"(?:.*_)?(?:token|api_key|password|secret)", re.IGNORECASE)
 _SECRET = re.compile(r"--\S*(?:token|api_key|password|secret)", re.IGNORECASE)
 
 
@@ -122,7 +123,7 @@ def plain(value: Any) -> Any:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items() if "token" not in str(key) or "tokens" in str(key)}
+        return {str(key): plain(item) for key, item in value.items() if not _SECRET_KEY.fullmatch(str(key))}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value.value if isinstance(value, Enum) else value

@@ -156,6 +156,11 @@ class Rollout(EpisodeRecord):
     advantage: float | None = None
 
     @property
+    def is_of_a_batch(self) -> bool:
+        """Whether a training's batch holds it: it is no held-out one, nor of a group that others have replaced."""
+        return self.mode == "train" and (self.advantage is not None or not self.rewards)
+
+    @property
     def group(self) -> Group:
         return Group(self.step, self.mode, self.task_id)
 

@@ -212,8 +212,8 @@ def _one_text(message: Message) -> list[Message]:
 def boxed(text: str) -> str | None:
     r"""What the last `\boxed{…}` of a text holds, braces in it counted; None without one.
 
-    >>> boxed(r"so \boxed{\frac{1}{2}}.")
-    '\\frac{1}{2}'
+    >>> boxed(r"so \boxed{\frac{1}{2}}."), boxed(r"\boxed{\text{a cat}}")
+    ('\\frac{1}{2}', 'a cat')
     """
     start = text.rfind("\\boxed{")
     if start < 0:
@@ -222,7 +222,9 @@ def boxed(text: str) -> str | None:
     for place in range(start + 6, len(text)):
         depth += {"{": 1, "}": -1}.get(text[place], 0)
         if depth == 0:
-            return text[start + 7 : place]
+            content = text[start + 7 : place]
+            plain = re.fullmatch(r"\s*\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}\s*", content)
+            return plain[1] if plain else content
     return None
 
 
@@ -232,7 +234,7 @@ def with_answer_tag(text: str, *, plain: bool) -> str:
     if "<answer>" in body or "<tool_call>" in body:
         return text
     if answer := (boxed(body) or "").strip():
-        thought = body[: body.rfind("\\boxed{")].strip()
+        thought = re.sub(r"\$+$", "", body[: body.rfind("\\boxed{")].strip()).strip()
         return f"{thoughts}{thought}\n<answer>{answer}</answer>"
     if not plain or not body.strip():
         return text

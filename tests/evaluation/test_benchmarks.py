@@ -15,8 +15,10 @@ from evaluation.benchmarks import BENCHMARKS, load_benchmark
 from evaluation.playing import evaluate
 from evaluation.scoring import verdicts
 from evaluation.summary import summarize, table
+from fovea.answers import score
 from fovea.data.columns import TaskError
 from fovea.images import open_image
+from fovea.placeholders import MARK
 from fovea.runs.records import read_samples
 
 CHOICES = ["red", "blue", "NA", "None"]
@@ -202,6 +204,19 @@ def test_a_benchmark_is_read_in_its_public_layout(tmp_path, name):
     assert len({task.id for task in tasks}) == count
     assert all(open_image(image).width in (30, 90) for task in tasks for image in task.images)
     assert "<image>" not in first.question and first.choices[:2] in ((), ("red", "blue"), ("True", "False"))
+
+
+def test_options_of_muirbench_may_be_images(tmp_path):
+    write_muirbench(tmp_path)
+    [path] = tmp_path.glob("data/*.parquet")
+    row = Dataset.from_parquet(str(path))[0] | {
+        "question": "Which is like <image>?", "options": ["<image>", "<image>", "neither"], "answer": "B",
+        "image_list": [stored(), stored("blue"), stored()],
+    }  # fmt: skip
+    save_parquet([row], path, image_list=Sequence(ImageFeature()))
+    [task] = load_benchmark("muirbench", tmp_path)
+    assert task.question.count(MARK) == len(task.images) == 3 and "(C) neither" in task.question
+    assert score(task, "(B)") == 1 and score(task, "A") == 0
 
 
 def test_options_that_read_like_missing_values_stay_and_a_row_may_name_anothers_image(tmp_path):

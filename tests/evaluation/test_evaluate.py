@@ -93,7 +93,17 @@ def test_view_sizes_beyond_the_models_limit_are_refused(tiny, tasks, episode_arg
         sweep(tiny, tasks, arguments, episode_arguments)
 
 
-@pytest.mark.parametrize("change", ["question", "reference", "image", "choices"])
+def test_an_evaluation_never_counts_questions_that_are_not_asked(tiny, episode_arguments, make_task, tmp_path):
+    tasks = [make_task("7", id=name) for name in "abc"]
+    arguments = EvaluationArguments(output_dir=str(tmp_path))
+    assert evaluate(tiny, tasks[:2], arguments, episode_arguments).n == 2
+    assert evaluate(tiny, tasks, arguments, episode_arguments).n == 3, "more of them are played"
+    for others in (tasks[:2], [make_task("7", id="d")]):
+        with pytest.raises(ConfigError, match="not among the"):
+            evaluate(tiny, others, arguments, episode_arguments)
+
+
+@pytest.mark.parametrize("change", ["question", "reference", "image", "choices", "view"])
 def test_an_evaluation_of_questions_that_have_changed_since_is_refused(
     tiny, episode_arguments, make_task, picture, tmp_path, change
 ):
@@ -105,6 +115,7 @@ def test_an_evaluation_of_questions_that_have_changed_since_is_refused(
     evaluate(tiny, [asked], arguments, episode_arguments)
     if change == "image":
         picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
-    other = {"question": {"question": "Which?"}, "reference": {"answer": "A"}, "choices": {"choices": ("red", "green")}}
+    other = {"question": {"question": "Which?"}, "reference": {"answer": "A"}, "choices": {"choices": ("red", "green")},
+             "view": {"first_view_max_pixels": 4096}}  # fmt: skip
     with pytest.raises(ConfigError, match=r"task t is not what .* was played on"):
         evaluate(tiny, [replace(asked, **other.get(change, {}))], arguments, episode_arguments)

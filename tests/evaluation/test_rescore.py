@@ -64,6 +64,16 @@ def test_groups_that_no_reward_scores_are_without_a_signal(run):
     assert (result["silent_after"], result["mean_after"]) == (1.0, 0.0)
 
 
+def test_only_what_a_batch_held_is_scored_again(run, make_episode):
+    """Held-out rollouts of the same step, and a group that another one has replaced, teach nothing."""
+    folder, task = RunDirectory(run), make_tasks(num_tasks=2, seed=4, families={"read": 1.0})[0]
+    wrong = make_episode("no", task=task)
+    folder.add_rollouts([Rollout.of(wrong, step=0, mode="eval", rewards={"accuracy": 0.0})] * 3)
+    folder.add_rollouts([Rollout.of(wrong, step=1, rewards={"accuracy": 0.0})] * 2)
+    groups = stored_run(run).groups(of_batches=True)
+    assert [len(group) for group in groups.values()] == [2, 2]
+
+
 def test_the_command_prints_and_writes(run, tmp_path, monkeypatch, capsys):
     words = ["fovea", str(run), "--reward_funcs", "accuracy", "--json", str(tmp_path / "r.json")]
     monkeypatch.setattr("sys.argv", words)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fovea.boxes import Box, Frame
-from fovea.images import ImageError, ImageStore, PixelLimits, cut, fit, open_image
+from fovea.images import ImageError, ImageStore, PixelLimits, cut, fit, image_size, open_image
 
 
 def encoded(image, kind="PNG", **options):
@@ -18,6 +18,15 @@ def test_a_photograph_taken_sideways_is_turned_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
     assert open_image(encoded(Image.new("RGB", (40, 20)), "JPEG", exif=exif)).size == (20, 40)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_from_the_header_is_that_of_the_opened_image(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(Image.new("RGB", (40, 20)), kind, exif=exif)
+    assert image_size(content) == open_image(content).size == ((20, 40) if orientation > 4 else (40, 20))
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
@@ -51,6 +60,12 @@ def test_crops_come_from_the_original_pixels(picture):
     crop = cut(picture, Box(0.5, 0.5, 0.75, 0.75, Frame.UNIT))
     assert crop.size == (160, 120)
     assert crop.getpixel((0, 0)) == picture.getpixel((320, 240))
+
+
+@pytest.mark.parametrize("box", [(0.996, 0.2, 1, 0.6), (0.2, 0.999, 0.6, 1), (0.999, 0.999, 1, 1)])
+def test_a_thin_box_at_an_edge_shows_the_last_pixels(box):
+    crop = cut(Image.new("RGB", (100, 100), "red"), Box(*box, Frame.UNIT))
+    assert set(crop.get_flattened_data() if hasattr(crop, "get_flattened_data") else crop.getdata()) == {(255, 0, 0)}
 
 
 def test_fit_lands_on_the_patch_grid_within_the_limits(picture):

@@ -61,6 +61,13 @@ def test_the_interval_of_paired_scores_covers_at_its_nominal_rate(total):
     assert 0.93 <= covered(found, 2 / 5 - 2 / 6) <= 0.97
 
 
+@pytest.mark.parametrize("gain", [-1, 0, 1])
+def test_seeds_that_all_agree_leave_an_interval(gain):
+    before = np.full((2, 30), float(gain < 0))
+    low, high, p_value = crossed_interval(before, before + gain)
+    assert low < high and low <= gain <= high + 0.1 and 0 < p_value <= 1
+
+
 def test_the_permutation_test_weighs_how_much_each_pair_differs():
     differences = np.array([-1.0] * 20 + [0.125] * 40)
     assert sign_flip(differences) < 0.01 and differences.sum() < 0

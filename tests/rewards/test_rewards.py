@@ -118,6 +118,9 @@ def test_rewards_load_by_name_file_and_model_id(tmp_path):
     assert load_reward("org/reward-model").kind is RewardKind.MODEL
     with pytest.raises(ValueError, match="accuracy, format"):
         load_reward("acuracy")
+    for name in (f"{tmp_path}/mine.py", "./mine.py", "mine.py"):
+        with pytest.raises(ValueError, match="add the function in it"):
+            load_reward(name)
 
 
 def test_groups_are_the_consecutive_episodes_of_one_task(make_task, make_episode):

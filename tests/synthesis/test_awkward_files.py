@@ -180,6 +180,7 @@ def test_a_box_on_a_larger_crop_than_ours_keeps_its_place(tmp_path):
         ("<think>At first I thought \\boxed{3}, but no.</think>\n7", "7"),
         ("<think>I format it as \\boxed{}</think>\\boxed{7}", "7"),
         ("It is \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
+        ("It is $\\boxed{\\text{a cat}}$.", "a cat"),
         ("<think>I write <answer>x</answer> last.</think><answer>7</answer>", "7"),
     ],
 )

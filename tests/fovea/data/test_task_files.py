@@ -42,6 +42,30 @@ def test_columns_of_other_names_and_nested_ones(folder):
     assert (task.question, task.answer, task.kind) == ("q?", "12", AnswerKind.NUMBER)
 
 
+@pytest.mark.parametrize("head", [",image,question,answer", "image, question ,answer "])
+def test_heads_of_tables_as_pandas_and_people_write_them(folder, head):
+    path = folder / "table.csv"
+    path.write_text(f"{head}\n{'0,' * head.startswith(',')}a.png,q?,7\n")
+    [task] = load_tasks(path)
+    assert (task.question, task.answer, task.kind) == ("q?", "7", AnswerKind.NUMBER)
+
+
+def test_options_in_columns_of_their_own(folder):
+    """The files of VLMEvalKit."""
+    path = folder / "table.tsv"
+    path.write_text("index\tquestion\tA\tB\tC\tD\tanswer\timage\n0\tWhich?\tred\tblue\tgreen\t\tB\ta.png\n")
+    [task] = load_tasks(path)
+    assert (task.kind, task.choices, task.answer) == (AnswerKind.CHOICE, ("red", "blue", "green"), "B")
+
+
+@pytest.mark.parametrize(("size", "reason"), [((4000, 20), "sides differ"), ((12_000, 9_000), "the bound is")])
+def test_pictures_that_no_environment_shows_are_told_by_their_rows(folder, size, reason):
+    Image.new("1", size).save(folder / "odd.png")
+    rows = [{"image": name, "question": "q?", "answer": "7"} for name in ("a.png", "odd.png")]
+    with pytest.raises(TaskError, match=f"row 1 .*odd.png.*{reason}"):
+        load_tasks(write(folder, *rows))
+
+
 @pytest.mark.parametrize(
     "box",
     [

@@ -5,10 +5,12 @@ from fovea.runs.records import Rollout, read_rollouts
 
 
 def test_a_run_knows_its_versions_and_commit_but_no_secret(tmp_path):
-    RunDirectory(tmp_path).write_start(training={"learning_rate": 1.0, "hub_token": "hf_secret", "max_tokens": 3})
+    RunDirectory(tmp_path).write_start(
+        training={"learning_rate": 1.0, "hub_token": "hf_secret", "max_tokens": 3, "token_pooling": 2}
+    )
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["versions"]["torch"] and "commit" in record
-    assert record["settings"]["training"] == {"learning_rate": 1.0, "max_tokens": 3}
+    assert record["settings"]["training"] == {"learning_rate": 1.0, "max_tokens": 3, "token_pooling": 2}
 
 
 def test_an_episode_reads_back_as_it_was_written(tmp_path, make_episode, make_task):
