@@ -115,8 +115,15 @@ def framing_of(environment: Any) -> Framing | None:
 
 
 def opening(environment: Any, task: Task) -> list[dict]:
-    """The messages with which an episode begins: the system prompt, and the task as the environment shows it."""
-    content = environment.reset(**task.row()) or task.prompt
+    """The messages with which an episode begins: the system prompt, and the task as the environment shows it.
+
+    Raises:
+        ValueError: for a task that the environment cannot show, by its id.
+    """
+    try:
+        content = environment.reset(**task.row()) or task.prompt
+    except ValueError as error:
+        raise ValueError(f"task {task.id} cannot be shown: {error}") from error
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
     system = getattr(environment, "system_prompt", SYSTEM_PROMPT)
     return [{"role": "system", "content": system}, {"role": "user", "content": blocks}]
