@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -15,7 +17,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    lines = path.read_text().splitlines()
+    lines = path.read_text().split("\n")  # other ends of lines, as U+2028, may stand in texts
     records = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -26,6 +28,18 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise ValueError(f"{path} line {number} is no JSON ({error}): {line[:80]!r}") from None
     return records
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A file to be written in place of `path`, which stays as it is until all of it is there."""
+    aside = path.with_name(f"{path.name}.aside")
+    try:
+        with aside.open("w") as file:
+            yield file
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def cut_torn_line(path: Path) -> None:

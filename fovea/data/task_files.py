@@ -18,6 +18,7 @@ from fovea.data.pictures import image_source
 from fovea.data.references import checked, kind_of, target_of
 from fovea.data.sources import BROKEN, Row, read_rows
 from fovea.images import encoded
+from fovea.jsonl import replacing
 from fovea.placeholders import MARK, PLACEHOLDER, escaped, marked, refuse_placeholders, unescaped
 from fovea.tasks import Task
 
@@ -125,9 +126,12 @@ _ALIKE = {
 
 
 def save_tasks(tasks: Iterable[Task], folder: Path) -> None:
-    """Writes `tasks.jsonl` and the images that are not already files below `folder`."""
+    """Writes `tasks.jsonl` and the images that are not already files below `folder`.
+
+    A file of before stays as it is until all tasks are written.
+    """
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    with (folder / "tasks.jsonl").open("w") as file:
+    with replacing(folder / "tasks.jsonl") as file:
         for task in tasks:
             paths = [_image_path(image, folder, f"{task.id}-{index}") for index, image in enumerate(task.images)]
             record = {

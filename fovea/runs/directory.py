@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 import re
 import subprocess
@@ -16,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fovea.jsonl import read_jsonl
+from fovea.jsonl import read_jsonl, replacing
 from fovea.runs.records import ROLLOUTS, Rollout, RunInfo, append, read_run, write_run
 
 PACKAGES = ("fovea", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "vllm", "numpy")
@@ -53,9 +52,8 @@ class RunDirectory:
             if not path.exists():
                 continue
             rows = [row for row in read_jsonl(path) if step > 0 and row["step"] <= step]
-            aside = path.with_suffix(".tmp")
-            aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            os.replace(aside, path)
+            with replacing(path) as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def add_metrics(self, metrics: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""

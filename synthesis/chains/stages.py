@@ -72,7 +72,10 @@ class Stage:
                 is_line = isinstance(line, Mapping) and isinstance(line.get("key"), str)
                 if not is_line or ("value" in line) == ("failed" in line):
                     raise ValueError(f"{path} line {number} is {line!r:.80}: it must hold key, and value or failed")
-                if "value" in line or not self.retries:
+                is_worse = "failed" in line and "value" in self.lines.get(
+                    line["key"], {}
+                )  # another file has retried it
+                if "value" in line or not (self.retries or is_worse):
                     self.lines[line["key"]] = dict(line)
 
     @property

@@ -8,7 +8,9 @@ from fovea.config import ConfigError
 from synthesis.mimic.items import KINDS
 from synthesis.mimic.pool import SMALL
 
-SWEPT = ("spread", "distractors", "num_classes", "total", "view_px")
+LOWEST = {"spread": 1, "distractors": 0, "num_classes": 1, "total": 1, "view_px": 8}
+"""The axes, and the least value of each."""
+SWEPT = tuple(LOWEST)
 
 
 @dataclass(kw_only=True)
@@ -50,10 +52,14 @@ class ItemArguments:
             raise ConfigError(f"--kinds {' '.join(self.kinds)}: use some of {', '.join(KINDS)}, each once")
         if not 0 <= self.min_area < 1 or self.num_tasks < 1:
             raise ConfigError("--min_area is from 0 to 1, --num_tasks begins at 1")
-        for name, lowest in (("spread", 1), ("distractors", 0), ("num_classes", 1), ("total", 1)):
-            if min(getattr(self, name), default=-1) < lowest:
-                raise ConfigError(f"--{name} {getattr(self, name)}: values begin at {lowest}")
-        self.swept()
+        for name, lowest in LOWEST.items():
+            if min(values := self.values_of(name), default=-1 if getattr(self, name) == [] else lowest) < lowest:
+                raise ConfigError(f"--{name} {values}: values begin at {lowest}")
+
+    def values_of(self, axis: str) -> list[int]:
+        """The values of an axis, those of the sweep included."""
+        swept = self.swept()
+        return [*(getattr(self, axis) or ()), *(swept[1] if swept is not None and swept[0] == axis else ())]
 
     def swept(self) -> tuple[str, list[int]] | None:
         """The axis of the sweep and its values.

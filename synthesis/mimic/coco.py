@@ -86,11 +86,15 @@ def _instances(
 ) -> tuple[Instances, int]:
     """The instances of listed pictures and classes, and how many are of others."""
     keys, boxes, crowds, num_strange = [], [], [], 0
+    ids = set[Any]()
     for row in tqdm(_rows(path, "annotations", ("image_id", "category_id", "bbox")), desc="annotations", mininterval=2):
         picture, kind = pictures.get(row["image_id"]), kinds.get(row["category_id"])
-        box = row["bbox"]
+        box, id = row["bbox"], row.get("id")
+        if id is not None and id in ids:
+            raise AnnotationError(f"{path}: annotation {id} is there twice, and would be counted twice")
+        ids.add(id)
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
-            raise AnnotationError(f"{path}: annotation {row.get('id')} has bbox {box!r:.80}, not {LAYOUT}")
+            raise AnnotationError(f"{path}: annotation {id} has bbox {box!r:.80}, not {LAYOUT}")
         if picture is None or kind is None:
             num_strange += 1
             continue

@@ -113,7 +113,7 @@ class Drawer:
             streams = Streams((self.seed, KINDS.index(kind), number, turn))
             items = []
             for axes in series:
-                classes = order[: axes.num_classes] if kind in ("counting", "listing") else order
+                classes = self._apart(order, axes.num_classes) if kind in ("counting", "listing") else order
                 drawn = make(classes, axes, streams) if len(classes) >= axes.num_classes else None
                 if drawn is None:
                     break
@@ -164,13 +164,30 @@ class Drawer:
         """
         rng = np.random.default_rng([self.seed, KINDS.index(kind), number])
         usable, categories = self._usable, self.pool.categories
+        if kind == "listing":  # of classes that hold others no list would be the only right one
+            holders = {holder for held in self.pool.above.values() for holder in held}
+            usable = np.array([one for one in usable if one not in holders], np.int64)
+            if not len(usable):
+                return
         first = int(usable[evenly(len(usable), self.seed, KINDS.index(kind), number)])
         while True:
             others = [one for one in usable if one != first]
             if kind == "listing":
-                others = [one for one in others if categories[one] == categories[first]]
+                mates = self.pool.members(categories[first])
+                others = [one for one in others if one in mates]
             yield (first, *map(int, rng.permutation(others)))
             first = int(rng.choice(usable))
+
+    def _apart(self, order: Sequence[int], number: int) -> list[int]:
+        """The first so many of these classes of which none holds another: a dog is no second animal."""
+        chosen: list[int] = []
+        for kind in order:
+            if len(chosen) < number and not any(self._are_related(kind, other) for other in chosen):
+                chosen.append(kind)
+        return chosen
+
+    def _are_related(self, kind: int, other: int) -> bool:
+        return kind in self.pool.above.get(other, ()) or other in self.pool.above.get(kind, ())
 
     @cached_property
     def _usable(self) -> np.ndarray:
@@ -182,6 +199,9 @@ class Drawer:
     def _counting(self, classes: Sequence[int], axes: Axes, streams: Streams) -> _Drawn | None:
         """Pictures whose instances add up to the total, each class among them, and pictures without any of them."""
         rows, counts = self.pool.showing(classes)
+        for place, kind in enumerate(classes):  # a count of 0 has to be sure, too
+            kept = (counts[:, place] > 0) | np.isin(rows, self.pool.surely_without(rows, kind))
+            rows, counts = rows[kept], counts[kept]
         sums = counts.sum(axis=1)
         by_count = {int(count): np.flatnonzero(sums == count) for count in np.unique(sums[sums <= axes.total])}
         rng = streams.of("shows")
@@ -221,9 +241,9 @@ class Drawer:
         """A few pictures that show one class, more that show another one instead, and nothing else in any."""
         odd, usual = classes[:2]
         with_odd, with_usual = ({kind, *self.pool.above.get(kind, ())} for kind in (odd, usual))
-        if odd in with_usual or usual in with_odd:
+        if self._are_related(odd, usual):
             return None
-        few, many = self._only(odd), self._only(usual)
+        few, many = self.pool.surely_without(self._only(odd), usual), self.pool.surely_without(self._only(usual), odd)
         if len(few) < axes.spread or len(many) < axes.distractors:
             return None
         shows = some(streams.of("shows"), few, axes.spread)

@@ -41,7 +41,11 @@ class OpenImagesArguments(ItemArguments):
     boxes: str = field(metadata={"help": "CSV of boxes (oidv6-train-annotations-bbox.csv)."})
     classes: str = field(metadata={"help": "CSV of class names (oidv7-class-descriptions-boxable.csv)."})
     labels: str | None = field(
-        default=None, metadata={"help": "CSV of human labels: without it what has no box is taken for absent."}
+        default=None,
+        metadata={
+            "help": "CSV of human labels: a class that an item names is then absent only where they say so. Of other "
+            "classes, and without it of all, what has no box is taken for absent."
+        },
     )
     hierarchy: str | None = field(default=None, metadata={"help": "JSON of classes (bbox_labels_600_hierarchy.json)."})
     images: str | None = field(
@@ -51,10 +55,11 @@ class OpenImagesArguments(ItemArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if max(self.spread) + max(self.distractors) > MOST_IMAGES:
+        spread, distractors = (max(self.values_of(axis)) for axis in ("spread", "distractors"))
+        if spread + distractors > MOST_IMAGES:
             raise ConfigError(
-                f"--spread {max(self.spread)} and --distractors {max(self.distractors)} make "
-                f"{max(self.spread) + max(self.distractors)} images: the training data have {MOST_IMAGES} at most"
+                f"--spread {spread} and --distractors {distractors} make {spread + distractors} images: the training "
+                f"data have {MOST_IMAGES} at most"
             )
 
 
@@ -85,11 +90,7 @@ def read_open_images(arguments: OpenImagesArguments) -> Pool:
     names_of = [names[label] for label in names]
     above = _above(parents, list(names))
     folder = Path(arguments.images) if arguments.images else Path(arguments.output_dir) / "images"
-    roots = {parent for above_it in parents.values() for parent in above_it} - set(parents)
-    categories = [
-        next((names[parent] for parent in parents.get(label, ()) if parent in names and parent not in roots), "thing")
-        for label in names
-    ]
+    categories = [names_of[above[kind][0]] if above[kind] else "thing" for kind in range(len(names_of))]
     return Pool(
         images=_Paths(folder.absolute(), ids), names=_Names(ids), classes=names_of, categories=categories,
         instances=instances, min_area=arguments.min_area, small=arguments.small, source="openimages", above=above,

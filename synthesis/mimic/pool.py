@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,9 +47,10 @@ class Pool:
     """Pictures, classes with their categories, and what is where.
 
     An instance counts if its box holds some of the picture and covers at least `min_area` of it; it counts for the
-    classes above its own too. A class is doubtful in a picture with a crowd of it, with a box of it that holds nothing,
-    or (where `small` is "image") with an instance that is too small, and then those above and below it are: no item
-    relies on such a class there, neither on its presence nor on its absence.
+    classes above its own too, and leaves those below it in doubt: an animal may be a dog. A class is doubtful in a
+    picture with a crowd of it, with a box of it that holds nothing, or (where `small` is "image") with an instance that
+    is too small, and then those above and below it are: no item relies on such a class there, neither on its presence
+    nor on its absence.
     """
 
     images: Sequence[Any]
@@ -69,6 +71,10 @@ class Pool:
     absent: np.ndarray | None = None
     """Int [A, 2], pictures and classes that are known not to be there; None where all that is not annotated is not."""
 
+    def __post_init__(self) -> None:
+        if unlisted := next((name for name in self.classes if re.search(r"[,;\n]", name)), None):
+            raise AnnotationError(f"class {unlisted!r} holds a separator of lists: give it another name")
+
     @cached_property
     def _is_counted(self) -> np.ndarray:
         boxes = self.instances.clipped()
@@ -87,7 +93,9 @@ class Pool:
         if self.small == "image":
             in_doubt |= area < self.min_area
         pairs = [np.stack([self.instances.picture[in_doubt], self.instances.kind[in_doubt]], axis=1), self.doubts]
-        return self._sparse(np.concatenate(pairs), bool, up=True, down=True)
+        everywhere = self._sparse(np.concatenate(pairs), bool, up=True, down=True)
+        annotated = np.stack([self.instances.picture, self.instances.kind], axis=1)
+        return (everywhere + self._sparse(annotated, bool, itself=False, down=True)).astype(bool)
 
     @cached_property
     def _counts(self) -> Any:
@@ -116,8 +124,12 @@ class Pool:
         """Int [pictures]: classes that are there, or perhaps are."""
         return np.diff(self._by_picture.indptr)
 
-    def _sparse(self, pairs: np.ndarray, dtype: Any, *, up: bool = False, down: bool = False) -> Any:
-        """Pairs of picture and class as a sparse matrix that counts them, with the classes above or below each."""
+    def _sparse(
+        self, pairs: np.ndarray, dtype: Any, *, itself: bool = True, up: bool = False, down: bool = False
+    ) -> Any:
+        """Pairs of picture and class as a sparse matrix that counts them, of the class itself and those above or below
+        it."""
+        found = [pairs] if itself else [pairs[:0]]
         if self.above and (up or down):
             related: dict[int, set[int]] = defaultdict(set)
             for kind, holders in self.above.items():
@@ -126,11 +138,10 @@ class Pool:
                         related[kind].add(holder)
                     if down:
                         related[holder].add(kind)
-            more = [pairs]
             for kind, others in related.items():
                 of_kind = pairs[pairs[:, 1] == kind, 0]
-                more += [np.stack([of_kind, np.full_like(of_kind, other)], axis=1) for other in others]
-            pairs = np.concatenate(more)
+                found += [np.stack([of_kind, np.full_like(of_kind, other)], axis=1) for other in others]
+        pairs = np.concatenate(found)
         shape = len(self.images), len(self.classes)
         counted = coo_array((np.ones(len(pairs), np.int32), (pairs[:, 0], pairs[:, 1])), shape=shape).tocsc()
         counted.sort_indices()
@@ -160,6 +171,10 @@ class Pool:
     def _showing(self) -> dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]:
         return {}
 
+    def surely_without(self, rows: np.ndarray, kind: int) -> np.ndarray:
+        """Those of these pictures of which it is known that they do not show a class, where such things are known."""
+        return rows if self.absent is None else np.intersect1d(rows, _column(self._absent, kind)[0])
+
     def perhaps(self, kinds: Sequence[int]) -> np.ndarray:
         """Pictures that show one of the classes, or may."""
         return self._rows(self._may_be, kinds)
@@ -173,10 +188,17 @@ class Pool:
         columns = [_column(self._counts, kind) for kind in kinds]
         return [int(values[rows == picture].sum()) for rows, values in columns]
 
+    def members(self, category: str) -> list[int]:
+        """The classes of a category that hold no others: those below the class of its name, or those that name it."""
+        holders = {holder for held in self.above.values() for holder in held}
+        below = [kind for kind, held in self.above.items() if category in {self.classes[one] for one in held}]
+        named = [kind for kind, name in enumerate(self.categories) if name == category]
+        return sorted({*below, *named} - holders)
+
     def possible_of(self, category: str) -> np.ndarray:
-        """Int [pictures]: how many classes of a category are there, or perhaps are."""
+        """Int [pictures]: how many members of a category are there, or perhaps are."""
         if category not in self._of_category:
-            mates = [kind for kind, name in enumerate(self.categories) if name == category]
+            mates = self.members(category)
             found = np.concatenate([_column(self._may_be, kind)[0] for kind in mates])
             self._of_category[category] = np.bincount(found, minlength=len(self.images)).astype(np.int16)
         return self._of_category[category]

@@ -154,13 +154,12 @@ def write_items(arguments: Any, read: Callable[[Any], Pool], *, sources: Sequenc
             answer = ", ".join(task.answer) if isinstance(task.answer, list) else str(task.answer)
             made.append((task.family, len(task.images), answer))
             yield task
+        for kind, count in missed.items():
+            print(f"{kind}: {count} of {arguments.num_tasks} could not be drawn: too few pictures are certain enough")
+        if not made:
+            raise ConfigError("no item could be drawn: give more pictures, or easier axes")
 
     save_tasks(noted(), folder)
-    for kind, count in missed.items():
-        print(f"{kind}: {count} of {arguments.num_tasks} could not be drawn: too few pictures are certain enough")
-    if not made:
-        (folder / "tasks.jsonl").unlink()
-        raise ConfigError("no item could be drawn: give more pictures, or easier axes")
     print(balance(made))
     manifest = {
         "settings": asdict(arguments),

@@ -1,8 +1,10 @@
 """JSONL files of processes that may be killed within a line, and of people who edit them."""
 
+import json
+
 import pytest
 
-from fovea.jsonl import cut_torn_line, read_jsonl
+from fovea.jsonl import cut_torn_line, read_jsonl, replacing
 
 
 def test_a_last_line_cut_off_by_a_kill_is_left_out(tmp_path):
@@ -15,6 +17,25 @@ def test_a_broken_line_before_the_last_is_an_error(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
     with pytest.raises(ValueError, match=r"a.jsonl line 2 is no JSON"):
         read_jsonl(tmp_path / "a.jsonl")
+
+
+def test_only_line_feeds_end_lines(tmp_path):
+    """Thoughts may hold other ends of lines: U+2028, U+0085."""
+    rows = [{"a": "one\u2028two\u0085three"}, {"a": "\u2028"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    assert read_jsonl(tmp_path / "a.jsonl") == rows
+
+
+def test_a_file_stays_as_it_is_until_all_that_replaces_it_is_there(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n')
+    with pytest.raises(RuntimeError), replacing(path) as file:
+        file.write('{"a": 2}\n')
+        raise RuntimeError
+    assert read_jsonl(path) == [{"a": 1}] and list(tmp_path.iterdir()) == [path]
+    with replacing(path) as file:
+        file.write('{"a": 2}\n')
+    assert read_jsonl(path) == [{"a": 2}]
 
 
 def test_what_was_torn_off_makes_room_for_the_next_line(tmp_path):

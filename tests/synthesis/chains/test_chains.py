@@ -26,6 +26,7 @@ from synthesis.chains.index import candidates
 from synthesis.chains.paths import sample_paths
 from synthesis.chains.pool import image_paths, pool_of
 from synthesis.chains.roles import UNKNOWN, Draft, Link, Profile, Relation, RelationKind, SeenObject
+from synthesis.chains.stages import Job, Stage
 from synthesis.chains.truth import Truth, draw_pool, relation_of, true_edges
 from tests.conftest import TINY_CROPS
 from tests.synthesis.chains.scripted import Endpoint, served
@@ -105,6 +106,17 @@ def test_500_procedural_chains_are_true_edge_by_edge(tmp_path):
 
 class Killed(Exception):
     pass
+
+
+def test_what_a_retry_has_found_stays_found_whatever_other_files_say(tmp_path):
+    for number in range(2):
+        lines = [{"key": "a", "failed": "cut off"}] if number else [{"key": "b", "value": 1}]
+        (tmp_path / f"connect-{number}-of-2.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    again = Stage(tmp_path, "connect", retries=True)
+    assert "a" not in again.lines
+    again.work({key: Job(key, lambda usage: 7) for key in "ab"}, 1)
+    for retries in (False, True):
+        assert [Stage(tmp_path, "connect", retries=retries).lines[key]["value"] for key in "ab"] == [7, 1]
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(arguments, pool, tmp_path, monkeypatch):

@@ -200,6 +200,11 @@ def test_where_nothing_can_be_drawn_no_tasks_are_left(arguments, tmp_path):
     with pytest.raises(ConfigError, match="no item could be drawn"):
         drawn(arguments, output_dir=str(tmp_path), num_tasks=2, kinds=["counting"], total=[90])
     assert not (tmp_path / "tasks.jsonl").exists()
+    drawn(arguments, output_dir=str(tmp_path), num_tasks=2, kinds=["counting"])
+    before = (tmp_path / "tasks.jsonl").read_text()
+    with pytest.raises(ConfigError, match="no item could be drawn"):
+        drawn(arguments, output_dir=str(tmp_path), num_tasks=2, kinds=["counting"], total=[90])
+    assert (tmp_path / "tasks.jsonl").read_text() == before
 
 
 def test_one_class_everywhere_is_the_only_common_one_and_never_odd(tmp_path):
@@ -228,6 +233,8 @@ def broken(path, change):
     (lambda data: data["images"][4].pop("width"), "entry 4 of images has no width"),
     (lambda data: data["images"][4].update(height=0), "image 19 is .*x0"),
     (lambda data: data["annotations"][2].update(bbox=[1, 2, 3]), r"annotation 15 has bbox \[1, 2, 3\]"),
+    (lambda data: data["annotations"].append(data["annotations"][2]), "annotation 15 is there twice"),
+    (lambda data: data["categories"][4].update(name="cup, mug"), "holds a separator"),
     (lambda data: data["annotations"][2].update(bbox=None), "entry 2 of annotations has no bbox"),
     (lambda data: data.update(annotations=["x"]), "entry 0 of annotations is 'x'"),
     (lambda data: data.update(annotations=[]), "show 0 classes"),

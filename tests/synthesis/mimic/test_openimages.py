@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,7 @@ class Counted:
 
     def __init__(self, arguments):
         self.certain, self.doubtful, self.absent = defaultdict(Counter), defaultdict(set), defaultdict(set)
+        self.boxes = defaultdict(list)
         boxed = defaultdict(set)
         for row in read(arguments.boxes):
             image, label = row["ImageID"], row["LabelName"]
@@ -89,8 +91,10 @@ class Counted:
             if not area >= MIN_AREA or any(row[flag] != "0" for flag in ("IsGroupOf", "IsDepiction", "IsInside")):
                 self.doubt(image, label)
             else:
+                self.boxes[image].append({NAMES[one] for one in self.up(label)})
                 for one in self.up(label):
                     self.certain[image][NAMES[one]] += 1
+            self.doubtful[image] |= {NAMES[one] for one in PARENTS if label in PARENTS[one]}  # an animal may be a dog
         for row in read(arguments.labels):
             image, label = row["ImageID"], row["LabelName"]
             if (row["Confidence"] == "1") != (label in boxed[image]):
@@ -113,13 +117,21 @@ class Counted:
         sure = [self.certain[name] for name in pictures]
         may = [set(self.certain[name]) | self.doubtful[name] for name in pictures]
         if task.family in ("counting", "listing"):
-            shows = [sum(one[kind] for kind in classes) for one in sure]
+            shows = [sum(bool(box & set(classes)) for box in self.boxes[name]) for name in pictures]
             assert not any(self.doubtful[name] & set(classes) for name in pictures)
             assert sum(map(bool, shows)) == axes["spread"] == len(pictures) - axes["distractors"]
             for name, count in zip(pictures, shows, strict=True):
                 assert count or set(classes) <= self.absent[name]
-            assert task.family == "listing" or sum(shows) == task.answer
-            assert task.family == "counting" or set(task.answer) == set(classes)
+            if task.family == "counting":
+                assert sum(shows) == task.answer
+                for name, one in zip(pictures, sure, strict=True):
+                    assert {kind for kind in classes if not one[kind]} <= self.absent[name]
+                return
+            [category] = set(re.findall('category "([^"]+)"', task.question))
+            members = {NAMES[one] for one in NAMES if category in {NAMES[up] for up in self.up(one)}}
+            members -= {NAMES[parent] for parents in PARENTS.values() for parent in parents}
+            assert set(task.answer) == set(classes)
+            assert set.union(*may) & members == set(classes) if members else category == "thing"
             return
         names = task.answer if isinstance(task.answer, list) else [task.answer]
         half = len(pictures) / 2
@@ -131,6 +143,19 @@ class Counted:
             assert is_right == (kind in names), (kind, names, may)
         assert set(names[1:]) <= set(above.get(names[0], ()))
         assert all(one[names[0]] for one in sure) or task.family == "odd"
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"sweep": "spread=0,1"}, {"sweep": "num_classes=0,1"}, {"sweep": "view_px=0,64"}, {"view_px": [0]},
+        {"sweep": "distractors=2,20"}, {"sweep": "total=0,2"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_values_of_a_sweep_keep_the_bounds_of_their_axis(tmp_path, axes):
+    with pytest.raises(ConfigError, match=r"values begin at|10 at most"):
+        replace(released(tmp_path, num_images=5), **axes)
 
 
 @pytest.mark.parametrize(("seed", "num_images", "num_tasks"), [
