@@ -3,8 +3,8 @@
 A and B are folders with traces.jsonl or tasks.jsonl, or such files. A trace that says the same of the same picture as
 one before it is a duplicate, as is a task that asks the same of it. Pictures of `--against FILE…`, the benchmarks that
 you evaluate on, are kept out by perceptual hash, also when they were resized or saved as JPEG. `--held_out 0.1` draws
-each picture with this chance, and puts all rows that show it, or one that looks like it, into OUT/held_out. What was
-dropped is counted.
+each picture with this chance, and puts rows that show it, or one that looks like it, into OUT/held_out; rows of several
+pictures that show others too are dropped. What was dropped is counted.
 
 `--weights` are the shares of the sources in the mixture, which is as large as they allow without a row twice. They do
 not touch what is held out. Images are linked.

@@ -120,7 +120,7 @@ class Sieve:
     """The pictures of the rows, with their groups: pictures that look alike, or like another one of the group."""
     _groups: list[int] = field(default_factory=list)
     _known: set[bytes] = field(default_factory=set)
-    _of_picture: Counter[bytes] = field(default_factory=Counter)
+    _of_picture: Counter[str] = field(default_factory=Counter)
 
     def judge(self, source: Source, number: int, offset: int, row: Mapping[str, Any]) -> None:
         """Keeps a row, or counts why it is dropped."""
@@ -132,17 +132,18 @@ class Sieve:
             source.dropped["pictures that cannot be opened" if is_picture else "rows that cannot be read"] += 1
             return
         hashes = list(map(perceptual_hash, pictures))
-        names = "\n".join(map(image_hash, pictures))
-        group, key = (hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in (names, f"{names}\n{words}"))
+        contents = set(map(image_hash, pictures))
+        key = hashlib.sha256("\n".join([*map(image_hash, pictures), words]).encode("utf-8", "replace")).digest()
+        most_rows = max((self._of_picture[content] for content in contents), default=0)
         if any(next(self.forbidden.owners_of(one), None) is not None for one in hashes):
             source.dropped["pictures of --against"] += 1
         elif key in self._known:
             source.dropped["duplicates"] += 1
-        elif pictures and self.per_image is not None and self._of_picture[group] >= self.per_image:
+        elif pictures and self.per_image is not None and most_rows >= self.per_image:
             source.dropped["beyond --per_image"] += 1
         else:
             self._known.add(key)
-            self._of_picture[group] += 1
+            self._of_picture.update(contents)
             source.kept.append(RowPlace(number, offset, tuple(map(self._picture, hashes))))
 
     def _picture(self, picture_hash: np.ndarray) -> int:

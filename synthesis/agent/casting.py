@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from fovea.config import ConfigError, find_config
+from fovea.data.identity import digest
 from fovea.endpoint import ChatEndpoint
 from fovea.models.loading import load_model
 from fovea.plugins import load_object
@@ -53,6 +54,12 @@ def chosen_words(words: Mapping[str, str | None], agent: str | None, by_default:
     if missing:
         raise ConfigError(f"nobody plays {' and '.join(missing)}: give --{missing[0]}, or --agent for all roles")
     return {role: str(word) for role, word in chosen.items()}
+
+
+def content_of(word: str | None) -> str:
+    """A hash of the file that a role's word or --prompts names, "" where it names none: what it says may change."""
+    name = (word or "").rpartition(":")[0] or word or ""
+    return digest(Path(name).read_text()) if name and Path(name).is_file() else ""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from fovea.images import ImageError
 from fovea.models.loading import load_outline
 from fovea.runs.directory import RunDirectory, changes
 from fovea.tasks import Task
-from synthesis.agent.casting import cast_roles
+from synthesis.agent.casting import cast_roles, content_of
 from synthesis.agent.outcomes import FREE_SETTINGS, Outcome, append_outcome, finish, read_outcomes
 from synthesis.agent.roles import NAMES
 from synthesis.agent.solving import Agent, Bounds, GivenUp, Team
@@ -143,12 +143,14 @@ def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
         raise ConfigError("there are no tasks: look at --dataset_name, --max_tasks and --shard")
     hashes = {task.id: hash_of(task) for task in tasks}
     outcomes = read_outcomes(folder, hashes)
-    settings = {"agent": arguments, "episodes": episodes}
+    words = {role: getattr(arguments, role) for role in NAMES}
+    files = {"prompts": arguments.prompts, "agent": arguments.agent, **words}
+    content = {f"content of {name}": content_of(word) for name, word in files.items()}
+    settings = {"agent": arguments, "episodes": episodes, "content": content}
     if outcomes and (changed := list(changes(directory.settings(), settings, free=FREE_SETTINGS))):
         raise ConfigError(
             f"{folder} holds outcomes of other settings ({'; '.join(changed)}): use another --output_dir, or delete it"
         )
-    words = {role: getattr(arguments, role) for role in NAMES}
     team = cast_roles(words, arguments.agent, temperature=arguments.temperature, prompts=arguments.prompts,
                       seed=arguments.seed, cache_folder=folder)  # fmt: skip
     save_tasks(tasks, folder / "tasks")

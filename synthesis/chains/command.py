@@ -19,7 +19,7 @@ from typing import Any
 from environments.arguments import EpisodeArguments
 from fovea.config import ConfigError, parse
 from fovea.runs.directory import RunDirectory, changes
-from synthesis.agent.casting import Casting, chosen_words, read_prompts
+from synthesis.agent.casting import Casting, chosen_words, content_of, read_prompts
 from synthesis.chains.arguments import ChainArguments
 from synthesis.chains.building import Builder
 from synthesis.chains.chats import WORDS, ChainChat, ChainFunction
@@ -46,7 +46,9 @@ class Cast:
         return self.casting.player(self.chosen[role], role)
 
     def words(self, role: str) -> str:
-        return f"{self.chosen[role]} {self.prompts.get(role, WORDS[role])}"
+        """All that an answer of this role hangs on, its question apart."""
+        word = self.chosen[role]
+        return f"{word} {content_of(word)} {self.casting.temperature} {self.prompts.get(role, WORDS[role])}"
 
 
 def cast(arguments: ChainArguments) -> Cast:

@@ -83,6 +83,21 @@ def test_the_same_of_the_same_picture_is_a_duplicate_however_it_is_encoded(tmp_p
     assert answers(tmp_path / "one") == [1, 2, 3]
 
 
+def test_a_picture_counts_in_every_row_that_shows_it(tmp_path):
+    folder = tmp_path / "several"
+    folder.mkdir()
+    for number in range(4):
+        photo(number).save(folder / f"{number}.png")
+    pairs = [(0, 1), (1, 2), (2, 3), (3, 0)]
+    rows = [
+        {"images": [f"{a}.png", f"{b}.png"], "question": "Which?", "answer": place}
+        for place, (a, b) in enumerate(pairs)
+    ]
+    (folder / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mix([str(folder)], tmp_path / "out", per_image=1)
+    assert answers(tmp_path / "out") == [0, 2]
+
+
 def test_two_ways_to_the_same_answer_are_two_traces(tmp_path):
     a, b, c = traces(tmp_path / "a", [1, 2]), traces(tmp_path / "b", [2]), traces(tmp_path / "c", [2], said="I looked.")
     mix([a, b, c], tmp_path / "out")
