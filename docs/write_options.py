@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from doctor.settings import DoctorArguments
 from environments.arguments import EpisodeArguments
 from evaluation.arguments import EvaluationArguments
 from fovea import arguments
@@ -16,7 +17,9 @@ from sft.arguments import SFTScriptArguments
 from synthesis.agent.command import AgentArguments
 from synthesis.chains.arguments import ChainArguments
 from synthesis.edited import EditArguments
+from synthesis.mimic.arguments import ItemArguments
 from synthesis.mimic.command import MimicArguments
+from synthesis.mimic.openimages import OpenImagesArguments
 from synthesis.oracle_traces import TraceArguments
 from synthesis.varied import VariantArguments
 
@@ -41,7 +44,9 @@ SECTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "fovea traces": ("", (TraceArguments,)),
     "fovea traces agent": ("", (AgentArguments,)),
     "fovea traces chains": ("", (ChainArguments,)),
-    "fovea tasks mimic": ("", (MimicArguments,)),
+    "fovea doctor": ("Beside all options of the training that it checks.", (DoctorArguments,)),
+    "fovea tasks mimic": ("", (ItemArguments, MimicArguments)),
+    "fovea tasks openimages": ("Beside the options of items, as above.", (OpenImagesArguments,)),
     "fovea tasks edited": ("", (EditArguments,)),
     "fovea tasks varied": ("", (VariantArguments,)),
 }  # fmt: skip
@@ -49,7 +54,8 @@ HEAD = """# Options
 
 These are the options that Fovea adds. Options of TRL keep TRL's names and meaning; `--help` lists all of them.
 A YAML file gives defaults (`--config a.yaml b.yaml`, the later file wins). The command line wins over both. An unknown
-name is refused.
+name is refused. Without `--config`, SFT and GRPO take `tiny_sft.yaml` and `tiny_grpo.yaml`, whose values win over the
+defaults below. Commands that are not on this page tell their options by `--help`.
 
 This page is written by `python docs/write_options.py`.
 """

@@ -1,13 +1,19 @@
 """What the documentation names is there: files, and functions or classes in them."""
 
+import argparse
 import ast
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from fovea import cli, config
+from rl import train_grpo
+from sft import train_sft
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
@@ -62,3 +68,51 @@ def test_the_page_of_options_is_current():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.PAGE.read_text() == module.page(), "run python docs/write_options.py"
+
+
+class Parsed(BaseException):
+    """A command line was understood; the command itself is not run. No handler of errors may take it for one."""
+
+
+def commands_of(page):
+    """The command lines in a page's blocks that one process runs, without those that name what is to be filled in."""
+    blocks = re.findall(r"```(?:sh|text|)\n(.*?)```", page.read_text(), re.DOTALL)
+    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+        line = re.sub(r"^[A-Z_]+=\S+ ", "", line.strip())
+        script = re.match(r"(?:accelerate launch|python|torchrun) .*?((?:rl/train_grpo|sft/train_sft)\.py.*)", line)
+        if line.startswith("fovea ") or script:
+            command = script[1] if script else line
+            if not re.search(r"[…$|>*]", command):
+                yield command
+
+
+COMMANDS = sorted({(page.name, command) for page in PAGES for command in commands_of(page)})
+MAINS = {"rl/train_grpo.py": train_grpo.main, "sft/train_sft.py": train_sft.main, "fovea": cli.main}
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda value: value[:60])
+def test_every_command_line_of_a_page_is_understood(page, command, monkeypatch, tmp_path):
+    """By the parser of its command, recipes included, as far as these are files of the repository."""
+    parse, parse_args = config._parse, argparse.ArgumentParser.parse_args
+
+    def understood(*args, **kwargs):
+        parsed, rest = parse(*args, **kwargs)
+        if not rest:
+            raise Parsed
+        return parsed, rest
+
+    def understood_too(self, *args, **kwargs):
+        parse_args(self, *args, **kwargs)
+        raise Parsed
+
+    words = shlex.split(command, comments=True)
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(config, "_parse", understood)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", understood_too)
+    monkeypatch.chdir(tmp_path)
+    try:
+        MAINS[words[0]]()
+    except Parsed:
+        return
+    except config.ConfigError as error:
+        assert "no such config" in str(error).lower() or "mine.yaml" in str(error), error

@@ -1,9 +1,17 @@
-"""`fovea merge ADAPTER --output_dir DIR`: an adapter and its base as one ordinary model folder."""
+"""`fovea merge ADAPTER --output_dir DIR`: an adapter and its base as one ordinary model folder.
+
+The settings of the adapter's training go along (run.json): `fovea eval` shows the merged model views and crops of the
+sizes that it has learned from.
+"""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 from fovea.commands import plain_parser
 from fovea.models.loading import load_model
+from fovea.runs.records import RUN
 
 
 def main() -> None:
@@ -17,6 +25,8 @@ def main() -> None:
     upload = {"push_to_hub": True, "repo_id": args.push_to_hub} if args.push_to_hub else {}
     model.network.save_pretrained(args.output_dir, **upload)
     model.processor.save_pretrained(args.output_dir, **upload)
+    if (settings := Path(args.adapter) / RUN).exists():
+        shutil.copy(settings, args.output_dir)
     print(f"merged into {args.output_dir}")
 
 
