@@ -23,6 +23,7 @@ from sft.trainer import ColdStartTrainer
 OURS, FOREIGN = ("rl.", "sft.", "fovea."), ("trl.", "transformers.")
 OTHERS = [
     Trainer.evaluate,
+    Trainer._load_best_model,
     RepeatSampler.__init__,
     RepeatSampler.__iter__,
     add_fused_lm_head,
@@ -34,6 +35,7 @@ OTHERS = [
 """Methods whose inner workings ours use, or that are replaced on the object (vision_attention.py, image_features.py).
 
 `ProbeCallback` adds to the metrics that `Trainer.evaluate` returns, which its callbacks are given.
+`fovea.training.train` loads the best weights of a training that was killed before the Trainer did.
 """
 RECORDED = {
     "GRPOTrainer.__init__": "aebed526efb44bc0",
@@ -46,6 +48,7 @@ RECORDED = {
     "GRPOTrainer._prepare_inputs": "6de74aaff4c9f444",
     "GRPOTrainer._save_checkpoint": "96c508fc0fca70f7",
     "Trainer._issue_warnings_after_load": "c4d43ecbf3245708",
+    "Trainer._load_best_model": "3810044fbf479538",
     "Trainer._save": "f7a85de8fe2a3d9f",
     "_BaseTrainer.create_model_card": "2845ed823c4df45c",
     "Qwen2_5_VLModel.get_image_features": "f959000ee7befb13",
