@@ -32,6 +32,7 @@ from fovea.episodes import (
     TokenRecord,
     Turn,
 )
+from fovea.images import ImageError
 from fovea.tasks import Task
 
 
@@ -123,7 +124,8 @@ def opening(environment: Any, task: Task) -> list[dict]:
     try:
         content = environment.reset(**task.row()) or task.prompt
     except ValueError as error:
-        raise ValueError(f"task {task.id} cannot be shown: {error}") from error
+        kind = ImageError if isinstance(error, ImageError) else ValueError
+        raise kind(f"task {task.id} cannot be shown: {error}") from error
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
     system = getattr(environment, "system_prompt", SYSTEM_PROMPT)
     return [{"role": "system", "content": system}, {"role": "user", "content": blocks}]

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -184,19 +185,32 @@ def check_size(size: Size, name: str) -> None:
 
 
 def image_size(source: Source) -> Size:
-    """Width and height of an image as `open_image` gives it, EXIF-rotated, from its header alone.
+    """Width and height of an image as `open_image` gives it, EXIF-rotated.
 
     Raises:
         ImageError: if the file is missing, empty, or no image.
     """
+    return _of_header(source, _rotated_size)
+
+
+def stored_size(source: Source) -> Size:
+    """Width and height before EXIF turns them, from the header alone: a PNG may have its EXIF behind its pixels.
+
+    Raises:
+        ImageError: as `image_size`.
+    """
+    return _of_header(source, lambda image: image.size)
+
+
+def _of_header(source: Source, read: Callable[[Image.Image], Size]) -> Size:
     if isinstance(source, dict):
         source = source.get("bytes") or source.get("path") or b""
     try:
         if isinstance(source, (str, Path)):
             with Image.open(source) as image:
-                return _rotated_size(image)
+                return read(image)
         content = encoded(source)
-        return _rotated_size(content if isinstance(content, Image.Image) else _decode_lazily(content))
+        return read(content if isinstance(content, Image.Image) else _decode_lazily(content))
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fovea.data.columns import TaskError
 from fovea.data.sources import StoredImage
-from fovea.images import ImageError, check_size, decoded_text, image_size, open_image
+from fovea.images import ImageError, check_size, decoded_text, image_size, open_image, stored_size
 
 
 def image_source(image: Any, folder: Path) -> Any:
@@ -65,7 +65,7 @@ def _refuse_other_files(image: str | bytes | StoredImage) -> None:
             beginning, ending, length = bytes(content[:12]), bytes(content[-TAIL:]), len(content)
         if not looks_whole(beginning, ending, length):
             open_image(image)
-        check_size(image_size(image), str(image) if isinstance(image, str) else "in memory")
+        check_size(stored_size(image), str(image) if isinstance(image, str) else "in memory")
     except (ImageError, OSError) as error:
         raise TaskError(f"{error}; it must be a whole PNG, JPEG or another picture") from error
 

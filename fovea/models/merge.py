@@ -11,7 +11,6 @@ from pathlib import Path
 
 from fovea.commands import plain_parser
 from fovea.models.loading import load_model
-from fovea.runs.records import RUN
 
 
 def main() -> None:
@@ -25,7 +24,7 @@ def main() -> None:
     upload = {"push_to_hub": True, "repo_id": args.push_to_hub} if args.push_to_hub else {}
     model.network.save_pretrained(args.output_dir, **upload)
     model.processor.save_pretrained(args.output_dir, **upload)
-    if (settings := Path(args.adapter) / RUN).exists():
+    if (settings := Path(args.adapter) / "run.json").exists():
         shutil.copy(settings, args.output_dir)
     print(f"merged into {args.output_dir}")
 
