@@ -6,6 +6,7 @@ so that one axis can move alone: with more distractors an item keeps its picture
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -179,7 +180,7 @@ class Drawer:
             first = int(rng.choice(usable))
 
     def _apart(self, order: Sequence[int], number: int) -> list[int]:
-        """The first so many of these classes of which none holds another: a dog is no second animal."""
+        """The first so many of these classes that share no instance: a dog is no second animal."""
         chosen: list[int] = []
         for kind in order:
             if len(chosen) < number and not any(self._are_related(kind, other) for other in chosen):
@@ -187,7 +188,16 @@ class Drawer:
         return chosen
 
     def _are_related(self, kind: int, other: int) -> bool:
-        return kind in self.pool.above.get(other, ()) or other in self.pool.above.get(kind, ())
+        """Whether one holds the other, or both hold a third."""
+        return other in self._related[kind]
+
+    @cached_property
+    def _related(self) -> dict[int, set[int]]:
+        related: dict[int, set[int]] = defaultdict(set)
+        for kind, holders in self.pool.above.items():
+            for one in (kind, *holders):
+                related[one] |= {kind, *holders}
+        return related
 
     @cached_property
     def _usable(self) -> np.ndarray:
