@@ -24,7 +24,7 @@ from trl.trainer.utils import add_fused_lm_head
 from fovea.kernels.layouts import allow_layouts, without_adapters
 from fovea.kernels.packing import Packed, Row, pack
 from fovea.models.loading import VISION_PARTS, freeze_vision
-from fovea.training import adapt_language
+from fovea.models.trainee import adapt_language
 
 GIB = 2**30
 OVERHEAD = 1.05, 3 * GIB // 4

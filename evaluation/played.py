@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fovea.config import ConfigError
-from fovea.jsonl import cut_torn_line
-from fovea.runs.records import SAMPLES, append, read_samples
+from fovea.jsonl import cut_torn_line, replacing
+from fovea.runs.records import SAMPLES, line_of, read_samples
 
 
 def num_written(folder: Path) -> int:
@@ -35,10 +35,8 @@ def put_in_order(folder: Path, hashes: Mapping[str, str]) -> None:
     places = {id: place for place, id in enumerate(hashes)}
     ordered = sorted(samples.values(), key=lambda one: (one.sample, places.get(one.task_id, len(places))))
     if ordered != before:
-        aside = folder / f"{SAMPLES}.aside"
-        aside.unlink(missing_ok=True)
-        append(aside, ordered)
-        aside.replace(folder / SAMPLES)
+        with replacing(folder / SAMPLES) as file:
+            file.writelines(map(line_of, ordered))
     for part in parts:
         part.unlink()
 

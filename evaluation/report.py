@@ -26,7 +26,7 @@ from evaluation.summary import summarize
 from evaluation.trajectories import Trajectories
 from fovea.commands import plain_parser
 from fovea.images import ImageError
-from fovea.jsonl import read_jsonl
+from fovea.jsonl import read_jsonl, replacing
 from fovea.runs.records import Summary
 
 VIEWER = Path(__file__).parent / "viewer"
@@ -200,13 +200,8 @@ def main() -> None:
     args = parser.parse_args()
     args.output.parent.mkdir(parents=True, exist_ok=True)
     parts = report(args.runs, max_image_px=args.max_image_px, max_training_groups=args.max_training_groups)
-    aside = args.output.with_name(f".{args.output.name}.part")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.writelines(parts)
-        aside.replace(args.output)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(args.output) as file:
+        file.writelines(parts)
     print(f"written to {args.output} ({args.output.stat().st_size / 2**20:.1f} MiB)")
 
 

@@ -52,7 +52,7 @@ def parse(
     known = {field.name for kind in dataclass_types for field in dataclasses.fields(kind)}
     settings: dict[str, Any] = dict(defaults or {})
     if not _has_accelerator():  # TRL's default of the first is refused there, Transformers' of the second warns
-        settings |= {name: False for name in ("bf16", "dataloader_pin_memory") if name in known} | settings
+        settings = {name: False for name in ("bf16", "dataloader_pin_memory") if name in known} | settings
     # TRL's own use of a name that Transformers has renamed: nothing that a reader of the warning could mend.
     warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)
     for name in names:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from fovea.bounded_cache import BoundedCache
 from fovea.boxes import Box, Frame, Size, View
 from fovea.ledger import phase
+from fovea.levels import to_rgb
 
 MAX_IMAGE_PIXELS = 100_000_000
 """Images above this many pixels are refused before they are decoded (decompression bombs)."""
@@ -168,7 +168,7 @@ def open_image(source: Source) -> Image.Image:
         image = content if isinstance(content, Image.Image) else _decode_lazily(content)
         check_size(image.size, name)
         bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE)
-        return _to_rgb(ImageOps.exif_transpose(image), bits[0] if bits else None)
+        return to_rgb(ImageOps.exif_transpose(image), bits[0] if bits else None)
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -218,6 +218,10 @@ def _of_header(source: Source, read: Callable[[Image.Image], Size]) -> Size:
         raise ImageError(f"image {name} cannot be opened: {error}") from error
 
 
+_IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 256, 257, 258
+"""TIFF tags."""
+
+
 def _rotated_size(image: Image.Image) -> Size:
     is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     tags = getattr(image, "tag_v2", None)  # of a TIFF, whose size Pillow has turned by itself
@@ -229,42 +233,6 @@ def _decode_lazily(content: bytes) -> Image.Image:
     if not content:
         raise ImageError("image is empty: it has neither bytes nor a path")
     return Image.open(io.BytesIO(content))
-
-
-def _to_rgb(image: Image.Image, bits: int | None) -> Image.Image:
-    """RGB, transparency over white, levels of any depth scaled to 8 bits."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _to_8_bits(image, bits)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        background = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(background, layer).convert("RGB")
-    return image.convert("RGB")
-
-
-DEPTHS = (8, 10, 12, 14, 16, 24, 32)
-_IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 256, 257, 258
-"""TIFF tags."""
-
-
-def _to_8_bits(image: Image.Image, bits: int | None) -> Image.Image:
-    """Levels of more than 8 bits, or fractions, as RGB.
-
-    Their depth is `bits`, which a TIFF says, else the smallest usual one that holds the brightest level, or that level
-    itself. Fractions from 0 to 1 are taken as such, with a little more where they were resampled. What is below 0 or
-    no number is black, what is infinite white.
-    """
-    levels = np.asarray(image, dtype=np.float64)
-    finite_levels = levels[np.isfinite(levels)].clip(min=0)
-    brightest = float(finite_levels.max(initial=0))
-    if image.mode == "F" and brightest <= 1.1:
-        white_level = 1.0
-    elif bits is not None and 8 < bits < 16:
-        white_level = 2.0**bits - 1
-    else:
-        white_level = next((2.0**depth - 1 for depth in DEPTHS if brightest < 2**depth), brightest)
-    scaled = np.nan_to_num(levels, nan=0.0, posinf=white_level, neginf=0.0) * (255 / white_level)
-    return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8)).convert("RGB")
 
 
 class ImageStore:

@@ -33,9 +33,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """A file to be written in place of `path`, which stays as it is until all of it is there."""
-    aside = path.with_name(f"{path.name}.aside")
+    aside = path.with_name(f".{path.name}.part")
     try:
-        with aside.open("w") as file:
+        with aside.open("w", encoding="utf-8") as file:
             yield file
         aside.replace(path)
     finally:

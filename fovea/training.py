@@ -1,135 +1,22 @@
-"""What SFT and GRPO share: the model they train, and what they watch a training by."""
+"""What SFT and GRPO share: how a training runs, ends, and is watched."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from peft import PeftConfig
 from transformers import TrainerCallback
-from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from fovea.config import ConfigError
-from fovea.kernels.image_blocks import block_images, image_blocks
+from fovea.kernels.image_blocks import image_blocks
 from fovea.kernels.layouts import without_adapters
 from fovea.ledger import LEDGER, count, phase
-from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, Model, freeze_vision, load_model
-from fovea.models.masks import card, check_same_mask, parse_layers, save_beside_adapter
-from fovea.models.names import adapter_chain
-from fovea.processes import process_state, take_cores
+from fovea.models.masks import card, check_same_mask, save_beside_adapter
+from fovea.processes import process_state
 from fovea.runs.checkpoints import COMPLETE, WholeCheckpoints, is_finished, last_whole_checkpoint, reopen
 from fovea.runs.directory import RunDirectory
 from fovea.runs.model_card import with_base
-
-
-@dataclass(frozen=True)
-class Trainee:
-    """What is trained: the model, and the new adapter that its trainer is to put on it, if any."""
-
-    model: Model
-    new_adapter: PeftConfig | None
-    stands_on: str | None
-    """The adapter that is merged below the new one: the whole model that PEFT would name is not all of it."""
-    load_again: Callable[[], Any]
-    """Loads the network as it was before training: what GRPO's KL term compares with."""
-
-    def named(self, trainer: Any) -> Any:
-        """The trainer itself, whose adapter from now on says what it really stands on."""
-        if self.stands_on is not None:
-            trainer.model.peft_config["default"].base_model_name_or_path = self.stands_on
-        return trainer
-
-
-def load_for_training(
-    arguments: ModelConfig,
-    *,
-    min_pixels: int | None,
-    max_pixels: int | None,
-    train_vision: bool = False,
-    train_projector: bool = False,
-    intra_image_layers: str | None = None,
-    **options: Any,
-) -> Trainee:
-    """The model that TRL's `arguments` name, its vision tower frozen; adapters go to the language tower by default.
-
-    Of a quantized model the vision tower stays as it is: it is small, and it is what sees. A checkpoint that is an
-    adapter is trained on as it is if the arguments ask for an adapter like it. For another one it is merged, and the
-    new adapter names it as its base.
-    """
-    take_cores()
-    quantization = get_quantization_config(arguments)
-    if quantization is not None:
-        quantization.llm_int8_skip_modules = ["lm_head", *(rf".*\.{part.rstrip('.')}" for part in VISION_PARTS)]
-    adapt_language(arguments)
-    new_adapter = get_peft_config(arguments)
-    name = model_named(arguments)
-    try:
-        _, adapters = adapter_chain(name, revision=arguments.model_revision)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    continues_adapter = bool(adapters) and new_adapter is not None and _is_like(adapters[-1], new_adapter)
-    load = partial(
-        load_model,
-        name,
-        dtype=arguments.dtype or "auto",
-        attn_implementation=arguments.attn_implementation,
-        revision=arguments.model_revision,
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-        **{**options, **({"quantization_config": quantization} if quantization else {})},
-    )
-    model = load(keep_adapter=continues_adapter)
-
-    def load_again() -> Any:
-        return load().network
-
-    if intra_image_layers is not None:
-        try:
-            block_images(model.network, model.processor.tokenizer, parse_layers(intra_image_layers))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-    if continues_adapter:  # PEFT has frozen all but the adapter, which may reach into the vision tower
-        return Trainee(model, None, None, load_again)
-    if not train_vision:
-        freeze_vision(model.network, train_projector=train_projector)
-    stands_on = adapters[-1] if adapters and new_adapter is not None else None
-    return Trainee(model, new_adapter, stands_on, load_again)
-
-
-def model_named(arguments: ModelConfig) -> str:
-    """The name or path of the model that is to be trained.
-
-    Raises:
-        ConfigError: if there is none.
-    """
-    if not arguments.model_name_or_path:
-        raise ConfigError("no model is named: give --model_name_or_path, a folder or a hub id")
-    return arguments.model_name_or_path
-
-
-def adapt_language(arguments: ModelConfig) -> None:
-    """Lets a new adapter go to the linear layers of the language tower, unless the arguments name its modules."""
-    if arguments.use_peft and not arguments.lora_target_modules:
-        arguments.lora_target_modules = LANGUAGE_LINEARS  # type: ignore[assignment]  # PEFT takes a pattern too
-
-
-ADAPTER_SHAPE = ("peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "use_rslora", "use_dora")
-"""What of an adapter's settings has to be the same for training to go on with its weights."""
-
-
-def _is_like(adapter: str, wanted_config: PeftConfig) -> bool:
-    """Whether the adapter in a folder has the shape of the one that is wanted."""
-
-    def shape(config: PeftConfig) -> dict[str, Any]:
-        settings = {name: getattr(config, name, None) or None for name in ADAPTER_SHAPE}
-        return {name: sorted(value) if isinstance(value, (set, list)) else value for name, value in settings.items()}
-
-    return shape(PeftConfig.from_pretrained(adapter)) == shape(wanted_config)
 
 
 class MaskedCheckpoints(WholeCheckpoints):

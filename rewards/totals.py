@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,11 +40,13 @@ def advantages(
         scale_rewards = "batch"
     else:
         totals = [weighted_totals(paid, weights) for paid in groups]
-    batches = {step: np.concatenate([row for row, at in zip(totals, steps, strict=True) if at == step])
-               for step in set(steps)}  # fmt: skip
+    batches: dict[Any, list[np.ndarray]] = defaultdict(list)
+    for step, row in zip(steps, totals, strict=True):
+        batches[step].append(row)
+    of_batch = {step: _spread(np.concatenate(rows)) for step, rows in batches.items()}
     spreads = {
         "group": map(_spread, totals),
-        "batch": (_spread(batches[step]) for step in steps),
+        "batch": (of_batch[step] for step in steps),
         "none": [1.0] * len(totals),
     }[scale_rewards]
     epsilon = 0.0 if scale_rewards == "none" else 1e-4

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from fovea.runs.checkpoints import LAST_GOOD
+from fovea.runs.checkpoints import LAST_GOOD, MARK
 
 logger = logging.get_logger(__name__)
 
@@ -98,7 +98,7 @@ class CollapseCallback(TrainerCallback):
 
     def _what_follows(self, args: Any) -> str:
         kept = Path(args.output_dir) / LAST_GOOD
-        if self.action == "keep" and kept.exists():
+        if self.action == "keep" and (kept / MARK).exists():  # else it is of a run before
             return f". Training stops; the last checkpoint from before is {kept}"
         if self.action == "keep":
             return ". Training stops; no checkpoint from before was saved (lower save_steps)"

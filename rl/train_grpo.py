@@ -31,12 +31,13 @@ from fovea.config import ConfigError, changed_fields, find_config, parse
 from fovea.data.identity import data_named, fingerprint
 from fovea.models.masks import check_engine
 from fovea.models.names import adapter_chain, resolve_path
+from fovea.models.trainee import load_for_training, model_named
 from fovea.processes import expect_cpu, process_state
 from fovea.runs.checkpoints import is_finished
 from fovea.runs.directory import RunDirectory
 from fovea.runs.starting import start_run
 from fovea.tasks import Task
-from fovea.training import load_for_training, model_named, train
+from fovea.training import train
 from rewards.registry import Reward, load_rewards
 from rewards.trl_adapter import check_columns
 from rl.arguments import ARGUMENTS, GRPOArguments, GRPOScriptArguments
@@ -155,7 +156,7 @@ def for_episodes(
             run=run,
             processing_class=model.processor,
             peft_config=trainee.new_adapter,
-            load_reference=trainee.load_again,
+            load_reference=lambda: trainee.load_again().network,
             callbacks=[CollapseCallback(args.collapse_action, can_zoom=episodes.cuts_crops)],
         )
         if probes:

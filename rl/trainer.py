@@ -58,6 +58,10 @@ def reference_of_ours(load: Callable[[], Any] | None) -> AbstractContextManager[
     return replaced(grpo_trainer, "create_model_from_path", lambda name, **options: load())
 
 
+def _name_of(model: Any) -> str:
+    return model if isinstance(model, str) else without_adapters(model).name_or_path
+
+
 class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTrainer):
     """`GRPOTrainer` that also takes tasks, an environment and Fovea's rewards.
 
@@ -99,8 +103,7 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
         refuse_arguments(kwargs)
         self.masked = masked_stops(args)
         if kwargs.get("processing_class") is None:
-            name = model if isinstance(model, str) else without_adapters(model).name_or_path
-            kwargs["processing_class"] = load_processor(name)
+            kwargs["processing_class"] = load_processor(_name_of(model))
         check_options(args, max_episode_tokens=self.limits.max_completion_tokens)
         check_training(model, kwargs["processing_class"], args, num_tasks=len(train_tasks))
         check_selection(train_tasks, rewards, args)
@@ -153,7 +156,7 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
             self.accelerator.unwrap_model(self.ref_model).load_state_dict(weights)
 
     def _save_more(self, folder: Path) -> None:
-        """Rollouts of which later steps still train, and by what --task_selection difficulty draws tasks."""
+        """Rollouts of which later steps still train, by what tasks are drawn, and a reference that moves."""
         if self.args.task_selection == "difficulty" and self.accelerator.is_main_process:
             (folder / HISTORY).write_text(json.dumps(self.history.state()))
         if self.args.sync_ref_model and self.accelerator.is_main_process:

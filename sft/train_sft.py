@@ -18,10 +18,11 @@ from fovea.arguments import said_in_a_line
 from fovea.config import ConfigError, parse
 from fovea.data.identity import records_named
 from fovea.models.processors import pixel_limits
+from fovea.models.trainee import load_for_training
 from fovea.processes import expect_cpu, process_state
 from fovea.runs.directory import RunDirectory
 from fovea.runs.starting import start_run
-from fovea.training import load_for_training, train
+from fovea.training import train
 from sft.arguments import ARGUMENTS, check_options
 from sft.collator import TraceCollator
 from sft.trainer import ColdStartTrainer

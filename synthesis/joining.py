@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from environments.traces import TraceError
 from fovea.commands import plain_parser
-from fovea.jsonl import read_jsonl
+from fovea.jsonl import read_jsonl, replacing
 from synthesis.arguments import refuse_own_folder
 
 
@@ -29,8 +29,7 @@ def join(shards: Sequence[Path], folder: Path) -> int:
     refuse_own_folder(folder, shards)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     known: dict[str, Path] = {}
-    aside = folder / ".traces.jsonl.part"
-    with aside.open("w") as file:
+    with replacing(folder / "traces.jsonl") as file:
         for order, shard in enumerate(tqdm(sorted(shards), desc="shards")):
             if not (shard / "traces.jsonl").exists():
                 raise FileNotFoundError(f"{shard / 'traces.jsonl'} does not exist: has this shard been worked on?")
@@ -43,7 +42,6 @@ def join(shards: Sequence[Path], folder: Path) -> int:
                 for image, place in zip(record["images"], places, strict=True):
                     linked(shard / image, folder / place)
                 file.write(json.dumps({**record, "images": places, "id": name}) + "\n")
-    aside.replace(folder / "traces.jsonl")
     return len(known)
 
 

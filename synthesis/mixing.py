@@ -26,6 +26,7 @@ from fovea.commands import plain_parser
 from fovea.data.columns import TaskError, parse_columns
 from fovea.data.task_files import tasks_from
 from fovea.images import open_image
+from fovea.jsonl import replacing
 from synthesis.arguments import refuse_full_folder, refuse_own_folder, unused
 from synthesis.duplicates import HashTable, perceptual_hash
 from synthesis.joining import linked
@@ -59,10 +60,10 @@ def counts_of(sizes: Sequence[int], weights: Sequence[float] | None) -> list[int
 def write(sources: Sequence[Source], places: Sequence[RowPlace], folder: Path, name: str) -> None:
     """Writes the rows at these places, in this order, with links to their images."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    aside, used = folder / f".{name}.part", set[str]()
+    used = set[str]()
     with ExitStack() as stack:
         files = [stack.enter_context(source.path.open("rb")) for source in sources]
-        out = stack.enter_context(aside.open("w"))
+        out = stack.enter_context(replacing(folder / name))
         for number, place in enumerate(tqdm(places, desc=str(folder))):
             files[place.source].seek(place.offset)
             row = json.loads(files[place.source].readline())
@@ -71,7 +72,6 @@ def write(sources: Sequence[Source], places: Sequence[RowPlace], folder: Path, n
             row = {name: value for name, value in row.items() if name != "image"}
             row |= {"images": paths, "id": unused(str(number if row.get("id") is None else row["id"]), used)}
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
-    aside.replace(folder / name)
 
 
 def put(image: Any, folder: Path, name: str) -> str:

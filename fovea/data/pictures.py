@@ -10,7 +10,7 @@ from typing import Any
 
 from fovea.data.columns import TaskError
 from fovea.data.sources import StoredImage
-from fovea.images import ImageError, check_size, decoded_text, image_size, open_image, stored_size
+from fovea.images import ImageError, check_size, decoded_text, open_image, stored_size
 
 
 def image_source(image: Any, folder: Path) -> Any:
@@ -25,7 +25,7 @@ def image_source(image: Any, folder: Path) -> Any:
         raise TaskError("an image is an empty text: it must be a path, a data URI, base64, bytes or a PIL image")
     if isinstance(image, str) and not _is_file(folder, image) and (content := decoded_text(image)) is not None:
         try:
-            image_size(content)
+            stored_size(content)
         except ImageError as error:
             raise TaskError(f"image {image[:40]!r}… is neither a path nor an image in base64 ({error})") from error
         _refuse_other_files(content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +67,8 @@ def kept_checkpoints(output_dir: str | Path) -> list[Path]:
 
 def discount_checkpoints(output_dir: str | Path) -> None:
     """Takes the marks off a run's checkpoints and model, so that a fresh start in its folder never counts them."""
-    for mark in _marks(output_dir):
-        mark.unlink()
-    shutil.rmtree(Path(output_dir) / LAST_GOOD, ignore_errors=True)
+    for mark in [*_marks(output_dir), Path(output_dir) / LAST_GOOD / MARK]:
+        mark.unlink(missing_ok=True)
     reopen(output_dir)
 
 

@@ -238,9 +238,14 @@ def _records(kind: type[EpisodeRecord], path: Path) -> Iterator[Any]:
             raise ValueError(f"line {number} of {path} cannot be read: {error}") from error
 
 
+def line_of(record: EpisodeRecord) -> str:
+    """A record as a line of its file."""
+    return json.dumps(record.to_json(), default=str) + "\n"
+
+
 def append(path: Path, records: Iterable[EpisodeRecord]) -> None:
     """Writes a line for each record behind what is there: all of them, or none if one cannot be made."""
-    lines = [json.dumps(record.to_json(), default=str) + "\n" for record in records]
+    lines = list(map(line_of, records))
     with path.open("a") as file:
         file.writelines(lines)
 

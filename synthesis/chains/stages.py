@@ -72,10 +72,8 @@ class Stage:
                 is_line = isinstance(line, Mapping) and isinstance(line.get("key"), str)
                 if not is_line or ("value" in line) == ("failed" in line):
                     raise ValueError(f"{path} line {number} is {line!r:.80}: it must hold key, and value or failed")
-                is_worse = "failed" in line and "value" in self.lines.get(
-                    line["key"], {}
-                )  # another file has retried it
-                if "value" in line or not (self.retries or is_worse):
+                is_found = "value" in self.lines.get(line["key"], {})  # by a retry, in another file
+                if "value" in line or not (self.retries or is_found):
                     self.lines[line["key"]] = dict(line)
 
     @property

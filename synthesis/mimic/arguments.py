@@ -53,7 +53,8 @@ class ItemArguments:
         if not 0 <= self.min_area < 1 or self.num_tasks < 1:
             raise ConfigError("--min_area is from 0 to 1, --num_tasks begins at 1")
         for name, lowest in LOWEST.items():
-            if min(values := self.values_of(name), default=-1 if getattr(self, name) == [] else lowest) < lowest:
+            values = self.values_of(name)
+            if getattr(self, name) == [] or min(values, default=lowest) < lowest:
                 raise ConfigError(f"--{name} {values}: values begin at {lowest}")
 
     def values_of(self, axis: str) -> list[int]:

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from fovea.config import ConfigError
 from synthesis.mimic.arguments import ItemArguments
 from synthesis.mimic.coco import read_coco
-from synthesis.mimic.pool import Pool, drawn_pool
+from synthesis.mimic.drawn import drawn_pool
+from synthesis.mimic.pool import Pool
 from synthesis.mimic.writing import command, write_items
 
 POOL = "pool"

@@ -21,7 +21,8 @@ from fovea.statistics import best_constant
 from fovea.tasks import Task
 from synthesis.mimic.arguments import ItemArguments
 from synthesis.mimic.draws import evenly
-from synthesis.mimic.items import KINDS, Axes, CannotDraw, Drawer, Item
+from synthesis.mimic.item import Axes, Item
+from synthesis.mimic.items import KINDS, CannotDraw, Drawer
 from synthesis.mimic.pool import Pool
 
 HAS = {

@@ -17,6 +17,7 @@ def logged(callback, rows, folder, *, save_at=()):
             checkpoint = folder / f"checkpoint-{step}"
             checkpoint.mkdir()
             (checkpoint / "weights").write_text(str(step))
+            (checkpoint / "whole").touch()
             callback.on_save(args, state, control)
         if control.should_training_stop:
             return step

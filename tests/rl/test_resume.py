@@ -188,7 +188,8 @@ def test_every_form_of_resume_from_checkpoint_is_honoured(tmp_path, resume, expe
     start.begin()
     steps = {"checkpoint-4": 4, "checkpoint-2": 2, "last_good": 2, None: 0}[expected]
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == list(range(1, steps + 1))
-    assert (tmp_path / "last_good").exists() is (expected is not None), "a fresh start has no last good one"
+    assert (tmp_path / "last_good" / "whole").exists() is (expected is not None), "a fresh start has no last good one"
+    assert (tmp_path / "last_good").exists(), "what it holds stays"
 
 
 def test_there_must_be_a_checkpoint_to_go_on_from_where_one_is_asked_for(tmp_path):

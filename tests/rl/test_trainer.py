@@ -15,7 +15,7 @@ from environments.rendering import Renderer
 from environments.seats import Limits, Reply
 from fovea.episodes import StopReason
 from fovea.models.loading import LANGUAGE_LINEARS, load_model
-from fovea.training import load_for_training
+from fovea.models.trainee import load_for_training
 from rewards.registry import Reward, RewardError, RewardKind, load_reward
 from rl.arguments import GRPOArguments
 from rl.checks import check_groups
@@ -193,7 +193,7 @@ def loaded_for_training(folder, **options):
 def test_the_reference_is_the_policy_at_its_start_also_where_an_adapter_was_merged(build, tmp_path):
     adapter_of_tiny(tmp_path / "adapter", LANGUAGE_LINEARS)
     trainee = loaded_for_training(tmp_path / "adapter")
-    trainer = build(model=trainee.model.network, load_reference=trainee.load_again, beta=0.1)
+    trainer = build(model=trainee.model.network, load_reference=lambda: trainee.load_again().network, beta=0.1)
     policy, reference = trainer.model.state_dict(), trainer.ref_model.state_dict()
     assert policy.keys() == reference.keys()
     assert all(torch.equal(policy[name], reference[name]) for name in policy)
