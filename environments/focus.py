@@ -89,7 +89,7 @@ class FocusEnvironment(NumberedEnvironment, ZoomEnvironment):
     def _brought_back(self, root: int) -> Image.Image:
         """The image at full size, or what a probe of crops shows in its place."""
         source, processor = self._task.images[root], self._settings.first_view
-        view = self._store.fitted(source, self._full_limits(), processor)
+        view = self._store.fitted(source, processor, processor)
         self._seen[root] = Seen(root, WHOLE, View(self._store.open(source).size, view.size))
         mode, size = self._settings.crops, view.size
         if mode in ("true", "target"):

@@ -140,13 +140,10 @@ class Renderer:
         conversation opens with several images (`image_inputs`).
         """
         messages = [{"role": "tool", "name": "t", "content": list(blocks)} for blocks in answers]
-        return self._following(messages, among_several)
+        return self.following_ids(messages, among_several=among_several)
 
-    def user_ids(self, blocks: Sequence[dict], *, among_several: bool = False) -> list[int]:
-        """The same for a turn of the user's."""
-        return self._following([{"role": "user", "content": list(blocks)}], among_several)
-
-    def _following(self, messages: Sequence[dict], among_several: bool) -> list[int]:
+    def following_ids(self, messages: Sequence[dict], *, among_several: bool = False) -> list[int]:
+        """The same for all messages, of tools or of the user, between two turns of the assistant."""
         head = [{"role": "user", "content": [{"type": "text", "text": "q"}]}]
         head.append({"role": "assistant", "content": "", "tool_calls": [_CALL]})
         if self._suffix_prefix is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fovea.config import value_of
 from fovea.runs.checkpoints import LAST_GOOD
 from fovea.runs.records import read_run
 
@@ -14,16 +15,22 @@ TAUGHT = (
     "max_image_tokens",
 )  # fmt: skip
 """What a training teaches a model to expect."""
+KEPT = ("min_pixels", "max_pixels")
+"""Of these, what a processor keeps with its checkpoint where a training says nothing."""
 LIMITS = ("max_turns", "max_tokens_per_turn", "max_episode_tokens")
 """How long an episode of it was allowed to be: another training may choose otherwise, an evaluation goes by them."""
 
 
 def taught_settings(model: str, names: Sequence[str] = TAUGHT) -> dict[str, Any]:
     """The settings with which a checkpoint was trained, where the folder of its run says so."""
+    chosen = _chosen(model)
+    return {name: chosen[name] for name in names if chosen.get(name) is not None}
+
+
+def _chosen(model: str) -> dict[str, Any]:
     folder = Path(model)
     run = folder.parent if folder.name.startswith("checkpoint-") or folder.name == LAST_GOOD else folder
-    chosen = read_run(run).chosen("script", "episodes")
-    return {name: chosen[name] for name in names if chosen.get(name) is not None}
+    return read_run(run).chosen("script", "episodes")
 
 
 def checkpoint_defaults(words: list[str]) -> dict[str, Any]:
@@ -33,16 +40,17 @@ def checkpoint_defaults(words: list[str]) -> dict[str, Any]:
     """
     if len(words) > 1 and not words[1].startswith("-"):
         words[1:2] = ["--model_name_or_path", words[1]]
-    named = words.index("--model_name_or_path") + 1 if "--model_name_or_path" in words else len(words)
-    return taught_settings(words[named], (*TAUGHT, *LIMITS)) if named < len(words) else {}
+    model = value_of("model_name_or_path", words[1:])
+    return taught_settings(model, (*TAUGHT, *LIMITS)) if model else {}
 
 
 def untaught(model: str, *settings: Any) -> str:
     """How these settings differ from those with which a checkpoint was trained; empty if they do not."""
     now = {name: value for part in settings for name, value in vars(part).items()}
+    before = _chosen(model)
     differing = [
-        f"{name} was {value}, is {now.get(name)}"
-        for name, value in taught_settings(model).items()
-        if now.get(name) != value
+        f"{name} was {before[name]}, is {now.get(name)}"
+        for name in TAUGHT
+        if name in before and now.get(name) != before[name] and (name not in KEPT or before[name] is not None)
     ]
     return f"{model} was trained with other settings: {'; '.join(differing)}" if differing else ""

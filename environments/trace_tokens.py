@@ -42,17 +42,13 @@ class TraceEncoder:
         opening = [{"role": "system", "content": self.system}, *messages[:start]]
         ids, several = self.renderer.prompt_ids(opening, self.tools), len(images_of(opening)) > 1
         mask = [0] * len(ids)
-        for role, run in groupby(messages[start:], key=lambda message: message["role"]):
-            contents = [message["content"] for message in run]
-            if role == "assistant":
-                new = [token for content in contents for token in self.written_ids(content)]
-            elif role == "tool":
-                new = self.renderer.observation_ids(*contents, among_several=several)
+        for is_written, run in groupby(messages[start:], key=lambda message: message["role"] == "assistant"):
+            if is_written:
+                new = [token for message in run for token in self.written_ids(message["content"])]
             else:
-                blocks = [block for content in contents for block in content]
-                new = self.renderer.user_ids(blocks, among_several=several)
+                new = self.renderer.following_ids(list(run), among_several=several)
             ids += new
-            mask += [int(role == "assistant")] * len(new)
+            mask += [int(is_written)] * len(new)
         if self.max_length is not None and len(ids) > self.max_length:
             raise ValueError(f"a trace has {len(ids)} tokens, more than max_length {self.max_length}: raise it")
         return ids, mask, images_of(messages)

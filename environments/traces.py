@@ -24,6 +24,7 @@ from fovea.data.pictures import image_source
 from fovea.data.sources import BROKEN, READERS
 from fovea.episodes import Episode, StopReason
 from fovea.images import ImageError, is_strip, open_image
+from fovea.jsonl import replacing
 from fovea.placeholders import PLACEHOLDER, escaped, parts_of
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -55,17 +56,28 @@ def unfit(episode: Episode) -> str | None:
     return None if right else "wrong answer"
 
 
-def write_fit_traces(episodes: Sequence[Episode], folder: Path) -> Counter[str]:
-    """Writes traces of the episodes that are fit to be imitated; how many were dropped, by reason."""
-    reasons = [unfit(episode) for episode in episodes]
-    write_traces([e for e, reason in zip(episodes, reasons, strict=True) if reason is None], folder)
-    return Counter(reason for reason in reasons if reason is not None)
+def write_fit_traces(episodes: Iterable[Episode], folder: Path) -> Counter[str]:
+    """Writes traces of the episodes that are fit to be imitated; how many were dropped, by reason.
+
+    No episode is kept: their pictures would fill the memory.
+    """
+    dropped: Counter[str] = Counter()
+
+    def fit() -> Iterator[Episode]:
+        for episode in episodes:
+            if (reason := unfit(episode)) is None:
+                yield episode
+            else:
+                dropped[reason] += 1
+
+    write_traces(fit(), folder)
+    return dropped
 
 
 def write_traces(episodes: Iterable[Episode], folder: Path) -> None:
     """Writes `traces.jsonl` and the images as the model saw them below `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "traces.jsonl").open("w") as file:
+    with replacing(folder / "traces.jsonl") as file:
         for number, episode in enumerate(episodes):
             file.write(json.dumps(trace_record(episode, folder, name=str(number))) + "\n")
 
@@ -254,18 +266,23 @@ def to_trace(record: dict) -> Trace:
     """A record of `read_traces` with its images opened in place of the placeholders.
 
     What follows a tool call is what the tool returned: crops that stand in a user turn there, as MM-CoF writes them,
-    become tool turns, as in rollouts. Every other user turn stays one.
+    become tool turns, as in rollouts. Those that stand behind the tool's own words, since a tool message of OpenAI's
+    holds no images, join these. Every other user turn stays one.
     """
     images = iter([open_image(image) for image in record["images"]])
     messages: list[dict] = []
     called = False
     for message in record["messages"]:
-        role = "tool" if message["role"] == "user" and called else message["role"]
-        called = role == "assistant" and "<tool_call>" in behind_thoughts(message["content"])[1]
+        role, is_added = message["role"], False
+        if role == "user" and called:
+            role, is_added = "tool", messages[-1]["role"] == "tool"
+        called = called if role == "tool" else "<tool_call>" in behind_thoughts(message["content"])[1]
         blocks: list[dict] = []
         for number, text in enumerate(parts_of(message["content"])):
             blocks += [{"type": "image", "image": next(images)}] if number else []
             blocks += [{"type": "text", "text": text}] if text else []
+        if is_added:
+            blocks = [*blocks_of(messages.pop()["content"]), *blocks]
         only_text = len(blocks) == 1 and blocks[0]["type"] == "text"
         messages.append({"role": role, "content": blocks[0]["text"] if only_text else blocks})
     return Trace(tuple(messages))

@@ -12,7 +12,7 @@ from environments.probes.tools import TOOL_MODES
 from evaluation.benchmarks import BENCHMARKS, load_benchmark
 from evaluation.discover import ARMS
 from fovea.arguments import PlayerArguments, TimeArguments
-from fovea.tasks import Task
+from fovea.tasks import AnswerKind, Task
 
 
 class OfEachFamily:
@@ -155,4 +155,9 @@ class EvaluationArguments(PlayerArguments, TimeArguments):
             )
         else:
             tasks = self.read_tasks(self.dataset_name or "synthesis.shapes:test_tasks", limit=self.max_tasks)
-        return [replace(task, images=(), boxes=()) for task in tasks] if self.text_only else tasks
+        if not self.text_only:
+            return tasks
+        kept = [replace(task, images=(), boxes=()) for task in tasks if task.kind is not AnswerKind.BOX]
+        if len(kept) < len(tasks):
+            print(f"{len(tasks) - len(kept)} tasks ask for boxes, which nobody can draw without an image: left out")
+        return kept

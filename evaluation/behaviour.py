@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from evaluation.stored import StoredRun, stored_run
-from fovea.answers import score
+from fovea.answers import constant_of, score
 from fovea.boxes import coverage
 from fovea.chains import chain_of_task
 from fovea.commands import plain_parser
@@ -82,7 +82,7 @@ def seen(episode: Episode, right: float) -> _Seen:
         first = set(episode.foci[0].images) == set(chain.steps[0].images)
         foci = first, set(chain.images) <= focused
     calls = tuple(turn.calls_a_tool for turn in episode.turns)
-    return _Seen(right, calls, hits, foci, episode.answer or "(none)", str(task.answer))
+    return _Seen(right, calls, hits, foci, constant_of(task, episode.answer or "(none)"), constant_of(task))
 
 
 def _hit(crop: Crop, episode: Episode) -> float | None:

@@ -212,9 +212,13 @@ def _mirb(row: Row, file: Path) -> dict[str, Any]:
     }
 
 
+_OPTION_LINE = re.compile(r"^(?=\(?[A-Z][):.]\s)", re.MULTILINE)
+"""Where an option begins: a line without a letter goes on with the one before."""
+
+
 def _mmiu(row: Row, file: Path) -> dict[str, Any]:
     options = row["options"]
-    lines = options if isinstance(options, list) else [line for line in options.split("\n") if line.strip()]
+    lines = options if isinstance(options, list) else [one for one in _OPTION_LINE.split(options) if one.strip()]
     context = row.get("context") or ""
     return {
         "images": row["input_image_path"],

@@ -83,8 +83,9 @@ def compare(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> di
     for pair, part in whole:
         part["p_adjusted"] = pair["p_adjusted"]
     runs = {evaluation.name: evaluation.summary() for evaluation in evaluations}
+    are_known = all(run["context_tokens"] is not None for run in runs.values())
     for run in runs.values():
-        run["on_frontier"] = not any(
+        run["on_frontier"] = are_known and not any(
             other_run["accuracy"] >= run["accuracy"]
             and other_run["context_tokens"] <= run["context_tokens"]
             and (other_run["accuracy"], other_run["context_tokens"]) != (run["accuracy"], run["context_tokens"])
@@ -109,7 +110,8 @@ def table(comparison: dict[str, Any]) -> str:
         low, high = run["interval"]
         pass_cell = f" {run['pass_at_k'].get(max_samples, float('nan')):.3f} |" if pass_head else ""
         of_images = f"{run['image_tokens']:.0f}" if "image_tokens" in run else ""
-        cost = f"{run['tokens']:.0f} | {of_images} | {run['context_tokens']:.0f} | {run['zooms']:.2f}"
+        in_all = "" if run["context_tokens"] is None else f"{run['context_tokens']:.0f}"
+        cost = f"{run['tokens']:.0f} | {of_images} | {in_all} | {run['zooms']:.2f}"
         seconds = f"{run['seconds']:.3g}" if "seconds" in run else ""
         cost += f" | {seconds} | {'yes' if run['on_frontier'] else ''}"
         numbers = f"{run['n']} | {run['num_seeds']} | {run['accuracy']:.3f} | {low:.3f}-{high:.3f}"

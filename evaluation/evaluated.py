@@ -70,7 +70,7 @@ class Evaluated:
             "num_samples": min_samples,
             "pass_at_k": {k: fmean(pass_at_k(*counts, k) for counts in correct_counts) for k in _powers(min_samples)},
             "tokens": fmean(sample.num_tokens for sample in samples),
-            "context_tokens": fmean(sample.context_tokens for sample in samples),
+            "context_tokens": mean_if_known([sample.num_context_tokens for sample in samples]),
             "zooms": fmean(sample.num_zooms for sample in samples),
             **({} if (number := image_tokens(samples)) is None else {"image_tokens": number}),
             **self._pace(),
@@ -163,3 +163,9 @@ def refuse_other_questions(a: Evaluated, b: Evaluated) -> None:
         wordings = {(seed[id][0].question, str(seed[id][0].reference)) for seed in seeds}
         if len(wordings) > 1:
             raise ValueError(f"question {id} is not the same in both evaluations: evaluate both on the same tasks")
+
+
+def mean_if_known(values: Sequence[float | None]) -> float | None:
+    """Their mean; None where one is not known."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -112,23 +113,27 @@ def harvest(folder: Path, output: Path, *, model: str | None, max_traces: int | 
     stage = stage_of(run, model)
     right = successes(run)
     families = [run.task(record).family for record in right]
-    episodes: list[Episode] = []
+    counts: Counter[tuple[str, int]] = Counter()
     dropped: Counter[str] = Counter()
-    for record in tqdm(balanced(right, families, max_per_task), total=max_traces or len(right), desc="traces"):
-        if max_traces is not None and len(episodes) == max_traces:
-            break
-        episode, reason = replayed(record, run.task(record), stage)
-        if episode is None:
-            dropped[reason] += 1
-        else:
-            episodes.append(episode)
-    if not episodes:
+
+    def episodes() -> Iterator[Episode]:
+        for record in tqdm(balanced(right, families, max_per_task), total=max_traces or len(right), desc="traces"):
+            if max_traces is not None and counts.total() == max_traces:
+                return
+            episode, reason = replayed(record, run.task(record), stage)
+            if episode is None:
+                dropped[reason] += 1
+            else:
+                counts[episode.task.family, episode.num_zooms] += 1
+                yield episode
+
+    found = episodes()
+    if (first := next(found, None)) is None:
         reasons = "; ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "no answer was right"
         raise ConfigError(f"none of {len(run.records)} episodes becomes a trace: {reasons}")
-    write_traces(episodes, output)
-    lines = [f"\n{len(episodes)} traces of {len(run.records)} episodes, {len(right)} different ones right\n",
+    write_traces(chain([first], found), output)
+    lines = [f"\n{counts.total()} traces of {len(run.records)} episodes, {len(right)} different ones right\n",
              "| family | zooms | traces |", "|---|---|---|"]  # fmt: skip
-    counts = Counter((episode.task.family, episode.num_zooms) for episode in episodes)
     lines += [f"| {family} | {zooms} | {count} |" for (family, zooms), count in sorted(counts.items())]
     lines += [f"\ndropped: {count} {reason}" for reason, count in dropped.most_common()]
     return "\n".join(lines)

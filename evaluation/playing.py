@@ -171,7 +171,13 @@ def make_player(model: Model, arguments: EvaluationArguments, episodes: EpisodeA
 
         def ask(tasks: Sequence[Task], seeds: Sequence[int]) -> list[Episode]:
             return play_directly(
-                policy, tasks, environment_factory=factory, renderer=renderer, system=system, seeds=seeds
+                policy,
+                tasks,
+                environment_factory=factory,
+                renderer=renderer,
+                max_tokens=episodes.max_tokens_per_turn,
+                system=system,
+                seeds=seeds,
             )
 
         return Player(ask)

@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluation.benchmarks import BENCHMARKS
 from evaluation.scoring import verdicts
-from fovea.answers import readable
+from fovea.answers import constant_of, readable
 from fovea.episodes import Episode
 from fovea.runs.records import Sample
 from rewards.accuracy import accuracy
@@ -26,6 +26,7 @@ def sample_of(episode: Episode, number: int, *, task_hash: str | None = None) ->
         family=episode.task.family,
         score=score,
         why=why,
+        constant=constant_of(episode.task),
         task_hash=task_hash,
         **_published(episode, score),
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from string import ascii_uppercase
 
 from evaluation import mimic
+from fovea.answers.choices import choice_letter
 from fovea.tasks import AnswerKind, Task
 
 Rule = Callable[[Task, str], bool | float]
@@ -26,7 +27,7 @@ def letters(task: Task) -> str:
 
 def reference(task: Task) -> str:
     """The letter of the right option."""
-    return str(task.answer).strip(" ().").upper()
+    return choice_letter(task)
 
 
 def verdicts(task: Task, reply: str) -> dict[str, float]:

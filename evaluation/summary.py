@@ -38,7 +38,7 @@ def accuracy_of(samples: Sequence[Sample]) -> Accuracy:
     for sample in samples:
         scores[sample.task_id].append(sample.score)
     num_right = sum(map(fmean, scores.values()))
-    questions = {sample.task_id: (sample.family, str(sample.reference)) for sample in samples}
+    questions = {sample.task_id: (sample.family, sample.constant or str(sample.reference)) for sample in samples}
     return Accuracy(
         n=len(scores),
         accuracy=num_right / len(scores),

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -82,6 +83,23 @@ def config_names(words: Sequence[str]) -> tuple[list[str] | None, list[str]]:
     place = words.index("--config")
     names = list(itertools.takewhile(lambda word: not word.startswith("--"), words[place + 1 :]))
     return names, words[:place] + words[place + 1 + len(names) :]
+
+
+def value_of(option: str, words: Sequence[str]) -> str | None:
+    """What a command line, or else the last of its files that says it, gives for an option that is one word.
+
+    >>> value_of("model_name_or_path", ["--seed", "1", "--model_name_or_path=runs/rl"])
+    'runs/rl'
+    """
+    names, words = config_names(words)
+    parts = [part for word in words for part in word.split("=", 1)]
+    if f"--{option}" in parts[:-1]:
+        return parts[parts.index(f"--{option}") + 1]
+    with suppress(yaml.YAMLError):  # `parse` says what is wrong with a file
+        found = [yaml.safe_load(find_config(name).read_text()) for name in names or ()]
+        said = [settings[option] for settings in found if isinstance(settings, dict) and option in settings]
+        return str(said[-1]) if said else None
+    return None
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

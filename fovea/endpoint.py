@@ -94,7 +94,7 @@ class ChatEndpoint:
     """A model behind the OpenAI protocol (`/chat/completions` below `base_url`, `/v1` included).
 
     The key is read from the environment variable `api_key_variable`, if it is set. With `cache`, a JSONL file, an
-    answer to the same request is remembered for good.
+    answer to the same request of the same address is remembered for good, unless it is empty or was cut.
     """
 
     base_url: str
@@ -125,7 +125,8 @@ class ChatEndpoint:
             EndpointError: if the endpoint refuses or answers something else.
         """
         request = {"model": self.model, "messages": messages, **options}
-        request_hash = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        named = {"base_url": self.base_url, **request}
+        request_hash = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
         if request_hash in self._known:
             return self._known[request_hash]
         completion = self._ask(request)
@@ -142,7 +143,7 @@ class ChatEndpoint:
             raise EndpointError(f"{self.base_url} answered without a choice: {completion}") from None
         if not isinstance(answer["text"], str):
             raise EndpointError(f"{self.base_url} answered {answer['text']!r}, which is no text")
-        if self.cache is not None:
+        if self.cache is not None and answer["text"] and answer["finish_reason"] != "length":
             with self._lock:
                 self._known[request_hash] = answer
                 self.cache.parent.mkdir(parents=True, exist_ok=True)

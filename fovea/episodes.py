@@ -172,7 +172,7 @@ class Episode:
         Raises:
             ValueError: for an episode played without a renderer.
         """
-        if self.tokens is None:
+        if self.tokens is None or not self.tokens.prompt_ids:
             raise ValueError(f"the episode of task {self.task.id} has no tokens: play it with a renderer")
         return self.tokens
 

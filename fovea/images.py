@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,8 +168,9 @@ def open_image(source: Source) -> Image.Image:
         content = encoded(source)
         image = content if isinstance(content, Image.Image) else _decode_lazily(content)
         check_size(image.size, name)
+        image.load()  # what is wrong with the pixels is told here, what is wrong with their EXIF is let go
         bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE)
-        return to_rgb(ImageOps.exif_transpose(image), bits[0] if bits else None)
+        return to_rgb(_upright(image), bits[0] if bits else None)
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -223,7 +225,7 @@ _IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 256, 257, 258
 
 
 def _rotated_size(image: Image.Image) -> Size:
-    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    is_turned = _orientation(image) in (5, 6, 7, 8)
     tags = getattr(image, "tag_v2", None)  # of a TIFF, whose size Pillow has turned by itself
     width, height = image.size if tags is None else (tags[_IMAGE_WIDTH], tags[_IMAGE_LENGTH])
     return (height, width) if is_turned else (width, height)
@@ -284,3 +286,16 @@ def source_hash(source: Source) -> str:
 def image_hash(image: Image.Image) -> str:
     """Content hash of decoded pixels."""
     return content_hash(repr((image.mode, image.size)).encode() + image.tobytes())
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF turns it; as it is where that cannot be read."""
+    return image if _orientation(image) in (None, 1) else ImageOps.exif_transpose(image)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """How EXIF says that the image is turned; None where it says nothing, or cannot be read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return None

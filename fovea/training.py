@@ -172,7 +172,7 @@ class LedgerCallback(TrainerCallback):
 
 
 class TimeLimitCallback(TrainerCallback):
-    """Ends training after the first step that is over once `minutes` have passed; what was learned is saved as ever.
+    """Ends training after the first step that is over once `minutes` have passed, with a checkpoint to go on from.
 
     The main process's clock decides for all, so that no process waits for one that has stopped.
     """
@@ -187,4 +187,6 @@ class TimeLimitCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.minutes is not None:
             is_over = [time.monotonic() - self.started > 60 * self.minutes]
-            control.should_training_stop = broadcast_object_list(is_over)[0] or control.should_training_stop
+            if broadcast_object_list(is_over)[0]:
+                control.should_training_stop = True
+                control.should_save = control.should_save or args.save_strategy != "no"

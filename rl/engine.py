@@ -66,6 +66,8 @@ class Engine(VLLMGeneration):
             super().sync_weights()
         if self.mode == "colocate":
             self.llm.llm_engine.reset_encoder_cache()
+        else:  # the first process alone sends them, and nobody may ask for rollouts before they are there
+            self.accelerator.wait_for_everyone()
 
     @contextmanager
     def awake(self) -> Iterator[None]:

@@ -158,7 +158,7 @@ class PlaysEpisodes(GRPOTrainer):
                 list(distinct.values()),
                 environment_factory=self.make_environment,
                 renderer=self.renderer,
-                is_right=lambda task, answer: score(task, answer) == 1,
+                is_right=lambda episode: score(episode.task, episode.answer or "", episode.framing) == 1,
                 max_tokens=self.limits.max_tokens_per_turn,
                 batch_size=self.args.rollout_batch_size,
             )

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl.trainer.utils import RepeatSampler
 
 from rewards.totals import weighted_totals
@@ -30,6 +31,16 @@ class EpochSampler(RepeatSampler):
     def set_epoch(self, epoch: int) -> None:
         if self.shuffle:
             self.generator.manual_seed(cast(int, self.seed) + epoch)
+
+
+class EpochCallback(TrainerCallback):
+    """Tells a sampler its epoch: Accelerate does not reach it in an epoch that several processes go on with."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.sampler.set_epoch(int(state.epoch + 1e-6))
 
 
 class TaskHistory:

@@ -52,13 +52,22 @@ logger = get_logger(__name__)
 
 
 def make_cold_start(config: str, model_name: str) -> None:
-    """Runs the SFT `config` if `model_name` is the folder it writes and is not finished; other processes wait."""
+    """Runs the SFT `config` if `model_name` is the folder it writes and is not finished.
+
+    Raises:
+        ConfigError: for several processes: each of them would be one of the SFT's too.
+    """
     target = yaml.safe_load(find_config(config).read_text())["output_dir"]
-    with process_state().main_process_first():
-        if model_name == target and not is_finished(target):
-            print(f"{target} is not there yet: making the SFT cold start first ({config})", flush=True)
-            script = Path(__file__).resolve().parent.parent / "sft" / "train_sft.py"
-            subprocess.run([sys.executable, str(script), "--config", config], check=True)
+    if model_name != target or is_finished(target):
+        return
+    if process_state().num_processes > 1:
+        raise ConfigError(
+            f"the SFT checkpoint {target} is not there yet, and is made on the way in one process alone: launch "
+            f"sft/train_sft.py --config {config} in the same way first"
+        )
+    print(f"{target} is not there yet: making the SFT cold start first ({config})", flush=True)
+    script = Path(__file__).resolve().parent.parent / "sft" / "train_sft.py"
+    subprocess.run([sys.executable, str(script), "--config", config], check=True)
 
 
 def for_prompts(

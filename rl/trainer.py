@@ -41,7 +41,7 @@ from rl.honoured import check_options, refuse_arguments
 from rl.metrics import completion_numbers, completion_of, edit_numbers, edit_outcomes, numbers
 from rl.payments import Payment, environment_rewards, payments
 from rl.playing import Group, PlaysEpisodes
-from rl.sampling import EpochSampler, TaskHistory, has_signal, numbered
+from rl.sampling import EpochCallback, EpochSampler, TaskHistory, has_signal, numbered
 from rl.shared_loss import SharedPrefixLoss
 
 HISTORY = "task_history.json"
@@ -142,7 +142,9 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
         if not self.tasks:
             return stock
         options = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
-        return EpochSampler(**{name: getattr(stock, name) for name in options})
+        sampler = EpochSampler(**{name: getattr(stock, name) for name in options})
+        self.add_callback(EpochCallback(sampler))
+        return sampler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Transformers' method of the same name, and what `_save_more` has left there."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
+from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import play
+from environments.play import play_each
 from environments.policies.chain_oracle import CHAINED, make_oracle
 from environments.seats import Limits
 from environments.traces import write_fit_traces
@@ -30,7 +31,7 @@ from fovea.episodes import Episode
 from fovea.models.loading import load_outline
 from fovea.models.names import EMBEDDED
 from fovea.tasks import Task
-from synthesis.arguments import TraceSourceArguments
+from synthesis.arguments import TraceSourceArguments, for_one_pass
 from synthesis.shapes import make_tasks
 
 DEFAULT_FOLDER = Path("runs/tiny/traces")
@@ -94,22 +95,30 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
         seed=arguments.seed,
     )
     limits = Limits(max_turns=episodes.max_turns)
-    played = play(oracle, tasks, environment_factory=environment_factory(episodes, outline), limits=limits)
+    factory = environment_factory(for_one_pass(episodes), outline)
+    unaided: list[str] = []
+
+    def played() -> Iterator[Episode]:
+        playing = play_each(oracle, tasks, environment_factory=factory, limits=limits)
+        for _, episode in tqdm(playing, total=len(tasks), desc="traces", mininterval=2):
+            if not episode.num_zooms and not episode.foci:
+                unaided.append(episode.task.id)
+            yield episode
+
     folder = Path(arguments.output_dir)
-    dropped = write_fit_traces(played, folder)
-    say_dropped(dropped, len(played))
-    unaided = _without_a_tool(played) if episodes.environment != "views" else ""
-    print(f"{len(played) - dropped.total()} traces{unaided}")
+    dropped = write_fit_traces(played(), folder)
+    say_dropped(dropped, len(tasks))
+    words = "" if episodes.environment == "views" else _without_a_tool(unaided)
+    print(f"{len(tasks) - dropped.total()} traces{words}")
     return folder
 
 
-def _without_a_tool(played: Sequence[Episode]) -> str:
+def _without_a_tool(ids: Sequence[str]) -> str:
     """How many episodes called no tool, and which; empty if all did."""
-    found = [episode.task.id for episode in played if not episode.num_zooms and not episode.foci]
-    if not found:
+    if not ids:
         return ""
-    named = ", ".join(found[:5]) + (" …" if len(found) > 5 else "")
-    return f", {len(found)} of them without a zoom: {named}"
+    named = ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
+    return f", {len(ids)} of them without a zoom: {named}"
 
 
 def refuse_half_chains(tasks: Sequence[Task]) -> None:

@@ -97,8 +97,9 @@ class TransformersPolicy:
         plain = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
         with replaced(base, "generation_config", plain):  # a released one would add penalties of its own
             output = self.network.generate(
-                **batch, **sampling, max_new_tokens=max_tokens, suppress_tokens=self.renderer.placeholder_ids
-            )
+                **batch, **sampling, max_new_tokens=max_tokens, suppress_tokens=self.renderer.placeholder_ids,
+                synced_gpus=False,  # whole weights are here, and processes do not call this equally often
+            )  # fmt: skip
         return output[:, batch["input_ids"].shape[1] :].tolist()
 
     def _chooser(self) -> Choice:

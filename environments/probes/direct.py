@@ -1,4 +1,4 @@
-"""The bare question: first views and words, no protocol, no tool; the whole reply is the answer.
+"""The bare question: first views and words, no protocol, no tool; the whole reply, thoughts left out, is the answer.
 
 A baseline: what a model answers without the protocol.
 """
@@ -10,8 +10,9 @@ from typing import Any
 
 from environments.play import Policy
 from environments.rendering import Renderer
-from environments.seats import Conversation, framing_of
-from fovea.episodes import Answer, Episode, StopReason, Turn
+from environments.seats import Conversation, Reply, framing_of
+from fovea.boxes import Framing
+from fovea.episodes import Answer, Episode, NoAction, StopReason, TokenRecord, Turn
 from fovea.ledger import phase
 from fovea.tasks import Task
 
@@ -22,11 +23,14 @@ def play_directly(
     *,
     environment_factory: Callable[[], Any],
     renderer: Renderer | None,
-    max_tokens: int = 32,
+    max_tokens: int,
     system: str | None = None,
     seeds: Sequence[int] | None = None,
 ) -> list[Episode]:
-    """One single-turn episode per task, in order. `system` is the prompt that the model was released with, if any."""
+    """One single-turn episode of at most `max_tokens` per task, in order.
+
+    `system` is the prompt that the model was released with, if any. A reply that was cut is no answer.
+    """
     conversations, framings = [], []
     for place, task in enumerate(tasks):
         environment = environment_factory()
@@ -41,11 +45,23 @@ def play_directly(
     with phase("decode"):
         replies = policy.reply(conversations, max_tokens=[max_tokens] * len(tasks))
     return [
-        Episode(
-            task,
-            (Turn(reply.text, Answer(reply.text.strip()), None, reply.num_tokens),),
-            StopReason.ANSWERED,
-            framing=framing,
-        )
-        for task, reply, framing in zip(tasks, replies, framings, strict=True)
+        _episode(conversation, reply, framing, renderer)
+        for conversation, reply, framing in zip(conversations, replies, framings, strict=True)
     ]
+
+
+def _episode(conversation: Conversation, reply: Reply, framing: Framing | None, renderer: Renderer | None) -> Episode:
+    action = NoAction() if reply.is_truncated else Answer(reply.text.rpartition("</think>")[2].strip())
+    tokens = num_image_tokens = None
+    if renderer is not None:
+        prompt_ids, written_ids = tuple(conversation.token_ids), tuple(reply.token_ids)
+        tokens = TokenRecord(prompt_ids, written_ids, (1,) * len(written_ids), tuple(conversation.images))
+        num_image_tokens = prompt_ids.count(renderer.image_token_id)
+    return Episode(
+        conversation.task,
+        (Turn(reply.text, action, None, reply.num_tokens),),
+        StopReason.TURN_TOKENS if reply.is_truncated else StopReason.ANSWERED,
+        tokens,
+        framing=framing,
+        num_image_tokens=num_image_tokens,
+    )

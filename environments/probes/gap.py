@@ -15,6 +15,7 @@ from environments.play import Policy, play
 from environments.policies.forced import OPENINGS, ForcedPolicy
 from environments.rendering import Renderer
 from environments.seats import Limits
+from fovea.episodes import Episode
 from fovea.ledger import phase
 from fovea.models.processors import pixel_limits
 from fovea.tasks import Task
@@ -39,7 +40,7 @@ def narrow(
     *,
     environment_factory: Callable[[], Any],
     renderer: Renderer,
-    is_right: Callable[[Task, str], bool],
+    is_right: Callable[[Episode], bool],
     max_tokens: int,
     batch_size: int,
 ) -> list[Gap]:
@@ -63,7 +64,7 @@ def narrow(
     for task, views in zip(tasks, tries, strict=True):
         played = episodes[start : start + len(views)]
         start += len(views)
-        right = [episode.answer is not None and is_right(task, episode.answer) for episode in played]
+        right = [episode.answer is not None and is_right(episode) for episode in played]
         if not views or not right[0]:
             gaps.append(Gap(task, 1.0, is_known=False))
             continue

@@ -15,7 +15,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from fovea.answers.boxes import box_score, reference_boxes, written_boxes
-from fovea.answers.choices import check_choice, choice_letter, choice_score
+from fovea.answers.choices import check_choice, choice_letter, choice_score, letters_of
 from fovea.answers.numbers import PLAIN_NUMBER, check_number, number_score
 from fovea.answers.text import as_list, check_list, check_text, check_yes_no, list_score, text_score, yes_no_score
 from fovea.boxes import Frame, Framing
@@ -29,6 +29,15 @@ def score(task: Task, answer: str, framing: Framing | None = None) -> float:
     if task.kind is AnswerKind.BOX:
         return box_score(task, answer, framing)
     return _SCORERS[task.kind](task, answer)
+
+
+def constant_of(task: Task, answer: str | None = None) -> str:
+    """An answer, or the reference, as it compares over questions: of a choice its letter, however it is written."""
+    text = str(task.answer) if answer is None else answer
+    if task.kind is AnswerKind.CHOICE:
+        letters = {choice_letter(task)} if answer is None else letters_of(task, text)
+        return letters.pop() if len(letters) == 1 else text
+    return text
 
 
 def written(task: Task, framing: Framing | None = None) -> str:

@@ -3,40 +3,70 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any
 
-from fovea.answers.text import normalized, yes_or_no_in
+from fovea.answers.text import boxed, normalized, without_latex, yes_or_no_in
 from fovea.tasks import Task
 
 MAX_CHOICES = len(ascii_uppercase)
+_NAMING = "answer|choice|option|\u7b54\u6848|\u9009\u9879"
 _CHOICE = (
     re.compile(r"^\W*([A-Z])\W*$", re.IGNORECASE),
     re.compile(r"^\W*([A-Z])[.):\]*]"),
     re.compile(r"^\W*([a-z])[.)\]](?!\w)"),
     re.compile(r"(?<!\w)\(([A-Z])\)", re.IGNORECASE),
-    re.compile(r"(?i:answer|choice|option)(?i:\s+is)?[\s:*\"'`(]+([A-Z])(?![\w'])"),
-    re.compile(r"(?:answer|choice|option)(?:\s+is)?[\s:*\"'`(]+([A-Z])\W*$", re.IGNORECASE),
+    re.compile(rf"(?i:{_NAMING})(?i:\s+is)?[\s:*\"'`(]+([A-Z])(?![\w'])"),
+    re.compile(rf"(?:{_NAMING})(?:\s+is)?[\s:*\"'`(]+([A-Z])\W*$", re.IGNORECASE),
 )
 """A letter that is all of the answer, stands in front of an option, in brackets, or after "answer is"."""
 
 
 def choice_score(task: Task, answer: str) -> float:
     """By letter, or by the text of the option; an answer that names several options is wrong."""
-    right_letter = choice_letter(task)
+    return float(letters_of(task, answer) == {choice_letter(task)})
+
+
+def letters_of(task: Task, answer: str) -> set[str]:
+    """The letters of all options that an answer names, none where it names none."""
+    answer = without_latex(unicodedata.normalize("NFKC", boxed(answer) or answer))
     letters = _letters(task)
-    matches = [i for i, choice in enumerate(task.choices) if normalized(choice) == normalized(answer)]
-    if len(matches) == 1:
-        return float(letters[matches[0]] == right_letter)
-    named_letters = {letter.upper() for pattern in _CHOICE for letter in pattern.findall(answer.strip())}
+    if written := _option_written(answer, task.choices):
+        return written
+    named = named_letters(answer)
     # Letters that stand alone name options too; "A" and "I" also are words, which a small letter beside them shows.
     lone_letters = {
         letter for groups in _ALONE_LETTER.findall(answer) for letter in groups if letter and letter in letters
     }
     spelled_letters = {letters[i] for i in _spelled(answer, task.choices)}
-    other_letters = (lone_letters | spelled_letters) - {right_letter}
-    return float((named_letters or spelled_letters) == {right_letter} and not other_letters)
+    # What stands alone only speaks against what is named: "I see a B" names nothing.
+    return (named or spelled_letters) | (lone_letters | spelled_letters if named or spelled_letters else set())
+
+
+def named_letters(text: str) -> set[str]:
+    """The letters that a text names as options: one that is all of it, in front, in brackets, or after "answer is"."""
+    return {letter.upper() for pattern in _CHOICE for letter in pattern.findall(text.strip())}
+
+
+_LETTERED = re.compile(
+    rf"\W*(?:(?i:(?:the )?(?:{_NAMING})(?:\s+is)?)[\s:*\"'`]+)?[(\[*]*([A-Za-z])[)\].:*\-\s]+(?:is\s+)?(.+)", re.DOTALL
+)
+"""A letter and the text behind it, perhaps after "the answer is"."""
+
+
+def _option_written(answer: str, choices: tuple[str, ...]) -> set[str]:
+    """The letter of the option that is all of the answer, or whose text stands behind a letter, and that letter.
+
+    What such a text says is no answer: "(C) Both A and B" names C.
+    """
+    letters_by_text = {normalized(choice): ascii_uppercase[i] for i, choice in enumerate(choices)}
+    if letter := letters_by_text.get(normalized(answer)):
+        return {letter}
+    lettered = _LETTERED.fullmatch(answer.strip())
+    letter = lettered and letters_by_text.get(normalized(lettered[2]))
+    return {lettered[1].upper(), letter} if lettered and letter else set()
 
 
 _ALONE_LETTER = re.compile(r"(?<![\w'])([B-HJ-Z])(?![\w'])|(?<![\w'])([AI])(?![\w'])(?! [a-z])")

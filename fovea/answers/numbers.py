@@ -7,7 +7,7 @@ import re
 import unicodedata
 from typing import Any
 
-from fovea.answers.text import OUTER, is_plain
+from fovea.answers.text import DASH, MINUS, OUTER, is_plain, without_latex
 from fovea.tasks import Task
 
 RELATIVE_TOLERANCE = 1e-4
@@ -32,9 +32,12 @@ _NUMBER = re.compile(
     r"(?:(?<![\w.])[-+])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|(?<![\w.])\.\d+(?:[eE][-+]?\d+)?)"
 )
 """Digits with what belongs to them; a sign only where no letter or digit stands before it."""
-_MINUS = dict.fromkeys(map(ord, "\u2212\uff0d\ufe63"), "-")
-_DASH = re.compile("(?<!\\w)[\u2010-\u2014](?=[\\d.])")
-"""A dash that is written for a minus: before digits, and behind no word."""
+_FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+_POWER_OF_TEN = re.compile(r"(?<=\d)\s*(?:[x*\u00d7\u00b7]|\\times|\\cdot)\s*10\^\{?([-+\u2212]?\d+)\}?")
+_UNIT_POWER = re.compile(r"(\d\s*(?:[a-df-zA-DF-Z]|[a-zA-Z]{2}))\^?[23](?!\w)")
+"""An exponent of a unit of one or two letters behind a number: 7 m2, 12 cm^2."""
+_NONE = re.compile(r"none|(?:there (?:is|are|were) )?(?:none|no [a-z]+s)(?: (?:at all|visible|here))?")
+"""That there is nothing of what was to be counted."""
 PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
 
@@ -57,14 +60,15 @@ def to_number(text: str) -> float | None:
 
 def _read(text: str) -> tuple[float | None, bool]:
     """The only number in a text, and whether a percent sign stands beside it."""
-    text = _DASH.sub("-", text.translate(_MINUS))
-    text = re.sub(rf"(?<=[^\W\d_]){_RAISED.pattern}", "", text)
+    text = DASH.sub("-", without_latex(_FRACTION.sub(r"\1/\2", text)).translate(MINUS))
+    text = _POWER_OF_TEN.sub(r"e\1", text)
+    text = re.sub(rf"(?<=[^\W\d_]){_RAISED.pattern}", "", _UNIT_POWER.sub(r"\1", text))
     plain_text = _RAISED.sub(lambda match: f" {match[0]} ", _GROUPED.sub("", text))
     plain_text = unicodedata.normalize("NFKC", plain_text).strip().lower()
-    plain_text = re.sub(r"\bper ?cent\b", "%", re.sub(r"\bminus (?=\w)", "-", plain_text))
+    plain_text = re.sub(r"\bper ?cent\b", "%", re.sub(r"\b(?:minus|negative) (?=\w)", "-", plain_text))
     is_percentage = "%" in plain_text
     bare_text = plain_text.strip(OUTER + "%")
-    if bare_text == "none":
+    if _NONE.fullmatch(bare_text):
         return 0.0, is_percentage
     if fraction := re.fullmatch(r"(-?\d{1,9})\s*/\s*(\d{1,9})", bare_text):
         return (int(fraction[1]) / int(fraction[2]) if int(fraction[2]) else None), is_percentage
@@ -76,9 +80,11 @@ def _read(text: str) -> tuple[float | None, bool]:
     if not numbers and len(words) == 1 and (words != ["one"] or bare_text.startswith("one")):  # "no one", "the red one"
         sign = -1 if re.search(rf"(?<!\w)-{words[0]}", plain_text) else 1
         return float(sign * _SPOKEN[words[0]]), is_percentage
-    if len(numbers) != 1 or set(words) - {"one"}:  # "the red one says 7"
+    if len(numbers) != 1:
         return None, is_percentage
     value = float(numbers[0].replace(",", ""))
+    if any(_SPOKEN[word] != abs(value) for word in words if word != "one"):  # "the red one says 7", "12 (twelve)"
+        return None, is_percentage
     return (value if math.isfinite(value) else None), is_percentage
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from string import ascii_uppercase
 
-from fovea.answers import written
+from fovea.answers.choices import choice_letter, named_letters
 from fovea.answers.text import as_list
 from fovea.tasks import AnswerKind, Task
 
@@ -18,12 +19,12 @@ COMMON = frozenset(
 def tells(text: str, task: Task) -> bool:
     """Whether a text holds the right answer as words of its own; what the question itself says tells nothing."""
     if task.kind is AnswerKind.CHOICE:  # all options stand in the question; the letter, or the option alone, tells
-        letter = written(task)
-        options = {chr(65 + number): choice for number, choice in enumerate(task.choices)}
-        right = options.get(letter, letter)
-        others = [choice for choice in task.choices if choice != right]
-        if re.search(rf"\({re.escape(letter)}\)", text):
+        letter = choice_letter(task)
+        if letter in named_letters(text):
             return True
+        place = ascii_uppercase.index(letter)
+        others = [choice for number, choice in enumerate(task.choices) if number != place]
+        right = task.choices[place] if task.choices else letter
         return holds(text, right) and not any(holds(text, choice) for choice in others)
     return any(holds(text, str(answer)) and not holds(task.prompt, str(answer)) for answer in as_list(task.answer))
 

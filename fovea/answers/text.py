@@ -9,8 +9,45 @@ from typing import Any
 
 from fovea.tasks import Task
 
-OUTER = " .,;:!?\"'`()[]{}*"
+OUTER = " .,;:!?\"'`()[]{}*\u3001\u3002\u300c\u300d\u300e\u300f\u3010\u3011"
+"""Punctuation around an answer, that of Chinese and Japanese included (full-width forms are made plain before)."""
+MINUS = dict.fromkeys(map(ord, "\u2212\uff0d\ufe63"), "-")
+DASH = re.compile("(?<!\\w)[\u2010-\u2014](?=[\\d.])")
+"""A dash that is written for a minus: before digits, and behind no word."""
 _QUOTES = {ord(curly): straight for curly, straight in zip("\u2018\u2019\u201c\u201d", "''\"\"", strict=True)}
+
+
+def boxed(text: str) -> str | None:
+    r"""What the last `\boxed{…}` of a text holds, braces in it counted; None without one.
+
+    >>> boxed(r"so \boxed{\frac{1}{2}}."), boxed(r"\boxed{\text{a cat}}")
+    ('\\frac{1}{2}', 'a cat')
+    """
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    depth = 0
+    for place in range(start + 6, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            content = text[start + 7 : place]
+            plain = re.fullmatch(r"\s*\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}\s*", content)
+            return plain[1] if plain else content
+    return None
+
+
+_BOXED = re.compile(r"\$*\s*\\(?:boxed|text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}\s*\$*")
+
+
+def without_latex(text: str) -> str:
+    r"""The text without frames and fonts of LaTeX.
+
+    >>> without_latex(r"so $\boxed{\text{B}}$."), without_latex("$B$")
+    ('so B.', 'B')
+    """
+    while (plain := _BOXED.sub(r"\1", text)) != text:
+        text = plain
+    return re.sub(r"^\$+([^$]+)\$+$", r"\1", text.strip())
 
 
 def as_list(value: Any) -> list[Any]:
@@ -24,7 +61,8 @@ def normalized(text: str) -> str:
     >>> normalized(" The  Red car. "), normalized("?!")
     ('red car', '?!')
     """
-    text = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).translate(_QUOTES).strip().lower())
+    text = DASH.sub("-", unicodedata.normalize("NFKC", text.translate(MINUS)).translate(_QUOTES))
+    text = re.sub(r"\s+", " ", text).strip().lower()
     text = text.strip(OUTER) or text
     return re.sub(r"^(?:the|an?) (?=.)", "", text)
 
@@ -62,7 +100,7 @@ def yes_or_no_in(answer: str) -> set[str]:
     """Which of yes and no an answer says."""
     plain = re.sub(r"\bno (?:doubt|question)\b", "", normalized(answer))
     said = {_YES_NO.get(normalized(clause)) for clause in _CLAUSE.split(plain)} - {None}
-    words = set(re.findall(r"[a-z]+", plain)) & {"yes", "no"}
+    words = {_YES_NO[word] for word in re.findall(r"[a-z]+", plain) if word in _YES_NO}
     return {word for word in said or words if word}
 
 
@@ -73,7 +111,7 @@ def check_yes_no(task: Task, answer: Any) -> str:
     return yes_or_no
 
 
-_SEPARATOR = re.compile(r"[,;\n]")
+_SEPARATOR = re.compile("[,;\n\uff0c\u3001\uff1b]")
 _NUMBERED = re.compile(r"(?:^|\s)\d+[.)]\s")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 

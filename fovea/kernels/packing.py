@@ -38,8 +38,9 @@ class Row:
 
     @property
     def prompt_key(self) -> tuple:
-        """What rows of one prompt share: its tokens, and its images' content."""
-        return tuple(self.prompt_ids), tuple(content_key(pixels) for pixels, _ in self.prompt_images)
+        """What rows of one prompt share: its tokens, and its images' content and extents."""
+        images = ((content_key(pixels), tuple(extent.flatten().tolist())) for pixels, extent in self.prompt_images)
+        return tuple(self.prompt_ids), tuple(images)
 
 
 def unpad(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ LAST_FILE = "training_args.bin"
 """What a Trainer writes last into the folder of its model."""
 COMPLETE = "complete"
 """The empty file in the folder of a run that has taken all of its steps, and has saved its model."""
+_WEIGHTS = (
+    "adapter_config.json",
+    "adapter_model.*",
+    "model.safetensors*",
+    "model-*.safetensors",
+    "pytorch_model*.bin*",
+)
 LAST_GOOD = "last_good"
 """The checkpoint that is kept from before a collapse (`rl.collapse`)."""
 
@@ -26,12 +34,15 @@ class WholeCheckpoints:
     state: Any
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save and folder.exists():  # of a run before, or torn: nothing of it may be read as of this
+            shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
         finally:
             self.args.save_total_limit = limit
-        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self._save_more(folder)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -42,6 +53,13 @@ class WholeCheckpoints:
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Transformers' method of the same name; an adapter and a whole model never lie in one folder."""
+        for kind in _WEIGHTS:
+            for file in Path(output_dir or self.args.output_dir).glob(kind):
+                file.unlink()
+        super()._save(output_dir, state_dict)  # type: ignore[misc]
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Transformers' method of the same name; weights that are tied to others are never in a checkpoint."""
@@ -65,10 +83,13 @@ def kept_checkpoints(output_dir: str | Path) -> list[Path]:
     return sorted(folders, key=step_of)
 
 
-def discount_checkpoints(output_dir: str | Path) -> None:
-    """Takes the marks off a run's checkpoints and model, so that a fresh start in its folder never counts them."""
-    for mark in [*_marks(output_dir), Path(output_dir) / LAST_GOOD / MARK]:
-        mark.unlink(missing_ok=True)
+def discount_checkpoints(output_dir: str | Path, *, behind: int = 0) -> None:
+    """Takes the marks off a run's model and its checkpoints after a step, from which it is now trained again."""
+    for mark in _marks(output_dir):
+        if step_of(mark.parent) > behind:
+            mark.unlink()
+    if not behind:
+        (Path(output_dir) / LAST_GOOD / MARK).unlink(missing_ok=True)
     reopen(output_dir)
 
 

@@ -67,7 +67,7 @@ class EpisodeRecord:
             stop_reason=episode.stop_reason,
             num_zooms=episode.num_zooms,
             num_tokens=episode.num_tokens,
-            num_context_tokens=None if tokens is None else len(tokens.prompt_ids) + len(tokens.completion_ids),
+            num_context_tokens=len(tokens.prompt_ids + tokens.completion_ids) if tokens and tokens.prompt_ids else None,
             num_image_tokens=episode.num_image_tokens,
             faults=dict(Counter(fault.kind.value for fault in episode.faults)),
             turns=episode.turns,
@@ -130,6 +130,8 @@ class Sample(EpisodeRecord):
     within: Any = None
     """The group of questions whose scores are averaged first, where the benchmark does so."""
     why: str = ""
+    constant: str | None = None
+    """What would always have to be said to be right without looking: of a choice the letter, else the reference."""
     task_hash: str | None = None
     """By which an evaluation that goes on notices that a question has changed."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fovea.config import ConfigError
 from fovea.processes import process_state
-from fovea.runs.checkpoints import discount_checkpoints, is_complete, last_whole_checkpoint, step_of
+from fovea.runs.checkpoints import discount_checkpoints, is_complete, is_finished, last_whole_checkpoint, step_of
 from fovea.runs.directory import RunDirectory, changes, plain
 
 FREE_SETTINGS = re.compile(
@@ -38,9 +38,9 @@ class Start:
         """Writes down how the run starts, and takes its logs back to the checkpoint."""
         with process_state().main_process_first():
             if process_state().is_main_process:
-                if not self.checkpoint:
-                    discount_checkpoints(self.run.path)
-                self.run.rewind(_step_in(Path(self.checkpoint)) if self.checkpoint else 0)
+                step = _step_in(Path(self.checkpoint)) if self.checkpoint else 0
+                discount_checkpoints(self.run.path, behind=step)
+                self.run.rewind(step)
                 self.run.write_start(**self.settings)
                 words = f"going on from {self.checkpoint}" if self.checkpoint else f"starting anew in {self.run.path}"
                 print(words, flush=True)
@@ -74,9 +74,10 @@ def start_run(run: RunDirectory, resume: str | bool | None, **settings: Any) -> 
                     flush=True,
                 )
             raise SystemExit(0)
-        if checkpoint is not None and changed:
+        if (checkpoint is not None or is_finished(run.path)) and changed:
+            held = checkpoint.name if checkpoint else "a model"
             raise ConfigError(
-                f"{run.path} holds {checkpoint.name} of a run with other settings ({'; '.join(changed)}): use "
+                f"{run.path} holds {held} of a run with other settings ({'; '.join(changed)}): use "
                 "those settings, another --output_dir, or --resume_from_checkpoint false to start anew in this folder"
             )
         if checkpoint is not None and lengths:

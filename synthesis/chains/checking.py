@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from fovea.answers import score
+from fovea.answers.numbers import to_number
 from fovea.answers.telling import holds, tells
 from fovea.chains import Chain
 from fovea.data.references import kind_of
@@ -41,7 +42,10 @@ def problems(question: str, chain: Chain, images: Mapping[int, Image.Image], loo
 
 def _asked(question: str, answer: Any) -> Task:
     """A question as a task of the kind that its answer suggests."""
-    return Task("", (), question, answer, kind_of(None, answer, (), has_image=False))
+    kind = kind_of(None, answer, (), has_image=False)
+    if kind is AnswerKind.NUMBER and to_number(str(answer)) is None:  # "Nan", a name
+        kind = AnswerKind.TEXT
+    return Task("", (), question, answer, kind)
 
 
 def _is_right(task: Task, answer: str) -> bool:

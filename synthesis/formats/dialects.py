@@ -16,6 +16,7 @@ from environments.protocol import behind_thoughts
 from environments.trace_calls import read_literal
 from environments.traces import TraceError
 from fovea.answers.boxes import is_four_numbers
+from fovea.answers.text import boxed
 from fovea.boxes import Box, Frame, Size
 from fovea.images import image_size
 from fovea.placeholders import PLACEHOLDER, parts_of
@@ -207,25 +208,6 @@ def _one_text(message: Message) -> list[Message]:
         messages.append(Message("assistant", f"<think>{thought}</think>\n{_tag(numbers, 0)}"))
         messages.append(Message("tool", PLACEHOLDER if PLACEHOLDER in zoom else ""))
     return messages
-
-
-def boxed(text: str) -> str | None:
-    r"""What the last `\boxed{…}` of a text holds, braces in it counted; None without one.
-
-    >>> boxed(r"so \boxed{\frac{1}{2}}."), boxed(r"\boxed{\text{a cat}}")
-    ('\\frac{1}{2}', 'a cat')
-    """
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth = 0
-    for place in range(start + 6, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0:
-            content = text[start + 7 : place]
-            plain = re.fullmatch(r"\s*\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}\s*", content)
-            return plain[1] if plain else content
-    return None
 
 
 def with_answer_tag(text: str, *, plain: bool) -> str:

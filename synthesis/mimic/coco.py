@@ -10,6 +10,7 @@ import ijson
 import numpy as np
 from tqdm import tqdm
 
+from fovea.images import ImageError, image_size
 from synthesis.mimic.pool import AnnotationError, Instances, Pool
 
 LAYOUT = 'COCO\'s format: {"images": [{id, file_name, width, height}], "categories": [{id, name, supercategory}], ' + (
@@ -65,7 +66,7 @@ def _pictures(path: Path, folder: Path) -> tuple[dict[int, int], list[str], list
     present = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     pictures: dict[int, int] = {}
     sizes: dict[str, tuple[float, float]] = {}
-    num_missing = 0
+    num_missing = num_turned = 0
     for row in _rows(path, "images", ("id", "file_name", "width", "height")):
         name = str(row["file_name"])
         if row["id"] in pictures or name in sizes:
@@ -74,11 +75,26 @@ def _pictures(path: Path, folder: Path) -> tuple[dict[int, int], list[str], list
             num_missing += 1
             continue
         size = float(row["width"]), float(row["height"])
+        if _is_turned(folder / name, size):
+            num_turned += 1
+            continue
         if not min(size) > 0:
             raise AnnotationError(f"{path}: image {row['id']} is {size[0]:g}x{size[1]:g}: sides are above 0")
         pictures[row["id"]] = len(sizes)
         sizes[name] = size
+    if num_turned:
+        print(f"{num_turned} images are turned by their EXIF, and boxes are of the images before: left out (turn them, "
+              "and drop the EXIF)")  # fmt: skip
     return pictures, list(sizes), list(sizes.values()), num_missing
+
+
+def _is_turned(file: Path, size: tuple[float, float]) -> bool:
+    """Whether a picture is shown upright where it is annotated lying, or the other way round."""
+    try:
+        width, height = image_size(file)
+    except ImageError:  # told when it is to be shown
+        return False
+    return (width > height) != (size[0] > size[1]) and abs(width * size[0] - height * size[1]) < 0.05 * width * size[0]
 
 
 def _instances(

@@ -180,8 +180,28 @@ def test_a_server_that_is_not_there_is_named(tiny):
 def test_the_bare_question_is_asked_without_protocol(make_task, factory, tiny):
     renderer = Renderer(tiny.processor)
     policy = TransformersPolicy(tiny.network, renderer, Sampling(temperature=0.0))
-    (episode,) = play_directly(policy, [make_task()], environment_factory=factory, renderer=renderer, max_tokens=4)
+    (episode,) = play_directly(policy, [make_task()], environment_factory=factory, renderer=renderer, max_tokens=40)
     assert episode.answer == episode.turns[0].text.strip()
+    assert len(episode.record.prompt_ids) > episode.num_image_tokens > 0 < len(episode.record.completion_ids)
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        (Reply("<think>a\n</think>\n 7"), "7"),
+        (Reply("7", num_written=1), "7"),
+        (Reply("well, 7", is_truncated=True), None),
+    ],
+)
+def test_a_bare_answer_has_no_thoughts_in_it_and_is_whole(make_task, factory, reply, answer):
+    class Says:
+        def reply(self, conversations, *, max_tokens):
+            assert max_tokens == [9]
+            return [reply]
+
+    (episode,) = play_directly(Says(), [make_task()], environment_factory=factory, renderer=None, max_tokens=9)
+    assert episode.answer == answer and (episode.stop_reason is StopReason.TURN_TOKENS) is (answer is None)
+    assert episode.tokens is None, "what an endpoint was shown in tokens is not known"
 
 
 @pytest.mark.parametrize(("family", "has_system"), [("qwen2_5_vl", True), ("qwen3_vl", False)])
@@ -196,7 +216,7 @@ def test_a_bare_question_is_asked_in_the_form_that_the_model_was_released_with(m
 
     play_directly(
         Listening(), [make_task()], environment_factory=environment_factory(EpisodeArguments(), model),
-        renderer=Renderer(model.processor), system=model.default_system,
+        renderer=Renderer(model.processor), max_tokens=9, system=model.default_system,
     )  # fmt: skip
     text = model.processor.tokenizer.decode(seen[0].token_ids)
     assert text.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>") is has_system

@@ -30,3 +30,20 @@ def test_settings_that_a_checkpoint_has_not_learned_from_are_named(tmp_path):
     said = untaught(str(tmp_path), EpisodeArguments(crop_max_pixels=4096), PlayerArguments(max_pixels=9000))
     assert "crop_max_pixels was 5120, is 4096" in said and "max_pixels was 9000" not in said
     assert not untaught(str(tmp_path), EpisodeArguments(crop_max_pixels=5120), PlayerArguments(max_pixels=9000))
+
+
+def test_a_checkpoint_is_found_however_it_is_named(tmp_path):
+    RunDirectory(tmp_path).write_start(episodes=EpisodeArguments(max_turns=3))
+    (tmp_path / "mine.yaml").write_text(f"model_name_or_path: {tmp_path}\n")
+    for words in (
+        [str(tmp_path)], ["--model_name_or_path", str(tmp_path)], [f"--model_name_or_path={tmp_path}"],
+        ["--seed", "1", "--config", str(tmp_path / "mine.yaml")], [f"--config={tmp_path / 'mine.yaml'}"],
+    ):  # fmt: skip
+        assert checkpoint_defaults(["fovea eval", *words]).get("max_turns") == 3, words
+    assert checkpoint_defaults(["fovea eval", "--seed", "1"]) == {}
+
+
+def test_a_setting_that_was_left_open_is_a_setting_too(tmp_path):
+    RunDirectory(tmp_path).write_start(episodes=EpisodeArguments(), script={"max_pixels": None})
+    said = untaught(str(tmp_path), EpisodeArguments(crop_min_pixels=262144), PlayerArguments(max_pixels=9000))
+    assert "crop_min_pixels was None, is 262144" in said and "max_pixels" not in said.replace("crop_max_pixels", "")

@@ -1,6 +1,7 @@
 """A trace is what its roles say: what is read becomes the tokens of the conversation that it shows, or is refused."""
 
 import json
+import weakref
 
 import pytest
 
@@ -166,3 +167,30 @@ def test_traces_are_written_of_right_episodes_alone_and_the_others_counted(
 def test_only_right_and_well_formed_episodes_are_worth_imitating(make_episode):
     episodes = [make_episode("7"), make_episode("8"), make_episode(None), make_episode("7", well_formed=False)]
     assert list(map(unfit, episodes)) == [None, "wrong answer", "ended by turn_limit", "out of format"]
+
+
+def test_crops_of_the_user_behind_the_tools_words_join_them(read, collator):
+    """As files in OpenAI's form have it, whose tool messages hold no images."""
+    said = {"role": "tool", "content": "Here it is:"}
+    joined = {"messages": [USER, ASKING, said | {"content": "Here it is:<image>"}, ANSWER], "images": ["a.png"] * 2}
+    apart = joined | {"messages": [USER, ASKING, said, CROP | {"role": "user"}, ANSWER]}
+    assert decoded(collator, *read(apart)) == decoded(collator, *read(joined))
+
+
+def test_no_episode_is_kept_while_traces_are_written(tmp_path, make_task, episode_arguments, tiny):
+    """Their pictures would fill the memory; and a file that is half written is none."""
+    factory, played = environment_factory(episode_arguments, tiny), []
+
+    def episodes():
+        for number in range(4):
+            task = make_task(id=str(number), boxes=(Target(Box(0.1, 0.1, 0.3, 0.3, Frame.UNIT)),))
+            oracle = OraclePolicy(Frame.PER_MILLE)
+            [episode] = play(oracle, [task], environment_factory=factory, limits=Limits(max_turns=3))
+            played.append(weakref.ref(episode))
+            yield episode
+            del episode
+            assert sum(reference() is not None for reference in played) <= 1
+            assert not (tmp_path / "traces.jsonl").exists()
+
+    assert not write_fit_traces(episodes(), tmp_path)
+    assert len(list(read_traces(tmp_path))) == 4

@@ -292,3 +292,12 @@ def test_every_benchmark_has_its_layout_tested():
     assert {name.removesuffix("_lite").replace("8k", "4k") for name in BENCHMARKS} == {
         name.removesuffix("_lite") for name in LAYOUTS
     }
+
+
+def test_options_of_mmiu_may_go_over_several_lines(tmp_path):
+    write_mmiu(tmp_path)
+    [path] = tmp_path.rglob("*.parquet")
+    row = Dataset.from_parquet(str(path))[0] | {"options": "A: one\nmore of it\nB: two\nC: three\n"}
+    save_parquet([row], path)
+    [task] = load_benchmark("mmiu", tmp_path)
+    assert task.choices == ("one\nmore of it", "two", "three") and task.answer == "B"

@@ -21,7 +21,7 @@ def write(folder, scores, families=None, tokens=10):
     folder.mkdir(parents=True)
     rows = [
         {"id": f"q{index}", "sample": number, "family": (families or ["read"] * len(scores))[index], "score": score,
-         "num_tokens": tokens, "num_zooms": 1}
+         "num_tokens": tokens or 10, "num_context_tokens": tokens, "num_zooms": 1}
         for index, samples in enumerate(scores)
         for number, score in enumerate(samples if isinstance(samples, list) else [samples])
     ]  # fmt: skip
@@ -173,3 +173,12 @@ def test_an_evaluation_of_weights_that_are_no_longer_there_is_told_where_it_is_r
     (checkpoint / "config.json").unlink()
     load(checkpoint / "before")
     assert "trained anew" not in capsys.readouterr().out
+
+
+def test_without_the_tokens_of_all_prompts_there_is_no_frontier(tmp_path):
+    """An endpoint does not say what its prompts cost: as nothing they would always be the cheapest."""
+    known = write(tmp_path / "known", [1, 0], tokens=50)
+    unknown = write(tmp_path / "endpoint", [1, 0], tokens=None)
+    comparison = compare(known, unknown)
+    assert not any(run["on_frontier"] for run in comparison["runs"].values())
+    assert comparison["runs"][str(unknown)]["context_tokens"] is None and "on the frontier:" not in table(comparison)

@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from fovea.answers import readable, score, written
+from fovea.answers import constant_of, readable, score, written
 from fovea.answers.boxes import boxes_in
 from fovea.answers.numbers import to_number
+from fovea.answers.telling import tells
 from fovea.boxes import Box, Frame, Framing, View
 from fovea.data.columns import TaskError
 from fovea.data.references import checked, kind_of
@@ -377,3 +378,67 @@ BOX = {"coordinates": [0.25, 0.5, 0.75, 1.0], "frame": "unit"}
 )  # fmt: skip
 def test_people_are_told_a_reference_in_their_words(kind, answer, choices, images, told):
     assert readable(task(answer, kind, choices, [None] * images)) == told
+
+
+DEGREES = ("25 °C", "30 °C", "35 °C")
+SIDES = ("A is closer", "B is closer")
+BOTH = ("red", "blue", "Both A and B")
+CHINESE = ("红色", "蓝色")
+
+
+@pytest.mark.parametrize(
+    ("choices", "reference", "answer", "right"),
+    [
+        *((DEGREES, "A", answer, 1) for answer in ("A. 25 °C", "(A) 25 °C", "The answer is A. 25 °C", "**A**: 25 °C")),
+        *((DEGREES, "A", answer, 0) for answer in ("B. 25 °C", "A. 30 °C", "A. 25 °C or B. 30 °C")),
+        (("Vitamin C", "Vitamin D"), "A", "A. Vitamin C", 1),
+        (("Paris", "Washington, D.C."), "B", "B. Washington, D.C.", 1),
+        (BOTH, "C", "(C) Both A and B", 1), (BOTH, "A", "(C) Both A and B", 0),
+        (SIDES, "B", "A. B is closer", 0), (SIDES, "A", "A. A is closer", 1),
+        (SIDES[::-1], "A", "A. B is closer", 1),
+        (("-1", "1"), "B", "\u22121", 0), (("-1", "1"), "A", "x = \u22121", 1), (("-1", "1"), "B", "x = \u22121", 0),
+        *((CHINESE, "B", answer, 1) for answer in (r"\boxed{B}", r"so $\boxed{\text{B}}$.", "$B$", "答案：B", "Ｂ")),
+        (CHINESE, "B", "（B）蓝色", 1),
+        (CHINESE, "A", r"\boxed{B}", 0),
+    ],
+)  # fmt: skip
+def test_an_option_is_named_by_a_letter_and_its_text_whatever_the_text_holds(choices, reference, answer, right):
+    assert score(task(reference, "choice", choices), answer) == right
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference", "answer", "right"),
+    [
+        ("text", "红色", "红色。", 1), ("list", ["猫", "狗"], "猫、狗", 1), ("list", ["猫", "狗"], "狗，猫", 1),
+        ("yes_no", "yes", "The statement is true.", 1), ("yes_no", "no", "It is false.", 1),
+        ("yes_no", "yes", "It is false.", 0), ("yes_no", "yes", "True or false?", 0),
+        ("number", 0, "There are none.", 1), ("number", 0, "No cars.", 1), ("number", 1, "No cars.", 0),
+    ],
+)  # fmt: skip
+def test_ordinary_wording_of_several_languages_is_read(kind, reference, answer, right):
+    assert score(task(reference, kind), answer) == right
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("12 cm^2", 12), ("7 m2", 7), ("12 (twelve)", 12), ("12 (thirteen)", None), (r"$\frac{1}{2}$", 0.5),
+        (r"\boxed{7}", 7), ("5 × 10^-1", 0.5), ("negative 3", -3), ("2^3", None), ("5 × 3", None), ("5e2", 500),
+    ],
+)  # fmt: skip
+def test_numbers_with_units_formulas_and_words_beside_them(text, number):
+    assert to_number(text) == (number if number is None else pytest.approx(number))
+
+
+@pytest.mark.parametrize("reference", ["b", "(B)", "B", "blue"])
+@pytest.mark.parametrize("text", ["It is blue.", "The answer is (B).", "The answer is B.", "wrong. Option B is right"])
+def test_a_choice_is_told_by_letter_or_text_however_the_reference_is_written(reference, text):
+    assert tells(text, task(reference, "choice", ("red", "blue")))
+    assert not tells("Is it the red or the blue one?", task(reference, "choice", ("red", "blue")))
+
+
+@pytest.mark.parametrize("written_as", ["A", "a", "(A)", "red"])
+def test_references_of_choices_compare_by_their_letter(written_as):
+    question = task(written_as, "choice", ("red", "blue"))
+    assert constant_of(question) == constant_of(question, "The answer is A") == "A"
+    assert constant_of(question, "who knows") == "who knows"

@@ -75,3 +75,11 @@ def test_the_key_comes_from_its_variable(serve, monkeypatch):
 
 def test_an_image_is_a_png_in_a_url():
     assert data_url(Image.new("RGB", (2, 2))).startswith("data:image/png;base64,iVBORw0KGgo")
+
+
+def test_what_says_nothing_is_not_remembered_nor_what_another_server_said(serve, tmp_path):
+    cut = 200, json.dumps({"choices": [{"message": {"content": "wel"}, "finish_reason": "length"}]})
+    server, other, cache = serve(says(None), cut, says("7")), serve(says("8")), tmp_path / "answers.jsonl"
+    said = [endpoint(server, cache=cache).chat(MESSAGES)["text"] for _ in range(4)]
+    assert said == ["", "wel", "7", "7"] and len(server.requests) == 3
+    assert endpoint(other, cache=cache).chat(MESSAGES)["text"] == "8"

@@ -13,10 +13,11 @@ from fovea.training import MetricsCallback, TimeLimitCallback
 def stops(callback, monkeypatch, *, after_seconds: float) -> bool:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    control = SimpleNamespace(should_training_stop=False)
+    control = SimpleNamespace(should_training_stop=False, should_save=False)
     callback.on_train_begin(None, None, control)
     now[0] = after_seconds
-    callback.on_step_end(None, None, control)
+    callback.on_step_end(SimpleNamespace(save_strategy="epoch"), None, control)
+    assert control.should_save == control.should_training_stop, "the next job goes on from there"
     return control.should_training_stop
 
 

@@ -41,10 +41,20 @@ def test_verdicts_are_read_remembered_and_compared_with_the_rule(serve, named, m
     assert [(row["answer"], row["judge"], row["rule"]) for row in rows] == [("a cat", 1.0, 0.0)] * 2
 
 
-@pytest.mark.parametrize(("said", "paid"), [("incorrect", 0.0), ("It depends", None), ("**Correct**", 1.0), ("", None)])
-def test_only_one_of_two_words_is_a_verdict(serve, named, make_episode, said, paid):
+@pytest.mark.parametrize(
+    ("said", "paid"),
+    [
+        ("incorrect", 0.0),
+        ("It depends", None),
+        ("**Correct**", 1.0),
+        ("", None),
+        ("<think>incorrect?</think>\n\ncorrect", 1.0),
+    ],
+)
+def test_only_one_of_two_words_is_a_verdict(serve, named, make_episode, said, paid, caplog):
     named(serve(says(said)))
     assert score(load_reward("judge"), [make_episode("7")]) == [paid]
+    assert ("neither correct nor incorrect" in caplog.text) is (paid is None)
 
 
 def test_an_answer_is_quoted_and_bounded(serve, named, make_episode):

@@ -145,6 +145,9 @@ def test_a_run_goes_on_starts_anew_or_is_refused(tmp_path):
     assert start(seed=0).endswith("checkpoint-2")
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2]
     (tmp_path / "training_args.bin").touch()
+    (tmp_path / "checkpoint-2" / "whole").unlink()
+    with pytest.raises(ConfigError, match="holds a model of a run with other settings"):
+        start(seed=1)
     assert start("false", seed=1) is None
     assert not is_finished(tmp_path), "nor does its model"
     assert read_jsonl(tmp_path / "metrics.jsonl") == []

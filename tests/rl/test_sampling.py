@@ -3,17 +3,20 @@
 import json
 from dataclasses import replace
 from statistics import fmean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
+from torch.utils.data import DataLoader
 
 from fovea.jsonl import read_jsonl
 from fovea.runs.directory import RunDirectory
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
 from rl.checks import check_selection
-from rl.sampling import LEAST, TaskHistory, has_signal
+from rl.sampling import LEAST, EpochCallback, EpochSampler, TaskHistory, has_signal
 from synthesis.shapes import make_tasks
 from tests.training import ON_CPU
 
@@ -183,3 +186,24 @@ def test_drawing_by_difficulty_needs_answers(build, monkeypatch):
     monkeypatch.setattr("tests.rl.conftest.make_tasks", lambda **_: tasks)
     with pytest.raises(ValueError, match="3 of 3 tasks have none"):
         build(task_selection="difficulty")
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_an_epoch_that_is_gone_on_with_has_its_own_order_in_every_process(process):
+    """What Accelerate wraps a sampler in then hides it from `set_epoch`."""
+
+    def batches(sampler, *, skipped=0, is_told=False):
+        stock = DataLoader(range(12), batch_size=1, sampler=sampler)
+        loader = prepare_data_loader(stock, num_processes=2, process_index=process, put_on_device=False)
+        loader = skip_first_batches(loader, skipped) if skipped else loader
+        loader.set_epoch(1)  # as the Trainer does
+        if is_told:
+            EpochCallback(sampler).on_epoch_begin(None, SimpleNamespace(epoch=1.25), None)
+        return [batch.tolist() for batch in loader]
+
+    def sampler():
+        return EpochSampler(range(12), mini_repeat_count=1, batch_size=2, repeat_count=1, shuffle=True, seed=3)
+
+    whole = batches(sampler())
+    assert batches(sampler(), skipped=2, is_told=True) == whole[2:] and len(whole) == 6
+    assert batches(sampler(), skipped=2) != whole[2:], "the callback is not needed any more"

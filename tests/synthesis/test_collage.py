@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,3 +108,12 @@ def test_the_command_writes_tasks_that_load_again(tasks, tmp_path, monkeypatch, 
     made = load_tasks(tmp_path / "out")
     assert len(made) == 6 and made[0].first_view_max_pixels == 512**2 and made[0].metadata["needs_zoom"]
     assert "left out: 1 tasks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("labels", ["cup", ["cup"]])
+def test_a_label_alone_is_a_text_or_a_list_of_one(tasks, labels):
+    labelled = [replace(task, metadata={"labels": labels}) for task in tasks]
+    for task in collages(labelled, arguments(sides=[3])):
+        [label] = task.metadata["labels"]
+        assert label.startswith("cup in the picture in row")
+    assert next(iter(collages([replace(t, metadata={"labels": None}) for t in tasks], arguments(sides=[3])))).images

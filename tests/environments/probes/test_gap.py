@@ -1,11 +1,14 @@
 """The information gap shows each task at the largest view at which a forced answer is wrong."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from environments.factories import environment_factory
 from environments.probes.gap import SHARES, narrow
 from environments.rendering import Renderer
 from environments.seats import Reply
+from fovea.answers import score
+from fovea.boxes import Box, Frame
+from fovea.tasks import AnswerKind, Target
 from synthesis.shapes import make_tasks
 
 
@@ -39,7 +42,7 @@ def test_each_task_gets_the_largest_view_that_is_not_enough(tiny, episode_argume
         tasks,
         environment_factory=environment_factory(episode_arguments, tiny),
         renderer=renderer,
-        is_right=lambda task, answer: answer == task.answer,
+        is_right=lambda episode: episode.answer == episode.task.answer,
         max_tokens=20,
         batch_size=8,
     )
@@ -57,8 +60,30 @@ def test_a_task_without_images_stays_as_it_is(tiny, episode_arguments, make_task
         [blind],
         environment_factory=environment_factory(episode_arguments, tiny),
         renderer=Renderer(tiny.processor),
-        is_right=lambda task, answer: True,
+        is_right=lambda episode: True,
         max_tokens=20,
         batch_size=8,
     )
     assert gap.task is blind and gap.share == 1.0
+
+
+def test_tasks_that_ask_for_boxes_are_judged_in_the_frame_that_the_model_writes(tiny, episode_arguments, make_task):
+    renderer = Renderer(tiny.processor)
+    box = Target(Box(0.1, 0.1, 0.5, 0.5, Frame.UNIT))
+    task = make_task([box.to_dict()], AnswerKind.BOX)
+
+    class Draws(Sees):
+        def answered(self, conversation):
+            text = "[100, 100, 500, 500]</answer>"
+            return Reply(text, tuple(self.renderer.tokenizer(text, add_special_tokens=False).input_ids))
+
+    [gap] = narrow(
+        Draws(renderer, {}),
+        [task],
+        environment_factory=environment_factory(replace(episode_arguments, box_frame="per_mille"), tiny),
+        renderer=renderer,
+        is_right=lambda episode: score(episode.task, episode.answer, episode.framing) == 1,
+        max_tokens=40,
+        batch_size=8,
+    )
+    assert gap.is_known and gap.share == SHARES[-1]

@@ -40,6 +40,9 @@ def test_a_fresh_start_counts_neither_old_checkpoints_nor_the_old_model(tmp_path
 class Saver:
     """What of a Trainer writes a checkpoint."""
 
+    def _save(self, output_dir=None, state_dict=None):
+        pass
+
     def _save_checkpoint(self, model, trial):
         folder = self.folder / f"checkpoint-{self.state.global_step}"
         folder.mkdir()
@@ -78,3 +81,26 @@ def test_checkpoints_of_the_run_before_are_not_kept_ones(tmp_path):
     for step in (4, 10):
         (tmp_path / f"checkpoint-{step}" / MARK).touch()
     assert list(map(step_of, kept_checkpoints(tmp_path))) == [4, 10]
+
+
+def test_nothing_of_an_earlier_run_is_left_in_a_checkpoint_or_beside_a_model(tmp_path):
+    """An adapter in the folder of a whole model would be loaded in its place, and old rollouts trained on."""
+    trainer = Whole(tmp_path, limit=None)
+    for name in ("adapter_config.json", "rollouts_0.pt", "task_history.json", MARK):
+        (tmp_path / "checkpoint-5").mkdir(exist_ok=True)
+        (tmp_path / "checkpoint-5" / name).touch()
+    trainer.save(5)
+    assert [path.name for path in (tmp_path / "checkpoint-5").iterdir()] == [MARK]
+    kept = {"run.json", "adapter.md"}
+    for name in {"adapter_config.json", "adapter_model.safetensors", "model-00001-of-2.safetensors", *kept}:
+        (tmp_path / name).touch()
+    trainer._save()
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == kept
+
+
+def test_a_run_that_goes_back_leaves_the_branch_behind_uncounted(tmp_path):
+    for step in (40, 60, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / MARK).touch()
+    discount_checkpoints(tmp_path, behind=60)
+    assert list(map(step_of, kept_checkpoints(tmp_path))) == [40, 60]
