@@ -30,12 +30,12 @@ from fovea.arguments import said_in_a_line
 from fovea.config import ConfigError, changed_fields, find_config, parse
 from fovea.data.identity import data_named, fingerprint
 from fovea.models.masks import check_engine
-from fovea.models.names import adapter_chain, resolve_path
+from fovea.models.names import adapter_chain, resolve_path, weights_mark
 from fovea.models.trainee import load_for_training, model_named
 from fovea.processes import expect_cpu, process_state
 from fovea.runs.checkpoints import is_finished
 from fovea.runs.directory import RunDirectory
-from fovea.runs.starting import start_run
+from fovea.runs.starting import WEIGHTS, start_run
 from fovea.tasks import Task
 from fovea.training import train
 from rewards.registry import Reward, load_rewards
@@ -198,6 +198,7 @@ def main() -> None:
             check_columns(rewards, tasks)
         data["tasks"] = data_named("tasks", list(map(fingerprint, tasks)))
         make_trainer = for_episodes(script, episodes, model_args, args, rewards, tasks, held_out, run)
+        data[WEIGHTS] = weights_mark(model_named(model_args))  # once the model is there
     start = start_run(
         run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args, data=data
     )

@@ -17,11 +17,12 @@ from environments.factories import environment_factory, make_renderer
 from fovea.arguments import said_in_a_line
 from fovea.config import ConfigError, parse
 from fovea.data.identity import records_named
+from fovea.models.names import weights_mark
 from fovea.models.processors import pixel_limits
-from fovea.models.trainee import load_for_training
+from fovea.models.trainee import load_for_training, model_named
 from fovea.processes import expect_cpu, process_state
 from fovea.runs.directory import RunDirectory
-from fovea.runs.starting import start_run
+from fovea.runs.starting import WEIGHTS, start_run
 from fovea.training import train
 from sft.arguments import ARGUMENTS, check_options
 from sft.collator import TraceCollator
@@ -67,7 +68,11 @@ def main() -> None:
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.max_length = None
     run = RunDirectory(args.output_dir)
-    data = {"traces": records_named("traces", records), "held_out": 0 if held_out is None else len(held_out)}
+    data = {
+        "traces": records_named("traces", records),
+        "held_out": 0 if held_out is None else len(held_out),
+        WEIGHTS: weights_mark(model_named(model_args)),
+    }
     start = start_run(
         run, args.resume_from_checkpoint, script=script, episodes=episodes, model=model_args, training=args, data=data
     )

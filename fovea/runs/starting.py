@@ -21,6 +21,8 @@ FREE_SETTINGS = re.compile(
 """Settings that may change between a run and its continuation."""
 NO_LENGTH = re.compile(r"(?!(?:max_steps|num_train_epochs)$).*")
 """All settings but the length of a training."""
+WEIGHTS = "weights of model_name_or_path"
+"""Among what a run is made of: it does not go on once the model below it was trained anew."""
 STATE = "trainer_state.json"
 """What a Trainer knows of its progress, in each of its checkpoints."""
 

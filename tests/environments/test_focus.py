@@ -333,3 +333,15 @@ def test_a_task_whose_chain_says_foci_alone_is_refused_by_name(tmp_path, picture
     arguments = TraceArguments(dataset_name=str(tmp_path / "tasks"), output_dir=str(tmp_path / "traces"))
     with pytest.raises(ValueError, match=r"task half has a chain that cannot be played: step 1 has no question"):
         write_oracle_traces(arguments, EPISODES)
+
+
+def test_what_is_brought_back_is_full_size_however_small_the_first_views_are(pictures):
+    """The information gap makes first views small, and looking has to help."""
+    sizes = []
+    for most in (None, 32 * 32):
+        task = Task("t", pictures, "q", "7", first_view_max_pixels=most)
+        one = environment()
+        one.reset(task=task)
+        [image] = images_of(one.focus_images_tool("Which?", [1]))
+        sizes.append(image.size)
+    assert sizes[0] == sizes[1]

@@ -119,3 +119,13 @@ def test_an_evaluation_of_questions_that_have_changed_since_is_refused(
              "view": {"first_view_max_pixels": 4096}}  # fmt: skip
     with pytest.raises(ConfigError, match=r"task t is not what .* was played on"):
         evaluate(tiny, [replace(asked, **other.get(change, {}))], arguments, episode_arguments)
+
+
+def test_without_images_nobody_is_asked_for_boxes(tmp_path, picture, capsys):
+    picture.save(tmp_path / "a.png")
+    rows = [{"images": ["a.png"], "question": "Where?", "answer": [[1, 2, 30, 40]], "kind": "box"},
+            {"images": ["a.png"], "question": "Which digit?", "answer": 7}]  # fmt: skip
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = EvaluationArguments(dataset_name=str(tmp_path / "tasks.jsonl"), output_dir="x", text_only=True)
+    [task] = arguments.load_tasks()
+    assert task.question == "Which digit?" and not task.images and "1 tasks ask for boxes" in capsys.readouterr().out

@@ -135,3 +135,11 @@ def test_odd_levels_are_no_reason_to_fail():
     opened = np.asarray(open_image(Image.fromarray(levels)))
     assert opened[0, 0, 0] == 0 and opened[0, 1, 0] == 255 and abs(int(opened[8, 0, 0]) - 128) <= 1
     assert open_image(Image.fromarray(np.full((4, 4), 3.4e38, dtype=np.float32))).size == (4, 4)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage, and more of it", b"\0" * 40])
+def test_a_picture_whose_exif_cannot_be_read_is_shown_as_it_is(tmp_path, form, exif):
+    path = tmp_path / f"a.{form.lower()}"
+    path.write_bytes(encoded(Image.new("RGB", (30, 20), "red"), form, exif=exif))
+    assert open_image(path).size == image_size(path) == (30, 20)

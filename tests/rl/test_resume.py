@@ -15,10 +15,11 @@ from fovea.episodes import Episode
 from fovea.jsonl import read_jsonl
 from fovea.runs.checkpoints import is_finished, last_whole_checkpoint
 from fovea.runs.directory import RunDirectory, changes
-from fovea.runs.starting import FREE_SETTINGS, start_run
+from fovea.runs.starting import FREE_SETTINGS, WEIGHTS, start_run
 from fovea.training import train
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
+from rl.train_grpo import make_cold_start
 from rl.trainer import ZoomGRPOTrainer
 from synthesis.shapes import make_tasks
 from tests.training import ON_CPU
@@ -252,3 +253,22 @@ def test_a_continuation_on_other_data_is_refused_by_name(tmp_path):
     others = [*tasks[:2], replace(tasks[2], answer="another")]
     with pytest.raises(ConfigError, match=r"tasks was .3 tasks, .*, is .3 tasks, "):
         start_run(run, None, data={"tasks": data_named("tasks", list(map(fingerprint, others)))})
+
+
+def test_a_cold_start_in_several_processes_is_made_by_hand(tmp_path, monkeypatch):
+    """Within the launch of several it would wait for its like forever."""
+    (tmp_path / "sft.yaml").write_text(f"output_dir: {tmp_path / 'sft'}\n")
+    monkeypatch.setattr("rl.train_grpo.process_state", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("it was started"))
+    with pytest.raises(ConfigError, match=r"launch sft/train_sft.py --config .*sft.yaml in the same way first"):
+        make_cold_start(str(tmp_path / "sft.yaml"), str(tmp_path / "sft"))
+    make_cold_start(str(tmp_path / "sft.yaml"), "another")
+
+
+def test_a_run_does_not_go_on_over_a_model_that_was_trained_anew(tmp_path):
+    write_checkpoint(tmp_path / "checkpoint-2", 2)
+    run = RunDirectory(tmp_path)
+    run.write_start(data={WEIGHTS: "ab"})
+    assert start_run(run, None, data={WEIGHTS: "ab"}).checkpoint
+    with pytest.raises(ConfigError, match='weights of model_name_or_path was "ab", is "cd"'):
+        start_run(run, None, data={WEIGHTS: "cd"})

@@ -98,3 +98,10 @@ def test_what_prompts_have_in_common_is_text_and_not_all_of_them():
     assert num_common([[1, 2, 0, 0, 5, 6], [1, 2, 0, 0, 5, 7]], image_token_id=0) == 2
     assert num_common([[1, 2, 3, 4], [1, 2, 3, 4, 5]], image_token_id=0) == 2
     assert num_common([[1], [1, 2, 3]], image_token_id=0) == 0
+
+
+def test_prompts_whose_pictures_are_the_same_patches_in_another_shape_are_two():
+    """Their positions differ: a grey view of 128x64 is none of 64x128."""
+    patches = torch.zeros(32, 8)
+    lying, upright = (Row([1, 2], [3], [(patches, torch.tensor([[1, *sides]]))], 1) for sides in ((4, 8), (8, 4)))
+    assert lying.prompt_key != upright.prompt_key == Row([1, 2], [4], upright.images, 1).prompt_key

@@ -17,10 +17,11 @@ from fovea.chains import Chain, Step, chain_of_task
 from fovea.config import ConfigError
 from fovea.data.task_files import load_tasks
 from fovea.jsonl import read_jsonl
+from fovea.tasks import AnswerKind
 from synthesis.agent.roles import RoleError, Usage
 from synthesis.chains import command
 from synthesis.chains.arguments import ChainArguments
-from synthesis.chains.checking import problems
+from synthesis.chains.checking import _asked, problems
 from synthesis.chains.command import run
 from synthesis.chains.index import candidates
 from synthesis.chains.paths import sample_paths
@@ -467,3 +468,8 @@ def test_the_command_says_what_it_wrote(arguments, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [*words, "--num_scenes", "17"])
     with pytest.raises(SystemExit, match="num_scenes was 16, is 17"):
         command.main()
+
+
+@pytest.mark.parametrize("answer", ["Nan", "inf", "Infinity"])
+def test_an_answer_that_python_takes_for_a_number_is_a_text(answer):
+    assert _asked("Who is it?", answer).kind is AnswerKind.TEXT

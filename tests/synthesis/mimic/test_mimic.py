@@ -13,7 +13,7 @@ from PIL import Image
 
 from fovea.config import ConfigError
 from fovea.data.task_files import load_tasks
-from synthesis.mimic.coco import AnnotationError
+from synthesis.mimic.coco import AnnotationError, read_coco
 from synthesis.mimic.command import MimicArguments, run
 
 CATEGORIES = {1: ("person", "person"), 3: ("dog", "animal"), 4: ("cat", "animal"), 17: ("hot dog", "food"),
@@ -275,3 +275,16 @@ def test_without_a_file_scenes_are_drawn_and_their_truth_is_counted(tmp_path):
     assert len(tasks) >= 44 and all(Path(image).exists() for task in tasks for image in task.images)
     counting = next(task for task in tasks if task.family == "counting")
     assert len(counting.boxes) == counting.answer and Path(counting.images[0]).parent.name == "pool"
+
+
+def test_pictures_that_exif_turns_and_annotators_did_not_are_left_out_aloud(tmp_path, capsys):
+    arguments = annotated(tmp_path, num_images=120)
+    data = json.loads(Path(arguments.annotations).read_text())
+    exif = Image.Exif()
+    exif[274] = 6
+    lying = [one for one in data["images"] if one["width"] > 1.1 * one["height"]][:5]
+    for one in lying:
+        Image.new("RGB", (one["width"], one["height"])).save(tmp_path / "pictures" / one["file_name"], exif=exif)
+    pool = read_coco(Path(arguments.annotations), tmp_path / "pictures", min_area=0.05, small="image")
+    assert "5 images are turned by their EXIF" in capsys.readouterr().out
+    assert not {one["file_name"] for one in lying} & set(pool.names) and len(pool.names) == 115
