@@ -51,8 +51,8 @@ class GRPOArguments(SharingArguments, EngineArguments, GRPOConfig):
     max_packed_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Most tokens of a row of the loss, which holds each prompt once and its completions behind it. A "
-            "micro-batch beyond it is computed in parts, and in backward once more: memory is that of one part."
+            "help": "Most tokens in one row of the loss. A row holds each prompt once, then its completions. A larger "
+            "micro-batch is computed in parts, and again in backward: memory is that of one part."
         },
     )
     mask_turn_limit: bool = field(
@@ -66,8 +66,8 @@ class GRPOArguments(SharingArguments, EngineArguments, GRPOConfig):
     dynamic_sampling: int = field(
         default=0,
         metadata={
-            "help": "At most so many times groups whose rewards are all equal, and which therefore teach nothing, give "
-            "their places to groups of other tasks before the loss (DAPO). 0: never."
+            "help": "Groups whose rewards are all equal teach nothing. Before the loss, replace them by groups of other "
+            "tasks, at most so many times (DAPO). 0: never."
         },
     )
     task_selection: str = field(
