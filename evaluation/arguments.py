@@ -159,5 +159,5 @@ class EvaluationArguments(PlayerArguments, TimeArguments):
             return tasks
         kept = [replace(task, images=(), boxes=()) for task in tasks if task.kind is not AnswerKind.BOX]
         if len(kept) < len(tasks):
-            print(f"{len(tasks) - len(kept)} tasks ask for boxes, which nobody can draw without an image: left out")
+            print(f"left out: {len(tasks) - len(kept)} of {len(tasks)} tasks, which ask for boxes")
         return kept

@@ -69,6 +69,12 @@ class Task:
         letters = [f"({chr(65 + index)}) {choice}" for index, choice in enumerate(self.choices)]
         return "\n".join([self.question, *letters])
 
+    def texts(self, name: str) -> list[str]:
+        """The texts that `metadata` holds under a name: a text alone is a list of one, none there is an empty list."""
+        value = self.metadata.get(name)
+        items = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
+        return ["" if item is None else str(item) for item in items]
+
     def row(self) -> dict[str, Any]:
         """The columns with which an environment is reset: those of TRL's own loop, and the whole task."""
         return {

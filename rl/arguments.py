@@ -66,8 +66,8 @@ class GRPOArguments(SharingArguments, EngineArguments, GRPOConfig):
     dynamic_sampling: int = field(
         default=0,
         metadata={
-            "help": "Groups whose rewards are all equal teach nothing. Before the loss, replace them by groups of other "
-            "tasks, at most so many times (DAPO). 0: never."
+            "help": "Groups whose rewards are all equal teach nothing. Before the loss, replace them by groups of "
+            "other tasks, at most so many times (DAPO). 0: never."
         },
     )
     task_selection: str = field(

@@ -19,7 +19,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from fovea.answers.boxes import reference_boxes
-from fovea.answers.text import as_list
 from fovea.arguments import TaskArguments
 from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, View
 from fovea.config import ConfigError, parse
@@ -114,8 +113,8 @@ def collage_of(
     row, column = divmod(number, grid.side)
     there = f"the picture in row {row + 1}, column {column + 1}"
     metadata = {**task.metadata, "collage_side": grid.side, "detail_px": round(smallest, 1), "needs_zoom": True}
-    if labels := metadata.get("labels"):
-        metadata["labels"] = [f"{label} in {there}" for label in as_list(labels)]
+    if labels := task.texts("labels"):
+        metadata["labels"] = [f"{label} in {there}" for label in labels]
     return replace(
         task,
         id=f"{task.id}-collage",

@@ -48,7 +48,7 @@ class OraclePolicy:
         task = conversation.task
         done = sum(message["role"] == "tool" for message in conversation.messages)
         zooms = zooms_of(task) if conversation.tools else []
-        readings = dict(enumerate(task.metadata.get("readings", [])))
+        readings = dict(enumerate(task.texts("readings")))
         sentences = [f"I read {readings[place]}." for place in zooms[:done] if readings.get(place)]
         if done == len(zooms):
             answer = written(task, conversation.framing)
@@ -88,7 +88,7 @@ def zooms_of(task: Task) -> list[int]:
 
 def label_of(task: Task, place: int) -> str:
     """What the box at this place is called; "" where nothing says it."""
-    return task.metadata["labels"][place] if "labels" in task.metadata else ""
+    return dict(enumerate(task.texts("labels"))).get(place, "")
 
 
 def turn_of(thought: str, tool: str, arguments: dict[str, Any]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fovea.placeholders import MARK
 from fovea.tasks import Task
 
@@ -19,15 +17,9 @@ def looked_for(task: Task) -> list[tuple[str, str]]:
     Tasks say it by `metadata["labels"]` and `metadata["questions"]`; else it is what the question asks about.
     """
     question = question_of(task)
-    labels, asked = (_texts(task.metadata.get(name)) for name in ("labels", "questions"))
+    labels, asked = (task.texts(name) for name in ("labels", "questions"))
     if not labels:
         return [(question, question)]
     if len(asked) != len(labels):
         asked = [question] if len(labels) == 1 else [""] * (len(labels) - 1) + [question]
     return list(zip(labels, asked, strict=True))
-
-
-def _texts(value: Any) -> list[str]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else [str(item) for item in value]

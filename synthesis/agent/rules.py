@@ -68,12 +68,12 @@ class Truth(Rules):
         held = [
             any(_shows(one, target.box, target.img_idx) for one in shown if not one.is_whole) for target in task.boxes
         ]
-        if question == question_of(task) or not task.metadata.get("readings"):
+        readings = task.texts("readings")
+        if question == question_of(task) or not readings:
             return written(task) if all(held) else CANNOT_SEE
-        for place, reading in enumerate(task.metadata["readings"]):
-            target = task.boxes[place]
+        for target, reading in zip(task.boxes, readings, strict=False):
             if reading and not sight.is_whole and _shows(sight, target.box, target.img_idx):
-                return str(reading)
+                return reading
         return CANNOT_SEE
 
 

@@ -128,4 +128,4 @@ def test_without_images_nobody_is_asked_for_boxes(tmp_path, picture, capsys):
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = EvaluationArguments(dataset_name=str(tmp_path / "tasks.jsonl"), output_dir="x", text_only=True)
     [task] = arguments.load_tasks()
-    assert task.question == "Which digit?" and not task.images and "1 tasks ask for boxes" in capsys.readouterr().out
+    assert task.question == "Which digit?" and not task.images and "left out: 1 of 2 tasks" in capsys.readouterr().out

@@ -87,3 +87,13 @@ def test_what_is_written_can_be_read_again_however_thin_the_pictures(tmp_path, c
     records = list(read_traces(write_oracle_traces(arguments, CROPS)))
     assert len(records) == 3 and all(to_trace(record) for record in records)
     assert "1 of 4 episodes were dropped: 1 an image resized to 16x2336, too thin" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("metadata", [{"labels": "cup", "readings": "3"}, {"labels": ["cup"], "readings": [3]}])
+def test_a_text_alone_is_a_list_of_one_and_labels_may_be_fewer_than_boxes(tmp_path, metadata):
+    source = write_tasks(tmp_path, boxes=[[100, 150, 200, 225], [10, 10, 60, 60]], metadata=metadata)
+    [trace] = read_traces(write_oracle_traces(TraceArguments(output_dir=str(tmp_path), dataset_name=source), CROPS))
+    said = [message["content"] for message in trace["messages"] if message["role"] == "assistant"]
+    assert (
+        '"label": "cup"' in said[0] and '"label"' not in said[1].replace('"label": ""', "") and "I read 3." in said[1]
+    )
