@@ -79,6 +79,8 @@ def write_traces(episodes: Iterable[Episode], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "traces.jsonl") as file:
         for number, episode in enumerate(episodes):
+            if number == 0:  # its images are overwritten from now on
+                (folder / "traces.jsonl").unlink(missing_ok=True)
             file.write(json.dumps(trace_record(episode, folder, name=str(number))) + "\n")
 
 
@@ -266,8 +268,8 @@ def to_trace(record: dict) -> Trace:
     """A record of `read_traces` with its images opened in place of the placeholders.
 
     What follows a tool call is what the tool returned: crops that stand in a user turn there, as MM-CoF writes them,
-    become tool turns, as in rollouts. Those that stand behind the tool's own words, since a tool message of OpenAI's
-    holds no images, join these. Every other user turn stays one.
+    become tool turns, as in rollouts. Images that stand behind the tool's own words, since a tool message of OpenAI's
+    holds none, join these. Every other user turn stays one.
     """
     images = iter([open_image(image) for image in record["images"]])
     messages: list[dict] = []
@@ -275,8 +277,11 @@ def to_trace(record: dict) -> Trace:
     for message in record["messages"]:
         role, is_added = message["role"], False
         if role == "user" and called:
-            role, is_added = "tool", messages[-1]["role"] == "tool"
-        called = called if role == "tool" else "<tool_call>" in behind_thoughts(message["content"])[1]
+            is_added = messages[-1]["role"] == "tool"
+            role = "tool" if not is_added or len(parts_of(message["content"])) > 1 else "user"
+            is_added &= role == "tool"
+        if role != "tool":
+            called = role == "assistant" and "<tool_call>" in behind_thoughts(message["content"])[1]
         blocks: list[dict] = []
         for number, text in enumerate(parts_of(message["content"])):
             blocks += [{"type": "image", "image": next(images)}] if number else []

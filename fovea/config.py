@@ -92,7 +92,7 @@ def value_of(option: str, words: Sequence[str]) -> str | None:
     'runs/rl'
     """
     names, words = config_names(words)
-    parts = [part for word in words for part in word.split("=", 1)]
+    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if f"--{option}" in parts[:-1]:
         return parts[parts.index(f"--{option}") + 1]
     with suppress(yaml.YAMLError):  # `parse` says what is wrong with a file

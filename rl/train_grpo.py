@@ -31,7 +31,7 @@ from fovea.config import ConfigError, changed_fields, find_config, parse
 from fovea.data.identity import data_named, fingerprint
 from fovea.models.masks import check_engine
 from fovea.models.names import adapter_chain, resolve_path, weights_mark
-from fovea.models.trainee import load_for_training, model_named
+from fovea.models.trainee import expect_another_folder, load_for_training, model_named
 from fovea.processes import expect_cpu, process_state
 from fovea.runs.checkpoints import is_finished
 from fovea.runs.directory import RunDirectory
@@ -134,6 +134,8 @@ def for_episodes(
     name = model_named(model_args)
     if script.cold_start_config:
         make_cold_start(script.cold_start_config, name)
+    with said_in_a_line():
+        expect_another_folder(model_args, args.output_dir)
     if changed := untaught(name, script, episodes):
         logger.warning(f"{changed}: it will see other images than it has learned from")
     trainee = load_for_training(

@@ -19,7 +19,7 @@ from fovea.config import ConfigError, parse
 from fovea.data.identity import records_named
 from fovea.models.names import weights_mark
 from fovea.models.processors import pixel_limits
-from fovea.models.trainee import load_for_training, model_named
+from fovea.models.trainee import expect_another_folder, load_for_training, model_named
 from fovea.processes import expect_cpu, process_state
 from fovea.runs.directory import RunDirectory
 from fovea.runs.starting import WEIGHTS, start_run
@@ -49,6 +49,8 @@ def main() -> None:
     check_options(args, script, model_args)
     with said_in_a_line(), process_state().main_process_first():
         records = script.read_traces()
+    with said_in_a_line():
+        expect_another_folder(model_args, args.output_dir)
     trainee = load_for_training(
         model_args,
         min_pixels=script.min_pixels,

@@ -31,16 +31,17 @@ def choice_score(task: Task, answer: str) -> float:
 
 def letters_of(task: Task, answer: str) -> set[str]:
     """The letters of all options that an answer names, none where it names none."""
-    answer = without_latex(unicodedata.normalize("NFKC", boxed(answer) or answer))
+    raw = unicodedata.normalize("NFKC", answer)
+    answer = without_latex(boxed(raw) or raw)
     letters = _letters(task)
-    if written := _option_written(answer, task.choices):
+    if written := _option_written(raw, task.choices) or _option_written(answer, task.choices):
         return written
     named = named_letters(answer)
     # Letters that stand alone name options too; "A" and "I" also are words, which a small letter beside them shows.
     lone_letters = {
         letter for groups in _ALONE_LETTER.findall(answer) for letter in groups if letter and letter in letters
     }
-    spelled_letters = {letters[i] for i in _spelled(answer, task.choices)}
+    spelled_letters = {letters[i] for text in {raw, answer} for i in _spelled(text, task.choices)}
     # What stands alone only speaks against what is named: "I see a B" names nothing.
     return (named or spelled_letters) | (lone_letters | spelled_letters if named or spelled_letters else set())
 
@@ -51,7 +52,9 @@ def named_letters(text: str) -> set[str]:
 
 
 _LETTERED = re.compile(
-    rf"\W*(?:(?i:(?:the )?(?:{_NAMING})(?:\s+is)?)[\s:*\"'`]+)?[(\[*]*([A-Za-z])[)\].:*\-\s]+(?:is\s+)?(.+)", re.DOTALL
+    rf"\W*(?:(?i:(?:the )?(?:{_NAMING})(?:\s+is)?)[\s:*\"'`]+)?[(\[*]*"
+    r"([A-Z]|[a-z](?=[)\].:*]))(?:[)\].:*\s]|-(?=\s))+(?:is\s+)?(.+)",
+    re.DOTALL,
 )
 """A letter and the text behind it, perhaps after "the answer is"."""
 
@@ -61,7 +64,7 @@ def _option_written(answer: str, choices: tuple[str, ...]) -> set[str]:
 
     What such a text says is no answer: "(C) Both A and B" names C.
     """
-    letters_by_text = {normalized(choice): ascii_uppercase[i] for i, choice in enumerate(choices)}
+    letters_by_text = {text: ascii_uppercase[i] for text, i in _indices_by_text(choices).items()}
     if letter := letters_by_text.get(normalized(answer)):
         return {letter}
     lettered = _LETTERED.fullmatch(answer.strip())
@@ -77,13 +80,20 @@ def _spelled(answer: str, choices: tuple[str, ...]) -> set[int]:
 
     The longest is read first: "dark red" does not spell "red" as well. Yes and no are read as answers of that kind are.
     """
-    indices_by_text = {normalized(choice): i for i, choice in enumerate(choices)}
+    indices_by_text = _indices_by_text(choices)
     if {"yes", "no"} == set(indices_by_text):
         return {indices_by_text[word] for word in yes_or_no_in(answer)}
     texts = [text for text in indices_by_text if not re.fullmatch("[a-z]", text)]
     pattern = "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
     alone = rf"(?<!\w)(?<!\d[.,])(?<![-+](?=\d))({pattern})(?!\w)(?![.,]\d)"  # no part of a word or a number
     return {indices_by_text[text] for text in re.findall(alone, normalized(answer)) if text}
+
+
+def _indices_by_text(choices: tuple[str, ...]) -> dict[str, int]:
+    """The place of each option by its text as it compares, with its LaTeX and without."""
+    texts = [{normalized(choice), normalized(without_latex(choice))} for choice in choices]
+    found = {text: i for i, forms in enumerate(texts) for text in forms}
+    return found | {normalized(choice): i for i, choice in enumerate(choices)}
 
 
 def _letters(task: Task) -> str:

@@ -34,10 +34,10 @@ _NUMBER = re.compile(
 """Digits with what belongs to them; a sign only where no letter or digit stands before it."""
 _FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _POWER_OF_TEN = re.compile(r"(?<=\d)\s*(?:[x*\u00d7\u00b7]|\\times|\\cdot)\s*10\^\{?([-+\u2212]?\d+)\}?")
-_UNIT_POWER = re.compile(r"(\d\s*(?:[a-df-zA-DF-Z]|[a-zA-Z]{2}))\^?[23](?!\w)")
-"""An exponent of a unit of one or two letters behind a number: 7 m2, 12 cm^2."""
-_NONE = re.compile(r"none|(?:there (?:is|are|were) )?(?:none|no [a-z]+s)(?: (?:at all|visible|here))?")
-"""That there is nothing of what was to be counted."""
+_UNIT_POWER = re.compile(r"(\d\s*(?:[kcdmnµ]?m|px|in|ft|yd|mi))\^?[23](?!\w)")
+"""An exponent of a unit of length behind a number: 7 m2, 12 cm^2."""
+_NONE = re.compile(r"(?:there (?:is|are|were) )?none(?: (?:at all|visible|here))?")
+_NO_SUCH = re.compile(r"(?:there (?:is|are|were) )?no ([a-z ]{3,}?)(?: (?:at all|visible|here))?")
 PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
 
@@ -115,6 +115,8 @@ def number_score(task: Task, answer: str) -> float:
     (reference, in_percent), (given, is_percentage) = _read(str(task.answer)), _read(answer)
     if reference is None:
         raise ValueError(f"reference {task.answer!r} of task {task.id} is not a number: use kind text")
+    if given is None and (match := _NO_SUCH.fullmatch(answer.strip(OUTER).lower())):
+        given = 0.0 if re.search(rf"\b{match[1]}\b", task.question.lower()) else None  # "no cars", "no idea"
     if given is None:
         return 0.0
     ways = [(reference, given)]

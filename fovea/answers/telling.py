@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from string import ascii_uppercase
 
-from fovea.answers.choices import choice_letter, named_letters
+from fovea.answers.choices import choice_letter
 from fovea.answers.text import as_list
 from fovea.tasks import AnswerKind, Task
 
@@ -16,11 +16,18 @@ COMMON = frozenset(
 """Words that any sentence may hold: as an answer they are not told by it."""
 
 
+_TOLD = (
+    r"\({letter}\)|(?i:answer|(?:right|correct) (?:choice|option))(?i:\s+is)?[\s:*\"'`]+{letter}(?![\w'])"
+    r"|(?<![\w']){letter}\W{{0,3}}\s?(?i:is (?:the )?(?:right|correct|answer))"
+)
+"""A letter in brackets, or said to be the answer: "option A" alone only speaks of it."""
+
+
 def tells(text: str, task: Task) -> bool:
     """Whether a text holds the right answer as words of its own; what the question itself says tells nothing."""
     if task.kind is AnswerKind.CHOICE:  # all options stand in the question; the letter, or the option alone, tells
         letter = choice_letter(task)
-        if letter in named_letters(text):
+        if re.search(_TOLD.format(letter=letter), text):
             return True
         place = ascii_uppercase.index(letter)
         others = [choice for number, choice in enumerate(task.choices) if number != place]

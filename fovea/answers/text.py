@@ -100,8 +100,11 @@ def yes_or_no_in(answer: str) -> set[str]:
     """Which of yes and no an answer says."""
     plain = re.sub(r"\bno (?:doubt|question)\b", "", normalized(answer))
     said = {_YES_NO.get(normalized(clause)) for clause in _CLAUSE.split(plain)} - {None}
-    words = {_YES_NO[word] for word in re.findall(r"[a-z]+", plain) if word in _YES_NO}
-    return {word for word in said or words if word}
+    words = re.findall(r"[a-z]+", plain)
+    found = {*words} & {"yes", "no"}
+    if not found and not re.search(r"\bnot\b|n't\b", plain):  # "it is not true" is left unread
+        found = {_YES_NO[word] for word in words if word in _YES_NO}
+    return {word for word in said or found if word}
 
 
 def check_yes_no(task: Task, answer: Any) -> str:

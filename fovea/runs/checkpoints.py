@@ -84,13 +84,13 @@ def kept_checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def discount_checkpoints(output_dir: str | Path, *, behind: int = 0) -> None:
-    """Takes the marks off a run's model and its checkpoints after a step, from which it is now trained again."""
+    """Takes the marks off a run's checkpoints after a step from which it goes on; anew, off its model too."""
     for mark in _marks(output_dir):
         if step_of(mark.parent) > behind:
             mark.unlink()
     if not behind:
         (Path(output_dir) / LAST_GOOD / MARK).unlink(missing_ok=True)
-    reopen(output_dir)
+        reopen(output_dir)
 
 
 def reopen(output_dir: str | Path) -> None:

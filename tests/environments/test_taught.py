@@ -41,6 +41,9 @@ def test_a_checkpoint_is_found_however_it_is_named(tmp_path):
     ):  # fmt: skip
         assert checkpoint_defaults(["fovea eval", *words]).get("max_turns") == 3, words
     assert checkpoint_defaults(["fovea eval", "--seed", "1"]) == {}
+    odd = tmp_path / "lr=1e-5"
+    RunDirectory(odd).write_start(episodes=EpisodeArguments(max_turns=3))
+    assert checkpoint_defaults(["fovea eval", str(odd)]).get("max_turns") == 3
 
 
 def test_a_setting_that_was_left_open_is_a_setting_too(tmp_path):

@@ -175,6 +175,8 @@ def test_crops_of_the_user_behind_the_tools_words_join_them(read, collator):
     joined = {"messages": [USER, ASKING, said | {"content": "Here it is:<image>"}, ANSWER], "images": ["a.png"] * 2}
     apart = joined | {"messages": [USER, ASKING, said, CROP | {"role": "user"}, ANSWER]}
     assert decoded(collator, *read(apart)) == decoded(collator, *read(joined))
+    asked = apart | {"messages": [USER, ASKING, said, USER | {"content": "And now?"}, ANSWER], "images": ["a.png"]}
+    assert [message["role"] for message in to_trace(*read(asked)).messages][-2] == "user", "words are the user's own"
 
 
 def test_no_episode_is_kept_while_traces_are_written(tmp_path, make_task, episode_arguments, tiny):

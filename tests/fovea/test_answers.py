@@ -399,6 +399,13 @@ CHINESE = ("红色", "蓝色")
         (("-1", "1"), "B", "\u22121", 0), (("-1", "1"), "A", "x = \u22121", 1), (("-1", "1"), "B", "x = \u22121", 0),
         *((CHINESE, "B", answer, 1) for answer in (r"\boxed{B}", r"so $\boxed{\text{B}}$.", "$B$", "答案：B", "Ｂ")),
         (CHINESE, "B", "（B）蓝色", 1),
+        *((("3", "-3", "0"), "B", answer, 1) for answer in ("(B) -3", "B. -3", "B: -3", "The answer is B. -3")),
+        (("0", "3", "-3"), "B", "B. -3", 0), (("0", "3", "-3"), "B", "(B) - 3", 1),
+        *((("cat", "dog"), "B", answer, 1) for answer in ("The answer is a dog.", "Option: a dog", "A dog")),
+        (("a cat", "a dog"), "B", "Answer: a dog", 1),
+        *((("$x$", "$y$"), "A", answer, 1) for answer in ("$x$", "x", "A. $x$", r"\boxed{$x$}")),
+        ((r"$30^\circ$", r"$60^\circ$"), "A", r"$30^\circ$", 1), (("$5", "$10", "$15"), "B", "$10$", 1),
+        ((r"$12 \text{ cm}$", r"$13 \text{ cm}$"), "A", r"$12 \text{ cm}$", 1),
         (CHINESE, "A", r"\boxed{B}", 0),
     ],
 )  # fmt: skip
@@ -412,7 +419,8 @@ def test_an_option_is_named_by_a_letter_and_its_text_whatever_the_text_holds(cho
         ("text", "红色", "红色。", 1), ("list", ["猫", "狗"], "猫、狗", 1), ("list", ["猫", "狗"], "狗，猫", 1),
         ("yes_no", "yes", "The statement is true.", 1), ("yes_no", "no", "It is false.", 1),
         ("yes_no", "yes", "It is false.", 0), ("yes_no", "yes", "True or false?", 0),
-        ("number", 0, "There are none.", 1), ("number", 0, "No cars.", 1), ("number", 1, "No cars.", 0),
+        ("number", 0, "There are none.", 1), ("yes_no", "yes", "It is not true.", 0),
+        ("yes_no", "no", "There is no true circle.", 1), ("yes_no", "no", "It's true that there is no dog", 1),
     ],
 )  # fmt: skip
 def test_ordinary_wording_of_several_languages_is_read(kind, reference, answer, right):
@@ -423,7 +431,8 @@ def test_ordinary_wording_of_several_languages_is_read(kind, reference, answer, 
     ("text", "number"),
     [
         ("12 cm^2", 12), ("7 m2", 7), ("12 (twelve)", 12), ("12 (thirteen)", None), (r"$\frac{1}{2}$", 0.5),
-        (r"\boxed{7}", 7), ("5 × 10^-1", 0.5), ("negative 3", -3), ("2^3", None), ("5 × 3", None), ("5e2", 500),
+        (r"\boxed{7}", 7), ("3 or2", None), ("3x2", None),
+        ("5 × 10^-1", 0.5), ("negative 3", -3), ("2^3", None), ("5 × 3", None), ("5e2", 500),
     ],
 )  # fmt: skip
 def test_numbers_with_units_formulas_and_words_beside_them(text, number):
@@ -435,6 +444,7 @@ def test_numbers_with_units_formulas_and_words_beside_them(text, number):
 def test_a_choice_is_told_by_letter_or_text_however_the_reference_is_written(reference, text):
     assert tells(text, task(reference, "choice", ("red", "blue")))
     assert not tells("Is it the red or the blue one?", task(reference, "choice", ("red", "blue")))
+    assert not tells("(b) zoom in. Compare option B with the others", task(reference, "choice", ("red", "blue")))
 
 
 @pytest.mark.parametrize("written_as", ["A", "a", "(A)", "red"])
@@ -442,3 +452,11 @@ def test_references_of_choices_compare_by_their_letter(written_as):
     question = task(written_as, "choice", ("red", "blue"))
     assert constant_of(question) == constant_of(question, "The answer is A") == "A"
     assert constant_of(question, "who knows") == "who knows"
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"), [("No cars.", 1), ("There are no cars here", 1), ("no idea", 0), ("No", 0)]
+)
+def test_none_of_what_was_asked_for_is_zero(answer, right):
+    question = Task("t", (), "How many cars are there?", 0, AnswerKind.NUMBER)
+    assert score(question, answer) == right
