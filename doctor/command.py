@@ -12,10 +12,8 @@ import sys
 from itertools import takewhile
 from pathlib import Path
 
-import yaml
-
 from doctor.findings import Examination, Verdict
-from fovea.config import ConfigError, config_names, find_config
+from fovea.config import ConfigError, config_names, read_config
 from fovea.plugins import load_object
 
 TRAININGS = {
@@ -33,7 +31,7 @@ def training_of(words: list[str]) -> str:
     files, words = config_names(words)
     named = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
     for file in files or ():
-        named |= set(yaml.safe_load(find_config(file).read_text()) or {})
+        named |= set(read_config(file))
     known = {
         training: {option.name for kind in load_object(types) for option in dataclasses.fields(kind)}
         for training, (_, types) in TRAININGS.items()

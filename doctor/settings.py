@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import yaml
 
 from doctor.findings import Note
 from doctor.memory import Sharding
-from fovea.config import find_config, parse
+from fovea.config import parse, read_config
 
 
 @dataclass(kw_only=True)
@@ -46,7 +45,7 @@ def read_launch(note: Note, accelerate_config: str | None) -> Sharding:
     """How the launch splits the training."""
     if accelerate_config is None:
         return Sharding()
-    launch = yaml.safe_load(find_config(accelerate_config).read_text())
+    launch = read_config(accelerate_config)
     settings = launch.get("deepspeed_config") or {}
     uncounted = [name for name in settings if "offload" in name and settings[name] not in (None, "none")]
     uncounted += [name for name in ("deepspeed_config_file",) if settings.get(name)]

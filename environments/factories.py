@@ -11,7 +11,8 @@ from environments.registry import ENVIRONMENTS
 from environments.rendering import Renderer
 from environments.views import ViewSettings
 from fovea.boxes import Frame
-from fovea.images import ImageStore, PixelLimits
+from fovea.image_store import ImageStore
+from fovea.images import PixelLimits
 from fovea.models.loading import Model, RemoteModel
 from fovea.plugins import load_object
 

@@ -16,7 +16,8 @@ from PIL import Image, ImageFilter
 from environments.prompts import VIEWS_PROMPT
 from fovea.boxes import WHOLE, Box, Frame, Framing, Size, View
 from fovea.image_budget import within_budget
-from fovea.images import ImageStore, PixelLimits
+from fovea.image_store import ImageStore
+from fovea.images import PixelLimits
 from fovea.placeholders import MARK
 from fovea.tasks import AnswerKind, Task
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from evaluation.options import option_lines, plain_options, split_options
 from fovea.data.sources import BROKEN, READERS, Row, read_file
 from fovea.data.task_files import BAD_ROW, to_tasks
 from fovea.placeholders import PLACEHOLDER
 from fovea.tasks import Task
 
-_OPTION = re.compile(r"^\s*\(?([A-Z])(?:\)|[.:])\s*(.*)$", re.DOTALL)
 NUM_FRAMES = 8
 """Frames shown of a video: evenly spaced, as most harnesses do for MVBench."""
 
@@ -89,29 +89,6 @@ def _rows(name: str, benchmark: Benchmark, files: list[Path]) -> Iterator[Row]:
         columns.setdefault("id", f"{name}-{number}")
         columns["metadata"] = {"benchmark": name, **columns.get("metadata", {})}
         yield columns
-
-
-def split_options(text: str) -> tuple[str, list[str]]:
-    """A question and its options, of a text with `(A) …` lines or runs.
-
-    >>> split_options("Which?\\n(A) red\\n(B) dark blue\\nAnswer with the letter.")
-    ('Which?', ['red', 'dark blue'])
-    """
-    parts = re.split(r"\(([A-F])\)\s*", text)
-    options = [part.split("\n")[0].strip() for part in parts[2::2]]
-    return parts[0].strip(), options
-
-
-def plain_options(options: list[str]) -> list[str]:
-    """Options without the letters in front of them.
-
-    >>> plain_options(["(A) red", "B. blue", "C: a (big) dog"]), plain_options(["red", "blue"])
-    (['red', 'blue', 'a (big) dog'], ['red', 'blue'])
-    """
-    matches = [_OPTION.match(option) for option in options]
-    if all(match and match[1] == letter for match, letter in zip(matches, ascii_uppercase, strict=False)):
-        return [match[2].strip() for match in matches if match]
-    return options
 
 
 def _vstar(row: Row, file: Path) -> dict[str, Any]:
@@ -212,13 +189,9 @@ def _mirb(row: Row, file: Path) -> dict[str, Any]:
     }
 
 
-_OPTION_LINE = re.compile(r"^(?=\(?[A-Z][):.]\s)", re.MULTILINE)
-"""Where an option begins: a line without a letter goes on with the one before."""
-
-
 def _mmiu(row: Row, file: Path) -> dict[str, Any]:
     options = row["options"]
-    lines = options if isinstance(options, list) else [one for one in _OPTION_LINE.split(options) if one.strip()]
+    lines = options if isinstance(options, list) else option_lines(options)
     context = row.get("context") or ""
     return {
         "images": row["input_image_path"],

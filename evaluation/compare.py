@@ -83,7 +83,7 @@ def compare(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> di
     for pair, part in whole:
         part["p_adjusted"] = pair["p_adjusted"]
     runs = {evaluation.name: evaluation.summary() for evaluation in evaluations}
-    are_known = all(run["context_tokens"] is not None for run in runs.values())
+    are_known = all("context_tokens" in run for run in runs.values())
     for run in runs.values():
         run["on_frontier"] = are_known and not any(
             other_run["accuracy"] >= run["accuracy"]
@@ -109,8 +109,7 @@ def table(comparison: dict[str, Any]) -> str:
     for name, run in comparison["runs"].items():
         low, high = run["interval"]
         pass_cell = f" {run['pass_at_k'].get(max_samples, float('nan')):.3f} |" if pass_head else ""
-        of_images = f"{run['image_tokens']:.0f}" if "image_tokens" in run else ""
-        in_all = "" if run["context_tokens"] is None else f"{run['context_tokens']:.0f}"
+        of_images, in_all = (f"{run[name]:.0f}" if name in run else "" for name in ("image_tokens", "context_tokens"))
         cost = f"{run['tokens']:.0f} | {of_images} | {in_all} | {run['zooms']:.2f}"
         seconds = f"{run['seconds']:.3g}" if "seconds" in run else ""
         cost += f" | {seconds} | {'yes' if run['on_frontier'] else ''}"

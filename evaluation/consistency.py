@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from string import ascii_uppercase
 
 import numpy as np
 
 from evaluation.analysing import analyse
 from evaluation.evaluated import difference
 from evaluation.stored import StoredRun
-from fovea.answers import score
+from fovea.answers import constant_of
 from fovea.answers.text import normalized
 from fovea.runs.records import Sample
 from fovea.statistics import wilson_interval
-from fovea.tasks import AnswerKind, Task
+from fovea.tasks import Task
 
 VARIANT = "variant"
 """In the metadata of a variant: `kind`, and `of`, the id of the task that it varies."""
@@ -42,10 +43,9 @@ class Consistency:
 def meaning(task: Task, sample: Sample) -> str:
     """What an answer says, whatever letter its option has; "" where there is no answer."""
     answer = sample.answer or ""
-    if task.kind is AnswerKind.CHOICE:
-        named = [choice for choice in task.choices if score(replace(task, answer=choice), answer) == 1]
-        answer = named[0] if len(named) == 1 else answer
-    return normalized(answer)
+    letter = constant_of(task, answer)
+    options = dict(zip(ascii_uppercase, task.choices, strict=False))
+    return normalized(options.get(letter, answer))
 
 
 def consistency(run: StoredRun) -> dict[str, Consistency]:

@@ -16,7 +16,7 @@ import numpy as np
 from evaluation.discover import OWN, evaluations_to_compare
 from evaluation.pace import pace_of
 from evaluation.stored import tell_if_outdated
-from evaluation.summary import image_tokens
+from evaluation.summary import mean_if_known
 from fovea.runs.records import Sample, read_samples
 from fovea.statistics import (
     crossed_interval,
@@ -61,7 +61,7 @@ class Evaluated:
         low, high = wilson_interval(round(float(means.mean(0).sum())), len(ids))
         if len(self.seeds) > 1 and len(ids) > 1:
             low, high, _ = crossed_interval(np.zeros((1, len(ids))), means)
-        return {
+        found = {
             "n": len(ids),
             "num_seeds": len(self.seeds),
             "accuracy": float(means.mean()),
@@ -70,11 +70,12 @@ class Evaluated:
             "num_samples": min_samples,
             "pass_at_k": {k: fmean(pass_at_k(*counts, k) for counts in correct_counts) for k in _powers(min_samples)},
             "tokens": fmean(sample.num_tokens for sample in samples),
-            "context_tokens": mean_if_known([sample.num_context_tokens for sample in samples]),
+            "context_tokens": mean_if_known(sample.num_context_tokens for sample in samples),
             "zooms": fmean(sample.num_zooms for sample in samples),
-            **({} if (number := image_tokens(samples)) is None else {"image_tokens": number}),
+            "image_tokens": mean_if_known(sample.num_image_tokens for sample in samples),
             **self._pace(),
         }
+        return {name: value for name, value in found.items() if value is not None}
 
     def _pace(self) -> dict[str, Any]:
         """Seconds an episode and what played, where that is the same in all folders; else nothing."""
@@ -163,9 +164,3 @@ def refuse_other_questions(a: Evaluated, b: Evaluated) -> None:
         wordings = {(seed[id][0].question, str(seed[id][0].reference)) for seed in seeds}
         if len(wordings) > 1:
             raise ValueError(f"question {id} is not the same in both evaluations: evaluate both on the same tasks")
-
-
-def mean_if_known(values: Sequence[float | None]) -> float | None:
-    """Their mean; None where one is not known."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(values) else None

@@ -39,9 +39,12 @@ def _frontiers(runs: Sequence[FoundRun], summaries: Mapping[tuple[str, str], Sum
     stored = {(run.name, name): stored.folder for run in runs for name, stored in run.evaluations.items()}
     costs: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
     for key, summary in summaries.items():
-        costs["tokens a question, prompt and crops included"][key] = summary.context_tokens_per_question
-        if summary.image_tokens_per_question is not None:
-            costs["visual tokens a question"][key] = summary.image_tokens_per_question
+        for cost, spent in (
+            ("tokens a question, prompt and crops included", summary.context_tokens_per_question),
+            ("visual tokens a question", summary.image_tokens_per_question),
+        ):
+            if spent is not None:
+                costs[cost][key] = spent
         if (pace := pace_of(stored[key])) is not None:
             costs[f"seconds a question ({pace.setting})"][key] = pace.seconds
     return [

@@ -25,11 +25,6 @@ def letters(task: Task) -> str:
     return ascii_uppercase[: len(task.choices) or 4]
 
 
-def reference(task: Task) -> str:
-    """The letter of the right option."""
-    return choice_letter(task)
-
-
 def verdicts(task: Task, reply: str) -> dict[str, float]:
     """What the rules of the published tools that score this benchmark say of a reply."""
     rules = PUBLISHED.get(str(task.metadata.get("benchmark")), {})
@@ -49,15 +44,15 @@ def vlmevalkit(task: Task, reply: str) -> bool:
     if letter is None and (match := _STATED.search(reply)) and match[1].upper() in letters(task):
         letter = match[1].upper()
     is_short = len(reply) <= 2 * sum(map(len, task.choices))
-    return (letter or (_only_text(task, reply) if is_short else None)) == reference(task)
+    return (letter or (_only_text(task, reply) if is_short else None)) == choice_letter(task)
 
 
 def _hr_bench(task: Task, reply: str) -> bool:
     """As VLMEvalKit's, wherever the letter stands and however long the reply is. What it leaves to a judge is wrong."""
     reply = reply.strip()
     if "Failed to obtain answer via API" in reply:
-        return _only_text(task, reply) == reference(task)
-    return (_only_letter(task, reply) or _only_text(task, reply)) == reference(task)
+        return _only_text(task, reply) == choice_letter(task)
+    return (_only_letter(task, reply) or _only_text(task, reply)) == choice_letter(task)
 
 
 def _only_letter(task: Task, reply: str, *, last_words: int | None = None) -> str | None:
@@ -95,9 +90,9 @@ def _vstar(task: Task, reply: str) -> bool:
     )
     for pattern in patterns:
         if match := re.search(pattern, text):
-            return match[1] == reference(task)
+            return match[1] == choice_letter(task)
     all_letters = re.findall("[A-D]", text)
-    return len(all_letters) == 1 and all_letters[0] == reference(task)
+    return len(all_letters) == 1 and all_letters[0] == choice_letter(task)
 
 
 def _muirbench(task: Task, reply: str) -> bool:
@@ -117,24 +112,24 @@ def _mme_realworld(task: Task, reply: str) -> bool:
                     "The correct option is", "Best answer:", "Best option:"):  # fmt: skip
         text = text.replace(opening, "")
     if match := re.search("[ABCDE]", text):
-        return match[0] == reference(task)
+        return match[0] == choice_letter(task)
     if len(text.split()) > 10:
         return False
     bracketed_letter = next((letter for letter in "ABCDE" if text.lower() in f"({letter.lower()})"), "")
-    return bracketed_letter == reference(task)
+    return bracketed_letter == choice_letter(task)
 
 
 def _blink(task: Task, reply: str) -> bool:
     text, letter_class = reply.strip(), f"[{letters(task)}]"
     first_line = text.split("\n", 1)[0].strip()
     if len(first_line) <= 4 and (match := re.match(rf"^\(?({letter_class})\)?[\.\s:,)]*$", first_line, re.IGNORECASE)):
-        return match[1].upper() == reference(task)
+        return match[1].upper() == choice_letter(task)
     stated_pattern = rf"answers?(?:\s+is)?\s*[:\-]?\s*\(?({letter_class})\)?(?![A-Za-z])"
     for matches in (re.findall(stated_pattern, text, re.IGNORECASE), re.findall(rf"\(({letter_class})\)", text)):
         if matches:
-            return matches[-1].upper() == reference(task)
+            return matches[-1].upper() == choice_letter(task)
     match = re.match(rf"[\(\s]*({letter_class})", text, re.IGNORECASE)
-    return match is not None and match[1].upper() == reference(task)
+    return match is not None and match[1].upper() == choice_letter(task)
 
 
 def _mantis(task: Task, reply: str) -> bool:
@@ -219,7 +214,7 @@ def _plain(text: str) -> list[str | float]:
 def _first_word_letter(task: Task, reply: str) -> bool:
     """`B` of `B. …`, else the first of A to E that stands alone once punctuation is gone (MVBench, NLVR2)."""
     if match := re.match(r"([A-E])\.\s*.+$", reply.strip(), re.IGNORECASE):
-        return match[1].upper() == reference(task)
+        return match[1].upper() == choice_letter(task)
     text = reply.replace("\n", " ").replace("\t", " ").strip()
     has_number = re.search(r"\d,\d", text) is not None
     plain_text = text
@@ -228,7 +223,7 @@ def _first_word_letter(task: Task, reply: str) -> bool:
         plain_text = plain_text.replace(mark, "" if beside_space or has_number else " ")
     plain_text = re.sub(r"\.(?!\d)", "", plain_text, count=32).strip("'").strip('"').strip(")").strip("(").strip()
     match = re.search(r"\b([A-E])\b", plain_text, re.IGNORECASE)
-    return match is not None and match[1].upper() == reference(task)
+    return match is not None and match[1].upper() == choice_letter(task)
 
 
 PUBLISHED: Mapping[str, Mapping[str, Rule]] = {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 from evaluation.mimic import pooled_f1
 from fovea.runs.records import Accuracy, Sample, Summary
@@ -47,8 +47,8 @@ def accuracy_of(samples: Sequence[Sample]) -> Accuracy:
         zooms_per_question=fmean(sample.num_zooms for sample in samples),
         zoom_rate=fmean(sample.num_zooms > 0 for sample in samples),
         tokens_per_question=fmean(sample.num_tokens for sample in samples),
-        context_tokens_per_question=fmean(sample.context_tokens for sample in samples),
-        image_tokens_per_question=image_tokens(samples),
+        context_tokens_per_question=mean_if_known(sample.num_context_tokens for sample in samples),
+        image_tokens_per_question=mean_if_known(sample.num_image_tokens for sample in samples),
         stop_reasons=dict(Counter(sample.stop_reason.value for sample in samples)),
         rules={
             rule: _official_mean([sample for sample in samples if rule in sample.scores], rule)
@@ -57,10 +57,10 @@ def accuracy_of(samples: Sequence[Sample]) -> Accuracy:
     )
 
 
-def image_tokens(samples: Sequence[Sample]) -> float | None:
-    """Mean visual tokens of an episode; None where some are not known, as in runs of version 0.1."""
-    counts = [sample.num_image_tokens for sample in samples if sample.num_image_tokens is not None]
-    return fmean(counts) if len(counts) == len(samples) else None
+def mean_if_known(values: Iterable[float | None]) -> float | None:
+    """Their mean; None where one is not known, as tokens of endpoints' prompts, or of runs of version 0.1."""
+    known = list(values)
+    return None if None in known else fmean(cast("list[float]", known))
 
 
 def _official_mean(samples: Sequence[Sample], rule: str) -> float:

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -57,7 +56,11 @@ def parse(
     # TRL's own use of a name that Transformers has renamed: nothing that a reader of the warning could mend.
     warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)
     for name in names:
-        settings |= _read(find_config(name), known)
+        found = read_config(name)
+        for key in found:
+            if key not in known | {"env"}:
+                raise ConfigError(_unknown(str(key), known, f"in {find_config(name)}"))
+        settings |= found
     parsed, rest = _parse(dataclass_types, settings, words, description)
     if rest:
         option = next((word for word in rest if word.startswith("--")), rest[0])
@@ -95,11 +98,8 @@ def value_of(option: str, words: Sequence[str]) -> str | None:
     parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if f"--{option}" in parts[:-1]:
         return parts[parts.index(f"--{option}") + 1]
-    with suppress(yaml.YAMLError):  # `parse` says what is wrong with a file
-        found = [yaml.safe_load(find_config(name).read_text()) for name in names or ()]
-        said = [settings[option] for settings in found if isinstance(settings, dict) and option in settings]
-        return str(said[-1]) if said else None
-    return None
+    said = [settings[option] for settings in map(read_config, names or ()) if option in settings]
+    return str(said[-1]) if said else None
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -156,13 +156,19 @@ def find_config(name: str) -> Path:
     raise ConfigError(f"no config at {name}{hint}; shipped are {', '.join(shipped)}")
 
 
-def _read(path: Path, known: set[str]) -> dict[str, Any]:
-    data = yaml.safe_load(path.read_text()) or {}
+def read_config(name: str) -> dict[str, Any]:
+    """What the YAML file called `name` says.
+
+    Raises:
+        ConfigError: if there is none (`find_config`), or it is no YAML of `key: value` lines, with the place.
+    """
+    path = find_config(name)
+    try:
+        data = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, not a {type(data).__name__}")
-    for key in data:
-        if key not in known | {"env"}:
-            raise ConfigError(_unknown(str(key), known, f"in {path}"))
     return data
 
 

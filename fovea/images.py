@@ -14,7 +14,6 @@ from typing import Protocol
 
 from PIL import ExifTags, Image, ImageOps
 
-from fovea.bounded_cache import BoundedCache
 from fovea.boxes import Box, Frame, Size, View
 from fovea.ledger import phase
 from fovea.levels import to_rgb
@@ -224,6 +223,19 @@ _IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 256, 257, 258
 """TIFF tags."""
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF turns it; as it is where that cannot be read."""
+    return image if _orientation(image) in (None, 1) else ImageOps.exif_transpose(image)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """How EXIF says that the image is turned; None where it says nothing, or cannot be read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return None
+
+
 def _rotated_size(image: Image.Image) -> Size:
     is_turned = _orientation(image) in (5, 6, 7, 8)
     tags = getattr(image, "tag_v2", None)  # of a TIFF, whose size Pillow has turned by itself
@@ -237,40 +249,7 @@ def _decode_lazily(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
-class ImageStore:
-    """Opens each distinct image once, by content hash, and keeps the recent ones up to `max_bytes` of pixels."""
-
-    def __init__(self, *, max_bytes: int = 2**30) -> None:
-        self.num_opened = 0
-        self._images: BoundedCache[Image.Image] = BoundedCache(
-            max_bytes, size=lambda image: image.width * image.height * 3
-        )
-
-    def open(self, source: Source) -> Image.Image:
-        """The RGB image of a source.
-
-        Raises:
-            ImageError: as `open_image`.
-        """
-        content = encoded(source)
-        return self._opened(content, _key(content))
-
-    def fitted(self, source: Source, *limits: PixelLimits) -> Image.Image:
-        """The image as it reaches the model within `limits`, resized once however many episodes show it."""
-        content = encoded(source)
-        key = _key(content)
-        original = self._opened(content, key)
-        return self._images.get(f"{key} {fitted_size(original.size, *limits)}", lambda: fit(original, *limits))
-
-    def _opened(self, content: bytes | Image.Image, key: str) -> Image.Image:
-        def make() -> Image.Image:
-            self.num_opened += 1
-            return open_image(content)
-
-        return self._images.get(key, make)
-
-
-def _key(content: bytes | Image.Image) -> str:
+def encoded_hash(content: bytes | Image.Image) -> str:
     return content_hash(content) if isinstance(content, bytes) else image_hash(content)
 
 
@@ -280,22 +259,9 @@ def source_hash(source: Source) -> str:
     Raises:
         ImageError: if it cannot be read.
     """
-    return _key(encoded(source))
+    return encoded_hash(encoded(source))
 
 
 def image_hash(image: Image.Image) -> str:
     """Content hash of decoded pixels."""
     return content_hash(repr((image.mode, image.size)).encode() + image.tobytes())
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF turns it; as it is where that cannot be read."""
-    return image if _orientation(image) in (None, 1) else ImageOps.exif_transpose(image)
-
-
-def _orientation(image: Image.Image) -> int | None:
-    """How EXIF says that the image is turned; None where it says nothing, or cannot be read."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
-        return None

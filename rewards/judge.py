@@ -42,9 +42,7 @@ def judge(task: Task, episodes: Sequence[Episode]) -> list[float | None]:
         verdicts = list(pool.map(lambda one: verdict(endpoint, one), episodes))
     asked = [judgement for one, judgement in zip(episodes, verdicts, strict=True) if (one.answer or "").strip()]
     if asked and not any(judgement is not None for judgement in asked):
-        logger.warning("the judge %s says neither correct nor incorrect of any of %d answers: is it a model that "
-                       "follows instructions, and ends its thoughts within %d tokens?",
-                       endpoint.model, len(asked), MAX_TOKENS)  # fmt: skip
+        _warn_of(endpoint.model)
     differing = [
         {"task_id": task.id, "answer": one.answer, "reference": task.answer, "judge": judgement, "rule": rule}
         for one, judgement in zip(episodes, verdicts, strict=True)
@@ -72,6 +70,15 @@ def verdict(endpoint: ChatEndpoint, episode: Episode) -> float | None:
     reply = endpoint.chat(messages, temperature=0, max_tokens=MAX_TOKENS)["text"].rpartition("</think>")[2]
     word = re.match(r"\W*(correct|incorrect)\b", reply, re.IGNORECASE)
     return None if word is None else float(word[1].lower() == "correct")
+
+
+@cache
+def _warn_of(model: str) -> None:
+    """Says once that a judge does not judge."""
+    logger.warning(
+        f"the judge {model} says neither correct nor incorrect of any answer of a group: does it follow instructions, "
+        f"and end its thoughts within {MAX_TOKENS} tokens?"
+    )
 
 
 @cache

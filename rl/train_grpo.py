@@ -17,7 +17,6 @@ from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import yaml
 from accelerate.logging import get_logger
 from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_config
 
@@ -27,11 +26,11 @@ from environments.probes.other_images import with_others
 from environments.seats import opening
 from environments.taught import untaught
 from fovea.arguments import said_in_a_line
-from fovea.config import ConfigError, changed_fields, find_config, parse
+from fovea.config import ConfigError, changed_fields, parse, read_config
 from fovea.data.identity import data_named, fingerprint
 from fovea.models.masks import check_engine
-from fovea.models.names import adapter_chain, resolve_path, weights_mark
-from fovea.models.trainee import expect_another_folder, load_for_training, model_named
+from fovea.models.names import adapter_chain, expect_another_folder, resolve_path, weights_mark
+from fovea.models.trainee import load_for_training, model_named
 from fovea.processes import expect_cpu, process_state
 from fovea.runs.checkpoints import is_finished
 from fovea.runs.directory import RunDirectory
@@ -57,7 +56,7 @@ def make_cold_start(config: str, model_name: str) -> None:
     Raises:
         ConfigError: for several processes: each of them would be one of the SFT's too.
     """
-    target = yaml.safe_load(find_config(config).read_text())["output_dir"]
+    target = read_config(config)["output_dir"]
     if model_name != target or is_finished(target):
         return
     if process_state().num_processes > 1:
@@ -85,6 +84,7 @@ def for_prompts(
     if script.intra_image_layers:
         raise ConfigError("intra_image_layers masks images, and --environment none has none: leave it out")
     name = model_named(model_args)
+    expect_another_folder(args.output_dir, name, revision=model_args.model_revision)
     if adapter_chain(name, revision=model_args.model_revision)[1]:
         raise ConfigError(
             f"{name} is an adapter, and --environment none takes whole models: merge it first "
@@ -126,18 +126,24 @@ def read_tasks(
     return (with_others(tasks), with_others(held_out)) if episodes.crops == "other" else (tasks, held_out)
 
 
+def start_from(
+    name: str, script: GRPOScriptArguments, episodes: EpisodeArguments, output_dir: str | None, *, revision: str | None
+) -> None:
+    """Sees to it that the model is there, apart from the output, and says what it has not learned from."""
+    if script.cold_start_config:
+        make_cold_start(script.cold_start_config, name)
+    with said_in_a_line():
+        expect_another_folder(output_dir, name, revision=revision)
+    if changed := untaught(name, script, episodes):
+        logger.warning(f"{changed}: it will see other images than it has learned from")
+
+
 def for_episodes(
     script: GRPOScriptArguments, episodes: EpisodeArguments, model_args: ModelConfig, args: GRPOArguments,
     rewards: list[Reward], tasks: list[Task], held_out: list[Task], run: RunDirectory,
 ) -> Callable[[], ZoomGRPOTrainer]:  # fmt: skip
     """Makes the trainer that plays episodes in an environment, once the model is loaded."""
-    name = model_named(model_args)
-    if script.cold_start_config:
-        make_cold_start(script.cold_start_config, name)
-    with said_in_a_line():
-        expect_another_folder(model_args, args.output_dir)
-    if changed := untaught(name, script, episodes):
-        logger.warning(f"{changed}: it will see other images than it has learned from")
+    start_from(model_named(model_args), script, episodes, args.output_dir, revision=model_args.model_revision)
     trainee = load_for_training(
         model_args,
         min_pixels=script.min_pixels,

@@ -8,7 +8,7 @@ from pathlib import Path
 from trl import ModelConfig, SFTConfig
 
 from environments.arguments import EpisodeArguments
-from environments.traces import read_traces
+from environments.trace_files import read_traces
 from fovea.arguments import MaskArguments, PixelArguments, SharingArguments, TimeArguments
 from fovea.config import ConfigError, changed_fields
 from fovea.plugins import load_object

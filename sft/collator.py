@@ -11,7 +11,7 @@ from environments.traces import to_trace
 
 
 class TraceCollator(TraceEncoder):
-    """Batches trace records of `environments.traces.read_traces` for a vision-language model."""
+    """Batches trace records of `environments.trace_files.read_traces` for a vision-language model."""
 
     def __call__(self, records: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Left-padded model inputs and `labels` [B, N], -100 where there is no loss."""

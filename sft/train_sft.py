@@ -17,9 +17,9 @@ from environments.factories import environment_factory, make_renderer
 from fovea.arguments import said_in_a_line
 from fovea.config import ConfigError, parse
 from fovea.data.identity import records_named
-from fovea.models.names import weights_mark
+from fovea.models.names import expect_another_folder, weights_mark
 from fovea.models.processors import pixel_limits
-from fovea.models.trainee import expect_another_folder, load_for_training, model_named
+from fovea.models.trainee import load_for_training, model_named
 from fovea.processes import expect_cpu, process_state
 from fovea.runs.directory import RunDirectory
 from fovea.runs.starting import WEIGHTS, start_run
@@ -48,9 +48,8 @@ def main() -> None:
     script, episodes, model_args, args = parse(ARGUMENTS, default_config="tiny_sft.yaml", description=__doc__)
     check_options(args, script, model_args)
     with said_in_a_line(), process_state().main_process_first():
+        expect_another_folder(args.output_dir, model_named(model_args), revision=model_args.model_revision)
         records = script.read_traces()
-    with said_in_a_line():
-        expect_another_folder(model_args, args.output_dir)
     trainee = load_for_training(
         model_args,
         min_pixels=script.min_pixels,

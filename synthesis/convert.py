@@ -28,7 +28,8 @@ from tqdm import tqdm
 from environments.arguments import EpisodeArguments
 from environments.factories import box_frame, environment_factory
 from environments.seats import tools_of
-from environments.traces import TraceError, file_of
+from environments.trace_files import file_of
+from environments.traces import TraceError
 from fovea.config import ConfigError, parse
 from fovea.data.columns import TaskError
 from fovea.data.identity import fingerprint

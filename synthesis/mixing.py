@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from environments.traces import image_sources
+from environments.trace_files import image_sources
 from fovea.commands import plain_parser
 from fovea.data.columns import TaskError, parse_columns
 from fovea.data.task_files import tasks_from

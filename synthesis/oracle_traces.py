@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.play import play_each
+from environments.play import Policy, play_each
 from environments.policies.chain_oracle import CHAINED, make_oracle
 from environments.seats import Limits
 from environments.traces import write_fit_traces
@@ -85,15 +85,7 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
         )
     if episodes.environment in CHAINED:
         refuse_half_chains(tasks)
-    oracle = make_oracle(
-        episodes.environment,
-        frame,
-        noise=arguments.noise,
-        looseness=(arguments.looseness[0], arguments.looseness[1]),
-        mistakes=arguments.mistakes,
-        box_step=10 if arguments.model_name_or_path in EMBEDDED else 1,
-        seed=arguments.seed,
-    )
+    oracle = _oracle(arguments, episodes.environment, frame)
     limits = Limits(max_turns=episodes.max_turns)
     factory = environment_factory(for_one_pass(episodes), outline)
     unaided: list[str] = []
@@ -111,6 +103,18 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
     words = "" if episodes.environment == "views" else _without_a_tool(unaided)
     print(f"{len(tasks) - dropped.total()} traces{words}")
     return folder
+
+
+def _oracle(arguments: TraceArguments, environment: str, frame: Frame) -> Policy:
+    return make_oracle(
+        environment,
+        frame,
+        noise=arguments.noise,
+        looseness=(arguments.looseness[0], arguments.looseness[1]),
+        mistakes=arguments.mistakes,
+        box_step=10 if arguments.model_name_or_path in EMBEDDED else 1,
+        seed=arguments.seed,
+    )
 
 
 def _without_a_tool(ids: Sequence[str]) -> str:

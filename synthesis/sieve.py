@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from environments.traces import TraceError, checked, image_sources
+from environments.trace_files import checked, image_sources
+from environments.traces import TraceError
 from fovea.data.task_files import BAD_ROW
 from fovea.images import ImageError, image_hash, open_image
 from fovea.placeholders import parts_of

@@ -34,10 +34,8 @@ def score(task: Task, answer: str, framing: Framing | None = None) -> float:
 def constant_of(task: Task, answer: str | None = None) -> str:
     """An answer, or the reference, as it compares over questions: of a choice its letter, however it is written."""
     text = str(task.answer) if answer is None else answer
-    if task.kind is AnswerKind.CHOICE:
-        letters = {choice_letter(task)} if answer is None else letters_of(task, text)
-        return letters.pop() if len(letters) == 1 else text
-    return text
+    letters = letters_of(task, text) if task.kind is AnswerKind.CHOICE else set()
+    return letters.pop() if len(letters) == 1 else text
 
 
 def written(task: Task, framing: Framing | None = None) -> str:

@@ -36,19 +36,14 @@ def letters_of(task: Task, answer: str) -> set[str]:
     letters = _letters(task)
     if written := _option_written(raw, task.choices) or _option_written(answer, task.choices):
         return written
-    named = named_letters(answer)
+    named = {letter.upper() for pattern in _CHOICE for letter in pattern.findall(answer.strip())}
     # Letters that stand alone name options too; "A" and "I" also are words, which a small letter beside them shows.
     lone_letters = {
         letter for groups in _ALONE_LETTER.findall(answer) for letter in groups if letter and letter in letters
     }
     spelled_letters = {letters[i] for text in {raw, answer} for i in _spelled(text, task.choices)}
     # What stands alone only speaks against what is named: "I see a B" names nothing.
-    return (named or spelled_letters) | (lone_letters | spelled_letters if named or spelled_letters else set())
-
-
-def named_letters(text: str) -> set[str]:
-    """The letters that a text names as options: one that is all of it, in front, in brackets, or after "answer is"."""
-    return {letter.upper() for pattern in _CHOICE for letter in pattern.findall(text.strip())}
+    return named | spelled_letters | lone_letters if named or spelled_letters else set()
 
 
 _LETTERED = re.compile(

@@ -17,6 +17,10 @@ DASH = re.compile("(?<!\\w)[\u2010-\u2014](?=[\\d.])")
 _QUOTES = {ord(curly): straight for curly, straight in zip("\u2018\u2019\u201c\u201d", "''\"\"", strict=True)}
 
 
+_BOXED = re.compile(r"\$*\s*\\(?:boxed|text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}\s*\$*")
+"""A frame or a font of LaTeX around a text."""
+
+
 def boxed(text: str) -> str | None:
     r"""What the last `\boxed{…}` of a text holds, braces in it counted; None without one.
 
@@ -31,12 +35,9 @@ def boxed(text: str) -> str | None:
         depth += {"{": 1, "}": -1}.get(text[place], 0)
         if depth == 0:
             content = text[start + 7 : place]
-            plain = re.fullmatch(r"\s*\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}\s*", content)
+            plain = _BOXED.fullmatch(content)
             return plain[1] if plain else content
     return None
-
-
-_BOXED = re.compile(r"\$*\s*\\(?:boxed|text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}\s*\$*")
 
 
 def without_latex(text: str) -> str:

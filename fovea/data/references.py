@@ -120,6 +120,12 @@ def kind_of(kind: str | None, answer: Any, choices: tuple[str, ...], *, has_imag
     return AnswerKind.NUMBER if is_number(text) or text in _NO_NUMBERS else AnswerKind.TEXT
 
 
+def kind_of_text(answer: Any) -> AnswerKind:
+    """The kind of an answer that a model wrote: "Nan" is a name there, and not what a computation left."""
+    is_text = str(answer).strip().lower() in _NO_NUMBERS
+    return AnswerKind.TEXT if is_text else kind_of(None, answer, (), has_image=False)
+
+
 _NO_NUMBERS = ("nan", "inf", "-inf", "infinity", "-infinity")
 """What a computation leaves: read as a number, and refused as one."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fovea.commands import plain_parser
 from fovea.models.loading import load_model
+from fovea.models.names import expect_another_folder
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", help="weights' type: auto (the base's), bfloat16, float32")
     parser.add_argument("--push_to_hub", metavar="REPO_ID", help="also upload it there")
     args = parser.parse_args()
+    expect_another_folder(args.output_dir, args.adapter)
     model = load_model(args.adapter, dtype=args.dtype)
     upload = {"push_to_hub": True, "repo_id": args.push_to_hub} if args.push_to_hub else {}
     model.network.save_pretrained(args.output_dir, **upload)

@@ -6,6 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from fovea.config import ConfigError
+
 TINY = Path(__file__).resolve().parent.parent / "tiny"
 EMBEDDED = {"tiny": TINY}
 """The shipped weights, by name."""
@@ -109,6 +111,13 @@ def _commit(name: str) -> str | None:
 
 def _holds_model(folder: str | Path) -> bool:
     return any((Path(folder) / file).exists() for file in ("config.json", ADAPTER_CONFIG))
+
+
+def expect_another_folder(output_dir: str | Path | None, name: str, *, revision: str | None = None) -> None:
+    """Raises ConfigError for an output folder that holds this model, its adapter or the base below it."""
+    base, adapters = adapter_chain(name, revision=revision)
+    if output_dir and Path(output_dir).resolve() in [Path(path).resolve() for path in (base, *adapters)]:
+        raise ConfigError(f"--output_dir {output_dir} holds the model that this starts from: name another")
 
 
 def base_of(name: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig
@@ -94,13 +93,6 @@ def _quantized(arguments: ModelConfig) -> dict[str, Any]:
         return {}
     quantization.llm_int8_skip_modules = ["lm_head", *(rf".*\.{part.rstrip('.')}" for part in VISION_PARTS)]
     return {"quantization_config": quantization}
-
-
-def expect_another_folder(arguments: ModelConfig, output_dir: str | None) -> None:
-    """Raises ConfigError for a training that would write over the model, or an adapter's base, that it starts from."""
-    base, adapters = adapter_chain(model_named(arguments), revision=arguments.model_revision)
-    if output_dir and Path(output_dir).resolve() in [Path(path).resolve() for path in (base, *adapters)]:
-        raise ConfigError(f"--output_dir {output_dir} holds the model that the training starts from: name another")
 
 
 def model_named(arguments: ModelConfig) -> str:

@@ -76,11 +76,6 @@ class EpisodeRecord:
             **details,
         )
 
-    @property
-    def context_tokens(self) -> int:
-        """`num_context_tokens`, or where they are not known what was written."""
-        return self.num_tokens if self.num_context_tokens is None else self.num_context_tokens
-
     def episode(self, task: Task) -> Episode:
         """The episode again, on the task that it was played on."""
         return Episode(
@@ -204,9 +199,9 @@ class Accuracy:
     zooms_per_question: float
     zoom_rate: float
     tokens_per_question: float
-    context_tokens_per_question: float
+    context_tokens_per_question: float | None
+    """Of the prompt, crops and what was written; where they are known, as the next."""
     image_tokens_per_question: float | None = None
-    """Where they are known."""
     stop_reasons: Mapping[str, int] = field(default_factory=dict)
     rules: Mapping[str, float] = field(default_factory=dict)
     """By published rule, where the tasks are of a public benchmark."""

@@ -9,9 +9,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-import yaml
-
-from fovea.config import ConfigError, find_config
+from fovea.config import ConfigError, read_config
 from fovea.data.identity import digest
 from fovea.endpoint import ChatEndpoint
 from fovea.models.loading import load_model
@@ -111,7 +109,7 @@ def read_prompts(file: str | None, words: Mapping[str, str]) -> dict[str, str]:
     """
     if file is None:
         return {}
-    prompts = yaml.safe_load(find_config(file).read_text()) or {}
+    prompts = read_config(file)
     for role, prompt in prompts.items():
         if role not in words:
             raise ConfigError(f"{file}: there is no role {role!r}, but {', '.join(words)}")

@@ -9,10 +9,9 @@ from typing import Any
 from PIL import Image
 
 from fovea.answers import score
-from fovea.answers.numbers import to_number
 from fovea.answers.telling import holds, tells
 from fovea.chains import Chain
-from fovea.data.references import kind_of
+from fovea.data.references import kind_of_text
 from fovea.tasks import AnswerKind, Task
 
 Look = Callable[[str, Mapping[int, Image.Image]], str]
@@ -42,10 +41,7 @@ def problems(question: str, chain: Chain, images: Mapping[int, Image.Image], loo
 
 def _asked(question: str, answer: Any) -> Task:
     """A question as a task of the kind that its answer suggests."""
-    kind = kind_of(None, answer, (), has_image=False)
-    if kind is AnswerKind.NUMBER and to_number(str(answer)) is None:  # "Nan", a name
-        kind = AnswerKind.TEXT
-    return Task("", (), question, answer, kind)
+    return Task("", (), question, answer, kind_of_text(answer))
 
 
 def _is_right(task: Task, answer: str) -> bool:

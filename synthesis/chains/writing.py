@@ -11,7 +11,7 @@ from environments.factories import box_frame, environment_factory
 from environments.play import play
 from environments.policies.chain_oracle import make_oracle
 from environments.traces import trace_record, unfit
-from fovea.data.references import kind_of
+from fovea.data.references import kind_of_text
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.models.loading import load_outline
 from fovea.placeholders import label_images
@@ -41,7 +41,7 @@ def tasks_of(builder: Builder) -> Iterator[Task]:
         answer = draft.chain.answer
         yield Task(
             f"chain-{key[:12]}", tuple(str(builder.pool.pictures[picture]) for picture in album.pictures),
-            label_images(draft.question, len(album.pictures)), answer, kind_of(None, answer, (), has_image=False),
+            label_images(draft.question, len(album.pictures)), answer, kind_of_text(answer),
             source="synthesis.chains", metadata=metadata,
         )  # fmt: skip
 

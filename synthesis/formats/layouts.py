@@ -13,7 +13,8 @@ from itertools import groupby, islice
 from typing import Any
 
 from environments.trace_calls import CallError, call_tag
-from environments.traces import TraceError, without_messages
+from environments.trace_files import without_messages
+from environments.traces import TraceError
 from fovea.placeholders import PLACEHOLDER, escaped, parts_of
 from synthesis.formats.calls import literal_at, short, thought_and_json
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from environments.protocol import behind_thoughts
-from environments.traces import TraceError, checked, file_of, image_sources
+from environments.trace_files import checked, file_of, image_sources
+from environments.traces import TraceError
 from fovea.data.columns import TaskError
 from fovea.data.sources import BROKEN, read_rows
 from fovea.data.task_files import BAD_ROW

@@ -67,7 +67,8 @@ def _pictures(path: Path, folder: Path) -> tuple[dict[int, int], list[str], list
     pictures: dict[int, int] = {}
     sizes: dict[str, tuple[float, float]] = {}
     num_missing = num_turned = 0
-    for row in _rows(path, "images", ("id", "file_name", "width", "height")):
+    rows = _rows(path, "images", ("id", "file_name", "width", "height"))
+    for row in tqdm(rows, desc="images", mininterval=2):
         name = str(row["file_name"])
         if row["id"] in pictures or name in sizes:
             raise AnnotationError(f"{path}: image {row['id']} ({name}) is there twice: give each its own id and file")

@@ -272,7 +272,7 @@ def test_a_family_that_grpo_does_not_train():
 
 def test_crops_of_traces_in_another_size_than_rollouts_show_them(found, tiny, tmp_path, picture):
     """Traces written with the tiny model's crops, for a training that shows larger ones."""
-    from environments.traces import read_traces
+    from environments.trace_files import read_traces
 
     view, crop = picture.resize((128, 96)), picture.crop((0, 0, 320, 240)).resize((64, 64))
     for name, image in (("a", view), ("b", crop)):

@@ -43,9 +43,14 @@ def start(*words: str, stage: int | None = None, num_processes: int = 2) -> subp
     )
 
 
-def run(*words: str, **options) -> str:
+def run(*words: str, timeout_s: float = 900, **options) -> str:
     process = start(*words, **options)
-    output, _ = process.communicate(timeout=900)
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        for child in (*psutil.Process(process.pid).children(recursive=True), process):
+            child.kill()
+        raise
     assert process.returncode == 0, output[-9000:]
     return output
 
@@ -108,6 +113,16 @@ def test_grpo_checkpoints_goes_on_and_exports(tmp_path, stage, options):
     assert "going on from" in run(*words, "3", stage=stage)
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl") if "reward" in row] == [1, 2, 3]
     load_model(str(tmp_path))
+
+
+def test_processes_may_generate_differently_often(tmp_path):
+    """Under ZeRO-3 `generate` would otherwise wait for the other processes at every token."""
+    run(
+        "tests/engines/uneven.py", "--model_name_or_path", "tiny", "--output_dir", str(tmp_path), *ON_GLOO,
+        "--per_device_train_batch_size", "4", "--num_generations", "2", "--shared_prefix", "false",
+        "--max_tasks", "16", "--max_steps", "1", stage=3, timeout_s=300,
+    )  # fmt: skip
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl") if "reward" in row] == [1]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -25,7 +25,7 @@ from environments.policies.transformers import TransformersPolicy
 from environments.policies.vllm import VllmPolicy, VllmServerPolicy, start_engine
 from environments.rendering import Renderer
 from environments.seats import Conversation, Limits, Reply
-from environments.traces import read_traces
+from environments.trace_files import read_traces
 from fovea.jsonl import read_jsonl
 from fovea.models.loading import Model, load_model
 from fovea.models.names import resolve_path

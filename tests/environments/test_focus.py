@@ -17,7 +17,8 @@ from environments.play import play
 from environments.policies.chain_oracle import NOT_HERE, ChainOraclePolicy
 from environments.rendering import Renderer
 from environments.seats import Limits, Reply, opening
-from environments.traces import read_traces, to_trace, trace_record, unfit, write_fit_traces
+from environments.trace_files import read_traces
+from environments.traces import to_trace, trace_record, unfit, write_fit_traces
 from environments.views import ViewSettings
 from fovea.boxes import Box, Frame
 from fovea.chains import Chain, ChainError, Step, chain_of, chain_of_task, problem_of, read_steps, written_steps

@@ -9,7 +9,8 @@ from environments.policies.vllm import VllmServerPolicy
 from environments.probes.direct import play_directly
 from environments.rendering import Renderer
 from environments.seats import Limits, Reply, tools_of
-from environments.traces import read_traces, to_trace, write_traces
+from environments.trace_files import read_traces
+from environments.traces import to_trace, write_traces
 from fovea.boxes import Box, Frame, coverage
 from fovea.episodes import Call, FaultKind, StopReason
 from fovea.models.random_models import random_model

@@ -10,7 +10,8 @@ from environments.play import play
 from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
 from environments.seats import Limits
-from environments.traces import TraceError, read_traces, to_trace, unfit, write_fit_traces, write_traces
+from environments.trace_files import read_traces
+from environments.traces import TraceError, to_trace, unfit, write_fit_traces, write_traces
 from fovea.boxes import Box, Frame
 from fovea.models.processors import pixel_limits
 from fovea.tasks import Target

@@ -9,7 +9,8 @@ from environments.views import ViewSettings
 from environments.zoom import Qwen3ZoomEnvironment, ZoomEnvironment
 from fovea.boxes import Box, Frame
 from fovea.episodes import FaultKind, ModelFault
-from fovea.images import ImageStore, PixelLimits
+from fovea.image_store import ImageStore
+from fovea.images import PixelLimits
 from fovea.tasks import Target, Task
 
 LIMITS = PixelLimits(16 * 16, 160 * 160, 16)

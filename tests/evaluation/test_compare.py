@@ -181,4 +181,4 @@ def test_without_the_tokens_of_all_prompts_there_is_no_frontier(tmp_path):
     unknown = write(tmp_path / "endpoint", [1, 0], tokens=None)
     comparison = compare(known, unknown)
     assert not any(run["on_frontier"] for run in comparison["runs"].values())
-    assert comparison["runs"][str(unknown)]["context_tokens"] is None and "on the frontier:" not in table(comparison)
+    assert "context_tokens" not in comparison["runs"][str(unknown)] and "on the frontier:" not in table(comparison)

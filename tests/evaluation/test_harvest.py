@@ -9,7 +9,7 @@ from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.play import play
 from environments.policies.oracle import OraclePolicy
-from environments.traces import read_traces
+from environments.trace_files import read_traces
 from evaluation.harvest import balanced, harvest
 from fovea.boxes import Frame
 from fovea.config import ConfigError

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from fovea.cli import COMMANDS
-from fovea.config import CONFIGS, ConfigError, parse
+from fovea.config import CONFIGS, ConfigError, parse, read_config, value_of
 from fovea.plugins import load_object
 
 
@@ -97,3 +97,19 @@ def test_help_of_every_command_says_what_it_does(command, monkeypatch, capsys):
         function()
     first = (inspect.getmodule(function).__doc__ or "").splitlines()[0]
     assert not exit_.value.code and first in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(b"a: [1\n", "is no YAML"), (b"- 1\n", "key: value"), (b"a: \xff\n", "is no YAML")]
+)
+def test_a_file_that_is_no_yaml_is_named_by_all_who_read_it(tmp_path, text, message):
+    (tmp_path / "bad.yaml").write_bytes(text)
+    words = ["--config", str(tmp_path / "bad.yaml")]
+    by_all = (
+        lambda: read_config(words[1]),
+        lambda: value_of("seed", words),
+        lambda: parse((Options,), arguments=words),
+    )
+    for read in by_all:
+        with pytest.raises(ConfigError, match=f"bad.yaml .*{message}"):
+            read()

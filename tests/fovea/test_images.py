@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from fovea.boxes import Box, Frame
-from fovea.images import ImageError, ImageStore, PixelLimits, cut, fit, image_size, open_image
+from fovea.image_store import ImageStore
+from fovea.images import ImageError, PixelLimits, cut, fit, image_size, open_image
 
 
 def encoded(image, kind="PNG", **options):

@@ -23,6 +23,7 @@ def named(monkeypatch, tmp_path):
         monkeypatch.setenv("FOVEA_JUDGE_MODEL", "m")
         monkeypatch.setenv("FOVEA_JUDGE_FOLDER", str(tmp_path / "judge"))
         module._endpoint.cache_clear()
+        module._warn_of.cache_clear()
         return tmp_path / "judge"
 
     yield name

@@ -7,14 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from trl import ModelConfig
 
 from environments.factories import environment_factory
 from fovea.config import ConfigError
 from fovea.data.identity import data_named, fingerprint
 from fovea.episodes import Episode
 from fovea.jsonl import read_jsonl
-from fovea.models.trainee import expect_another_folder
+from fovea.models.names import expect_another_folder
 from fovea.runs.checkpoints import is_finished, last_whole_checkpoint
 from fovea.runs.directory import RunDirectory, changes
 from fovea.runs.starting import FREE_SETTINGS, WEIGHTS, start_run
@@ -278,6 +277,6 @@ def test_a_run_does_not_go_on_over_a_model_that_was_trained_anew(tmp_path):
 
 def test_a_training_never_writes_over_the_model_that_it_starts_from(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="holds the model that the training starts from"):
-        expect_another_folder(ModelConfig(model_name_or_path=str(tmp_path)), str(tmp_path / ".." / tmp_path.name))
-    expect_another_folder(ModelConfig(model_name_or_path=str(tmp_path)), str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match="holds the model that this starts from"):
+        expect_another_folder(tmp_path / ".." / tmp_path.name, str(tmp_path))
+    expect_another_folder(tmp_path / "out", str(tmp_path))

@@ -6,7 +6,8 @@ from environments.play import play
 from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
 from environments.seats import Limits
-from environments.traces import read_traces, to_trace, write_traces
+from environments.trace_files import read_traces
+from environments.traces import to_trace, write_traces
 from fovea.boxes import Frame
 from fovea.models.processors import pixel_limits
 from sft.collator import TraceCollator

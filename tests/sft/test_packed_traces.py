@@ -11,7 +11,8 @@ from environments.play import play
 from environments.policies.oracle import OraclePolicy
 from environments.rendering import Renderer
 from environments.seats import Limits
-from environments.traces import read_traces, write_traces
+from environments.trace_files import read_traces
+from environments.traces import write_traces
 from fovea.models.loading import freeze_vision
 from fovea.models.processors import limited, pixel_limits
 from fovea.models.random_models import random_model

@@ -12,7 +12,7 @@ from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.rendering import Renderer
 from environments.seats import Limits, Reply
-from environments.traces import read_traces
+from environments.trace_files import read_traces
 from fovea.boxes import Box, Frame
 from fovea.models.loading import Model, freeze_vision
 from fovea.models.processors import pixel_limits

@@ -21,7 +21,8 @@ from environments.factories import environment_factory
 from environments.play import play
 from environments.rendering import Renderer
 from environments.seats import Limits, Reply
-from environments.traces import read_traces, to_trace, write_traces
+from environments.trace_files import read_traces
+from environments.traces import to_trace, write_traces
 from fovea.models.loading import Model
 from fovea.models.processors import pixel_limits
 from fovea.models.random_models import random_model

@@ -15,7 +15,8 @@ from environments.play import play
 from environments.policies.oracle import OraclePolicy
 from environments.policies.replay import Replay
 from environments.seats import Limits
-from environments.traces import read_traces, to_trace, write_traces
+from environments.trace_files import read_traces
+from environments.traces import to_trace, write_traces
 from fovea.boxes import Box, Frame
 from fovea.data.task_files import save_tasks
 from sft.collator import TraceCollator

@@ -12,7 +12,7 @@ from PIL import Image
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
-from environments.traces import read_traces
+from environments.trace_files import read_traces
 from fovea.boxes import UNIT_VIEW, Box, Frame, coverage
 from fovea.data.task_files import load_tasks
 from fovea.images import image_hash, open_image

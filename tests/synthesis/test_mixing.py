@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from environments.traces import read_traces
+from environments.trace_files import read_traces
 from fovea.config import ConfigError
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.images import open_image

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from environments.arguments import EpisodeArguments
-from environments.traces import read_traces, to_trace
+from environments.trace_files import read_traces
+from environments.traces import to_trace
 from synthesis.oracle_traces import TraceArguments, recipe_of, write_oracle_traces
 
 CROPS = EpisodeArguments(crop_min_pixels=64 * 64, crop_max_pixels=80 * 64)

@@ -16,7 +16,8 @@ from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
 from environments.play import play
 from environments.seats import Limits, Reply
-from environments.traces import read_traces, to_trace, trace_record
+from environments.trace_files import read_traces
+from environments.traces import to_trace, trace_record
 from evaluation.stored import stored_run
 from evaluation.trajectories import Trajectories
 from fovea.boxes import Frame

@@ -8,7 +8,8 @@ import datasets
 import pytest
 from PIL import Image
 
-from environments.traces import TraceError, read_traces
+from environments.trace_files import read_traces
+from environments.traces import TraceError
 from fovea.data.columns import TaskError
 from fovea.data.task_files import load_tasks
 from synthesis.checks import tasks as command

@@ -9,7 +9,7 @@ import pytest
 from PIL import ExifTags, Image, ImageColor
 
 from environments.factories import environment_factory
-from environments.traces import read_traces
+from environments.trace_files import read_traces
 from fovea.boxes import Box, Frame
 from fovea.data.columns import TaskError, parse_columns
 from fovea.data.sources import StoredImage

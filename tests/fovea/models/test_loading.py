@@ -8,8 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from environments.rendering import Renderer
 from fovea.boxes import Frame
+from fovea.config import ConfigError
 from fovea.kernels.image_features import remember_image_features, share_image_features
 from fovea.kernels.vision_attention import batch_vision_attention
+from fovea.models import merge
 from fovea.models.loading import freeze_vision, load_model
 from fovea.models.names import adapter_chain, resolve_path, weights_mark
 from fovea.models.random_models import random_model
@@ -184,3 +186,11 @@ def test_weights_are_known_by_what_they_hold(tmp_path):
         save_file({"a": torch.ones(2)}, tmp_path / name / "adapter_model.safetensors")
         adapters.append(weights_mark(str(tmp_path / name)))
     assert adapters[0] != adapters[1]
+
+
+def test_an_adapter_is_not_merged_into_the_folder_that_it_comes_from(tmp_path, monkeypatch):
+    """What is left of it there would be laid on the merged weights once more."""
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("sys.argv", ["fovea merge", str(tmp_path), "--output_dir", str(tmp_path)])
+    with pytest.raises(ConfigError, match="holds the model that this starts from"):
+        merge.main()

@@ -10,7 +10,7 @@ from PIL import Image
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.seats import Limits
-from environments.traces import read_traces
+from environments.trace_files import read_traces
 from evaluation.discover import find_runs
 from fovea.boxes import Box, Frame, coverage
 from fovea.config import ConfigError

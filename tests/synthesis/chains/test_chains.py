@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from environments.arguments import EpisodeArguments
-from environments.traces import read_traces
+from environments.trace_files import read_traces
 from fovea.chains import Chain, Step, chain_of_task
 from fovea.config import ConfigError
 from fovea.data.task_files import load_tasks
