@@ -38,9 +38,14 @@ def _frontiers(runs: Sequence[FoundRun], summaries: Mapping[tuple[str, str], Sum
     """What accuracy costs: in tokens, in visual tokens, and in seconds by each engine and device that has played."""
     stored = {(run.name, name): stored.folder for run in runs for name, stored in run.evaluations.items()}
     costs: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
+    are_known = all(summary.context_tokens_per_question is not None for summary in summaries.values())
     for key, summary in summaries.items():
         for cost, spent in (
-            ("tokens a question, prompt and crops included", summary.context_tokens_per_question),
+            (
+                "tokens a question, prompt and crops included",
+                summary.context_tokens_per_question if are_known else None,
+            ),
+            ("tokens written a question", None if are_known else summary.tokens_per_question),
             ("visual tokens a question", summary.image_tokens_per_question),
         ):
             if spent is not None:
