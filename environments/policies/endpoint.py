@@ -13,7 +13,7 @@ from transformers.utils import get_json_schema
 from environments.play import Sampling
 from environments.policies.turns import ThreadedTurns
 from environments.seats import Conversation, Reply
-from fovea.endpoint import ChatEndpoint, data_url
+from fovea.endpoint import ChatEndpoint, data_url, is_whole
 
 TOOLS = (
     "\n\n# Tools\n\nCall a tool by writing, in place of an answer:\n<tool_call>\n"
@@ -47,8 +47,7 @@ class EndpointPolicy(ThreadedTurns):
         if (seed := conversation.turn_seed) is not None:
             options["seed"] = seed
         completion = self.endpoint.chat(messages_of(conversation), **options)
-        is_cut = completion["finish_reason"] == "length"
-        return Reply(completion["text"], is_truncated=is_cut, num_written=completion["num_tokens"])
+        return Reply(completion["text"], is_truncated=not is_whole(completion), num_written=completion["num_tokens"])
 
 
 def messages_of(conversation: Conversation) -> list[dict[str, Any]]:

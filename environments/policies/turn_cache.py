@@ -14,6 +14,9 @@ from fovea.kernels.layouts import Call, attend_by_calls, calls
 from fovea.kernels.masked_layouts import OUTSIDE, blocked, texts_of
 from fovea.kernels.varlen_attention import Lengths
 
+NARROW = 32
+"""New tokens a row up to which a prefix is read once for all its rows."""
+
 
 @dataclass
 class Prefix:
@@ -93,28 +96,29 @@ class TurnCache:
         self.rows = self.group.new_zeros(len(counts) * most).scatter(0, places, by_group).view(-1, most)
         self.place = torch.empty_like(self.group).scatter(0, by_group, places)
 
-    def expect(self, counts: torch.Tensor, width: int) -> None:
-        """Announces the next forward: row r brings `counts[r]` new tokens, padded on the right to `width`."""
+    def expect(self, width: int) -> None:
+        """Announces the next forward: `width` new tokens a row, of which `keep_new` says how many stay."""
         self.blocks: _Chunks | None = None
         steps = torch.arange(width, device=self.length.device)
         self.at = self.length[:, None] + steps
-        self.length = self.length + counts
-        self.reach = int(self.length.max())
+        self.reach = int(self.length.max()) + width
         capacity = self.own[0].shape[2]
         if self.reach > capacity:
             for layer, kept in enumerate(self.own):
                 self.own[layer] = _widened(kept, max(self.reach, 2 * capacity))
-        self.at = self.at.clamp(max=self.own[0].shape[2] - 1)
         self.own_mask = torch.arange(self.reach, device=self.length.device) <= self.at[:, :, None]
-        if width > 1:
+        if width > NARROW:
             before = self.in_prefix[self.group][:, None, :].expand(-1, width, -1)
             self.chunk_mask = torch.cat([before, self.own_mask], dim=2)[:, None]
 
     def expect_images(self, images: Sequence[Sequence[int]], layers: Collection[int]) -> None:
         """Numbers the tokens of the next forward by their images, of which each sees itself alone in these layers."""
         if any(number != OUTSIDE for row in images for number in row):
-            counts = torch.tensor(list(map(len, images)), device=self.length.device)
-            self.blocks, self.masked_layers = _Chunks(self, images, (self.length - counts).tolist()), layers
+            self.blocks, self.masked_layers = _Chunks(self, images), layers
+
+    def keep_new(self, counts: torch.Tensor) -> None:
+        """Keeps the first `counts[r]` tokens that row r brought; those behind them will be written over."""
+        self.length = self.length + counts
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drops all rows but these."""
@@ -137,43 +141,44 @@ class TurnCache:
         if self.blocks is not None and layer in self.masked_layers:
             return self.blocks.attend(q, (k, v), self.prefix[both], self.own[both], scaling)
         own, prefix = [kept[:, :, : self.reach] for kept in self.own[both]], self.prefix[both]
-        if q.shape[2] > 1:  # [rows, key heads, prefix + reach, D]
+        if q.shape[2] > NARROW:  # [rows, key heads, prefix + reach, D]
             keys, values = (torch.cat([p[self.group], o], dim=2) for p, o in zip(prefix, own, strict=True))
             gqa = q.shape[1] != k.shape[1]
             return scaled_dot_product_attention(q, keys, values, self.chunk_mask, scale=scaling, enable_gqa=gqa)
-        return self._attend_one(q, own, prefix, scaling)
+        return self._attend_few(q, own, prefix, scaling)
 
-    def _attend_one(
+    def _attend_few(
         self, q: torch.Tensor, own: Sequence[torch.Tensor], prefix: Sequence[torch.Tensor], scaling: float
     ) -> torch.Tensor:
-        """One new token a row: each prefix is read once for all its rows, not once a row."""
-        # B rows, P prefixes of at most M rows, K key heads of R queries each, N places in a prefix and O behind it
-        num_rows, heads, _, width = q.shape
-        q = (q * scaling).view(num_rows, own[0].shape[1], -1, width)  # [B, K, R, D]
-        repeats = q.shape[2]
-        grouped = q[self.rows].transpose(1, 2).flatten(2, 3)  # [P, K, M * R, D]
-        scores = (grouped @ prefix[0].transpose(2, 3)).masked_fill(~self.in_prefix[:, None, None], float("-inf"))
-        to_prefix = self._by_row(scores, repeats)  # [B, K, R, N]
-        to_own = (q @ own[0].transpose(2, 3)).masked_fill(~self.own_mask[:, :, None], float("-inf"))  # [B, K, R, O]
-        weights = torch.cat([to_prefix, to_own], dim=3).float().softmax(-1).to(q.dtype)  # [B, K, R, N + O]
+        """Few new tokens a row: each prefix is read once for all its rows, not once a row."""
+        # B rows of T tokens, K key heads of R queries each, P prefixes of N places and at most M rows, O places behind
+        shape, minus_infinity = q.shape, float("-inf")
+        repeats = shape[1] // own[0].shape[1]
+        q = (q * scaling).unflatten(1, (-1, repeats)).flatten(2, 3)  # [B, K, R * T, D]
+        each = q.shape[2]
+        grouped = q[self.rows].transpose(1, 2).flatten(2, 3)  # [P, K, M * R * T, D]
+        scores = (grouped @ prefix[0].transpose(2, 3)).masked_fill(~self.in_prefix[:, None, None], minus_infinity)
+        to_prefix = self._by_row(scores, each)  # [B, K, R * T, N]
+        unseen = ~self.own_mask[:, None].repeat(1, 1, repeats, 1)  # [B, 1, R * T, O]
+        to_own = (q @ own[0].transpose(2, 3)).masked_fill(unseen, minus_infinity)  # [B, K, R * T, O]
+        weights = torch.cat([to_prefix, to_own], dim=3).float().softmax(-1).to(q.dtype)  # [B, K, R * T, N + O]
         on_prefix, on_own = weights.split([prefix[0].shape[2], self.reach], dim=3)
-        grouped = on_prefix[self.rows].transpose(1, 2).flatten(2, 3) @ prefix[1]  # [P, K, M * R, D]
-        output = self._by_row(grouped, repeats) + on_own @ own[1]  # [B, K, R, D]
-        return output.reshape(num_rows, heads, 1, width)
+        grouped = on_prefix[self.rows].transpose(1, 2).flatten(2, 3) @ prefix[1]  # [P, K, M * R * T, D]
+        output = self._by_row(grouped, each) + on_own @ own[1]  # [B, K, R * T, D]
+        return output.reshape(shape)
 
-    def _by_row(self, grouped: torch.Tensor, repeats: int) -> torch.Tensor:
-        """[P, K, M * R, X] by prefix as [B, K, R, X] by row."""
-        return grouped.unflatten(2, (-1, repeats)).transpose(1, 2).flatten(0, 1)[self.place]
+    def _by_row(self, grouped: torch.Tensor, each: int) -> torch.Tensor:
+        """[P, K, M * each, X] by prefix as [B, K, each, X] by row."""
+        return grouped.unflatten(2, (-1, each)).transpose(1, 2).flatten(0, 1)[self.place]
 
 
 class _Chunks:
     """What the new tokens of `TurnCache`'s rows attend to where images are masked.
 
-    `images` numbers each row's new tokens, before which it has `lengths[row]` of its own. Keys are the new tokens, the
-    prefixes and what the rows have, end to end.
+    `images` numbers each row's new tokens. Keys are the new tokens, the prefixes and what the rows have, end to end.
     """
 
-    def __init__(self, turn: TurnCache, images: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
+    def __init__(self, turn: TurnCache, images: Sequence[Sequence[int]]) -> None:
         device, counts = turn.length.device, list(map(len, images))
         self.shown = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(device)
         numbers = list(chain.from_iterable(images))
@@ -187,7 +192,8 @@ class _Chunks:
             range(start, start + in_prefix[group]) for start, group in zip(starts, turn.group.tolist(), strict=True)
         ]
         first, capacity = len(numbers) + width * num_prefixes, turn.own[0].shape[2]
-        owned = [range(first + capacity * row, first + capacity * row + length) for row, length in enumerate(lengths)]
+        starts = [first + capacity * row for row in range(len(counts))]
+        owned = [range(start, start + length) for start, length in zip(starts, turn.length.tolist(), strict=True)]
         for keys in (prefixes, owned):
             self.before += calls(texts, keys, device, causal=False)
 

@@ -1,5 +1,8 @@
 """Kept caches change no token: greedy turns equal those of `generate`, and prompts are computed once."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from transformers import GenerationConfig
 
 from environments.play import Sampling
 from environments.policies.decoding import OpenTurn
+from environments.policies.drafts import CONTEXT, Drafts
 from environments.policies.transformers import TransformersPolicy, _draw
 from environments.rendering import Renderer
 from environments.seats import Conversation
@@ -32,16 +36,20 @@ def image_blocks(image: Image.Image, text: str) -> list[dict]:
     return [{"type": "image", "image": image}, {"type": "text", "text": text}]
 
 
-def play_two_turns(model: Model, *, keep_caches: bool) -> tuple[list, TransformersPolicy]:
+def play_two_turns(
+    model: Model, *, keep_caches: bool, temperature: float = 0.0, drafts: Drafts | None = None
+) -> tuple[list, TransformersPolicy]:
     """Two prompts, three rollouts each; after the first turn some rows get a crop, some a text, one has ended."""
     renderer = Renderer(model.processor)
-    policy = TransformersPolicy(model.network, renderer, Sampling(temperature=0.0), keep_caches=keep_caches)
+    policy = TransformersPolicy(model.network, renderer, Sampling(temperature), keep_caches=keep_caches)
+    if drafts is not None:
+        policy.decoder.drafts = drafts
     conversations = []
     for seed, question in enumerate(["What?", "Where is the small thing, please?"]):
         image = picture(seed, width=280 + 64 * seed, height=280)
         messages = [{"role": "user", "content": image_blocks(image, question)}]
         ids = renderer.prompt_ids(messages, [])
-        conversations += [Conversation(None, messages, list(ids), [image]) for _ in range(3)]
+        conversations += [Conversation(None, messages, list(ids), [image], seed=3 * seed + row) for row in range(3)]
     turns = [policy.reply(conversations, max_tokens=[9, 4, 7, 5, 9, 1])]
     for row, (conversation, reply) in enumerate(zip(conversations, turns[0], strict=True)):
         crop = picture(10 + row, width=280, height=280 + 56 * (row % 2))
@@ -64,6 +72,56 @@ def test_greedy_turns_equal_those_of_generate(model, room, monkeypatch):
     stock, _ = play_two_turns(model, keep_caches=False)
     ours, _ = play_two_turns(model, keep_caches=True)
     assert ours == stock
+
+
+class Told(Drafts):
+    """Guesses that are made up: by what each context is followed."""
+
+    def __init__(self, following: dict) -> None:
+        super().__init__()
+        self.following = following
+
+    def learn(self, ids, num_written) -> None:
+        for place in range(len(ids) - num_written, len(ids)):
+            self.following[tuple(ids[place - CONTEXT : place])] = ids[place]
+
+    def after(self, ids, most) -> list[int]:
+        guessed = []
+        while len(guessed) < most and (token := self.following.get(tuple([*ids, *guessed][-CONTEXT:]))) is not None:
+            guessed.append(token)
+        return guessed
+
+
+def num_forwards(model: Model, played: Callable[[], tuple[list, TransformersPolicy]]) -> tuple[list, int]:
+    seen = []
+    handle = model.network.base_model.language_model.register_forward_pre_hook(lambda *_: seen.append(1))
+    try:
+        return played()[0], len(seen)
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_guesses_change_no_token(model, temperature):
+    """Right, wrong, and right at every other place; right ones save forwards."""
+    play = partial(play_two_turns, model, keep_caches=True, temperature=temperature)
+    told = Told({})
+    told.after = lambda ids, most: []
+    alone, forwards = num_forwards(model, partial(play, drafts=told))
+    right = told.following
+    wrong = {context: (token + 1) % 100 for context, token in right.items()}
+    mixed = {context: token if place % 2 else 5 for place, (context, token) in enumerate(right.items())}
+    for following in (right, wrong, mixed):
+        tokens, needed = num_forwards(model, partial(play, drafts=Told(dict(following))))
+        assert tokens == alone
+        assert following is not right or needed < 0.7 * forwards
+
+
+def test_what_turns_repeat_is_guessed(model):
+    """The third of equal rollouts takes fewer forwards, and writes the same."""
+    drafts = Drafts()
+    played = [num_forwards(model, partial(play_two_turns, model, keep_caches=True, drafts=drafts)) for _ in range(3)]
+    assert played[0][0] == played[2][0] and played[2][1] < played[0][1]
 
 
 def go_on_at_once(model: Model, *, keep_caches: bool, max_rows: int) -> tuple[list, TransformersPolicy]:
@@ -102,7 +160,7 @@ def test_turns_that_join_others_are_those_of_generate(model, max_rows, monkeypat
     stock, _ = go_on_at_once(model, keep_caches=False, max_rows=64)
     ours, policy = go_on_at_once(model, keep_caches=True, max_rows=max_rows)
     assert ours == stock
-    assert not policy.decoder._rows and not policy.decoder._waiting
+    assert policy.decoder._batch is None and not policy.decoder._waiting
 
 
 def test_no_turn_waits_for_the_longest(model):
@@ -131,7 +189,7 @@ def test_a_prompt_is_prefilled_once_however_late_its_rows_begin(model):
     ids = renderer.prompt_ids(messages, [])
     replies = policy.reply([Conversation(None, messages, list(ids), [image]) for _ in range(5)], max_tokens=[4] * 5)
     assert len({reply.token_ids for reply in replies}) == 1
-    assert policy.decoder.num_prefilled == len(ids) - 1
+    assert policy.decoder.reader.num_prefilled == len(ids) - 1
 
 
 def test_each_distinct_prompt_is_prefilled_once(model):
@@ -143,7 +201,7 @@ def test_each_distinct_prompt_is_prefilled_once(model):
         prompts.append(renderer.prompt_ids([{"role": "user", "content": image_blocks(image, question)}], []))
     common = num_common(prompts, renderer.image_token_id)
     assert common > 2
-    assert policy.decoder.num_prefilled == sum(len(prompt) - 1 for prompt in prompts) - common
+    assert policy.decoder.reader.num_prefilled == sum(len(prompt) - 1 for prompt in prompts) - common
 
 
 def test_a_frozen_tower_encodes_each_image_once(model):
