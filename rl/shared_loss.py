@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,13 @@ class SharedPrefixLoss:
         self.shares_prefix = self.args.shared_prefix and all(allow_layouts(network) for network in networks)
         is_shared = self.shares_prefix and self.accelerator.num_processes > 1
         self._stand_in = self.renderer.smallest_picture() if is_shared else None
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Trainer's method of the same name; pixels wait in host memory until their part of the loss is packed."""
+        if not self.shares_prefix or not isinstance(data, Mapping) or "pixel_values" not in data:
+            return super()._prepare_input(data)  # type: ignore[misc]
+        moved = {name: self._prepare_input(value) for name, value in data.items() if name != "pixel_values"}
+        return {**moved, "pixel_values": data["pixel_values"]}
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """TRL's method of the same name, without its shuffle of single rollouts, which would tear groups apart."""

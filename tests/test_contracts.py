@@ -49,6 +49,7 @@ RECORDED = {
     "GRPOTrainer._save_checkpoint": "96c508fc0fca70f7",
     "Trainer._issue_warnings_after_load": "c4d43ecbf3245708",
     "Trainer._load_best_model": "3810044fbf479538",
+    "Trainer._prepare_input": "93d1b361908405be",
     "Trainer._save": "f7a85de8fe2a3d9f",
     "_BaseTrainer.create_model_card": "2845ed823c4df45c",
     "Qwen2_5_VLModel.get_image_features": "f959000ee7befb13",

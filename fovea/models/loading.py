@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,12 +135,24 @@ def load_model(
         read_beside_adapter(network, Path(adapter))
         network = PeftModel.from_pretrained(network, adapter, is_trainable=keep_adapter and adapter == adapters[-1])
         if not (keep_adapter and adapter == adapters[-1]):
-            network = network.merge_and_unload()
+            with _whole_weights(network):
+                network = network.merge_and_unload()
             for parameter in filter(torch.is_floating_point, network.parameters()):
                 parameter.requires_grad_()  # PEFT has frozen them
     sources = [place for place in (*reversed(adapters), base) if (Path(place) / "tokenizer_config.json").exists()]
     processor = load_processor([*sources, base][0], min_pixels=min_pixels, max_pixels=max_pixels, **options)
     return Model(network, processor, name)
+
+
+def _whole_weights(network: Any) -> AbstractContextManager:
+    """Inside, processes that hold parts of the weights (ZeRO-3) hold all of them, and afterwards their parts again."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(network.parameters()), modifier_rank=0)
 
 
 def quickened(network: Any) -> Any:

@@ -16,9 +16,11 @@ from fovea.runs.directory import RunDirectory, changes, plain
 
 FREE_SETTINGS = re.compile(
     r"(max_steps|num_train_epochs|max_minutes|resume_from_checkpoint|output_dir|run_name|logging_.*|report_to|save_.*|"
-    r"eval_(?!fraction).*|push_to_hub|hub_.*|disable_tqdm|dataloader_num_workers|local_rank|ddp_timeout|use_cpu|log_.*)"
+    r"eval_(?!fraction).*|push_to_hub|hub_.*|disable_tqdm|dataloader_num_workers|local_rank|ddp_timeout|use_cpu|log_.*|"
+    r"max_packed_tokens|(gradient|activation)_checkpointing(_kwargs)?|rollout_batch_size|image_cache_gib|"
+    r"vllm_gpu_memory_utilization|vllm_max_model_length|vllm_enable_sleep_mode|dataloader_pin_memory)"
 )
-"""Settings that may change between a run and its continuation."""
+"""Settings that may change between a run and its continuation: what is learned is the same up to rounding."""
 NO_LENGTH = re.compile(r"(?!(?:max_steps|num_train_epochs)$).*")
 """All settings but the length of a training."""
 WEIGHTS = "weights of model_name_or_path"
@@ -80,7 +82,8 @@ def start_run(run: RunDirectory, resume: str | bool | None, **settings: Any) -> 
             held = checkpoint.name if checkpoint else "a model"
             raise ConfigError(
                 f"{run.path} holds {held} of a run with other settings ({'; '.join(changed)}): use "
-                "those settings, another --output_dir, or --resume_from_checkpoint false to start anew in this folder"
+                "those settings, another --output_dir, --resume_from_checkpoint true to go on with the new ones, or "
+                "--resume_from_checkpoint false to start anew in this folder"
             )
         if checkpoint is not None and lengths:
             print(f"{'; '.join(lengths)}: learning rates go by the new length, from a step of the old one", flush=True)

@@ -130,6 +130,12 @@ def test_a_run_of_another_length_says_what_becomes_of_its_rates(tmp_path, capsys
     assert "max_steps was 6, is 8: learning rates go by the new length" in capsys.readouterr().out
 
 
+MEMORY = (
+    "max_packed_tokens", "gradient_checkpointing", "rollout_batch_size", "image_cache_gib", "vllm_max_model_length",
+    "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode",
+)  # fmt: skip
+
+
 def test_a_run_goes_on_starts_anew_or_is_refused(tmp_path):
     def start(resume=None, **settings):
         started = start_run(RunDirectory(tmp_path), resume, training=SimpleNamespace(to_dict=lambda: settings))
@@ -142,8 +148,12 @@ def test_a_run_goes_on_starts_anew_or_is_refused(tmp_path):
         run.add_metrics({"step": step})
     (tmp_path / "checkpoint-2").mkdir()
     (tmp_path / "checkpoint-2" / "whole").touch()
-    with pytest.raises(ConfigError, match=r"checkpoint-2.*seed was 0, is 1.*--resume_from_checkpoint false"):
+    with pytest.raises(ConfigError, match=r"checkpoint-2.*seed was 0, is 1.*true to go on.*_checkpoint false"):
         start(seed=1)
+    for cure in MEMORY:
+        assert start(seed=0, **{cure: "another"}).endswith("checkpoint-2"), (
+            f"{cure} is what a run out of memory changes"
+        )
     assert start(seed=0).endswith("checkpoint-2")
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2]
     (tmp_path / "training_args.bin").touch()

@@ -311,3 +311,14 @@ def test_a_budget_bounds_what_backward_keeps(tmp_path, monkeypatch):
         return sum(sizes)
 
     assert kept(300) < kept(None) / 2
+
+
+def test_pixels_wait_in_host_memory_until_they_are_packed(tmp_path, monkeypatch):
+    """All of a generation's would fill the GPU; what the model is called with is on its device."""
+    trainer = make_trainer("qwen2_5_vl", tmp_path, monkeypatch)
+    monkeypatch.setattr(type(trainer.args), "device", torch.device("meta"))
+    given = {"pixel_values": torch.ones(4, 2), "image_grid_thw": torch.ones(1, 3)}
+    moved = trainer._prepare_input(given)
+    assert moved["pixel_values"] is given["pixel_values"] and moved["image_grid_thw"].device.type == "meta"
+    trainer.shares_prefix = False
+    assert trainer._prepare_input(given)["pixel_values"].device.type == "meta"
