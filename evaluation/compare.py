@@ -5,7 +5,8 @@ several benchmarks. Several in one word are training seeds of one recipe ('runs/
 is the later minus the earlier one, with a 95% interval. Of one seed each, it and the p-value speak of these two
 checkpoints: of verdicts an adjusted Wald interval and McNemar's exact test, of scores in between a bootstrap and a
 permutation test. Of several seeds they speak of the recipes, over questions and seeds. p-values are also given adjusted
-for their number in one command (Holm). `lost` and `gained` name the questions. On the frontier is what no other run
+for their number in one command (Holm). Questions that ask the same several times (HR-Bench's rotations) are averaged
+first, and n counts them once. `lost` and `gained` name the questions. On the frontier is what no other run
 beats with as few tokens in all, prompts and crops included. Folders of `fovea eval --arms` are compared with the tool,
 and what it did is split into gains and harms of its calls and of its description.
 """
@@ -45,9 +46,9 @@ def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]
     return {
         "a": a.name,
         "b": b.name,
-        **difference(a.scores(ids), b.scores(ids), seed=seed),
+        **difference(a.clustered(ids), b.clustered(ids), seed=seed),
         "families": {
-            family: difference(a.scores(family_ids), b.scores(family_ids), seed=seed)
+            family: difference(a.clustered(family_ids), b.clustered(family_ids), seed=seed)
             for family, family_ids in sorted(by_family.items())
         },
         "gained": [id for id, change in zip(ids, gaps, strict=True) if change > 0],

@@ -50,6 +50,14 @@ class Evaluated:
         """Mean scores [seeds, questions]."""
         return np.array([[fmean(sample.score for sample in seed[id]) for id in ids] for seed in self.seeds])
 
+    def clustered(self, ids: Sequence[str]) -> np.ndarray:
+        """Mean scores [seeds, clusters]: what questions ask several times (HR-Bench's rotations) counts once."""
+        places = defaultdict(list)
+        for place, id in enumerate(ids):
+            places[self.seeds[0][id][0].cluster or id].append(place)
+        scores = self.scores(ids)
+        return np.stack([scores[:, together].mean(1) for together in places.values()], axis=1)
+
     def summary(self) -> dict[str, Any]:
         """Accuracy, pass@k where there are samples, and what it cost."""
         ids = list(self.families)
@@ -57,10 +65,11 @@ class Evaluated:
         samples = [sample for question in questions for sample in question]
         min_samples = min(map(len, questions))
         correct_counts = [(len(question), sum(sample.score == 1 for sample in question)) for question in questions]
-        means = self.scores(ids)
-        low, high = wilson_interval(round(float(means.mean(0).sum())), len(ids))
-        if len(self.seeds) > 1 and len(ids) > 1:
-            low, high, _ = crossed_interval(np.zeros((1, len(ids))), means)
+        means, clusters = self.scores(ids), self.clustered(ids)
+        num_clusters = clusters.shape[1]
+        low, high = wilson_interval(round(float(clusters.mean(0).sum())), num_clusters)
+        if len(self.seeds) > 1 and num_clusters > 1:
+            low, high, _ = crossed_interval(np.zeros((1, num_clusters)), clusters)
         found = {
             "n": len(ids),
             "num_seeds": len(self.seeds),

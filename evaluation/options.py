@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from string import ascii_uppercase
+from typing import Any
+
+from fovea.answers.text import normalized
+from fovea.placeholders import PLACEHOLDER
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])(?:\)|[.:])\s*(.*)$", re.DOTALL)
-_OPTION_LINE = re.compile(r"^(?=\(?[A-Z][):.]\s)", re.MULTILINE)
-"""Where an option begins: a line without a letter goes on with the one before."""
 
 
 def split_options(text: str) -> tuple[str, list[str]]:
@@ -34,9 +36,38 @@ def plain_options(options: list[str]) -> list[str]:
 
 
 def option_lines(text: str) -> list[str]:
-    r"""The options of a text in which each begins a line with its letter, and may go on over several.
+    r"""The options of a text in which each begins a line with the next letter, and may go on over several.
 
-    >>> option_lines("A: one\nmore of it\nB: two\n")
-    ['A: one\nmore of it\n', 'B: two\n']
+    >>> option_lines("A: one\nmore of it\nB:two\n")
+    ['A: one\nmore of it\n', 'B:two\n']
     """
-    return [option for option in _OPTION_LINE.split(text) if option.strip()]
+    options: list[str] = []
+    for line in text.splitlines(keepends=True):
+        if re.match(rf"\s*\(?{ascii_uppercase[len(options) % 26]}[):.]", line):
+            options.append(line)
+        elif options:
+            options[-1] += line
+    return options
+
+
+def asked_with(question: str, options: list[str]) -> dict[str, Any]:
+    """The columns of a question and its options. What no answer could name by its text stands in the question alone.
+
+    Such options are images, equal to each other, or letters of others. An answer then names a letter, and rules find
+    their texts in the task's metadata (`asked`).
+    """
+    texts = [normalized(option) for option in options]
+    letters = ascii_uppercase[: len(options)]
+    misleading = [
+        len(text) == 1 and text.upper() in letters and text.upper() != letter
+        for text, letter in zip(texts, letters, strict=False)
+    ]
+    if len(set(texts)) == len(texts) and not any(misleading) and not any(PLACEHOLDER in option for option in options):
+        return {"question": question, "choices": options}
+    lettered = [f"({letter}) {option}" for letter, option in zip(letters, options, strict=False)]
+    return {
+        "question": "\n".join([question, *lettered]),
+        "choices": [],
+        "kind": "choice",
+        "asked": {"options": options},
+    }

@@ -27,6 +27,7 @@ def sample_of(episode: Episode, number: int, *, task_hash: str | None = None) ->
         score=score,
         why=why,
         constant=constant_of(episode.task),
+        cluster=episode.task.metadata.get("cluster"),
         task_hash=task_hash,
         **_published(episode, score),
     )

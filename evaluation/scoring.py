@@ -10,7 +10,7 @@ its name means. `tests/evaluation/test_scoring.py` holds them to the tools' own 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from string import ascii_uppercase
 
 from evaluation import mimic
@@ -20,9 +20,14 @@ from fovea.tasks import AnswerKind, Task
 Rule = Callable[[Task, str], bool | float]
 
 
+def options(task: Task) -> Sequence[str]:
+    """The texts of a task's options, also where they stand in its question alone (`evaluation.options.asked_with`)."""
+    return task.choices or task.texts("options")
+
+
 def letters(task: Task) -> str:
     """The letters of a task's options, A to D where it lists none."""
-    return ascii_uppercase[: len(task.choices) or 4]
+    return ascii_uppercase[: len(options(task)) or 4]
 
 
 def verdicts(task: Task, reply: str) -> dict[str, float]:
@@ -43,7 +48,7 @@ def vlmevalkit(task: Task, reply: str) -> bool:
     letter = _only_letter(task, reply, last_words=5)
     if letter is None and (match := _STATED.search(reply)) and match[1].upper() in letters(task):
         letter = match[1].upper()
-    is_short = len(reply) <= 2 * sum(map(len, task.choices))
+    is_short = len(reply) <= 2 * sum(map(len, options(task)))
     return (letter or (_only_text(task, reply) if is_short else None)) == choice_letter(task)
 
 
@@ -71,7 +76,7 @@ def _only_letter(task: Task, reply: str, *, last_words: int | None = None) -> st
 def _only_text(task: Task, reply: str) -> str | None:
     """The option whose text occurs in the reply, if just one's does."""
     matching_letters = [
-        letters(task)[number] for number, text in enumerate(task.choices) if text.lower() in reply.lower()
+        letters(task)[number] for number, text in enumerate(options(task)) if text.lower() in reply.lower()
     ]
     return matching_letters[0] if len(matching_letters) == 1 else None
 
@@ -148,10 +153,10 @@ def _mantis(task: Task, reply: str) -> bool:
         if re.match("Answer: [A-Z]", answer)
         else next((character.upper() for character in answer if character.isalpha()), None)
     )
-    if letter and ord(letter) - ord("A") < len(task.choices):
+    if letter and ord(letter) - ord("A") < len(options(task)):
         return letter == expected.upper()
     index = ord(expected.upper()) - ord("A")
-    return index < len(task.choices) and reply.strip() == task.choices[index].strip()
+    return index < len(options(task)) and reply.strip() == options(task)[index].strip()
 
 
 def _mirb(task: Task, reply: str) -> bool:

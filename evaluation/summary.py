@@ -33,16 +33,19 @@ def summarize(samples: Sequence[Sample], *, model: str = "", prompt: str = "", c
 
 
 def accuracy_of(samples: Sequence[Sample]) -> Accuracy:
-    """The accuracy of some samples. Several samples a task are averaged."""
+    """The accuracy of some samples. Several samples a task are averaged; its interval counts each cluster once."""
     scores = defaultdict(list)
     for sample in samples:
         scores[sample.task_id].append(sample.score)
-    num_right = sum(map(fmean, scores.values()))
+    clusters = defaultdict(list)
+    for sample in samples:
+        clusters[sample.cluster or sample.task_id].append(sample.score)
+    num_right = sum(map(fmean, clusters.values()))
     questions = {sample.task_id: (sample.family, sample.constant or str(sample.reference)) for sample in samples}
     return Accuracy(
         n=len(scores),
-        accuracy=num_right / len(scores),
-        interval=wilson_interval(round(num_right), len(scores)),
+        accuracy=fmean(map(fmean, scores.values())),
+        interval=wilson_interval(round(num_right), len(clusters)),
         best_constant=best_constant(list(questions.values())),
         zooms_per_question=fmean(sample.num_zooms for sample in samples),
         zoom_rate=fmean(sample.num_zooms > 0 for sample in samples),
@@ -88,6 +91,9 @@ def table(summary: Summary) -> str:
         low, high = part.interval
         numbers = f"{part.best_constant:.3f} | {part.zooms_per_question:.2f} | {part.tokens_per_question:.0f}"
         lines.append(f"| {name} | {part.n} | {part.accuracy:.3f} | {low:.3f}-{high:.3f} | {numbers} |")
+    if summary.rules and len(summary.families) > 1:
+        mean = fmean(part.accuracy for part in summary.families.values())
+        lines.append(f"| mean of the {len(summary.families)} families | | {mean:.3f} | | | | |")
     parts = {"all": summary, **(summary.families if len(summary.families) <= MOST_BY_RULE else {})}
     for name, part in parts.items():
         lines += [f"| {name}, by {rule} | {part.n} | {accuracy:.3f} | | | | |" for rule, accuracy in part.rules.items()]

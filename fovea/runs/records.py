@@ -124,6 +124,8 @@ class Sample(EpisodeRecord):
     """By published rules, where the task is of a public benchmark, `strict` included."""
     within: Any = None
     """The group of questions whose scores are averaged first, where the benchmark does so."""
+    cluster: str | None = None
+    """What questions share that ask the same several times, and so count once where chance is reckoned with."""
     why: str = ""
     constant: str | None = None
     """What would always have to be said to be right without looking: of a choice the letter, else the reference."""

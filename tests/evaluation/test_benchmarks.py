@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, Sequence
@@ -301,3 +302,154 @@ def test_options_of_mmiu_may_go_over_several_lines(tmp_path):
     save_parquet([row], path)
     [task] = load_benchmark("mmiu", tmp_path)
     assert task.choices == ("one\nmore of it", "two", "three") and task.answer == "B"
+
+
+def rewritten(folder, **changes):
+    """Changes the one row of the one Parquet file below a folder."""
+    [path] = folder.rglob("*.parquet")
+    save_parquet([Dataset.from_parquet(str(path))[0] | changes], path)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "right", "wrong"),
+    [
+        ("A:The fourth image\nB:The third\nC:The first", "B", "B", "(C)"),
+        ("A: [0, 1]\nB: [1, 0]\nC: [0, 1]\nD: [2, 1]", "D", "(D)", "A"),
+        ("A: B\nB: A\nC: C", "A", "A", "B"),
+        ("A: one\nC: an odd line of it\nB: two", "B", "B. two", "A"),
+    ],
+)
+def test_options_of_mmiu_as_they_are_released(tmp_path, options, answer, right, wrong):
+    """Letters without a blank behind them, equal options, options that are letters."""
+    write_mmiu(tmp_path)
+    rewritten(tmp_path, options=options, output=answer)
+    [task] = load_benchmark("mmiu", tmp_path)
+    assert score(task, right) == 1 and score(task, wrong) == 0
+    assert verdicts(task, right)["vlmevalkit"] == 1 and verdicts(task, wrong)["vlmevalkit"] == 0
+
+
+def test_rows_without_an_answer_are_left_out_and_counted(tmp_path, capsys):
+    write_mmiu(tmp_path)
+    [path] = tmp_path.rglob("*.parquet")
+    row = Dataset.from_parquet(str(path))[0]
+    save_parquet([row, row | {"output": None}, row], path)
+    assert len(load_benchmark("mmiu", tmp_path)) == 2
+    assert "1 rows of mmiu have no answer" in capsys.readouterr().err
+
+
+def test_options_that_a_context_lists_are_not_asked_twice(tmp_path):
+    write_mmiu(tmp_path)
+    rewritten(tmp_path, context="Two parts.\nSelect from the following choices.\nA: red\nB: blue\n")
+    [task] = load_benchmark("mmiu", tmp_path)
+    assert task.prompt == "Two parts.\nWhich?\n(A) red\n(B) blue"
+
+
+def test_blink_is_asked_by_its_prompt_without_the_options(tmp_path):
+    write_blink(tmp_path)
+    assert load_benchmark("blink", tmp_path)[0].question == "p"
+    for path in tmp_path.rglob("*.parquet"):
+        row = Dataset.from_parquet(str(path))[0]
+        prompt = (
+            'If we use both for the action: "Scrape", which?\nSelect from the following choices.\n(A) red\n(B) blue'
+        )
+        save_parquet([row | {"prompt": prompt}], path, **{f"image_{n}": ImageFeature() for n in (1, 2, 3, 4)})
+    assert load_benchmark("blink", tmp_path)[0].question == 'If we use both for the action: "Scrape", which?'
+
+
+def test_nlvr2_of_another_collection(tmp_path):
+    row = {"question": "Both are red.", "answer": "True", "left_image": stored(), "right_image": stored("blue")}
+    save_parquet(
+        [row],
+        tmp_path / "data" / "balanced_test_public-0.parquet",
+        left_image=ImageFeature(),
+        right_image=ImageFeature(),
+    )
+    [task] = load_benchmark("nlvr2", tmp_path)
+    assert (
+        len(task.images) == 2
+        and task.question.endswith("Both are red.")
+        and score(task, "A") == score(task, "true") == 1
+    )
+
+
+def test_vstar_of_another_collection(tmp_path):
+    row = {"text": "Which?\n(A) red\n(B) blue", "label": "A", "category": "c", "question_id": 1, "image": stored()}
+    save_parquet([row], tmp_path / "data" / "test-0.parquet", image=ImageFeature())
+    [task] = load_benchmark("vstar", tmp_path)
+    assert (task.choices, task.answer, task.boxes) == (("red", "blue"), "A", ())
+
+
+def test_mirb_says_what_an_answer_is(tmp_path):
+    write_mirb(tmp_path)
+    assert [task.question for task in load_benchmark("mirb", tmp_path)] == [
+        "Answer with the option symbol. What?", "Answer with a single number. What?",
+    ]  # fmt: skip
+
+
+def test_mantis_may_lack_placeholders(tmp_path):
+    write_mantis(tmp_path)
+    [path] = tmp_path.rglob("*.parquet")
+    row = Dataset.from_parquet(str(path))[0] | {"images": [stored(), stored("blue")], "question": "Is <image> it?"}
+    save_parquet([row], path, images=Sequence(ImageFeature()))
+    [task] = load_benchmark("mantis", tmp_path)
+    assert task.question == f"{MARK} Is {MARK} it?"
+
+
+@pytest.mark.parametrize("reply", ["E", "(E)", "E. None of the choices provided"])
+def test_options_that_are_images_are_scored_by_all_their_letters(tmp_path, reply):
+    write_muirbench(tmp_path)
+    [path] = tmp_path.glob("data/*.parquet")
+    options = ["<image>", "<image>", "<image>", "<image>", "None of the choices provided"]
+    row = Dataset.from_parquet(str(path))[0] | {
+        "question": "Which is like <image>?", "options": options, "answer": "E", "image_list": [stored()] * 5,
+    }  # fmt: skip
+    save_parquet([row], path, image_list=Sequence(ImageFeature()))
+    [task] = load_benchmark("muirbench", tmp_path)
+    assert verdicts(task, reply)["vlmevalkit"] == 1
+
+
+def write_parts(folder, names, **row):
+    write_mvbench(folder)
+    for name in names:
+        (folder / "video" / name).mkdir(parents=True)
+        for number in range(60):
+            Image.new("RGB", (30, 30), (number, 0, 0)).save(folder / "video" / name / f"{number:05d}.jpg", quality=100)
+    [path] = folder.rglob("moving_count.json")
+    [known] = json.loads(path.read_text())
+    path.write_text(json.dumps([known | row]))
+
+
+def first_levels(folder):
+    [task] = load_benchmark("mvbench", folder)
+    return [int(Path(image).stem) for image in task.images]
+
+
+def test_frames_of_a_part_of_a_video(tmp_path):
+    """Of the frames that the benchmark has, three a second; of a film, what was extracted for the row."""
+    write_parts(tmp_path, ["tvqa/show_1"], video="show_1", start=5.0, end=10.0)
+    assert min(first_levels(tmp_path)) >= 15 and max(first_levels(tmp_path)) < 30
+
+
+def test_a_part_of_a_film_needs_frames_of_its_own(tmp_path):
+    write_parts(tmp_path, ["star/v9"], video="v9.mp4", start=5.5, end=10.0)
+    with pytest.raises(TaskError, match=r"no folder of frames v9_5\.5_10 below"):
+        load_benchmark("mvbench", tmp_path)
+    (tmp_path / "video" / "star" / "v9").rename(tmp_path / "video" / "star" / "v9_5.5_10")
+    assert max(first_levels(tmp_path)) > 50
+
+
+def test_two_folders_of_one_name_are_not_guessed_between(tmp_path):
+    write_parts(tmp_path, ["star/v9", "sta/v9"], video="v9.mp4")
+    with pytest.raises(TaskError, match="leave one folder of this name"):
+        load_benchmark("mvbench", tmp_path)
+
+
+def test_rotations_of_a_question_are_one_cluster(tmp_path):
+    write_hr_bench(tmp_path)
+    [path] = tmp_path.glob("*.tsv")
+    head, first, second = path.read_text().splitlines()
+    turned = first.split("\t")
+    turned[0], turned[4:8], turned[8] = "2", [*turned[5:8], turned[4]], "1"
+    path.write_text("\n".join([head, first, second, "\t".join(turned)]) + "\n")
+    clusters = [task.metadata["cluster"] for task in load_benchmark("hr_bench_4k", tmp_path)]
+    assert clusters[0] == clusters[2] != clusters[1]

@@ -11,9 +11,10 @@ from evaluation.compare import compare, table
 from evaluation.discover import find_runs
 from evaluation.evaluated import load
 from evaluation.samples import sample_of
+from evaluation.summary import summarize
 from fovea.models.names import resolve_path, weights_mark
 from fovea.runs.directory import RunDirectory
-from fovea.runs.records import append
+from fovea.runs.records import append, read_samples
 
 
 def write(folder, scores, families=None, tokens=10):
@@ -182,3 +183,23 @@ def test_without_the_tokens_of_all_prompts_there_is_no_frontier(tmp_path):
     comparison = compare(known, unknown)
     assert not any(run["on_frontier"] for run in comparison["runs"].values())
     assert "context_tokens" not in comparison["runs"][str(unknown)] and "on the frontier:" not in table(comparison)
+
+
+def test_questions_that_ask_the_same_count_once(tmp_path):
+    """HR-Bench's four rotations: four times the questions are no more evidence."""
+    rng = np.random.default_rng(0)
+    scores = {name: rng.integers(0, 2, 40).tolist() for name in ("a", "b")}
+    once = [write(tmp_path / name, values) for name, values in scores.items()]
+    turned = []
+    for name, values in scores.items():
+        folder = write(tmp_path / f"{name}4", [value for value in values for _ in range(4)])
+        rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+        rows = [row | {"cluster": f"c{number // 4}"} for number, row in enumerate(rows)]
+        (folder / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+        turned.append(folder)
+    [expected], [found] = compare(*once)["pairs"], compare(*turned)["pairs"]
+    for name in ("n", "difference", "interval", "p_value", "flips"):
+        assert found[name] == pytest.approx(expected[name]) if name != "flips" else found[name] == expected[name]
+    for one, four in zip(once, turned, strict=True):
+        assert summarize(read_samples(four)).interval == summarize(read_samples(one)).interval
+        assert load(four).summary()["interval"] == load(one).summary()["interval"]
