@@ -1,21 +1,23 @@
 """Checks an environment of your own: `fovea check-env ./mine.py:MyEnvironment`.
 
 It must reset completely, offer documented tools, answer calls with text or content blocks, blame the model only by
-`ModelFault`, and play the same episode twice.
+`ModelFault`, play the same episode twice, and share nothing with another episode.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 from transformers.utils import get_json_schema
 
-from environments.seats import awaited, tools_of
+from environments.content import content_of
+from environments.seats import awaited, opening, system_prompt_of, tools_of
 from fovea.commands import plain_parser
-from fovea.episodes import ModelFault
+from fovea.episodes import FaultKind, ModelFault
 from fovea.images import image_hash
 from fovea.plugins import load_object
 from fovea.tasks import Task
@@ -30,47 +32,118 @@ def check_environment(
 ) -> list[str]:
     """Names of the checks that passed; `calls` are tool calls (name, arguments) to try on `task`.
 
+    Tools without calls are tried with arguments of the types that they ask for.
+
     Raises:
         EnvironmentCheckError: at the first failure.
     """
-    task = task or Task("check", (Image.new("RGB", (320, 240), "navy"),), "What is there?", "nothing")
+    task = task or _task("navy")
     passed = []
+    environment, tools = _made(factory)
+    _require(callable(getattr(environment, "reset", None)), "it has no method reset(**row)")
+    passed.append("has reset")
+    schemas = {name: _schema(name, tool) for name, tool in tools.items()}
+    passed.append(f"documents its tools: {', '.join(tools) or 'none'}")
+    if others := _no_tools(environment, tools):
+        passed.append(f"has public callables that are no tools by TRL's rule: {', '.join(others)}")
+    first, again = _opened(environment, task), _opened(environment, task)
+    _require(first == again, "reset gives something else the second time: it must not keep anything from before")
+    passed += ["resets to the same opening", _described(first, task, environment)]
+    called = {name for name, _ in calls}
+    tried = [*calls, *((name, made_up(schemas[name])) for name in tools if name not in called)]
+    for name, arguments in tried:
+        _require(name in tools, f"there is no tool {name!r} to call")
+        _check_call(factory, environment, task, name, arguments)
+        passed.append(f"answers {name} the same after a reset, and beside another episode")
+    for name, tool in tools.items():
+        [(kind, text), *_] = _outcome(tool, {}, name, allow_type_error=True)
+        passed.append(f"{name} bears a call without arguments ({f'{kind}: {text}'[:80].strip(': ')})")
+    return passed
+
+
+def _task(color: str) -> Task:
+    return Task("check", (Image.new("RGB", (320, 240), color),), "What is there?", "nothing")
+
+
+def _made(factory: Callable[[], Any]) -> tuple[Any, dict[str, Callable]]:
     try:
         environment = factory()
     except Exception as error:
         raise EnvironmentCheckError(f"it cannot be made without arguments, as trainings make it: {error!r}") from error
-    tools = tools_of(environment)
-    _require(callable(getattr(environment, "reset", None)), "it has no method reset(**row)")
-    passed.append("has reset")
-    for name, tool in tools.items():
-        try:
-            get_json_schema(tool)
-        except Exception as error:
-            raise EnvironmentCheckError(
-                f"tool {name} has no usable schema ({error}): annotate its arguments and describe each under Args:"
-            ) from error
-    passed.append(f"documents its tools: {', '.join(tools) or 'none'}")
-    if others := _no_tools(environment, tools):
-        passed.append(f"has public callables that are no tools by TRL's rule: {', '.join(others)}")
-    first = _content(environment.reset(**task.row()), "reset")
-    again = _content(environment.reset(**task.row()), "reset")
-    _require(first == again, "reset gives something else the second time: it must not keep anything from before")
-    passed.append("resets to the same opening")
-    for name, arguments in calls:
-        _require(name in tools, f"there is no tool {name!r} to call")
-        fresh = factory()
-        fresh.reset(**task.row())
-        environment.reset(**task.row())
-        expected = _outcome(tools_of(fresh)[name], arguments, name)
-        _require(
-            _outcome(tools[name], arguments, name) == expected,
-            f"{name}({arguments}) answers differently in a used environment than in a fresh one: reset must clear all",
-        )
-        passed.append(f"answers {name} the same after a reset")
-    if tools:
-        fault = _outcome(next(iter(tools.values())), {}, next(iter(tools)), allow_type_error=True)
-        passed.append(f"bears a call without arguments ({fault[0]})")
-    return passed
+    return environment, tools_of(environment)
+
+
+def _schema(name: str, tool: Callable) -> dict[str, Any]:
+    """The JSON schema of a tool's parameters."""
+    try:
+        schema = get_json_schema(tool)["function"]["parameters"]
+    except Exception as error:
+        raise EnvironmentCheckError(
+            f"tool {name} has no usable schema ({error}): annotate its arguments and describe each under Args:"
+        ) from error
+    by_position = [one.name for one in inspect.signature(tool).parameters.values() if one.kind is one.POSITIONAL_ONLY]
+    _require(not by_position, f"tool {name} takes {', '.join(by_position)} by position: models call by name")
+    return schema
+
+
+MADE_UP = {"string": "a", "integer": 0, "number": 0.5, "boolean": True, "object": {}}
+"""Values by their type in a schema."""
+
+
+def made_up(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that fit the JSON schema of a tool's parameters: those that it requires."""
+    return {name: _value(schema["properties"][name]) for name in schema.get("required", ())}
+
+
+def _value(schema: Mapping[str, Any]) -> Any:
+    if options := schema.get("enum") or schema.get("choices"):
+        return options[0]
+    kind = schema.get("type")
+    kind = kind[0] if isinstance(kind, list) else kind
+    if kind == "array":
+        item = schema.get("items", {})
+        # Four numbers are the box that most tools with numbers take.
+        return [0.1, 0.1, 0.9, 0.9] if item.get("type") == "number" else [_value(item)]
+    return MADE_UP.get(str(kind))
+
+
+def _opened(environment: Any, task: Task) -> list[tuple[str, str]]:
+    """How an episode begins, in a form that can be compared."""
+    try:
+        return _compared(opening(environment, task)[1]["content"])
+    except (ValueError, TypeError) as error:
+        raise EnvironmentCheckError(str(error)) from error
+
+
+def _described(opened: Sequence[tuple[str, str]], task: Task, environment: Any) -> str:
+    """What of the task an opening shows, and by which prompt."""
+    text = "".join(text for kind, text in opened if kind == "text")
+    images = sum(kind == "image" for kind, _ in opened)
+    asks = "its question" if task.question in text else "NOT its question"
+    prompt = "a prompt of its own" if hasattr(environment, "system_prompt") else f"{system_prompt_of(environment)!r}"
+    return f"shows {images} of {len(task.images)} images of a task and {asks}, behind {prompt}"
+
+
+def _check_call(factory: Callable[[], Any], used: Any, task: Task, name: str, arguments: dict) -> None:
+    """A call is answered alike in a fresh environment, in a used one, and while another episode is under way."""
+    fresh, _ = _made(factory)
+    opening(fresh, task)
+    expected = _outcome(tools_of(fresh)[name], arguments, name)
+    for _ in range(2):
+        opening(used, task)
+        answer = _outcome(tools_of(used)[name], arguments, name)
+    _require(
+        answer == expected,
+        f"{name}({arguments}) answers differently in a used environment than in a fresh one: reset must clear all",
+    )
+    opening(used, task)
+    beside, _ = _made(factory)
+    opening(beside, _task("red"))
+    _require(
+        _outcome(tools_of(used)[name], arguments, name) == expected,
+        f"{name}({arguments}) answers differently while another episode is under way: keep what an episode needs in "
+        "the instance (self), not in the class or the module",
+    )
 
 
 def _no_tools(environment: Any, tools: Collection[str]) -> list[str]:
@@ -89,27 +162,19 @@ def _require(condition: bool, problem: str) -> None:
         raise EnvironmentCheckError(problem)
 
 
-def _content(value: Any, where: str) -> list[tuple[str, str]]:
-    """Content in a form that can be compared, after checking its shape."""
-    if value is None or isinstance(value, str):
-        return [("text", value or "")]
-    _require(isinstance(value, list), f"{where} returns {type(value).__name__}: return None, text, or a list of blocks")
-    plain = []
-    for block in value:
-        kind = block.get("type") if isinstance(block, dict) else None
-        _require(kind in ("text", "image"), f"{where} returns a block of type {kind!r}: use text or image")
-        if kind == "image":
-            _require(isinstance(block.get("image"), Image.Image), f"{where} returns an image block without a PIL image")
-            plain.append(("image", image_hash(block["image"])))
-        else:
-            plain.append(("text", str(block.get("text"))))
-    return plain
+def _compared(blocks: Sequence[dict]) -> list[tuple[str, str]]:
+    """Blocks in a form that can be compared."""
+    return [
+        ("image", image_hash(block["image"])) if block["type"] == "image" else ("text", block["text"])
+        for block in blocks
+    ]
 
 
-def _outcome(tool: Callable, arguments: dict, name: str, *, allow_type_error: bool = False) -> list:
+def _outcome(tool: Callable, arguments: dict, name: str, *, allow_type_error: bool = False) -> list[tuple[str, str]]:
     try:
-        return _content(awaited(tool(**copy.deepcopy(arguments))), name)
+        value = awaited(tool(**copy.deepcopy(arguments)))
     except ModelFault as fault:
+        _require(isinstance(fault.kind, FaultKind), f"tool {name} raises ModelFault({fault.kind!r}): use a FaultKind")
         return [("fault", str(fault))]
     except TypeError as error:
         if allow_type_error:
@@ -119,6 +184,10 @@ def _outcome(tool: Callable, arguments: dict, name: str, *, allow_type_error: bo
         raise EnvironmentCheckError(
             f"tool {name} raised {error!r} on {arguments}: raise ModelFault(kind, message) if the model is to blame"
         ) from error
+    try:
+        return _compared(content_of(value, f"tool {name}"))
+    except TypeError as error:
+        raise EnvironmentCheckError(str(error)) from error
 
 
 def main() -> None:

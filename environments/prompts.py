@@ -6,7 +6,13 @@ SYSTEM_PROMPT = (
     "Answer the question about the image. Think inside <think></think>. If a detail is too small to read, "
     "zoom in with the tool, as often as needed. When you are sure, answer inside <answer></answer>."
 )
-"""Of the zoom environment, and of those that say nothing of their own."""
+"""Of the zoom environment."""
+
+TOOLS_PROMPT = (
+    "Answer the question. Think inside <think></think>. Call the tools, as often as needed. When you are sure, answer "
+    "inside <answer></answer>."
+)
+"""Of environments that say nothing of their own, and have tools."""
 
 VIEWS_PROMPT = (
     "Answer the question about the images. Think inside <think></think>, then answer inside <answer></answer>."

@@ -76,7 +76,11 @@ def is_well_formed(text: str) -> bool:
 
 
 def escape_control_tokens(text: str, *others: str) -> str:
-    """Text that no longer holds a control token such as `<|image_pad|>`, nor `others`, when it re-enters a prompt."""
+    """Text that no longer holds a control token such as `<|image_pad|>`, nor `others`, when it re-enters a prompt.
+
+    Half of a surrogate pair, which JSON can spell and no tokenizer reads, becomes a question mark.
+    """
+    text = text.encode("utf-8", errors="replace").decode()
     for token in ("<|", *others):
         text = text.replace(token, f"{token[0]}\u200b{token[1:]}")
     return text

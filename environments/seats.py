@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from environments.prompts import SYSTEM_PROMPT
+from environments.content import content_of, misfits
+from environments.prompts import TOOLS_PROMPT, VIEWS_PROMPT
 from environments.protocol import is_well_formed, parse_actions
-from environments.rendering import Renderer
+from environments.rendering import Renderer, images_of
+from environments.views import ViewEnvironment
 from fovea.boxes import Framing
 from fovea.episodes import (
     Action,
@@ -115,26 +118,35 @@ def framing_of(environment: Any) -> Framing | None:
     return getattr(environment, "framing", None)
 
 
+def system_prompt_of(environment: Any) -> str:
+    """Its own; for one that has none, to call its tools if it has some, and to answer in tags."""
+    return getattr(environment, "system_prompt", TOOLS_PROMPT if tools_of(environment) else VIEWS_PROMPT)
+
+
 def opening(environment: Any, task: Task) -> list[dict]:
     """The messages with which an episode begins: the system prompt, and the task as the environment shows it.
 
     Raises:
         ValueError: for a task that the environment cannot show, by its id.
     """
+    name = f"{type(environment).__name__}.reset"
     try:
-        content = environment.reset(**task.row()) or task.prompt
+        content = awaited(environment.reset(**task.row()))
+        if content is None and not task.images:
+            content = task.prompt
+        if content is None:
+            raise ValueError(f"{name} returned None: return the images and the question, as text and image blocks")
+        blocks = content_of(content, name, is_shared=isinstance(environment, ViewEnvironment))
     except ValueError as error:
         kind = ImageError if isinstance(error, ImageError) else ValueError
         raise kind(f"task {task.id} cannot be shown: {error}") from error
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-    system = getattr(environment, "system_prompt", SYSTEM_PROMPT)
-    return [{"role": "system", "content": system}, {"role": "user", "content": blocks}]
+    return [{"role": "system", "content": system_prompt_of(environment)}, {"role": "user", "content": blocks}]
 
 
 def begin(environment: Any, task: Task, renderer: Renderer | None, seed: int | None = None) -> Conversation:
     """The conversation of an episode before the model's first turn; without token ids where there is no renderer."""
     messages, tools = opening(environment, task), tuple(tools_of(environment).values())
-    images, framing = _images_of(messages[1]["content"]), framing_of(environment)
+    images, framing = images_of(messages), framing_of(environment)
     ids = [] if renderer is None else renderer.prompt_ids(messages, tools)
     return Conversation(task, messages, ids, images=images, tools=tools, framing=framing, seed=seed)
 
@@ -193,8 +205,7 @@ class Seat:
         """The action as it turned out, and the content that answers it. Only a `ModelFault` is caught."""
         if isinstance(action, Call):
             try:
-                result = self._call(action)
-                return action, result if isinstance(result, list) else [{"type": "text", "text": str(result)}]
+                return action, content_of(self._call(action), f"tool {action.name}")
             except ModelFault as fault:
                 action = Fault(fault.kind, str(fault))
         return action, [{"type": "text", "text": action.message}]
@@ -208,7 +219,15 @@ class Seat:
         except TypeError:
             names = ", ".join(inspect.signature(tool).parameters)
             raise ModelFault(FaultKind.BAD_ARGUMENTS, f"{call.name} takes the arguments {names}.") from None
-        return awaited(tool(**call.arguments))
+        try:
+            return awaited(tool(**copy.deepcopy(call.arguments)))
+        except ModelFault:
+            raise
+        except Exception:
+            if wrong := misfits(tool, call.arguments):
+                message = f"{call.name} takes arguments of another type: {', '.join(wrong)}."
+                raise ModelFault(FaultKind.BAD_ARGUMENTS, message) from None
+            raise
 
     def _observe(self, answers: list[list[dict]]) -> bool:
         """Appends what the calls were answered, unless its tokens and one more would not fit the episode's budget."""
@@ -221,7 +240,7 @@ class Seat:
             self.logprobs += [0.0] * len(ids) if self.logprobs else []
         for blocks in answers:
             self.conversation.messages.append({"role": "tool", "name": "tool", "content": blocks})
-            self.conversation.images += _images_of(blocks)
+            self.conversation.images += images_of(self.conversation.messages[-1:])
         return True
 
     def episode(self) -> Episode:
@@ -247,10 +266,6 @@ class Seat:
             own,
             num_image_tokens,
         )
-
-
-def _images_of(blocks: Iterable[dict]) -> list[Image.Image]:
-    return [block["image"] for block in blocks if block["type"] == "image"]
 
 
 def _observation(blocks: Iterable[dict]) -> Observation:

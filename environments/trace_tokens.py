@@ -6,9 +6,8 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-from environments.prompts import SYSTEM_PROMPT
 from environments.rendering import Renderer, images_of
-from environments.seats import tools_of
+from environments.seats import system_prompt_of, tools_of
 from environments.traces import Trace, blocks_of
 from fovea.images import PixelLimits, fit
 
@@ -25,7 +24,7 @@ class TraceEncoder:
     ) -> None:
         self.renderer = renderer
         self.tools: list[Callable] = list(tools_of(environment).values())
-        self.system = getattr(environment, "system_prompt", SYSTEM_PROMPT)
+        self.system = system_prompt_of(environment)
         self.limits = limits
         self.max_length = max_length
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 from base64 import b64encode
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -16,13 +18,19 @@ from PIL import Image
 
 from fovea.jsonl import cut_torn_line, read_jsonl
 
+logger = logging.getLogger(__name__)
+
 
 class EndpointError(RuntimeError):
     """A server that is not there, refuses, or answers something else than was agreed; its words, and what to do."""
 
 
 class RefusedRequest(EndpointError):
-    """A server that will not answer this request, whatever it answers to others."""
+    """A server that will not answer this request, whatever it answers to others; `answer` is what it said."""
+
+    def __init__(self, message: str, answer: str = "") -> None:
+        super().__init__(message)
+        self.answer = answer
 
 
 @dataclass
@@ -48,7 +56,17 @@ class Server:
         self.base_url = self.base_url.rstrip("/")
         self._session = requests.Session()
         self._session.headers.update(self.headers)
-        retry = Retry(
+
+        class Patient(Retry):
+            """Reads pauses in fractions of a second too, which some servers ask for."""
+
+            def parse_retry_after(self, retry_after: str) -> float:
+                try:
+                    return max(0.0, float(retry_after))
+                except ValueError:
+                    return super().parse_retry_after(retry_after)
+
+        retry = Patient(
             self.num_retries,
             backoff_factor=1,
             status_forcelist=[429, 500, 502, 503, 504],
@@ -74,8 +92,10 @@ class Server:
             ) from None
         if not response.ok:
             message = f"{self.base_url}{path} answered {response.status_code}: {response.text[:2000]}"
-            kind = RefusedRequest if response.status_code in (400, 413, 422) else EndpointError
-            raise kind(message + self._hint(response.status_code))
+            message += self._hint(response.status_code)
+            if response.status_code in (400, 413, 422):
+                raise RefusedRequest(message, response.text)
+            raise EndpointError(message)
         try:
             return response.json()
         except requests.JSONDecodeError:
@@ -135,7 +155,7 @@ class ChatEndpoint:
             usage = completion.get("usage")
             num_tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
             answer = {
-                "text": choice["message"]["content"] or "",
+                "text": _text_of(choice["message"]),
                 "finish_reason": choice.get("finish_reason"),
                 "num_tokens": num_tokens if isinstance(num_tokens, int) else None,
             }
@@ -143,7 +163,9 @@ class ChatEndpoint:
             raise EndpointError(f"{self.base_url} answered without a choice: {completion}") from None
         if not isinstance(answer["text"], str):
             raise EndpointError(f"{self.base_url} answered {answer['text']!r}, which is no text")
-        if self.cache is not None and answer["text"] and answer["finish_reason"] != "length":
+        if answer["finish_reason"] == "error":
+            raise EndpointError(f"{self.base_url} ended its answer with an error: {completion}")
+        if self.cache is not None and answer["text"] and is_whole(answer):
             with self._lock:
                 self._known[request_hash] = answer
                 self.cache.parent.mkdir(parents=True, exist_ok=True)
@@ -152,21 +174,69 @@ class ChatEndpoint:
         return answer
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The endpoint's answer; what it refuses (`max_tokens`, settings of sampling) is left out from then on."""
+        """The endpoint's answer; settings that it says it does not take are left out from then on, and told."""
+        left_out: list[str] = []
         while True:
             payload = {self._renamed.get(name, name): value for name, value in request.items()}
             payload.pop("", None)
             try:
-                return self.server.ask("POST", "/chat/completions", json=payload)
-            except EndpointError as error:
-                message = str(error)
-                if "max_completion_tokens" in message and "max_tokens" in payload:
+                answer = self.server.ask("POST", "/chat/completions", json=payload)
+            except RefusedRequest as error:
+                if "max_completion_tokens" in error.answer and "max_tokens" in payload:
                     self._renamed["max_tokens"] = "max_completion_tokens"
                     continue
-                refused_settings = [name for name in OPTIONAL if name in payload and name in message]
+                refused_settings = [name for name in OPTIONAL if name in payload and _is_refused(name, error.answer)]
                 if not refused_settings:
+                    for name in left_out:  # that was not the reason
+                        self._renamed.pop(name, None)
                     raise
                 self._renamed |= dict.fromkeys(refused_settings, "")
+                left_out += refused_settings
+                continue
+            if left_out:
+                logger.warning(
+                    f"{self.base_url} takes no {', '.join(left_out)}: left out from now on, its own default holds"
+                )
+            return answer
+
+
+def is_whole(answer: dict[str, Any]) -> bool:
+    """Whether the model ended an answer of `ChatEndpoint.chat` itself: it was neither cut nor filtered."""
+    return answer["finish_reason"] in (None, "stop", "tool_calls", "function_call", "eos", "eos_token", "end_turn")
+
+
+def _text_of(message: dict[str, Any]) -> Any:
+    """What a message says: its text, parts of text joined, with calls that the server parsed written as they were."""
+    content = message.get("content") or ""
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        content = "".join(part["text"] for part in content)
+    for call in message.get("tool_calls") or ():
+        arguments = call["function"]["arguments"]
+        arguments = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        name = json.dumps(call["function"]["name"])
+        content += f'\n<tool_call>\n{{"name": {name}, "arguments": {arguments or "{}"}}}\n</tool_call>'
+    return content.strip("\n") if isinstance(content, str) and message.get("tool_calls") else content
+
+
+_UNKNOWN = r"unsupported|unknown|unrecogni[sz]ed|unexpected|not supported|not support|not permitted|not allowed|extra"
+
+
+def _is_refused(name: str, answer: str) -> bool:
+    """Whether a server's refusal says that it does not take the setting `name`, rather than echo the request."""
+    try:
+        body = json.loads(answer)
+    except ValueError:
+        body = None
+    if isinstance(body, dict):
+        error = body.get("error")
+        if isinstance(error, dict) and error.get("param"):
+            return name in re.split(r"\W+", str(error["param"]))
+        details = body.get("detail")
+        if isinstance(details, list) and all(isinstance(one, dict) and "loc" in one for one in details):
+            return any(name in one["loc"] for one in details)
+    setting = rf"(?<![\w-])[`'\"]?{name}[`'\"]?(?![\w-])"
+    near = r"[^.{}\n]{0,60}"
+    return bool(re.search(rf"(?:{_UNKNOWN}){near}{setting}|{setting}{near}(?:{_UNKNOWN})", answer, re.IGNORECASE))
 
 
 def data_url(image: Image.Image) -> str:

@@ -44,7 +44,7 @@ class ModelFault(ValueError):
 
     def __init__(self, kind: FaultKind, message: str) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind = FaultKind(kind)
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,22 @@ class Task:
         items = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
         return ["" if item is None else str(item) for item in items]
 
-    def row(self) -> dict[str, Any]:
-        """The columns with which an environment is reset: those of TRL's own loop, and the whole task."""
+    def fields(self) -> dict[str, Any]:
+        """What rewards in TRL's form and environments receive of any task, whatever columns its row has."""
         return {
+            "id": self.id,
+            "question": self.question,
+            "answer": self.answer,
+            "kind": str(self.kind),
+            "choices": list(self.choices),
+            "metadata": dict(self.metadata),
+        }
+
+    def row(self) -> dict[str, Any]:
+        """What an environment is reset with: the row's own columns, `fields`, the question as asked, the whole task."""
+        return {
+            **self.columns,
+            **self.fields(),
             "images": list(self.images),
             "question": self.prompt.replace(MARK, ""),
             "first_view_max_pixels": self.first_view_max_pixels,

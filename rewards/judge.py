@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from fovea.endpoint import ChatEndpoint
+from fovea.endpoint import ChatEndpoint, is_whole
 from fovea.episodes import Episode
 from fovea.tasks import Task
 from rewards.accuracy import accuracy
@@ -67,9 +67,18 @@ def verdict(endpoint: ChatEndpoint, episode: Episode) -> float | None:
         {"role": "system", "content": INSTRUCTION},
         {"role": "user", "content": json.dumps(asked, ensure_ascii=False)},
     ]
-    reply = endpoint.chat(messages, temperature=0, max_tokens=MAX_TOKENS)["text"].rpartition("</think>")[2]
-    word = re.match(r"\W*(correct|incorrect)\b", reply, re.IGNORECASE)
-    return None if word is None else float(word[1].lower() == "correct")
+    said = endpoint.chat(messages, temperature=0, max_tokens=MAX_TOKENS)
+    return verdict_in(said["text"].rpartition("</think>")[2]) if is_whole(said) else None
+
+
+def verdict_in(reply: str) -> float | None:
+    """1.0 or 0.0 for a reply that begins with correct, and does not take it back, or with incorrect; else None."""
+    first = re.match(r"\W*(correct|incorrect)[*_\"'`]*\s*(?:$|[.,!\n])", reply, re.IGNORECASE)
+    if first is None:
+        return None
+    is_correct = first[1].lower() == "correct"
+    takes_it_back = is_correct and re.search(r"\bincorrect\b|\bnot correct\b|\bwrong\b", reply, re.IGNORECASE)
+    return None if takes_it_back else float(is_correct)
 
 
 @cache

@@ -6,8 +6,10 @@ Four kinds plug in: per episode `(task, episode) -> float | None`, per group `(t
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -69,7 +71,7 @@ def load_reward(name: str) -> Reward:
     if ":" not in name and "." not in name:
         raise ValueError(f"no reward is called {name!r}: use one of {', '.join(REWARDS)}, or ./file.py:function")
     function = load_object(name)
-    return Reward(getattr(function, "__name__", name), kind_of(function), function)
+    return Reward(re.split("[:.]", name)[-1], kind_of(function), function)
 
 
 def load_rewards(names: Sequence[str]) -> list[Reward]:
@@ -106,12 +108,29 @@ def kind_of(function: Callable) -> RewardKind:
         if unknown and kinds[0] is not RewardKind.TRL:
             given = "task and episodes" if kinds[0] is RewardKind.GROUP else "task and episode"
             raise ValueError(f"{shown} asks for {', '.join(unknown)}: it is given {given}, by these names")
+        _check_call(function, kinds[0])
         return kinds[0]
     problem = "fits several kinds of reward" if kinds else "fits no kind of reward"
     raise ValueError(
         f"{shown} {problem}: take (task, episode) for one episode, (task, episodes) for a group, "
         "or (prompts, completions, **kwargs) as in TRL"
     )
+
+
+def _check_call(function: Callable, kind: RewardKind) -> None:
+    """Raises ValueError for a function that cannot be called by the names of its parameters.
+
+    A decorator's own parameters may have others than those that it shows (`functools.wraps`).
+    """
+    given = ("prompts", "completions") if kind is RewardKind.TRL else ("task", "episode", "episodes")
+    names = {*inspect.signature(function).parameters, *required(function)}
+    own = inspect.signature(function, follow_wrapped=False)
+    try:
+        own.bind_partial(**{name: None for name in given if name in names})
+    except TypeError as error:
+        raise ValueError(
+            f"{getattr(function, '__name__', function)}{own} is called by name, and cannot be: {error}"
+        ) from None
 
 
 def required(function: Callable) -> list[str]:
@@ -154,12 +173,18 @@ def _call(reward: Reward, task: Task, subject: Any) -> Any:
     arguments = {"task": task, "episode": subject, "episodes": subject}
     names = inspect.signature(reward.function).parameters
     try:
-        return reward.function(**{name: value for name, value in arguments.items() if name in names})
+        value = reward.function(**{name: value for name, value in arguments.items() if name in names})
+        return asyncio.run(finished(value)) if inspect.isawaitable(value) else value
     except Exception as error:
         answer = subject.answer if isinstance(subject, Episode) else [episode.answer for episode in subject]
         raise RewardError(
             f"reward {reward.name} raised {type(error).__name__} on task {task.id} (answer {answer!r}): {error}"
         ) from error
+
+
+async def finished(value: Any) -> Any:
+    """What an awaitable comes to, as a coroutine."""
+    return await value
 
 
 def plain(value: Any) -> Any:

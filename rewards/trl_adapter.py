@@ -10,7 +10,7 @@ from typing import Any
 
 from fovea.episodes import Episode
 from fovea.tasks import Task
-from rewards.registry import Reward, RewardError, RewardKind, is_finite, plain, required, score_episodes
+from rewards.registry import Reward, RewardError, RewardKind, finished, is_finite, plain, required, score_episodes
 
 
 def to_trl(reward: Reward) -> Callable | str:
@@ -37,7 +37,7 @@ def to_trl(reward: Reward) -> Callable | str:
 def _named(reward: Reward) -> Callable:
     def paid(**arguments: Any) -> list[float | None]:
         with _naming(reward, arguments):
-            return _checked(reward, reward.function(**arguments), arguments)
+            return _checked(reward, reward.function(**_taken(reward.function, arguments)), arguments)
 
     return paid
 
@@ -45,9 +45,18 @@ def _named(reward: Reward) -> Callable:
 def _named_async(reward: Reward) -> Callable:
     async def paid(**arguments: Any) -> list[float | None]:
         with _naming(reward, arguments):
-            return _checked(reward, await reward.function(**arguments), arguments)
+            return _checked(reward, await reward.function(**_taken(reward.function, arguments)), arguments)
 
     return paid
+
+
+def _taken(function: Callable, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments that a function names; all of them if it takes any (`**columns`)."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return arguments
+    names = {one.name for one in parameters}
+    return {name: value for name, value in arguments.items() if name in names}
 
 
 @contextmanager
@@ -112,12 +121,14 @@ def score(reward: Reward, episodes: Sequence[Episode]) -> list[float | None]:
     named = {name: [row[name] for row in rows] for name in rows[0]}
     prompts, completions = named.pop("prompt"), [messages_of(episode) for episode in episodes]
     function: Any = to_trl(reward)
-    paid = function(prompts=prompts, completions=completions, episode=list(episodes), **named)
-    return asyncio.run(_awaited(paid)) if inspect.isawaitable(paid) else paid
+    ids = [list(episode.tokens.completion_ids) if episode.tokens else [] for episode in episodes]
+    trainer = {"completion_ids": ids, "trainer_state": None, "log_extra": _unlogged, "log_metric": _unlogged}
+    paid = function(prompts=prompts, completions=completions, episode=list(episodes), **trainer, **named)
+    return asyncio.run(finished(paid)) if inspect.isawaitable(paid) else paid
 
 
-async def _awaited(value: Any) -> Any:
-    return await value
+def _unlogged(*values: Any) -> None:
+    """Takes what a reward logs where no trainer is."""
 
 
 TAKEN = frozenset(
@@ -147,15 +158,7 @@ def columns(tasks: Sequence[Task]) -> list[dict[str, Any]]:
     names = dict.fromkeys(name for task in tasks for name in task.columns if name not in TAKEN)
     return [
         {name: task.columns.get(name) for name in names}
-        | {
-            "prompt": [{"role": "user", "content": task.prompt}],
-            "id": task.id,
-            "question": task.question,
-            "answer": task.answer,
-            "kind": task.kind.value,
-            "choices": list(task.choices),
-            "metadata": dict(task.metadata),
-        }
+        | {"prompt": [{"role": "user", "content": task.prompt}], **task.fields()}
         for task in tasks
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -29,6 +30,11 @@ def value_of(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> A
             return None
         value = value[part]
     return value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: None, or the not-a-number that pandas puts there."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def check_types(fields: Mapping[str, Any]) -> None:

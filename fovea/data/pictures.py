@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fovea.data.columns import TaskError
+from PIL import Image
+
+from fovea.data.columns import TaskError, is_missing
 from fovea.data.sources import StoredImage
 from fovea.images import ImageError, check_size, decoded_text, open_image, stored_size
 
@@ -42,10 +44,12 @@ def image_source(image: Any, folder: Path) -> Any:
             raise TaskError(f"image {path} is a folder: name a file in it")
         _refuse_other_files(str(path))
         return str(path)
-    if image is None:
+    if is_missing(image):
         raise TaskError("an image is empty: it must be a path, bytes or a PIL image")
     if isinstance(image, (bytes, StoredImage)):
         _refuse_other_files(image)
+    elif not isinstance(image, Image.Image):
+        raise TaskError(f"an image is a {type(image).__name__}, {image!r:.60}: it must be a path, bytes or a PIL image")
     return image
 
 

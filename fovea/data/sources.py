@@ -187,10 +187,21 @@ def _separated(path: Path) -> Iterator[Row]:
 
 def _arrow(dataset: Any) -> Iterator[Row]:
     """The rows of a dataset with their images left in its table, neither decoded nor copied."""
-    table = dataset.with_format("arrow")
+    table, features = dataset.with_format("arrow"), dataset.features
     for number in range(len(dataset)):
         row = table[number : number + 1].to_pylist()[0]
-        yield {name: _left_in(table, number, value, (name,)) for name, value in row.items()}
+        yield {name: _left_in(table, number, _named(features[name], value), (name,)) for name, value in row.items()}
+
+
+def _named(feature: Any, value: Any) -> Any:
+    """The names of classes in place of their numbers, where a column has them."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        inner = getattr(feature, "feature", feature)
+        return [_named(inner, item) for item in value]
+    names = getattr(feature, "names", None)  # of a ClassLabel
+    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def _left_in(table: Any, row: int, value: Any, where: tuple[str | int, ...]) -> Any:

@@ -13,7 +13,16 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from fovea.data.columns import COLUMNS, TaskError, check_types, from_json, read_cells, value_of, without_images
+from fovea.data.columns import (
+    COLUMNS,
+    TaskError,
+    check_types,
+    from_json,
+    is_missing,
+    read_cells,
+    value_of,
+    without_images,
+)
 from fovea.data.pictures import image_source
 from fovea.data.references import checked, kind_of, target_of
 from fovea.data.sources import BROKEN, Row, read_rows
@@ -186,6 +195,21 @@ def _lettered(row: Mapping[str, Any]) -> list[Any] | None:
     return options if len(options) > 1 else None
 
 
+def plain_choices(choices: Any) -> list[Any]:
+    """The options of a row; missing ones at the end, with which tables fill up, fall away.
+
+    Raises:
+        TaskError: for one that is no text or number.
+    """
+    found = list(choices or ())
+    while found and is_missing(found[-1]):
+        found.pop()
+    for place, choice in enumerate(found):
+        if not isinstance(choice, (str, int, float)) or is_missing(choice):
+            raise TaskError(f"choice {ascii_uppercase[place % 26]} is {choice!r}: choices are texts or numbers")
+    return found
+
+
 def _task(
     row: Mapping[str, Any],
     number: int,
@@ -198,7 +222,7 @@ def _task(
         raise TaskError(f"it is a {type(row).__name__}, not an object with columns")
     if BROKEN in row:
         raise TaskError(row[BROKEN])
-    fields = {name: value_of(row, name, columns) for name in COLUMNS}
+    fields = {name: None if is_missing(value := value_of(row, name, columns)) else value for name in COLUMNS}
     fields |= {name: from_json(name, fields[name]) for name in json_columns}
     if fields["choices"] is None:
         fields["choices"] = _lettered(row)
@@ -207,9 +231,9 @@ def _task(
         raise TaskError("it is a conversation, a trace for SFT: a task has a question and an answer")
     check_types(fields)
     images = fields["images"] if fields["images"] is not None else value_of(row, "image", columns)
-    images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
+    images = [] if is_missing(images) else images if isinstance(images, (list, tuple)) else [images]
     max_pixels = fields["first_view_max_pixels"]
-    choices = tuple(str(choice) for choice in fields["choices"] or ())
+    choices = tuple(map(str, plain_choices(fields["choices"])))
     for column, text in (*(("choice", choice) for choice in choices), ("answer", str(fields["answer"]))):
         refuse_placeholders(text, column)
     choices, fields["answer"] = tuple(map(unescaped, choices)), _each_text(unescaped, fields["answer"])

@@ -25,7 +25,7 @@ from environments.seats import Conversation
 from fovea.answers import written
 from fovea.answers.boxes import boxes_in
 from fovea.boxes import Box, Frame, Framing, View
-from fovea.endpoint import ChatEndpoint
+from fovea.endpoint import ChatEndpoint, is_whole
 from fovea.images import fit
 from fovea.models.loading import Model
 from fovea.tasks import Task
@@ -58,8 +58,8 @@ class EndpointChat:
     def ask(self, messages: Messages, *, max_tokens: int, draw: int) -> tuple[str, int]:
         asked = messages_of(Conversation(NOBODY, messages))
         answer = self.endpoint.chat(asked, max_tokens=max_tokens, temperature=self.temperature)
-        if answer["finish_reason"] == "length":
-            raise RoleError(f"it was cut off at {max_tokens} tokens")
+        if not is_whole(answer):
+            raise RoleError(f"it was cut off, at most {max_tokens} tokens: {answer['finish_reason']}")
         return answer["text"], answer["num_tokens"] or 0
 
     def shown(self, image: Image.Image) -> Image.Image:

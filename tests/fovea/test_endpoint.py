@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from fovea.endpoint import ChatEndpoint, EndpointError, Server, data_url
+from fovea.endpoint import ChatEndpoint, EndpointError, RefusedRequest, Server, data_url, is_whole
 
 
 def says(text, **usage):
@@ -83,3 +83,87 @@ def test_what_says_nothing_is_not_remembered_nor_what_another_server_said(serve,
     said = [endpoint(server, cache=cache).chat(MESSAGES)["text"] for _ in range(4)]
     assert said == ["", "wel", "7", "7"] and len(server.requests) == 3
     assert endpoint(other, cache=cache).chat(MESSAGES)["text"] == "8"
+
+
+NOT_THE_REASON = [
+    '{"error": {"message": "bad image", "request": {"temperature": 0, "seed": 3, "top_p": 1}}}',
+    "model doubao-seed-vl: image is too small",
+    "model doubao-seed-vl does not support images of this size",
+    '{"detail": [{"type": "missing", "loc": ["body", "messages"], "input": {"temperature": 0, "seed": 3}}]}',
+    '{"error": {"message": "unknown error: seed", "param": "messages"}}',
+]
+
+
+@pytest.mark.parametrize("answer", NOT_THE_REASON)
+def test_a_refusal_that_names_a_setting_for_another_reason_drops_none(serve, answer):
+    server = serve((400, answer), says("8"))
+    model = endpoint(server)
+    with pytest.raises(RefusedRequest):
+        model.chat(MESSAGES, temperature=0, seed=3, top_p=1)
+    model.chat(MESSAGES, temperature=0, seed=3, top_p=1)
+    assert all({"temperature", "seed", "top_p"} <= request.keys() for request in server.requests)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"error": {"message": "Unsupported value", "param": "temperature"}}',
+        "Unsupported parameter: 'temperature' is not supported with this model.",
+        '{"error": {"message": "Unrecognized request argument supplied: temperature"}}',
+        '{"detail": [{"type": "extra_forbidden", "loc": ["body", "temperature"], "msg": "Extra inputs"}]}',
+        "this endpoint does not support temperature",
+    ],
+)
+def test_a_setting_that_is_refused_is_left_out_and_told(serve, answer, caplog):
+    server = serve((400, answer), says("8"))
+    assert endpoint(server).chat(MESSAGES, temperature=0.5, seed=3)["text"] == "8"
+    assert "temperature" not in server.requests[1] and server.requests[1]["seed"] == 3
+    assert "takes no temperature" in caplog.text
+
+
+def test_a_setting_whose_absence_did_not_help_is_sent_again(serve):
+    server = serve((400, "temperature is not supported"), (400, "the image is broken"), says("8"))
+    model = endpoint(server)
+    with pytest.raises(RefusedRequest, match="the image is broken"):
+        model.chat(MESSAGES, temperature=0.5)
+    model.chat(MESSAGES, temperature=0.5)
+    assert "temperature" in server.requests[2]
+
+
+CALLED = {"function": {"name": "zoom", "arguments": '{"bbox": [1, 2]}'}}
+WRITTEN = '<tool_call>\n{"name": "zoom", "arguments": {"bbox": [1, 2]}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab"),
+        ({"reasoning_content": "hm"}, ""),
+        ({"content": None, "refusal": "no"}, ""),
+        (
+            {"content": None, "tool_calls": [CALLED]},
+            '<tool_call>\n{"name": "zoom", "arguments": {"bbox": [1, 2]}}\n</tool_call>',
+        ),
+    ],
+)
+def test_what_a_message_says(serve, message, text):
+    server = serve((200, json.dumps({"choices": [{"message": message, "finish_reason": "tool_calls"}]})))
+    assert endpoint(server).chat(MESSAGES)["text"] == text
+
+
+@pytest.mark.parametrize(("reason", "expected"), [("stop", True), (None, True), ("tool_calls", True), ("length", False),
+                                                  ("max_tokens", False), ("content_filter", False)])  # fmt: skip
+def test_only_what_the_model_ended_is_whole_and_remembered(serve, tmp_path, reason, expected):
+    said = 200, json.dumps({"choices": [{"message": {"content": "7"}, "finish_reason": reason}]})
+    server = serve(said, said)
+    model = endpoint(server, cache=tmp_path / "answers.jsonl")
+    assert is_whole(model.chat(MESSAGES)) is expected
+    model.chat(MESSAGES)
+    assert len(server.requests) == (1 if expected else 2)
+
+
+def test_an_answer_that_ended_in_an_error_is_none(serve):
+    with pytest.raises(EndpointError, match="with an error"):
+        endpoint(serve((200, json.dumps({"choices": [{"message": {"content": "7"}, "finish_reason": "error"}]})))).chat(
+            MESSAGES
+        )

@@ -71,3 +71,27 @@ def test_without_a_judge_the_cure_is_said(monkeypatch, make_episode):
     module._endpoint.cache_clear()
     with pytest.raises(RewardError, match="set FOVEA_JUDGE_URL"):
         score(load_reward("judge"), [make_episode("7")])
+
+
+@pytest.mark.parametrize(
+    ("said", "paid"),
+    [
+        ("Correct answer is 7; the given answer 3 is incorrect.", None),
+        ("Correct: no, the answer is 3.", None),
+        ("correct/incorrect", None),
+        ("Correct. No, wait: it is incorrect.", None),
+        ("Incorrect. The correct answer is 3.", 0.0),
+        ("incorrect\nThe reference says 3.", 0.0),
+        ("Correct, both mean 7.", 1.0),
+        ("'correct'.", 1.0),
+        ("**Incorrect.**", 0.0),
+    ],
+)
+def test_the_first_word_alone_is_no_verdict(said, paid):
+    assert module.verdict_in(said) == paid
+
+
+def test_a_reply_that_was_cut_or_filtered_is_no_verdict(serve, named, make_episode):
+    filtered = 200, json.dumps({"choices": [{"message": {"content": "correct"}, "finish_reason": "content_filter"}]})
+    named(serve(filtered))
+    assert score(load_reward("judge"), [make_episode("7")]) == [None]

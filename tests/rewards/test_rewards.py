@@ -1,4 +1,4 @@
-from functools import partial
+from functools import partial, wraps
 
 import numpy as np
 import pytest
@@ -236,3 +236,70 @@ def test_a_column_that_no_row_has_is_told_before_anything_is_played(make_task):
         check_columns([reward], [make_task()])
     check_columns([reward], [make_task(columns={"family": "read"})])
     check_columns([Reward("other", RewardKind.EPISODE, lambda task, episode: 1.0)], [make_task()])
+
+
+async def slow(task, episode):
+    return 0.5
+
+
+async def slow_group(task, episodes):
+    return [0.25] * len(episodes)
+
+
+def by_position(task, episode, /):
+    return 1.0
+
+
+def decorated(function):
+    @wraps(function)
+    def inner(t, e):
+        return function(t, e)
+
+    return inner
+
+
+def any_arguments(function):
+    @wraps(function)
+    def inner(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return inner
+
+
+def plain(task, episode):
+    return 0.75
+
+
+def few_columns(completions, answer):
+    return [float(one == "7") for one in answer]
+
+
+def of_the_trainer(prompts, completions, completion_ids, trainer_state, log_metric, **columns):
+    log_metric("seen", 1.0)
+    return [float(len(ids)) for ids in completion_ids]
+
+
+@pytest.mark.parametrize(
+    ("function", "paid"),
+    [(slow, 0.5), (slow_group, 0.25), (any_arguments(plain), 0.75), (few_columns, 1.0), (of_the_trainer, 0.0)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_rewards_are_called_as_they_can_be(make_episode, function, paid):
+    episodes = [make_episode("7"), make_episode("7")]
+    assert score(Reward("r", kind_of(function), function), episodes) == [paid, paid]
+
+
+@pytest.mark.parametrize("function", [by_position, decorated(plain)])
+def test_a_reward_that_cannot_be_called_by_name_is_refused_when_it_is_named(function):
+    with pytest.raises(ValueError, match="is called by name, and cannot be"):
+        kind_of(function)
+
+
+def test_rewards_of_one_maker_are_told_apart_by_their_names(tmp_path):
+    made = "def make(n):\n    def reward(task, episode):\n        return n\n    return reward\n"
+    code = f"{made}short, long = make(1), make(2)\n"
+    (tmp_path / "mine.py").write_text(code)
+    assert [one.name for one in load_rewards([f"{tmp_path}/mine.py:short", f"{tmp_path}/mine.py:long"])] == [
+        "short",
+        "long",
+    ]

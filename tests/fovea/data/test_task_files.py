@@ -405,3 +405,46 @@ def test_tables_are_read_with_their_own_sign(folder, sign):
     path.write_text(f"{sign.join(head)}\n{sign.join(row)}\n", encoding="utf-8-sig")
     [task] = load_tasks(path, json_columns=["boxes"])
     assert (task.question, task.kind, len(task.boxes)) == (f'one{sign} two\n"three"?', AnswerKind.NUMBER, 1)
+
+
+@pytest.mark.parametrize("choice", [{"label": "A", "text": "red"}, ["red"], None, float("nan")], ids=str)
+def test_choices_are_texts_or_numbers(folder, choice):
+    row = {"images": ["a.png"], "question": "q?", "choices": [choice, "blue"], "answer": "B"}
+    with pytest.raises(TaskError, match="choice A is"):
+        to_tasks([row], source="x", folder=folder)
+
+
+@pytest.mark.parametrize("filling", [[None], [None, None], [float("nan")]], ids=str)
+def test_tables_fill_up_choices_with_nothing(folder, filling):
+    row = {"images": ["a.png"], "question": "q?", "choices": ["red", "blue", *filling], "answer": "B"}
+    [task] = to_tasks([row], source="x", folder=folder)
+    assert task.choices == ("red", "blue")
+
+
+@pytest.mark.parametrize("image", [3, 2.5, False, [["a.png"]], {"a": 1}, [[[0, 0, 0]]]], ids=str)
+def test_what_is_no_image_is_told_by_its_row(folder, image):
+    with pytest.raises(TaskError, match="row 0 of x: an image is"):
+        to_tasks([{"images": [image], "question": "q?", "answer": "7"}], source="x", folder=folder)
+
+
+def test_missing_cells_of_pandas_are_missing(folder):
+    nan = float("nan")
+    row = {"image": nan, "question": "q?", "answer": "7", "choices": nan, "boxes": nan, "metadata": nan, "id": nan}
+    [task] = to_tasks([row], source="x", folder=folder)
+    assert (task.images, task.choices, task.boxes, task.id) == ((), (), (), "0")
+    with pytest.raises(TaskError, match="answer is missing"):
+        to_tasks([row | {"answer": nan}], source="x", folder=folder)
+
+
+def test_classes_are_read_by_their_names(folder):
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    features = datasets.Features(
+        {"question": datasets.Value("string"), "answer": names, "tags": datasets.Sequence(names)}
+    )
+    rows = [
+        {"question": "cat or dog?", "answer": 1, "tags": [0, 1]},
+        {"question": "And here?", "answer": 0, "tags": []},
+    ]
+    datasets.Dataset.from_list(rows, features=features).save_to_disk(folder / "saved")
+    tasks = load_tasks(folder / "saved")
+    assert [task.answer for task in tasks] == ["dog", "cat"] and tasks[0].columns["tags"] == ["cat", "dog"]
