@@ -2,21 +2,20 @@
 
 The same albums taught as final answers and as chains, GRPO in the focus environment behind the chains, and what each is
 worth on held-out albums, and on albums of 2 to 24 images. Each step is the published command; what is there already is
-not made again. GRPO takes a fifth of the recipe's steps, so that the story takes minutes (`--grpo_steps 300`: all).
-Chains and answers are taught side by side, and evaluations run two at a time, each on half of the cores; GRPO runs in
-two processes. Other seeds (`python -m evaluation.focus_story --seed 1`) train on the traces of the first.
+not made again. Two jobs run side by side, each on half of the cores. GRPO takes a fifth of the recipe's steps, so that
+the story takes minutes (`--grpo_steps 300`: all). Other seeds (`python -m evaluation.focus_story --seed 1`) train on
+the traces of the first.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from threading import Event
 
 from evaluation.compare import compare, table, write
-from evaluation.tiny_story import LAUNCH_TWO, evaluate, fovea, run, side_by_side, train
+from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, side_by_side, train
 from fovea.commands import plain_parser
 
 FOLDER = Path("runs/focus_chain/tiny")
@@ -50,32 +49,41 @@ def tell(folder: Path, seed: int, grpo_steps: int) -> None:
             *seeded,
         )  # fmt: skip
 
-    side_by_side(
-        lambda: teach(sft, "tiny_sft.yaml", "traces"),
-        lambda: teach(answers, "tiny_answers_sft.yaml", "answers", *AT_ONCE),
-    )
-    train(
-        rl, *LAUNCH_TWO, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", "--model_name_or_path", str(sft),
-        "--output_dir", str(rl), "--per_device_train_batch_size", "32", "--max_steps", str(grpo_steps), *seeded,
-    )  # fmt: skip
-    judged = [
-        judge(answers, answers / "evaluation", *AT_ONCE),
-        judge(answers, answers / "sweep_at_once", *SWEEP, *AT_ONCE),
-        judge(BASE, base / "sweep_at_once", *SWEEP, *AT_ONCE, "--prompt", "direct"),
-        judge(BASE, base / "sweep_focus", *SWEEP),
-    ]
-    for model in (sft, rl):
-        judged += [
-            judge(model, model / "evaluation"),
-            judge(model, model / "sweep_focus", *SWEEP),
-            judge(model, model / "sweep_at_once", *SWEEP, *AT_ONCE),
-        ]
-    side_by_side(*judged)
+    taught = Event()
+
+    def chains() -> None:
+        try:
+            teach(sft, "tiny_sft.yaml", "traces")
+        finally:
+            taught.set()  # the other job then finds no checkpoint, and stops too
+        train(
+            rl, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", "--model_name_or_path", str(sft),
+            "--output_dir", str(rl), "--max_steps", str(grpo_steps), *seeded,
+        )  # fmt: skip
+        judge_chains(rl)
+
+    def beside() -> None:
+        teach(answers, "tiny_answers_sft.yaml", "answers", *AT_ONCE)
+        judge(answers, answers / "evaluation", *AT_ONCE)
+        judge(answers, answers / "sweep_at_once", *SWEEP, *AT_ONCE)
+        judge(BASE, base / "sweep_at_once", *SWEEP, *AT_ONCE, "--prompt", "direct")
+        judge(BASE, base / "sweep_focus", *SWEEP)
+        taught.wait()
+        judge_chains(sft)
+
+    side_by_side(chains, beside)
 
 
-def judge(model: str | Path, folder: Path, *options: str) -> Callable[[], None]:
-    """The job that evaluates a checkpoint on albums."""
-    return partial(evaluate, model, folder, *options, config=EVALUATION)
+def judge_chains(model: Path) -> None:
+    """Evaluates a checkpoint that focuses: on the held-out albums, and on the sweep in both modes."""
+    judge(model, model / "evaluation")
+    judge(model, model / "sweep_focus", *SWEEP)
+    judge(model, model / "sweep_at_once", *SWEEP, *AT_ONCE)
+
+
+def judge(model: str | Path, folder: Path, *options: str) -> None:
+    """Evaluates a checkpoint on albums."""
+    evaluate(model, folder, *options, config=EVALUATION)
 
 
 def main() -> None:
