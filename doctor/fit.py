@@ -17,6 +17,7 @@ from doctor.memory import GIB, OVERHEAD, Sharding
 from fovea.kernels.layouts import FAMILIES
 from fovea.kernels.packing import Row, split_rows
 from fovea.models.loading import FEATURE_BYTES
+from fovea.training import ROUNDING_CURE, lost_to_rounding
 from sft.arguments import SFTScriptArguments
 
 
@@ -139,6 +140,16 @@ def exceeded_sft_memory(
     cures += ["--gradient_checkpointing true"] * (not args.gradient_checkpointing)
     remark = "what a trained vision tower keeps for backward is not counted" if script.train_vision else ""
     exceeded_memory(note, held, [Phase("training", loss + vision, tuple(cures))], launch, remark)
+
+
+def lost_updates(note: Note, network: Any, launch: Launch) -> None:
+    """Weights of 16 bits whose updates would round to nothing."""
+    is_copied = launch.sharding.zero_stage > 0 or launch.model_args.use_peft
+    dtype = launch.dtype(network)
+    if not is_copied and (problem := lost_to_rounding(dtype, launch.args.learning_rate)):
+        note.warn(problem, f"{ROUNDING_CURE} (--accelerate_config)")
+    else:
+        note.ok(f"weights in {str(dtype).removeprefix('torch.')} move at a rate of {launch.args.learning_rate:g}")
 
 
 def can_estimate(note: Note, network: Any) -> bool:

@@ -9,7 +9,7 @@ from doctor.data import trained_held_out_tasks, unfit_tasks
 from doctor.environment import Subject, misread_boxes, resized_images
 from doctor.episode import hidden_tools, overlong_episodes, refused_zooms
 from doctor.findings import Examination, Note
-from doctor.fit import Launch, exceeded_grpo_memory
+from doctor.fit import Launch, exceeded_grpo_memory, lost_updates
 from doctor.log_probabilities import differing_log_probabilities
 from doctor.memory import Sharding, device_gib
 from doctor.model import mask_of_images, read_model
@@ -63,6 +63,7 @@ def examine_episodes(
     """What model, tasks and environment make together."""
     check, args = examination.check, launch.args
     check("family", lambda note: check_family(loaded[0].processor))
+    check("precision", lost_updates, loaded[0].network, launch)
     subject = check("environment", lambda note: Subject.of(loaded, tasks, episodes))
     if subject is None:
         return

@@ -9,7 +9,7 @@ from trl import ModelConfig
 
 from doctor.environment import Subject, misread_boxes, resized_images
 from doctor.findings import Examination, Note
-from doctor.fit import Launch, exceeded_sft_memory
+from doctor.fit import Launch, exceeded_sft_memory, lost_updates
 from doctor.memory import Sharding, device_gib
 from doctor.model import mask_of_images, read_model
 from doctor.settings import read_launch, read_settings
@@ -43,8 +43,9 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
             check("boxes in traces", boxes_in_another_frame, subject, records)
             check("crops in traces", crops_of_another_size, subject, records)
         sharding = check("launch", read_launch, doctor.accelerate_config) or Sharding()
+        launch = Launch(model_args, args, sharding, doctor.gpu_memory_gib or device_gib())
+        check("precision", lost_updates, subject.model.network, launch)
         if longest:
-            launch = Launch(model_args, args, sharding, doctor.gpu_memory_gib or device_gib())
             check("memory", exceeded_sft_memory, subject, longest, script, launch)
     return doctor.json
 

@@ -254,7 +254,8 @@ class Seat:
             logprobs=tuple(self.logprobs) if self.logprobs else None,
         )
         messages = tuple(self.conversation.messages)
-        own = None if self.get_reward is None else awaited(self.get_reward())
+        own: Any = None if self.get_reward is None else awaited(self.get_reward())
+        own = own.item() if hasattr(own, "item") else own  # of NumPy or PyTorch
         num_image_tokens = None if self.renderer is None else ids.count(self.renderer.image_token_id)
         return Episode(
             self.task,

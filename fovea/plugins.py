@@ -44,5 +44,13 @@ def _load_file(path: Path) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    kept = list(sys.path)
+    sys.path.insert(0, str(path.resolve().parent))  # its neighbours may be imported, as when it is run
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]  # half of it is none
+        raise
+    finally:
+        sys.path[:] = kept
     return module

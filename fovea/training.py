@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
@@ -17,6 +19,8 @@ from fovea.processes import process_state
 from fovea.runs.checkpoints import COMPLETE, WholeCheckpoints, is_finished, last_whole_checkpoint, reopen
 from fovea.runs.directory import RunDirectory
 from fovea.runs.model_card import with_base
+
+logger = logging.getLogger(__name__)
 
 
 class MaskedCheckpoints(WholeCheckpoints):
@@ -49,6 +53,7 @@ def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minute
     """
     if checkpoint is not None:
         check_same_mask(Path(checkpoint), trainer.accelerator.unwrap_model(trainer.model))
+    warn_of_rounding(trainer)
     trainer.add_callback(EndCallback(run))
     trainer.add_callback(MetricsCallback(run))
     trainer.add_callback(TimeLimitCallback(max_minutes))
@@ -73,6 +78,38 @@ def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minute
     if best and process_state().is_main_process:
         reached = f"{trainer.args.metric_for_best_model} {trainer.state.best_metric:.4g}"
         print(f"{run.path} holds the weights of {Path(best).name}, the best one: {reached}")
+
+
+TYPICAL_WEIGHT = 0.02
+"""Standard deviation of the weights of released language towers."""
+
+
+def lost_to_rounding(dtype: torch.dtype, rate: float) -> str | None:
+    """Why a training of weights of 16 bits, without a copy in float32, would hardly move them; None if it would.
+
+    Adam's steps are about as large as the rate, and less than half the distance between two numbers is rounded away:
+    of bfloat16 (8 bits of significand) that is 2^-9 of a weight.
+    """
+    if dtype not in (torch.bfloat16, torch.float16) or rate >= TYPICAL_WEIGHT * torch.finfo(dtype).eps / 4:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    return (
+        f"weights are trained in {name} without a copy in float32: at a rate of {rate:g} most updates round to nothing"
+    )
+
+
+ROUNDING_CURE = "launch with configs/accelerate/zero2.yaml, also on one GPU, or set --dtype float32 or --use_peft true"
+
+
+def warn_of_rounding(trainer: Any) -> None:
+    """Says on the main process that a training would hardly move its weights."""
+    network = trainer.accelerator.unwrap_model(trainer.model)
+    trained = {weight.dtype for weight in network.parameters() if weight.requires_grad}
+    if trainer.is_deepspeed_enabled or getattr(network, "peft_config", None) or not process_state().is_main_process:
+        return
+    for dtype in trained:
+        if problem := lost_to_rounding(dtype, trainer.args.learning_rate):
+            logger.warning(f"{problem}: {ROUNDING_CURE}")
 
 
 def save_together(trainer: Any) -> None:

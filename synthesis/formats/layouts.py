@@ -146,10 +146,14 @@ def _message(raw: Mapping[str, Any], role: str, where: str) -> Message:
     return Message("assistant" if role == "call" else role, text, images, known)
 
 
+_NAMED_IMAGE = re.compile(r"(?:Picture \d+:\s*)?<img>([^<\n]+)</img>")
+"""An image by its path, as Qwen-VL's files and old ones of ms-swift write it."""
+
+
 def _content(content: Any, where: str) -> tuple[str, list[Any]]:
     """The text of a content and the images that stand in it."""
     if isinstance(content, str):
-        return content, []
+        return _NAMED_IMAGE.sub(PLACEHOLDER, content), _NAMED_IMAGE.findall(content)
     if isinstance(content, Mapping):
         content = [content]
     if not isinstance(content, (list, tuple)):

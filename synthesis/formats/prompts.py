@@ -44,8 +44,17 @@ def task_row(row: Mapping[str, Any], strip: re.Pattern | None = None) -> dict[st
         "images": images,
         "question": question_of(asked, strip, Changes()),
         "answer": answer,
+        "kind": "choice" if _is_letter_of(asked, answer) else None,
         "metadata": {"source": row.get("data_source"), "index": extra.get("index", extra.get("id"))},
     }
+
+
+def _is_letter_of(asked: str, answer: Any) -> bool:
+    """Whether a reference is the letter of one of the options that a prompt lists."""
+    if not isinstance(answer, str) or not re.fullmatch("[A-Z]", answer.strip()):
+        return False
+    letters = set(re.findall(r"^\s*\(?([A-Z])[).:]", asked, re.MULTILINE))
+    return {"A", "B", answer.strip()} <= letters
 
 
 def prompt_row(task: Task) -> dict[str, Any]:

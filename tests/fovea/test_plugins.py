@@ -1,5 +1,7 @@
 """Objects of the user's own by name, and what is said where there is none."""
 
+import sys
+
 import pytest
 
 from fovea.jsonl import read_jsonl
@@ -44,3 +46,18 @@ def test_a_module_that_fails_to_import_another_says_which(tmp_path):
     (tmp_path / "mine.py").write_text("import a_package_that_is_not_there\n")
     with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
         load_object(f"{tmp_path}/mine.py:f")
+
+
+def test_a_file_may_import_its_neighbours(tmp_path):
+    (tmp_path / "helper_of_mine.py").write_text("def h():\n    return 5\n")
+    (tmp_path / "mine.py").write_text("from helper_of_mine import h\n")
+    before = list(sys.path)
+    assert load_object(f"{tmp_path}/mine.py:h")() == 5 and sys.path == before
+
+
+def test_a_file_that_was_mended_is_run_again(tmp_path):
+    (tmp_path / "mine.py").write_text("f = 1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        load_object(f"{tmp_path}/mine.py:f")
+    (tmp_path / "mine.py").write_text("f = 1\ng = 22\n")
+    assert load_object(f"{tmp_path}/mine.py:g") == 22

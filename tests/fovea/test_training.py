@@ -2,12 +2,14 @@
 
 from types import SimpleNamespace
 
+import pytest
+import torch
 from torch.nn.modules.module import _IncompatibleKeys
 
 from fovea.jsonl import read_jsonl
 from fovea.runs.checkpoints import WholeCheckpoints
 from fovea.runs.directory import RunDirectory
-from fovea.training import MetricsCallback, TimeLimitCallback
+from fovea.training import MetricsCallback, TimeLimitCallback, lost_to_rounding
 
 
 def stops(callback, monkeypatch, *, after_seconds: float) -> bool:
@@ -49,3 +51,24 @@ def test_only_the_main_process_writes_metrics(tmp_path):
         state = SimpleNamespace(is_world_process_zero=is_main, global_step=3)
         callback.on_log(None, state, None, logs={"loss": 0.5})
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 3, "loss": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rate", "moves"),
+    [
+        (torch.bfloat16, 1e-6, False),
+        (torch.bfloat16, 5e-6, False),
+        (torch.bfloat16, 1e-4, True),
+        (torch.float32, 1e-6, True),
+    ],
+)
+def test_a_rate_that_rounds_to_nothing_is_told(dtype, rate, moves):
+    """By AdamW on weights as released ones are."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter((0.02 * torch.randn(20_000)).to(dtype))
+    before, optimizer = weight.detach().clone(), torch.optim.AdamW([weight], lr=rate, weight_decay=0)
+    for _ in range(10):
+        weight.grad = torch.randn_like(weight)
+        optimizer.step()
+    assert ((weight != before).float().mean() > 0.6) == moves
+    assert (lost_to_rounding(dtype, rate) is None) == moves

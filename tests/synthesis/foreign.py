@@ -178,6 +178,17 @@ def swift(story, folder):
     return {"messages": [*rows, {"role": "assistant", "content": "7"}], "images": images}
 
 
+def qwen_vl(story, folder):
+    """Images by their paths inside the text, as in Qwen-VL's files and old ones of ms-swift."""
+    names = iter(story.paths(folder))
+    rows = [{"from": "user", "value": f"Picture 1: <img>{next(names)}</img>\nWhich digit?"}]
+    for turn in story.turns:
+        calls = "\n".join(f"<tool_call>\n{call(zoom, img_idx=zoom.image)}\n</tool_call>" for zoom in turn)
+        rows.append({"from": "assistant", "value": f"<think>Closer.</think>\n{calls}"})
+        rows += [{"from": "tool", "value": f"<img>{next(names)}</img>"} for _ in turn]
+    return {"conversations": [*rows, {"from": "assistant", "value": "7"}]}
+
+
 def trl(story, folder):
     rows = []
     for turn in story.turns:
@@ -301,6 +312,7 @@ PUBLISHED = {
     "sharegpt": Published(sharegpt, BOTH, told="sharegpt"),
     "llamafactory_openai": Published(llamafactory_openai, BOTH, told="trl"),
     "swift": Published(swift, BOTH, told="swift"),
+    "qwen_vl": Published(qwen_vl, BOTH, told="hermes"),
     "trl": Published(trl, BOTH, told="trl"),
     "hermes": Published(hermes, BOTH, told="hermes"),
     "mini_o3": Published(mini_o3, NESTED, told="mini_o3", frame="unit"),

@@ -209,13 +209,17 @@ def test_deepeyes_prompts_become_tasks(tmp_path, picture, monkeypatch, capsys):
         "reward_model": {"ground_truth": "red", "style": "model"},
         "extra_info": {"answer": "red", "index": "0", "question": "q", "split": "train"},
     }
-    rows = [row, {**row, "reward_model": {"ground_truth": "B", "style": "rule"}}]
+    is_b = {"ground_truth": "B", "style": "rule"}
+    asked = row["prompt"][1] | {"content": "<image>Which?\nA. red\nB. blue"}
+    rows = [row, {**row, "reward_model": is_b}, {**row, "prompt": [asked], "reward_model": is_b}]
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "d.parquet")
     monkeypatch.setattr(sys, "argv", ["fovea data convert", str(tmp_path / "d.parquet"), str(tmp_path / "out")])
     main()
     tasks = load_tasks(tmp_path / "out")
-    assert [(task.question, task.answer) for task in tasks] == [("Is it red?", "red"), ("Is it red?", "B")]
-    assert "2 prompts without traces became tasks" in capsys.readouterr().out
+    found = [(task.question, task.answer, str(task.kind)) for task in tasks]
+    assert found[:2] == [("Is it red?", "red", "text"), ("Is it red?", "B", "text")]
+    assert found[2] == ("Which?\nA. red\nB. blue", "B", "choice")
+    assert "3 prompts without traces became tasks" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["sharegpt", "swift", "trl", "hermes", "mini_o3"])
