@@ -13,11 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from environments.arguments import EpisodeArguments
 from fovea.jsonl import read_jsonl
-from fovea.models.loading import load_model
+from fovea.models.loading import LANGUAGE_LINEARS, load_model
 from fovea.models.names import resolve_path
 from synthesis.oracle_traces import TraceArguments, write_oracle_traces
 
@@ -113,6 +114,25 @@ def test_grpo_checkpoints_goes_on_and_exports(tmp_path, stage, options):
     assert "going on from" in run(*words, "3", stage=stage)
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl") if "reward" in row] == [1, 2, 3]
     load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_all_weights_are_trained_from_an_adapter(tmp_path, stage):
+    """It is merged where processes hold parts of the weights too; at a rate of nothing the merged model comes out."""
+    network = load_model("tiny").network
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=LANGUAGE_LINEARS, init_lora_weights=False)
+    adapted = get_peft_model(network, config)
+    adapted.peft_config["default"].base_model_name_or_path = "tiny"
+    adapted.save_pretrained(tmp_path / "adapter")
+    run(
+        "rl/train_grpo.py", "--model_name_or_path", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "rl"),
+        *ON_GLOO, "--per_device_train_batch_size", "4", "--num_generations", "2", "--max_tasks", "16",
+        "--cold_start_config", "", "--learning_rate", "1e-12", "--beta", "0.01", "--max_steps", "1", stage=stage,
+    )  # fmt: skip
+    merged, plain = (load_model(name).network.state_dict() for name in (str(tmp_path / "adapter"), "tiny"))
+    for name, weight in load_model(str(tmp_path / "rl")).network.state_dict().items():
+        torch.testing.assert_close(weight, merged[name], atol=1e-5, rtol=1e-4)
+    assert any(not torch.allclose(merged[name], plain[name], atol=1e-3) for name in plain)
 
 
 def test_processes_may_generate_differently_often(tmp_path):
