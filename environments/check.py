@@ -15,9 +15,10 @@ from PIL import Image
 from transformers.utils import get_json_schema
 
 from environments.content import content_of
-from environments.seats import awaited, opening, system_prompt_of, tools_of
+from environments.seats import opening, system_prompt_of, tools_of
+from fovea.awaiting import awaited
 from fovea.commands import plain_parser
-from fovea.episodes import FaultKind, ModelFault
+from fovea.episodes import ModelFault
 from fovea.images import image_hash
 from fovea.plugins import load_object
 from fovea.tasks import Task
@@ -50,8 +51,9 @@ def check_environment(
     _require(first == again, "reset gives something else the second time: it must not keep anything from before")
     passed += ["resets to the same opening", _described(first, task, environment)]
     called = {name for name, _ in calls}
-    tried = [*calls, *((name, made_up(schemas[name])) for name in tools if name not in called)]
-    for name, arguments in tried:
+    made = {name: made_up(schemas[name]) for name in tools if name not in called}
+    passed += [f"{name} was not tried: no arguments can be made up for it" for name, one in made.items() if one is None]
+    for name, arguments in [*calls, *((name, one) for name, one in made.items() if one is not None)]:
         _require(name in tools, f"there is no tool {name!r} to call")
         _check_call(factory, environment, task, name, arguments)
         passed.append(f"answers {name} the same after a reset, and beside another episode")
@@ -90,21 +92,28 @@ MADE_UP = {"string": "a", "integer": 0, "number": 0.5, "boolean": True, "object"
 """Values by their type in a schema."""
 
 
-def made_up(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that fit the JSON schema of a tool's parameters: those that it requires."""
-    return {name: _value(schema["properties"][name]) for name in schema.get("required", ())}
+def made_up(schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Arguments that fit the JSON schema of a tool's parameters: those that it requires; None where none is known."""
+    try:
+        return {name: _value(schema["properties"][name]) for name in schema.get("required", ())}
+    except KeyError:
+        return None
 
 
 def _value(schema: Mapping[str, Any]) -> Any:
+    """A value that fits a schema. Raises KeyError for one of a type that is not known."""
     if options := schema.get("enum") or schema.get("choices"):
         return options[0]
+    if "anyOf" in schema:
+        return _value(next(one for one in schema["anyOf"] if one.get("type") != "null"))
     kind = schema.get("type")
     kind = kind[0] if isinstance(kind, list) else kind
-    if kind == "array":
-        item = schema.get("items", {})
-        # Four numbers are the box that most tools with numbers take.
-        return [0.1, 0.1, 0.9, 0.9] if item.get("type") == "number" else [_value(item)]
-    return MADE_UP.get(str(kind))
+    if kind != "array":
+        return MADE_UP[str(kind)]
+    if "prefixItems" in schema:
+        return [_value(item) for item in schema["prefixItems"]]
+    # Four numbers are the box that most tools with numbers take.
+    return [0.1, 0.1, 0.9, 0.9] if schema["items"].get("type") == "number" else [_value(schema["items"])]
 
 
 def _opened(environment: Any, task: Task) -> list[tuple[str, str]]:
@@ -174,7 +183,6 @@ def _outcome(tool: Callable, arguments: dict, name: str, *, allow_type_error: bo
     try:
         value = awaited(tool(**copy.deepcopy(arguments)))
     except ModelFault as fault:
-        _require(isinstance(fault.kind, FaultKind), f"tool {name} raises ModelFault({fault.kind!r}): use a FaultKind")
         return [("fault", str(fault))]
     except TypeError as error:
         if allow_type_error:
@@ -184,6 +192,7 @@ def _outcome(tool: Callable, arguments: dict, name: str, *, allow_type_error: bo
         raise EnvironmentCheckError(
             f"tool {name} raised {error!r} on {arguments}: raise ModelFault(kind, message) if the model is to blame"
         ) from error
+    _require(value is not None, f"tool {name} returned None on {arguments}, and the model would read 'None'")
     try:
         return _compared(content_of(value, f"tool {name}"))
     except TypeError as error:

@@ -3,46 +3,57 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
+from datetime import date, time
+from decimal import Decimal
 from typing import Any, get_type_hints
 
 from PIL import Image
 
-_NUMBERS = (str, bool, int, float)
+_PLAIN = (str, bool, int, float, complex, Decimal, date, time, type(None))
 
 
 def content_of(value: Any, where: str, *, is_shared: bool = False) -> list[dict[str, Any]]:
     """The blocks of text and images that a value stands for.
 
-    It is a text, a number or other plain data (its text), a PIL image, a block, or a list of texts, images and blocks.
-    Images are copied, since an environment may draw on its own later; not where they `is_shared` by many episodes, of
-    an environment that never does.
+    It is a text, a number or other plain data (its text, as in TRL), a PIL image, a block, or a list of texts, images
+    and blocks. Images are copied, since an environment may draw on its own later; not where they `is_shared` by many
+    episodes, of an environment that never does.
 
     Raises:
-        TypeError: for anything else, None too, by `where` it was returned.
+        TypeError: for anything else, by `where` it was returned.
     """
-    if isinstance(value, (list, tuple)) and any(map(_is_content, value)):
+    if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) or _is_content(item) for item in value):
         return [block for item in value for block in _blocks(item, where, is_shared)]
     return _blocks(value, where, is_shared)
 
 
 def _is_content(value: Any) -> bool:
-    return isinstance(value, Image.Image) or (isinstance(value, Mapping) and "type" in value)
+    return isinstance(value, Image.Image) or _kind(value) in ("text", "image")
+
+
+def _kind(value: Any) -> Any:
+    """The type of a block, None of anything else."""
+    if not isinstance(value, Mapping):
+        return None
+    kind = value.get("type")
+    return kind if kind == "image" or (kind == "text" and isinstance(value.get("text"), str)) else None
 
 
 def _blocks(value: Any, where: str, is_shared: bool) -> list[dict[str, Any]]:
     if isinstance(value, Image.Image):
         value = {"type": "image", "image": value}
-    if isinstance(value, Mapping) and value.get("type") == "image":
+    if _kind(value) == "image":
         image = value.get("image")
         if not isinstance(image, Image.Image):
             raise TypeError(
                 f"{where} returned an image block with {_shown(image)}: give it a PIL image (fovea.images.open_image)"
             )
         return [dict(value) if is_shared else {**value, "image": image.copy()}]
-    if isinstance(value, Mapping) and value.get("type") == "text" and isinstance(value.get("text"), str):
+    if _kind(value) == "text":
         return [dict(value)]
-    if (isinstance(value, Mapping) and "type" in value) or not _is_plain(value):
+    if not _is_plain(value):
         raise TypeError(
             f"{where} returned {_shown(value)}: return text, a PIL image, a block "
             '({"type": "text", "text": ...} or {"type": "image", "image": ...}), or a list of these'
@@ -53,10 +64,10 @@ def _blocks(value: Any, where: str, is_shared: bool) -> list[dict[str, Any]]:
 def _is_plain(value: Any) -> bool:
     """Whether a value is text or a number, or lists and dictionaries of these."""
     if isinstance(value, Mapping):
-        return all(isinstance(name, _NUMBERS) and _is_plain(item) for name, item in value.items())
-    if isinstance(value, (list, tuple)):
+        return all(_is_plain(name) and _is_plain(item) for name, item in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
         return all(map(_is_plain, value))
-    return isinstance(value, _NUMBERS) or (hasattr(value, "item") and getattr(value, "shape", None) == ())
+    return isinstance(value, _PLAIN) or (hasattr(value, "item") and getattr(value, "shape", None) == ())
 
 
 def _shown(value: Any) -> str:
@@ -66,17 +77,19 @@ def _shown(value: Any) -> str:
 
 def misfits(tool: Callable, arguments: Mapping[str, Any]) -> list[str]:
     """The names of arguments that are not of the type that the tool's annotations ask for."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic import TypeAdapter, ValidationError
+    from pydantic.errors import PydanticUserError
 
-    loose = ConfigDict(arbitrary_types_allowed=True)
     wrong = []
     hints = get_type_hints(tool)
     for name, value in arguments.items():
         if name in hints:
             try:
-                TypeAdapter(hints[name], config=loose).validate_python(value, strict=True)
+                TypeAdapter(hints[name]).validate_json(json.dumps(value), strict=True)
             except ValidationError:
                 wrong.append(f"{name} ({_written(tool, name)})")
+            except PydanticUserError:  # an annotation that no JSON can fit
+                continue
     return wrong
 
 

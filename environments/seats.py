@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from environments.content import content_of, misfits
 from environments.prompts import TOOLS_PROMPT, VIEWS_PROMPT
 from environments.protocol import is_well_formed, parse_actions
 from environments.rendering import Renderer, images_of
-from environments.views import ViewEnvironment
+from fovea.awaiting import awaited
 from fovea.boxes import Framing
 from fovea.episodes import (
     Action,
@@ -103,19 +101,17 @@ def tools_of(environment: Any) -> dict[str, Callable]:
     }
 
 
-def awaited(value: Any) -> Any:
-    """The value, of a coroutine what it comes to: asynchronous tools and rewards run on one loop of this process."""
-    return _event_loop().run_until_complete(value) if inspect.isawaitable(value) else value
-
-
-@cache
-def _event_loop() -> asyncio.AbstractEventLoop:
-    return asyncio.new_event_loop()
-
-
 def framing_of(environment: Any) -> Framing | None:
     """In which frame the model writes boxes of the images that an environment shows now; None if it does not say."""
     return getattr(environment, "framing", None)
+
+
+def _taken(reset: Callable, row: dict[str, Any]) -> dict[str, Any]:
+    """What of a row a `reset` takes: all of it, unless it names what it wants."""
+    parameters = inspect.signature(reset).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return row
+    return {name: value for name, value in row.items() if name in parameters}
 
 
 def system_prompt_of(environment: Any) -> str:
@@ -131,12 +127,14 @@ def opening(environment: Any, task: Task) -> list[dict]:
     """
     name = f"{type(environment).__name__}.reset"
     try:
-        content = awaited(environment.reset(**task.row()))
-        if content is None and not task.images:
+        content = awaited(environment.reset(**_taken(environment.reset, task.row())))
+        if content is None or (isinstance(content, (str, list, tuple)) and not content):
+            if task.images:
+                raise ValueError(f"{name} returned {content!r}: return a list of the images and the question")
             content = task.prompt
-        if content is None:
-            raise ValueError(f"{name} returned None: return the images and the question, as text and image blocks")
-        blocks = content_of(content, name, is_shared=isinstance(environment, ViewEnvironment))
+        # Our own show first views that belong to all episodes of a task.
+        is_ours = getattr(type(environment).reset, "__module__", "").startswith("environments.")
+        blocks = content_of(content, name, is_shared=is_ours)
     except ValueError as error:
         kind = ImageError if isinstance(error, ImageError) else ValueError
         raise kind(f"task {task.id} cannot be shown: {error}") from error

@@ -42,15 +42,17 @@ def compare_pair(a: Evaluated, b: Evaluated, *, seed: int = 0) -> dict[str, Any]
         by_family[a.families[id]].append(id)
         if id in a.parts:
             by_family[a.parts[id]].append(id)
+    clusters = {**a.clusters, **b.clusters}  # those of version 0.1 know none
+
+    def gap(some: Sequence[str]) -> dict[str, Any]:
+        return difference(a.clustered(some, clusters), b.clustered(some, clusters), seed=seed)
+
     gaps = b.scores(ids).mean(0) - a.scores(ids).mean(0)
     return {
         "a": a.name,
         "b": b.name,
-        **difference(a.clustered(ids), b.clustered(ids), seed=seed),
-        "families": {
-            family: difference(a.clustered(family_ids), b.clustered(family_ids), seed=seed)
-            for family, family_ids in sorted(by_family.items())
-        },
+        **gap(ids),
+        "families": {family: gap(family_ids) for family, family_ids in sorted(by_family.items())},
         "gained": [id for id, change in zip(ids, gaps, strict=True) if change > 0],
         "lost": [id for id, change in zip(ids, gaps, strict=True) if change < 0],
     }

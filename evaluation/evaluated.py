@@ -50,11 +50,16 @@ class Evaluated:
         """Mean scores [seeds, questions]."""
         return np.array([[fmean(sample.score for sample in seed[id]) for id in ids] for seed in self.seeds])
 
-    def clustered(self, ids: Sequence[str]) -> np.ndarray:
-        """Mean scores [seeds, clusters]: what questions ask several times (HR-Bench's rotations) counts once."""
+    @cached_property
+    def clusters(self) -> dict[str, str]:
+        """What questions that ask the same several times share (HR-Bench's rotations), by question id, where known."""
+        return {id: samples[0].cluster for id, samples in self.seeds[0].items() if samples[0].cluster is not None}
+
+    def clustered(self, ids: Sequence[str], clusters: Mapping[str, str] | None = None) -> np.ndarray:
+        """Mean scores [seeds, clusters]: each cluster counts once; `clusters` are its own if none are given."""
         places = defaultdict(list)
         for place, id in enumerate(ids):
-            places[self.seeds[0][id][0].cluster or id].append(place)
+            places[(self.clusters if clusters is None else clusters).get(id, id)].append(place)
         scores = self.scores(ids)
         return np.stack([scores[:, together].mean(1) for together in places.values()], axis=1)
 
@@ -117,7 +122,8 @@ def load(pattern: str | Path, *, rule: str | None = None) -> Evaluated:
             for sample in _scored(folder, rule):
                 if benchmark != OWN:
                     family = f"{benchmark}: {sample.family}"
-                    sample = replace(sample, task_id=f"{benchmark}/{sample.task_id}", family=family)
+                    cluster = sample.cluster and f"{benchmark}/{sample.cluster}"
+                    sample = replace(sample, task_id=f"{benchmark}/{sample.task_id}", family=family, cluster=cluster)
                     benchmarks_by_id[sample.task_id] = benchmark
                 samples[sample.task_id].append(sample)
         seeds.append(dict(samples))

@@ -2,9 +2,10 @@
 
 The same albums taught as final answers and as chains, GRPO in the focus environment behind the chains, and what each is
 worth on held-out albums, and on albums of 2 to 24 images. Each step is the published command; what is there already is
-not made again. Two jobs run side by side, each on half of the cores. GRPO takes a fifth of the recipe's steps, so that
-the story takes minutes (`--grpo_steps 300`: all). Other seeds (`python -m evaluation.focus_story --seed 1`) train on
-the traces of the first.
+not made again. Two jobs run side by side, each on half of the cores. So that the story takes minutes, SFT takes one of
+the recipes' two epochs, GRPO 36 of their 300 steps, and the sweep three of its seven sizes, each model as it was
+taught. With `--full` it is what docs/papers/focus_chain.md has tables of. Other seeds (`python -m
+evaluation.focus_story --seed 1`) train on the traces of the first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from threading import Event
 
 from evaluation.compare import compare, table, write
-from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, side_by_side, train
+from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, side_by_side, told_in, train
 from fovea.commands import plain_parser
 
 FOLDER = Path("runs/focus_chain/tiny")
@@ -25,8 +26,10 @@ BASE = "tiny"
 NAMES = ("base", "sft_answers", "sft", "rl")
 AT_ONCE = ("--environment", "views", "--max_image_tokens", "4096")
 """All images at full size, up to 24 of them."""
-SWEEP = ("--dataset_name", "synthesis.shapes.albums:sweep_albums")
-"""Albums of 2 to 24 images."""
+SWEEPS = {True: "synthesis.shapes.albums:sweep_albums", False: "synthesis.shapes.albums:short_sweep_albums"}
+"""Albums of 2 to 24 images, whether the story is full."""
+SHORT_SFT = ("--num_train_epochs", "1")
+SHORT_GRPO = ("--max_steps", "36")
 
 
 def make_traces(name: str, *options: str) -> None:
@@ -36,17 +39,18 @@ def make_traces(name: str, *options: str) -> None:
         run("fovea", "traces", "--config", f"{RECIPES}/tiny_traces.yaml", *made)
 
 
-def tell(folder: Path, seed: int, grpo_steps: int) -> None:
+def tell(folder: Path, seed: int, *, is_full: bool) -> None:
     """Teaches and judges what is not there yet, on the CPU."""
     os.environ["ACCELERATE_USE_CPU"] = "true"
     base, answers, sft, rl = (folder / name for name in NAMES)
     seeded = ("--seed", str(seed))
+    sweep = ("--dataset_name", SWEEPS[is_full])
 
     def teach(model: Path, recipe: str, traces: str, *options: str) -> None:
         make_traces(traces, *options)
         train(
             model, sys.executable, "sft/train_sft.py", "--config", f"{RECIPES}/{recipe}", "--output_dir", str(model),
-            *seeded,
+            *seeded, *(() if is_full else SHORT_SFT),
         )  # fmt: skip
 
     taught = Event()
@@ -58,27 +62,28 @@ def tell(folder: Path, seed: int, grpo_steps: int) -> None:
             taught.set()  # the other job then finds no checkpoint, and stops too
         train(
             rl, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", "--model_name_or_path", str(sft),
-            "--output_dir", str(rl), "--max_steps", str(grpo_steps), *seeded,
+            "--output_dir", str(rl), *seeded, *(() if is_full else SHORT_GRPO),
         )  # fmt: skip
         judge_chains(rl)
 
     def beside() -> None:
         teach(answers, "tiny_answers_sft.yaml", "answers", *AT_ONCE)
         judge(answers, answers / "evaluation", *AT_ONCE)
-        judge(answers, answers / "sweep_at_once", *SWEEP, *AT_ONCE)
-        judge(BASE, base / "sweep_at_once", *SWEEP, *AT_ONCE, "--prompt", "direct")
-        judge(BASE, base / "sweep_focus", *SWEEP)
+        judge(answers, answers / "sweep_at_once", *sweep, *AT_ONCE)
+        judge(BASE, base / "sweep_at_once", *sweep, *AT_ONCE, "--prompt", "direct")
+        if is_full:
+            judge(BASE, base / "sweep_focus", *sweep)
         taught.wait()
         judge_chains(sft)
 
+    def judge_chains(model: Path) -> None:
+        """Evaluates a checkpoint that focuses, on the held-out albums and on the sweep, there in both modes."""
+        judge(model, model / "evaluation")
+        judge(model, model / "sweep_focus", *sweep)
+        if is_full:
+            judge(model, model / "sweep_at_once", *sweep, *AT_ONCE)
+
     side_by_side(chains, beside)
-
-
-def judge_chains(model: Path) -> None:
-    """Evaluates a checkpoint that focuses: on the held-out albums, and on the sweep in both modes."""
-    judge(model, model / "evaluation")
-    judge(model, model / "sweep_focus", *SWEEP)
-    judge(model, model / "sweep_at_once", *SWEEP, *AT_ONCE)
 
 
 def judge(model: str | Path, folder: Path, *options: str) -> None:
@@ -89,10 +94,10 @@ def judge(model: str | Path, folder: Path, *options: str) -> None:
 def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the trainings")
-    parser.add_argument("--grpo_steps", type=int, default=60, help="of GRPO; the recipe has 300")
+    parser.add_argument("--full", action="store_true", help="all epochs, steps and sizes")
     asked = parser.parse_args()
-    folder = FOLDER if asked.seed == 0 else FOLDER / f"seed_{asked.seed}"
-    tell(folder, asked.seed, asked.grpo_steps)
+    folder = told_in(FOLDER, seed=asked.seed, is_full=asked.full)
+    tell(folder, asked.seed, is_full=asked.full)
     base, answers, sft, rl = (folder / name for name in NAMES)
     comparison = compare(*(path / "evaluation" for path in (answers, sft, rl)))
     write(comparison, folder / "comparison.json")

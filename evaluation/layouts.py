@@ -180,7 +180,7 @@ def mvbench(row: Row, file: Path) -> dict[str, Any]:
     """
     part = (row["start"], row["end"]) if row.get("start") is not None and row.get("end") is not None else None
     return {
-        "images": _frames(file.parent.parent, Path(row["video"]), part),
+        "images": _frames(file.parent.parent, Path(row["video"]), part, file.stem),
         "question": row["question"],
         "choices": row["candidates"],
         "answer": ascii_uppercase[list(row["candidates"]).index(row["answer"])],
@@ -192,8 +192,21 @@ FRAMES_A_SECOND = 3
 """Of the videos that MVBench has as frames (TVQA's)."""
 
 
-def _frames(folder: Path, video: Path, part: tuple[float, float] | None = None) -> list[str]:
+_MVBENCH_SOURCES = {
+    **dict.fromkeys(("action_sequence", "action_prediction", "object_interaction"), "star"),
+    **dict.fromkeys(
+        ("object_existence", "moving_direction", "moving_count", "moving_attribute", "counterfactual_inference"),
+        "clevrer",
+    ),
+    **dict.fromkeys(("object_shuffle", "action_count", "state_change", "character_order"), "perception"),
+}
+"""What the folders of videos are called from which several of MVBench's tasks are taken."""
+
+
+def _frames(folder: Path, video: Path, part: tuple[float, float] | None = None, task: str = "") -> list[str]:
     """Files of `NUM_FRAMES` frames, evenly spaced over a video or a `part` of it, (start, end) in seconds.
+
+    Of several folders that bear the video's name, the one is taken that lies where the `task` has its videos.
 
     Raises:
         ValueError: if the video's frames are not there, or in several folders.
@@ -210,6 +223,8 @@ def _frames(folder: Path, video: Path, part: tuple[float, float] | None = None) 
         raise ValueError(
             f"no folder of frames {own} below {folder}: extract the frames of {video}{seconds} there (ffmpeg)"
         )
+    if len(found) > 1 and (source := _MVBENCH_SOURCES.get(task)):
+        found = [path for path in found if source in str(path.relative_to(folder)).lower()] or found
     if len(found) > 1:
         raise ValueError(f"the frames of {video} may be {found[0]} or {found[1]}: leave one folder of this name")
     [frame_folder] = found

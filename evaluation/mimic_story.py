@@ -16,7 +16,7 @@ from threading import Event
 
 from evaluation.compare import compare, table, write
 from evaluation.discover import ATTENTION, POOLING
-from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, side_by_side, train
+from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, side_by_side, told_in, train
 from fovea.commands import plain_parser
 
 FOLDER = Path("runs/mimic/tiny")
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the trainings")
     parser.add_argument("--full", action="store_true", help="all tunings, sweeps and steps of docs/papers/mimic.md")
     asked = parser.parse_args()
-    folder = FOLDER if asked.seed == 0 else FOLDER / f"seed_{asked.seed}"
+    folder = told_in(FOLDER, seed=asked.seed, is_full=asked.full)
     story = Story(folder, asked.seed, asked.full)
     for name, options in ITEMS.items():
         if not (FOLDER / name / "manifest.json").exists():

@@ -27,18 +27,18 @@ def sample_of(episode: Episode, number: int, *, task_hash: str | None = None) ->
         score=score,
         why=why,
         constant=constant_of(episode.task),
-        cluster=episode.task.metadata.get("cluster"),
         task_hash=task_hash,
         **_published(episode, score),
     )
 
 
 def _published(episode: Episode, score: float) -> Mapping[str, Any]:
-    """`scores` by rule and `within` of a task of a public benchmark. Its rules read a last turn without tags too."""
+    """`scores` by rule, `within` and `cluster` of a public benchmark. Its rules read a last turn without tags too."""
     benchmark = BENCHMARKS.get(str(episode.task.metadata.get("benchmark")))
     if benchmark is None:
         return {}
     reply = episode.answer if episode.answer is not None else episode.turns[-1].text
     scores = {"strict": score, **verdicts(episode.task, reply)}
     group = benchmark.averaged_within
-    return {"scores": scores, "within": episode.task.metadata[group] if group else None}
+    metadata = episode.task.metadata
+    return {"scores": scores, "within": metadata[group] if group else None, "cluster": metadata.get("cluster")}

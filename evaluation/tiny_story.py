@@ -81,6 +81,12 @@ def evaluate(model: str | Path, folder: Path, *options: str, config: str = EVALU
         run("fovea", "eval", str(model), "--config", config, "--output_dir", str(folder), *options)
 
 
+def told_in(root: Path, *, seed: int, is_full: bool) -> Path:
+    """Where a story of a paper is told: that of seed 0 in its folder, others and the full one below it."""
+    root = root / "full" if is_full else root
+    return root if seed == 0 else root / f"seed_{seed}"
+
+
 def main() -> None:
     os.environ["ACCELERATE_USE_CPU"] = "true"
     base, sft, rl = (FOLDER / name for name in ("base", "sft", "rl"))

@@ -163,7 +163,7 @@ class ChatEndpoint:
             raise EndpointError(f"{self.base_url} answered without a choice: {completion}") from None
         if not isinstance(answer["text"], str):
             raise EndpointError(f"{self.base_url} answered {answer['text']!r}, which is no text")
-        if answer["finish_reason"] == "error":
+        if str(answer["finish_reason"]).lower() == "error":
             raise EndpointError(f"{self.base_url} ended its answer with an error: {completion}")
         if self.cache is not None and answer["text"] and is_whole(answer):
             with self._lock:
@@ -186,6 +186,8 @@ class ChatEndpoint:
                     self._renamed["max_tokens"] = "max_completion_tokens"
                     continue
                 refused_settings = [name for name in OPTIONAL if name in payload and _is_refused(name, error.answer)]
+                if "cannot both" in error.answer:  # temperature and top_p: one of them can stay
+                    refused_settings = refused_settings[-1:]
                 if not refused_settings:
                     for name in left_out:  # that was not the reason
                         self._renamed.pop(name, None)
@@ -202,7 +204,11 @@ class ChatEndpoint:
 
 def is_whole(answer: dict[str, Any]) -> bool:
     """Whether the model ended an answer of `ChatEndpoint.chat` itself: it was neither cut nor filtered."""
-    return answer["finish_reason"] in (None, "stop", "tool_calls", "function_call", "eos", "eos_token", "end_turn")
+    return str(answer["finish_reason"]).lower() not in CUT
+
+
+CUT = frozenset(("length", "max_tokens", "model_length", "content_filter", "safety", "abort", "incomplete", "error"))
+"""How servers call an end that is not the model's own."""
 
 
 def _text_of(message: dict[str, Any]) -> Any:
@@ -218,7 +224,10 @@ def _text_of(message: dict[str, Any]) -> Any:
     return content.strip("\n") if isinstance(content, str) and message.get("tool_calls") else content
 
 
-_UNKNOWN = r"unsupported|unknown|unrecogni[sz]ed|unexpected|not supported|not support|not permitted|not allowed|extra"
+_UNKNOWN = (
+    "unsupported|unknown|unrecogni[sz]ed|unexpected|not support|not permitted|not allowed|extra|deprecated|must be|"
+    "invalid|cannot both"
+)
 
 
 def _is_refused(name: str, answer: str) -> bool:

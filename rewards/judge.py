@@ -71,14 +71,19 @@ def verdict(endpoint: ChatEndpoint, episode: Episode) -> float | None:
     return verdict_in(said["text"].rpartition("</think>")[2]) if is_whole(said) else None
 
 
+_FIRST = re.compile(r"\W*(?:(incorrect)\b|(correct)[*_\"'`]*\s*(?:$|[.,!;:)\n\u3002]|[-\u2013\u2014]))", re.IGNORECASE)
+_TAKEN_BACK = re.compile(
+    r"\bincorrect\b|\bnot correct\b|(?<!nothing )\bis wrong\b|^\W*correct\W+(?:no|but)\b", re.IGNORECASE
+)
+
+
 def verdict_in(reply: str) -> float | None:
     """1.0 or 0.0 for a reply that begins with correct, and does not take it back, or with incorrect; else None."""
-    first = re.match(r"\W*(correct|incorrect)[*_\"'`]*\s*(?:$|[.,!\n])", reply, re.IGNORECASE)
+    first = _FIRST.match(reply)
     if first is None:
         return None
-    is_correct = first[1].lower() == "correct"
-    takes_it_back = is_correct and re.search(r"\bincorrect\b|\bnot correct\b|\bwrong\b", reply, re.IGNORECASE)
-    return None if takes_it_back else float(is_correct)
+    is_correct = first[2] is not None
+    return None if is_correct and _TAKEN_BACK.search(reply) else float(is_correct)
 
 
 @cache

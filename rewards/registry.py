@@ -6,7 +6,6 @@ Four kinds plug in: per episode `(task, episode) -> float | None`, per group `(t
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
 import re
@@ -16,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from fovea.awaiting import awaited
 from fovea.episodes import Episode
 from fovea.plugins import load_object
 from fovea.tasks import Task
@@ -174,17 +174,12 @@ def _call(reward: Reward, task: Task, subject: Any) -> Any:
     names = inspect.signature(reward.function).parameters
     try:
         value = reward.function(**{name: value for name, value in arguments.items() if name in names})
-        return asyncio.run(finished(value)) if inspect.isawaitable(value) else value
+        return awaited(value)
     except Exception as error:
         answer = subject.answer if isinstance(subject, Episode) else [episode.answer for episode in subject]
         raise RewardError(
             f"reward {reward.name} raised {type(error).__name__} on task {task.id} (answer {answer!r}): {error}"
         ) from error
-
-
-async def finished(value: Any) -> Any:
-    """What an awaitable comes to, as a coroutine."""
-    return await value
 
 
 def plain(value: Any) -> Any:

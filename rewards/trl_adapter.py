@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from fovea.awaiting import awaited
 from fovea.episodes import Episode
 from fovea.tasks import Task
-from rewards.registry import Reward, RewardError, RewardKind, finished, is_finite, plain, required, score_episodes
+from rewards.registry import Reward, RewardError, RewardKind, is_finite, plain, required, score_episodes
 
 
 def to_trl(reward: Reward) -> Callable | str:
@@ -124,7 +124,7 @@ def score(reward: Reward, episodes: Sequence[Episode]) -> list[float | None]:
     ids = [list(episode.tokens.completion_ids) if episode.tokens else [] for episode in episodes]
     trainer = {"completion_ids": ids, "trainer_state": None, "log_extra": _unlogged, "log_metric": _unlogged}
     paid = function(prompts=prompts, completions=completions, episode=list(episodes), **trainer, **named)
-    return asyncio.run(finished(paid)) if inspect.isawaitable(paid) else paid
+    return awaited(paid)
 
 
 def _unlogged(*values: Any) -> None:

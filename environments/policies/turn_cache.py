@@ -14,8 +14,8 @@ from fovea.kernels.layouts import Call, attend_by_calls, calls
 from fovea.kernels.masked_layouts import OUTSIDE, blocked, texts_of
 from fovea.kernels.varlen_attention import Lengths
 
-NARROW = 32
-"""New tokens a row up to which a prefix is read once for all its rows."""
+MOST_SCORES = 2**27
+"""Scores of few new tokens against prefixes, of all heads: half a GiB in float32."""
 
 
 @dataclass
@@ -107,9 +107,15 @@ class TurnCache:
             for layer, kept in enumerate(self.own):
                 self.own[layer] = _widened(kept, max(self.reach, 2 * capacity))
         self.own_mask = torch.arange(self.reach, device=self.length.device) <= self.at[:, :, None]
-        if width > NARROW:
+        self._chunk_mask: torch.Tensor | None = None
+
+    def _mask(self) -> torch.Tensor:
+        """Which places before it each new token sees [rows, 1, width, prefix + reach]."""
+        if self._chunk_mask is None:
+            width = self.at.shape[1]
             before = self.in_prefix[self.group][:, None, :].expand(-1, width, -1)
-            self.chunk_mask = torch.cat([before, self.own_mask], dim=2)[:, None]
+            self._chunk_mask = torch.cat([before, self.own_mask], dim=2)[:, None]
+        return self._chunk_mask
 
     def expect_images(self, images: Sequence[Sequence[int]], layers: Collection[int]) -> None:
         """Numbers the tokens of the next forward by their images, of which each sees itself alone in these layers."""
@@ -141,10 +147,11 @@ class TurnCache:
         if self.blocks is not None and layer in self.masked_layers:
             return self.blocks.attend(q, (k, v), self.prefix[both], self.own[both], scaling)
         own, prefix = [kept[:, :, : self.reach] for kept in self.own[both]], self.prefix[both]
-        if q.shape[2] > NARROW:  # [rows, key heads, prefix + reach, D]
+        num_scores = q.shape[1] * self.rows.numel() * q.shape[2] * prefix[0].shape[2]
+        if q.shape[2] > 1 and num_scores > MOST_SCORES:  # [rows, key heads, prefix + reach, D]
             keys, values = (torch.cat([p[self.group], o], dim=2) for p, o in zip(prefix, own, strict=True))
             gqa = q.shape[1] != k.shape[1]
-            return scaled_dot_product_attention(q, keys, values, self.chunk_mask, scale=scaling, enable_gqa=gqa)
+            return scaled_dot_product_attention(q, keys, values, self._mask(), scale=scaling, enable_gqa=gqa)
         return self._attend_few(q, own, prefix, scaling)
 
     def _attend_few(

@@ -205,7 +205,7 @@ def plain_choices(choices: Any) -> list[Any]:
     while found and is_missing(found[-1]):
         found.pop()
     for place, choice in enumerate(found):
-        if not isinstance(choice, (str, int, float)) or is_missing(choice):
+        if isinstance(choice, (Mapping, list, tuple, bytes)) or is_missing(choice):
             raise TaskError(f"choice {ascii_uppercase[place % 26]} is {choice!r}: choices are texts or numbers")
     return found
 

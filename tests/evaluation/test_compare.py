@@ -200,6 +200,8 @@ def test_questions_that_ask_the_same_count_once(tmp_path):
     [expected], [found] = compare(*once)["pairs"], compare(*turned)["pairs"]
     for name in ("n", "difference", "interval", "p_value", "flips"):
         assert found[name] == pytest.approx(expected[name]) if name != "flips" else found[name] == expected[name]
+    old = write(tmp_path / "old", [value for value in scores["a"] for _ in range(4)])
+    assert compare(old, turned[1])["pairs"][0]["interval"] == pytest.approx(expected["interval"]), "told by the other"
     for one, four in zip(once, turned, strict=True):
         assert summarize(read_samples(four)).interval == summarize(read_samples(one)).interval
         assert load(four).summary()["interval"] == load(one).summary()["interval"]

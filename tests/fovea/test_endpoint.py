@@ -112,6 +112,9 @@ def test_a_refusal_that_names_a_setting_for_another_reason_drops_none(serve, ans
         '{"error": {"message": "Unrecognized request argument supplied: temperature"}}',
         '{"detail": [{"type": "extra_forbidden", "loc": ["body", "temperature"], "msg": "Extra inputs"}]}',
         "this endpoint does not support temperature",
+        "`temperature` is deprecated for this model",
+        "temperature must be 1",
+        "Invalid value for temperature",
     ],
 )
 def test_a_setting_that_is_refused_is_left_out_and_told(serve, answer, caplog):
@@ -119,6 +122,12 @@ def test_a_setting_that_is_refused_is_left_out_and_told(serve, answer, caplog):
     assert endpoint(server).chat(MESSAGES, temperature=0.5, seed=3)["text"] == "8"
     assert "temperature" not in server.requests[1] and server.requests[1]["seed"] == 3
     assert "takes no temperature" in caplog.text
+
+
+def test_of_two_settings_that_exclude_each_other_one_stays(serve):
+    server = serve((400, "`temperature` and `top_p` cannot both be specified for this model."), says("8"))
+    assert endpoint(server).chat(MESSAGES, temperature=0.5, top_p=1.0)["text"] == "8"
+    assert server.requests[1]["temperature"] == 0.5 and "top_p" not in server.requests[1]
 
 
 def test_a_setting_whose_absence_did_not_help_is_sent_again(serve):
@@ -151,8 +160,13 @@ def test_what_a_message_says(serve, message, text):
     assert endpoint(server).chat(MESSAGES)["text"] == text
 
 
-@pytest.mark.parametrize(("reason", "expected"), [("stop", True), (None, True), ("tool_calls", True), ("length", False),
-                                                  ("max_tokens", False), ("content_filter", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        *((reason, True) for reason in ("stop", None, "tool_calls", "STOP", "stop_sequence", "")),
+        *((reason, False) for reason in ("length", "MAX_TOKENS", "max_tokens", "content_filter")),
+    ],
+)
 def test_only_what_the_model_ended_is_whole_and_remembered(serve, tmp_path, reason, expected):
     said = 200, json.dumps({"choices": [{"message": {"content": "7"}, "finish_reason": reason}]})
     server = serve(said, said)
@@ -163,7 +177,6 @@ def test_only_what_the_model_ended_is_whole_and_remembered(serve, tmp_path, reas
 
 
 def test_an_answer_that_ended_in_an_error_is_none(serve):
+    said = 200, json.dumps({"choices": [{"message": {"content": "7"}, "finish_reason": "error"}]})
     with pytest.raises(EndpointError, match="with an error"):
-        endpoint(serve((200, json.dumps({"choices": [{"message": {"content": "7"}, "finish_reason": "error"}]})))).chat(
-            MESSAGES
-        )
+        endpoint(serve(said)).chat(MESSAGES)

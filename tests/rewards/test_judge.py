@@ -85,6 +85,13 @@ def test_without_a_judge_the_cure_is_said(monkeypatch, make_episode):
         ("Correct, both mean 7.", 1.0),
         ("'correct'.", 1.0),
         ("**Incorrect.**", 0.0),
+        ("Incorrect: it says 3", 0.0),
+        ("Incorrect because of the unit", 0.0),
+        ("Correct: both are 7", 1.0),
+        ("correct。", 1.0),
+        ("Correct. Nothing is wrong with it.", 1.0),
+        ("Correct. But the unit is wrong.", None),
+        ("Correctness is hard to tell", None),
     ],
 )
 def test_the_first_word_alone_is_no_verdict(said, paid):

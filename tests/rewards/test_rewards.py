@@ -1,3 +1,4 @@
+import asyncio
 from functools import partial, wraps
 
 import numpy as np
@@ -287,6 +288,18 @@ def of_the_trainer(prompts, completions, completion_ids, trainer_state, log_metr
 def test_rewards_are_called_as_they_can_be(make_episode, function, paid):
     episodes = [make_episode("7"), make_episode("7")]
     assert score(Reward("r", kind_of(function), function), episodes) == [paid, paid]
+
+
+def test_asynchronous_rewards_share_a_loop(make_episode):
+    """Clients that are kept belong to the loop in which they were made."""
+    loops = []
+
+    async def asked(task, episode):
+        loops.append(asyncio.get_running_loop())
+        return 1.0
+
+    score(Reward("asked", kind_of(asked), asked), [make_episode("7"), make_episode("8")])
+    assert loops[0] is loops[1] and not loops[0].is_closed()
 
 
 @pytest.mark.parametrize("function", [by_position, decorated(plain)])

@@ -1,8 +1,10 @@
 import base64
+import datetime
 import io
 import json
 import re
 from dataclasses import replace
+from decimal import Decimal
 
 import datasets
 import pytest
@@ -405,6 +407,12 @@ def test_tables_are_read_with_their_own_sign(folder, sign):
     path.write_text(f"{sign.join(head)}\n{sign.join(row)}\n", encoding="utf-8-sig")
     [task] = load_tasks(path, json_columns=["boxes"])
     assert (task.question, task.kind, len(task.boxes)) == (f'one{sign} two\n"three"?', AnswerKind.NUMBER, 1)
+
+
+@pytest.mark.parametrize("choice", [Decimal("1.5"), datetime.date(2026, 1, 2), True], ids=str)
+def test_choices_may_be_whatever_a_table_holds(folder, choice):
+    row = {"images": ["a.png"], "question": "q?", "choices": [choice, "blue"], "answer": "B"}
+    assert to_tasks([row], source="x", folder=folder)[0].choices == (str(choice), "blue")
 
 
 @pytest.mark.parametrize("choice", [{"label": "A", "text": "red"}, ["red"], None, float("nan")], ids=str)

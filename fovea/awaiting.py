@@ -1,0 +1,18 @@
+"""Coroutines of users' tools and rewards, awaited where nothing else is asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from functools import cache
+from typing import Any
+
+
+def awaited(value: Any) -> Any:
+    """The value; of a coroutine what it comes to. All run on one loop of this process, for clients that are kept."""
+    return _event_loop().run_until_complete(value) if inspect.isawaitable(value) else value
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.new_event_loop()
