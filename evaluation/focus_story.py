@@ -3,7 +3,7 @@
 The same albums taught as final answers and as chains, GRPO in the focus environment behind the chains, and what each is
 worth on held-out albums, and on albums of 2 to 24 images. Each step is the published command; what is there already is
 not made again. Two jobs run side by side, each on half of the cores. So that the story takes minutes, SFT takes one of
-the recipes' two epochs, GRPO 36 of their 300 steps, and the sweep three of its seven sizes, each model as it was
+the recipes' two epochs, GRPO 32 of their 300 steps, and the sweep three of its seven sizes, each model as it was
 taught. With `--full` it is what docs/papers/focus_chain.md has tables of. Other seeds (`python -m
 evaluation.focus_story --seed 1`) train on the traces of the first.
 """
@@ -29,7 +29,7 @@ AT_ONCE = ("--environment", "views", "--max_image_tokens", "4096")
 SWEEPS = {True: "synthesis.shapes.albums:sweep_albums", False: "synthesis.shapes.albums:short_sweep_albums"}
 """Albums of 2 to 24 images, whether the story is full."""
 SHORT_SFT = ("--num_train_epochs", "1")
-SHORT_GRPO = ("--max_steps", "36")
+SHORT_GRPO = ("--max_steps", "32")
 
 
 def make_traces(name: str, *options: str) -> None:

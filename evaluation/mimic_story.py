@@ -26,7 +26,7 @@ BASE = "tiny"
 TUNINGS = ("data_centric", "lora", "masked", "both", "both_unmasked")
 FULL_ALONE = ("both_unmasked",)
 """Only with `--full`."""
-SWEPT = ("base", "data_centric", "masked", "both")
+SWEPT = ("data_centric", "masked", "both")
 """On the sweep without `--full` too."""
 ITEMS = {
     "train": ("--num_tasks", "300", "--seed", "0"),
