@@ -55,10 +55,14 @@ class WholeCheckpoints:
             )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Transformers' method of the same name; an adapter and a whole model never lie in one folder."""
-        for kind in _WEIGHTS:
-            for file in Path(output_dir or self.args.output_dir).glob(kind):
-                file.unlink()
+        """Transformers' method of the same name; an adapter and a whole model never lie in one folder.
+
+        Under DeepSpeed every process calls it, and one alone writes: no other may take away what that one has written.
+        """
+        if self.args.should_save:
+            for kind in _WEIGHTS:
+                for file in Path(output_dir or self.args.output_dir).glob(kind):
+                    file.unlink()
         super()._save(output_dir, state_dict)  # type: ignore[misc]
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:

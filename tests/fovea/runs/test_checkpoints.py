@@ -98,6 +98,16 @@ def test_nothing_of_an_earlier_run_is_left_in_a_checkpoint_or_beside_a_model(tmp
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == kept
 
 
+def test_a_process_that_writes_nothing_takes_nothing_away(tmp_path):
+    """Under DeepSpeed each process saves; the others would delete what the first has just written."""
+    trainer = Whole(tmp_path, limit=None)
+    trainer.args.should_save = False
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "checkpoint-5").mkdir()
+    trainer._save()
+    assert (tmp_path / "model.safetensors").exists()
+
+
 def test_a_run_that_goes_back_leaves_the_branch_behind_uncounted(tmp_path):
     for step in (40, 60, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
