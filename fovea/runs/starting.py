@@ -39,7 +39,11 @@ class Start:
     settings: Mapping[str, Any]
 
     def begin(self) -> None:
-        """Writes down how the run starts, and takes its logs back to the checkpoint."""
+        """Writes down how the run starts, and takes its logs back to the checkpoint.
+
+        Not before all processes have read what the folder held: a slower one would take this run for a finished one.
+        """
+        process_state().wait_for_everyone()
         with process_state().main_process_first():
             if process_state().is_main_process:
                 step = _step_in(Path(self.checkpoint)) if self.checkpoint else 0
