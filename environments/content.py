@@ -14,19 +14,19 @@ from PIL import Image
 _PLAIN = (str, bool, int, float, complex, Decimal, date, time, type(None))
 
 
-def content_of(value: Any, where: str, *, is_shared: bool = False) -> list[dict[str, Any]]:
+def content_of(value: Any, where: str) -> list[dict[str, Any]]:
     """The blocks of text and images that a value stands for.
 
     It is a text, a number or other plain data (its text, as in TRL), a PIL image, a block, or a list of texts, images
-    and blocks. Images are copied, since an environment may draw on its own later; not where they `is_shared` by many
-    episodes, of an environment that never does.
+    and blocks. Images are copied, since an environment may draw on its own later; not those of blocks that say
+    `"is_shared": True`, which many episodes show and none draws on.
 
     Raises:
         TypeError: for anything else, by `where` it was returned.
     """
     if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) or _is_content(item) for item in value):
-        return [block for item in value for block in _blocks(item, where, is_shared)]
-    return _blocks(value, where, is_shared)
+        return [block for item in value for block in _blocks(item, where)]
+    return _blocks(value, where)
 
 
 def _is_content(value: Any) -> bool:
@@ -41,7 +41,7 @@ def _kind(value: Any) -> Any:
     return kind if kind == "image" or (kind == "text" and isinstance(value.get("text"), str)) else None
 
 
-def _blocks(value: Any, where: str, is_shared: bool) -> list[dict[str, Any]]:
+def _blocks(value: Any, where: str) -> list[dict[str, Any]]:
     if isinstance(value, Image.Image):
         value = {"type": "image", "image": value}
     if _kind(value) == "image":
@@ -50,7 +50,7 @@ def _blocks(value: Any, where: str, is_shared: bool) -> list[dict[str, Any]]:
             raise TypeError(
                 f"{where} returned an image block with {_shown(image)}: give it a PIL image (fovea.images.open_image)"
             )
-        return [dict(value) if is_shared else {**value, "image": image.copy()}]
+        return [{**value, "image": image if value.get("is_shared") else image.copy()}]
     if _kind(value) == "text":
         return [dict(value)]
     if not _is_plain(value):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ from fovea.episodes import (
     Turn,
 )
 from fovea.images import ImageError
+from fovea.plugins import taken
 from fovea.tasks import Task
 
 
@@ -106,14 +107,6 @@ def framing_of(environment: Any) -> Framing | None:
     return getattr(environment, "framing", None)
 
 
-def _taken(reset: Callable, row: dict[str, Any]) -> dict[str, Any]:
-    """What of a row a `reset` takes: all of it, unless it names what it wants."""
-    parameters = inspect.signature(reset).parameters
-    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-        return row
-    return {name: value for name, value in row.items() if name in parameters}
-
-
 def system_prompt_of(environment: Any) -> str:
     """Its own; for one that has none, to call its tools if it has some, and to answer in tags."""
     return getattr(environment, "system_prompt", TOOLS_PROMPT if tools_of(environment) else VIEWS_PROMPT)
@@ -127,18 +120,26 @@ def opening(environment: Any, task: Task) -> list[dict]:
     """
     name = f"{type(environment).__name__}.reset"
     try:
-        content = awaited(environment.reset(**_taken(environment.reset, task.row())))
+        content = awaited(environment.reset(**taken(environment.reset, task.row())))
         if content is None or (isinstance(content, (str, list, tuple)) and not content):
             if task.images:
                 raise ValueError(f"{name} returned {content!r}: return a list of the images and the question")
             content = task.prompt
-        # Our own show first views that belong to all episodes of a task.
-        is_ours = getattr(type(environment).reset, "__module__", "").startswith("environments.")
-        blocks = content_of(content, name, is_shared=is_ours)
+        blocks = content_of(content, name)
     except ValueError as error:
         kind = ImageError if isinstance(error, ImageError) else ValueError
         raise kind(f"task {task.id} cannot be shown: {error}") from error
     return [{"role": "system", "content": system_prompt_of(environment)}, {"role": "user", "content": blocks}]
+
+
+def try_openings(factory: Callable[[], Any], tasks: Sequence[Task]) -> None:
+    """Shows the first task and the one with the most images, before anything is played.
+
+    Raises:
+        ValueError: as `opening`.
+    """
+    for task in {task.id: task for task in (tasks[0], max(tasks, key=lambda task: len(task.images)))}.values():
+        opening(factory(), task)
 
 
 def begin(environment: Any, task: Task, renderer: Renderer | None, seed: int | None = None) -> Conversation:

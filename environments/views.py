@@ -130,7 +130,7 @@ class ViewEnvironment:
         view = self._store.fitted(source, limits, self._settings.first_view)
         size = self._store.open(source).size
         self._seen.append(Seen(root, WHOLE, View(size, view.size)))
-        return {"type": "image", "image": _view(view, self._settings.views)}
+        return {"type": "image", "image": _view(view, self._settings.views), "is_shared": True}
 
     @property
     def _names_frame(self) -> bool:

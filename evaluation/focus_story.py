@@ -26,8 +26,8 @@ BASE = "tiny"
 NAMES = ("base", "sft_answers", "sft", "rl")
 AT_ONCE = ("--environment", "views", "--max_image_tokens", "4096")
 """All images at full size, up to 24 of them."""
-SWEEPS = {True: "synthesis.shapes.albums:sweep_albums", False: "synthesis.shapes.albums:short_sweep_albums"}
-"""Albums of 2 to 24 images, whether the story is full."""
+SWEEP, SHORT_SWEEP = "synthesis.shapes.albums:sweep_albums", "synthesis.shapes.albums:short_sweep_albums"
+"""Albums of 2 to 24 images."""
 SHORT_SFT = ("--num_train_epochs", "1")
 SHORT_GRPO = ("--max_steps", "32")
 
@@ -44,7 +44,7 @@ def tell(folder: Path, seed: int, *, is_full: bool) -> None:
     os.environ["ACCELERATE_USE_CPU"] = "true"
     base, answers, sft, rl = (folder / name for name in NAMES)
     seeded = ("--seed", str(seed))
-    sweep = ("--dataset_name", SWEEPS[is_full])
+    sweep = ("--dataset_name", SWEEP if is_full else SHORT_SWEEP)
 
     def teach(model: Path, recipe: str, traces: str, *options: str) -> None:
         make_traces(traces, *options)

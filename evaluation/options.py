@@ -6,7 +6,7 @@ import re
 from string import ascii_uppercase
 from typing import Any
 
-from fovea.answers.text import normalized
+from fovea.answers.choices import misleading
 from fovea.placeholders import PLACEHOLDER
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])(?:\)|[.:])\s*(.*)$", re.DOTALL)
@@ -56,15 +56,9 @@ def asked_with(question: str, options: list[str]) -> dict[str, Any]:
     Such options are images, equal to each other, or letters of others. An answer then names a letter, and rules find
     their texts in the task's metadata (`asked`).
     """
-    texts = [normalized(option) for option in options]
-    letters = ascii_uppercase[: len(options)]
-    misleading = [
-        len(text) == 1 and text.upper() in letters and text.upper() != letter
-        for text, letter in zip(texts, letters, strict=False)
-    ]
-    if len(set(texts)) == len(texts) and not any(misleading) and not any(PLACEHOLDER in option for option in options):
+    if not misleading(options) and not any(PLACEHOLDER in option for option in options):
         return {"question": question, "choices": options}
-    lettered = [f"({letter}) {option}" for letter, option in zip(letters, options, strict=False)]
+    lettered = [f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]
     return {
         "question": "\n".join([question, *lettered]),
         "choices": [],

@@ -27,11 +27,13 @@ from environments.policies.forced import OPENINGS, ForcedPolicy
 from environments.probes.direct import play_directly
 from environments.probes.other_images import with_others
 from environments.probes.tools import with_tools
+from environments.seats import try_openings
 from evaluation.arguments import EvaluationArguments
 from evaluation.pace import Setting, note_pace
 from evaluation.played import PARTS, num_written, played_already, put_in_order
 from evaluation.samples import sample_of
 from evaluation.summary import summarize
+from fovea.arguments import said_in_a_line
 from fovea.config import ConfigError
 from fovea.data.identity import fingerprint
 from fovea.episodes import Episode
@@ -79,6 +81,8 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
             "vLLM takes several cards by itself: use one process and --vllm_engine_kwargs "
             """'{"tensor_parallel_size": 2}', or a server with --vllm_server_base_url"""
         )
+    with said_in_a_line():
+        try_openings(environment_factory(episodes, model), tasks)
     run = RunDirectory(arguments.output_dir)
     hashes = {task.id: fingerprint(task) for task in tasks}
     weights = None if arguments.openai_base_url else weights_mark(arguments.model_name_or_path)

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+
+def taken(function: Callable, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that a function of the user's own names; all of them if it takes any (`**row`)."""
+    parameters = inspect.signature(function).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return arguments
+    return {name: value for name, value in arguments.items() if name in parameters}
 
 
 def load_object(name: str) -> Any:

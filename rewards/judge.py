@@ -72,9 +72,7 @@ def verdict(endpoint: ChatEndpoint, episode: Episode) -> float | None:
 
 
 _FIRST = re.compile(r"\W*(?:(incorrect)\b|(correct)[*_\"'`]*\s*(?:$|[.,!;:)\n\u3002]|[-\u2013\u2014]))", re.IGNORECASE)
-_TAKEN_BACK = re.compile(
-    r"\bincorrect\b|\bnot correct\b|(?<!nothing )\bis wrong\b|^\W*correct\W+(?:no|but)\b", re.IGNORECASE
-)
+_TAKEN_BACK = re.compile(r"\bincorrect\b|\bnot correct\b|^\W*correct\W+(?:no|but)\b", re.IGNORECASE)
 
 
 def verdict_in(reply: str) -> float | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from fovea.awaiting import awaited
 from fovea.episodes import Episode
+from fovea.plugins import taken
 from fovea.tasks import Task
 from rewards.registry import Reward, RewardError, RewardKind, is_finite, plain, required, score_episodes
 
@@ -37,7 +37,7 @@ def to_trl(reward: Reward) -> Callable | str:
 def _named(reward: Reward) -> Callable:
     def paid(**arguments: Any) -> list[float | None]:
         with _naming(reward, arguments):
-            return _checked(reward, reward.function(**_taken(reward.function, arguments)), arguments)
+            return _checked(reward, reward.function(**taken(reward.function, arguments)), arguments)
 
     return paid
 
@@ -45,18 +45,9 @@ def _named(reward: Reward) -> Callable:
 def _named_async(reward: Reward) -> Callable:
     async def paid(**arguments: Any) -> list[float | None]:
         with _naming(reward, arguments):
-            return _checked(reward, await reward.function(**_taken(reward.function, arguments)), arguments)
+            return _checked(reward, await reward.function(**taken(reward.function, arguments)), arguments)
 
     return paid
-
-
-def _taken(function: Callable, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments that a function names; all of them if it takes any (`**columns`)."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
-        return arguments
-    names = {one.name for one in parameters}
-    return {name: value for name, value in arguments.items() if name in names}
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_confi
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory, make_renderer
 from environments.probes.other_images import with_others
-from environments.seats import opening
+from environments.seats import try_openings
 from environments.taught import untaught
 from fovea.arguments import said_in_a_line
 from fovea.config import ConfigError, changed_fields, parse, read_config
@@ -155,9 +155,8 @@ def for_episodes(
     if args.use_vllm:
         check_engine(model.network, "vLLM")
     factory, renderer = environment_factory(episodes, model), make_renderer(episodes, model)
-    if episodes.max_image_tokens is not None:  # more images than it holds are told now, not in the step that shows them
-        with said_in_a_line():
-            opening(factory(), max([*tasks, *held_out], key=lambda task: len(task.images)))
+    with said_in_a_line():  # what cannot be shown is told now, not in the step that shows it
+        try_openings(factory, [*tasks, *held_out])
     probes = {name: environment_factory(replace(episodes, crops=name), model) for name in args.probes or ()}
 
     def make_trainer() -> ZoomGRPOTrainer:

@@ -14,8 +14,10 @@ from fovea.kernels.layouts import Call, attend_by_calls, calls
 from fovea.kernels.masked_layouts import OUTSIDE, blocked, texts_of
 from fovea.kernels.varlen_attention import Lengths
 
+NARROW = 32
+"""New tokens a row up to which a prefix is read once for all its rows; more are attended to without keeping scores."""
 MOST_SCORES = 2**27
-"""Scores of few new tokens against prefixes, of all heads: half a GiB in float32."""
+"""Scores that may be kept for that, of all heads: half a GiB in float32."""
 
 
 @dataclass
@@ -147,8 +149,9 @@ class TurnCache:
         if self.blocks is not None and layer in self.masked_layers:
             return self.blocks.attend(q, (k, v), self.prefix[both], self.own[both], scaling)
         own, prefix = [kept[:, :, : self.reach] for kept in self.own[both]], self.prefix[both]
-        num_scores = q.shape[1] * self.rows.numel() * q.shape[2] * prefix[0].shape[2]
-        if q.shape[2] > 1 and num_scores > MOST_SCORES:  # [rows, key heads, prefix + reach, D]
+        width = q.shape[2]
+        num_scores = q.shape[1] * width * (self.rows.numel() * prefix[0].shape[2] + len(q) * self.reach)
+        if width > NARROW or (width > 1 and num_scores > MOST_SCORES):  # [rows, key heads, prefix + reach, D]
             keys, values = (torch.cat([p[self.group], o], dim=2) for p, o in zip(prefix, own, strict=True))
             gqa = q.shape[1] != k.shape[1]
             return scaled_dot_product_attention(q, keys, values, self._mask(), scale=scaling, enable_gqa=gqa)

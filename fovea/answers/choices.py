@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any
@@ -112,19 +113,26 @@ def choice_letter(task: Task) -> str:
     raise ValueError(f"answer {task.answer!r} is {problem}")
 
 
+def misleading(choices: Sequence[str]) -> str | None:
+    """Why an answer could not name one of these options by its text: two are the same, or one is another's letter."""
+    letters_by_text: dict[str, str] = {}
+    for letter, choice in zip(ascii_uppercase, choices, strict=False):
+        if (text := normalized(choice)) in letters_by_text:
+            return f"choices {letters_by_text[text]} and {letter} are the same, {choice!r}"
+        letters_by_text[text] = letter
+        if len(text) == 1 and text.upper() in ascii_uppercase[: len(choices)] and text.upper() != letter:
+            return f"choice {letter} reads {choice!r}, the letter of another: give the choices other texts"
+    return None
+
+
 def check_choice(task: Task, answer: Any) -> Any:
     choices = task.choices
     if len(choices) > MAX_CHOICES:
         raise ValueError(f"{len(choices)} choices are more than there are letters ({MAX_CHOICES})")
     if len(choices) == 1:
         raise ValueError(f"one choice alone, {choices[0]!r}, leaves nothing to choose")
-    letters_by_text: dict[str, str] = {}
-    for letter, choice in zip(ascii_uppercase, choices, strict=False):
-        if (text := normalized(choice)) in letters_by_text:
-            raise ValueError(f"choices {letters_by_text[text]} and {letter} are the same, {choice!r}")
-        letters_by_text[text] = letter
-        if len(text) == 1 and text.upper() in _letters(task) and text.upper() != letter:
-            raise ValueError(f"choice {letter} reads {choice!r}, the letter of another: give the choices other texts")
+    if problem := misleading(choices):
+        raise ValueError(problem)
     if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
         raise ValueError(f"answer {answer!r} is no choice: write its letter or its text")
     choice_letter(replace(task, answer=answer))

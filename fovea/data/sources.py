@@ -195,11 +195,11 @@ def _arrow(dataset: Any) -> Iterator[Row]:
 
 def _named(feature: Any, value: Any) -> Any:
     """The names of classes in place of their numbers, where a column has them."""
-    if value is None:
-        return None
     if isinstance(value, list):
-        inner = getattr(feature, "feature", feature)
+        inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
         return [_named(inner, item) for item in value]
+    if isinstance(value, dict) and isinstance(feature, dict):
+        return {name: _named(feature.get(name), item) for name, item in value.items()}
     names = getattr(feature, "names", None)  # of a ClassLabel
     return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
 

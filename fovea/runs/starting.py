@@ -20,7 +20,7 @@ FREE_SETTINGS = re.compile(
     r"per_device_eval_batch_size|max_packed_tokens|(gradient|activation)_checkpointing(_kwargs)?|rollout_batch_size|image_cache_gib|"
     r"vllm_gpu_memory_utilization|vllm_max_model_length|vllm_enable_sleep_mode|dataloader_pin_memory)"
 )
-"""Settings that may change between a run and its continuation: what is learned is the same up to rounding."""
+"""Settings that may change between a run and its continuation: neither the data nor the loss goes by them."""
 NO_LENGTH = re.compile(r"(?!(?:max_steps|num_train_epochs)$).*")
 """All settings but the length of a training."""
 WEIGHTS = "weights of model_name_or_path"

@@ -181,7 +181,8 @@ def command(kind: type, run: Callable[[Any], Path], description: str | None) -> 
     try:
         folder = run(arguments)
     except FileNotFoundError as error:
-        raise SystemExit(f"{error.filename} is not there: name a file, or a folder, that is") from error
+        missing = f"{error.filename} is not there" if error.filename else str(error)  # pyarrow's names it in its words
+        raise SystemExit(f"{missing}: name a file, or a folder, that is there") from error
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     print(f"written to {folder}")

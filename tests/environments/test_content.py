@@ -77,7 +77,7 @@ def test_images_are_the_conversations_own_unless_episodes_share_them():
     assert (
         content_of(SHOWN, "it")[0]["image"] is not RED and content_of(RED, "it")[0]["image"].tobytes() == RED.tobytes()
     )
-    assert content_of(SHOWN, "it", is_shared=True)[0]["image"] is RED
+    assert content_of({**SHOWN, "is_shared": True}, "it")[0]["image"] is RED
 
 
 class Canvas:

@@ -129,3 +129,13 @@ def test_without_images_nobody_is_asked_for_boxes(tmp_path, picture, capsys):
     arguments = EvaluationArguments(dataset_name=str(tmp_path / "tasks.jsonl"), output_dir="x", text_only=True)
     [task] = arguments.load_tasks()
     assert task.question == "Which digit?" and not task.images and "left out: 1 of 2 tasks" in capsys.readouterr().out
+
+
+def test_what_cannot_be_shown_is_told_in_a_line_before_anything_is_written(tiny, tasks, episode_arguments, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n    def reset(self, **row):\n        pass\n\n    def look(self) -> str:\n        '''Looks.'''\n"
+    )
+    blind = replace(episode_arguments, environment=f"{tmp_path}/mine.py:Mine")
+    with pytest.raises(ConfigError, match=r"^task .* cannot be shown: Mine.reset returned None"):
+        evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path / "out")), blind)
+    assert not (tmp_path / "out").exists()

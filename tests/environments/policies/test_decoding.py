@@ -13,6 +13,7 @@ from environments.play import Sampling
 from environments.policies.decoding import OpenTurn
 from environments.policies.drafts import CONTEXT, Drafts
 from environments.policies.transformers import TransformersPolicy, _draw
+from environments.policies.turn_cache import NARROW, TurnCache
 from environments.rendering import Renderer
 from environments.seats import Conversation
 from fovea.kernels.packing import num_common
@@ -115,6 +116,21 @@ def test_guesses_change_no_token(model, temperature):
         tokens, needed = num_forwards(model, partial(play, drafts=Told(dict(following))))
         assert tokens == alone
         assert following is not right or needed < 0.7 * forwards
+
+
+@pytest.mark.parametrize(("most_scores", "widest"), [(2**27, NARROW), (0, 1)])
+def test_scores_are_kept_of_few_tokens_alone(model, most_scores, widest, monkeypatch):
+    """Of a whole prompt they would be its square, of many rows of guesses gigabytes; no token depends on it."""
+    expected, _ = play_two_turns(model, keep_caches=True)
+    widths, attend = [], TurnCache._attend_few
+    monkeypatch.setattr("environments.policies.turn_cache.MOST_SCORES", most_scores)
+    monkeypatch.setattr(
+        TurnCache, "_attend_few", lambda self, q, *rest: widths.append(q.shape[2]) or attend(self, q, *rest)
+    )
+    drafts = Drafts()
+    played = [play_two_turns(model, keep_caches=True, drafts=drafts)[0] for _ in range(3)]
+    assert played == [expected] * 3 and max(widths) <= widest
+    assert most_scores == 0 or any(width > 1 for width in widths)
 
 
 def test_what_turns_repeat_is_guessed(model):

@@ -444,6 +444,16 @@ def test_missing_cells_of_pandas_are_missing(folder):
         to_tasks([row | {"answer": nan}], source="x", folder=folder)
 
 
+def test_classes_inside_of_columns_are_read_by_their_names(folder):
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    inside = {"family": names, "seen": datasets.Sequence(names), "boxes": [{"kind": names}]}
+    features = datasets.Features({"question": datasets.Value("string"), "answer": names, "metadata": inside})
+    row = {"question": "?", "answer": 1, "metadata": {"family": 1, "seen": [0, 1], "boxes": [{"kind": 0}]}}
+    datasets.Dataset.from_list([row], features=features).save_to_disk(folder / "saved")
+    [task] = load_tasks(folder / "saved")
+    assert task.metadata == {"family": "dog", "seen": ["cat", "dog"], "boxes": [{"kind": "cat"}]}
+
+
 def test_classes_are_read_by_their_names(folder):
     names = datasets.ClassLabel(names=["cat", "dog"])
     features = datasets.Features(

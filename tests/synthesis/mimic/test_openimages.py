@@ -14,7 +14,7 @@ from PIL import Image
 from fovea.config import ConfigError
 from fovea.data.task_files import load_tasks
 from synthesis.mimic.coco import AnnotationError
-from synthesis.mimic.openimages import OpenImagesArguments, run
+from synthesis.mimic.openimages import OpenImagesArguments, main, run
 
 NAMES = {"/m/0": "Animal", "/m/1": "Dog", "/m/2": "Cat", "/m/3": "Vehicle", "/m/4": "Car", "/m/5": "Wheel",
          "/m/6": "Person", "/m/7": "Man", "/m/8": "Toy"}  # fmt: skip
@@ -210,3 +210,14 @@ def test_files_in_another_layout_are_refused(tmp_path, name, change, error):
 def test_more_than_ten_images_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="make 12 images: the training data have 10 at most"):
         replace(released(tmp_path, num_images=5), spread=[2], distractors=[10])
+
+
+@pytest.mark.parametrize("name", ["boxes.csv", "classes.csv", "labels.csv", "hierarchy.json"])
+def test_a_file_that_is_not_there_is_named(tmp_path, monkeypatch, name):
+    arguments = released(tmp_path, num_images=5)
+    (tmp_path / name).unlink()
+    files = {option: getattr(arguments, option) for option in ("boxes", "classes", "labels", "hierarchy", "output_dir")}
+    words = [word for option, path in files.items() for word in (f"--{option}", path)]
+    monkeypatch.setattr("sys.argv", ["fovea tasks openimages", *words])
+    with pytest.raises(SystemExit, match=f"{name}.*name a file, or a folder, that is there"):
+        main()
