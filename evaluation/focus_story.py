@@ -3,7 +3,7 @@
 The same albums taught as final answers and as chains, GRPO in the focus environment behind the chains, and what each is
 worth on held-out albums, and on albums of 2 to 24 images. Each step is the published command; what is there already is
 not made again. Two jobs run side by side, each on half of the cores. So that the story takes minutes, SFT takes one of
-the recipes' two epochs, GRPO 32 of their 300 steps, and the sweep three of its seven sizes, each model as it was
+the recipes' two epochs, GRPO 24 of their 300 steps, and the sweep three of its seven sizes, each model as it was
 taught. With `--full` it is what docs/papers/focus_chain.md has tables of. Other seeds (`python -m
 evaluation.focus_story --seed 1`) train on the traces of the first.
 """
@@ -29,7 +29,7 @@ AT_ONCE = ("--environment", "views", "--max_image_tokens", "4096")
 SWEEP, SHORT_SWEEP = "synthesis.shapes.albums:sweep_albums", "synthesis.shapes.albums:short_sweep_albums"
 """Albums of 2 to 24 images."""
 SHORT_SFT = ("--num_train_epochs", "1")
-SHORT_GRPO = ("--max_steps", "32")
+SHORT_GRPO = ("--max_steps", "24")
 
 
 def make_traces(name: str, *options: str) -> None:
@@ -64,7 +64,6 @@ def tell(folder: Path, seed: int, *, is_full: bool) -> None:
             rl, *LAUNCH, "rl/train_grpo.py", "--config", f"{RECIPES}/tiny_grpo.yaml", "--model_name_or_path", str(sft),
             "--output_dir", str(rl), *seeded, *(() if is_full else SHORT_GRPO),
         )  # fmt: skip
-        judge_chains(rl)
 
     def beside() -> None:
         teach(answers, "tiny_answers_sft.yaml", "answers", *AT_ONCE)
@@ -74,16 +73,17 @@ def tell(folder: Path, seed: int, *, is_full: bool) -> None:
         if is_full:
             judge(BASE, base / "sweep_focus", *sweep)
         taught.wait()
-        judge_chains(sft)
+        judge(sft, sft / "evaluation")
+        judge_on_sweep(sft)
 
-    def judge_chains(model: Path) -> None:
-        """Evaluates a checkpoint that focuses, on the held-out albums and on the sweep, there in both modes."""
-        judge(model, model / "evaluation")
+    def judge_on_sweep(model: Path) -> None:
+        """Evaluates a checkpoint that focuses on the sweep, in both modes."""
         judge(model, model / "sweep_focus", *sweep)
         if is_full:
             judge(model, model / "sweep_at_once", *sweep, *AT_ONCE)
 
     side_by_side(chains, beside)
+    side_by_side(lambda: judge(rl, rl / "evaluation"), lambda: judge_on_sweep(rl))
 
 
 def judge(model: str | Path, folder: Path, *options: str) -> None:

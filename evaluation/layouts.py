@@ -246,11 +246,13 @@ def mimic(row: Row, file: Path) -> dict[str, Any]:
     if kind is None:
         raise ValueError(f"{named!r} names none of MIMIC's tasks, counting, listing, common and oddone")
     truth = row["gt"]
+    if kind == "listing" and isinstance(truth, str):
+        truth = truth.split(", ")
     return {
-        "id": f"mimic-{kind}-{row['idx'] if row.get('idx') is not None else row['id']}",
+        "id": f"mimic-{kind}-{file.stem}-{row['idx'] if row.get('idx') is not None else row['id']}",
         "images": row["images"],
         "question": row["question"],
         "kind": {"counting": "number", "listing": "list"}.get(kind, "text"),
-        "answer": str(truth).split(", ") if kind == "listing" else truth,
+        "answer": truth,
         "metadata": {"family": kind, "subfamily": row["task"]},
     }

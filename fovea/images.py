@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from PIL import ExifTags, Image, ImageOps
 
@@ -130,6 +130,7 @@ class Readable(Protocol):
 
 
 Source = str | Path | bytes | Image.Image | Readable | dict
+_Read = TypeVar("_Read")
 """What an image can be opened from: a path, encoded bytes, a PIL image, something that reads encoded bytes, or a
 `datasets` image dictionary."""
 
@@ -203,7 +204,16 @@ def stored_size(source: Source) -> Size:
     return _of_header(source, lambda image: image.size)
 
 
-def _of_header(source: Source, read: Callable[[Image.Image], Size]) -> Size:
+def exif_orientation(source: Source) -> int | None:
+    """How EXIF says that an image is turned or mirrored, 1 to 8; None where it says nothing, or cannot be read.
+
+    Raises:
+        ImageError: as `image_size`.
+    """
+    return _of_header(source, _orientation)
+
+
+def _of_header(source: Source, read: Callable[[Image.Image], _Read]) -> _Read:
     if isinstance(source, dict):
         source = source.get("bytes") or source.get("path") or b""
     try:

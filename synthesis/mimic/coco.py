@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +12,36 @@ import ijson
 import numpy as np
 from tqdm import tqdm
 
-from fovea.images import ImageError, image_size
+from fovea.images import ImageError, exif_orientation, image_size, stored_size
 from synthesis.mimic.pool import AnnotationError, Instances, Pool
 
 LAYOUT = 'COCO\'s format: {"images": [{id, file_name, width, height}], "categories": [{id, name, supercategory}], ' + (
     '"annotations": [{image_id, category_id, bbox: [x, y, width, height] in pixels, iscrowd}]}'
 )
 
+NO_CATEGORY = ("none", "null", "thing", "object")
+"""What exporters write where a class belongs to no category."""
+
 
 def read_coco(path: Path, folder: Path, *, min_area: float, small: str) -> Pool:
     """The pool of a COCO file, of the pictures that are in `folder`.
 
-    Annotations of pictures or classes that the file does not list are left out and counted aloud; so are pictures that
-    are not in the folder.
+    Left out and counted aloud are pictures that are not in the folder, cannot be opened, are turned by their EXIF, or
+    are another one's bytes once more; and annotations of pictures or classes that are not there.
 
     Raises:
         AnnotationError: for a file in another layout, with the entry that shows it; for one without any picture.
     """
     kinds, classes, categories = _classes(path)
-    pictures, files, sizes, num_missing = _pictures(path, folder)
+    pictures, files, sizes, left_out = _pictures(path, folder)
     if not pictures:
-        raise AnnotationError(
-            f"{path}: none of its {num_missing} images is in {folder}: give their folder with --images"
-        )
+        whys = "; ".join(f"{len(names)} {why}" for why, names in left_out.items())
+        raise AnnotationError(f"{path}: no image can be used: {whys}. Give their folder with --images")
     found, num_strange = _instances(path, pictures, kinds, np.array(sizes))
-    for count, what in (
-        (num_missing, f"images are not in {folder}"),
-        (num_strange, "annotations name an image or a category that is not there"),
-    ):
-        if count:
-            print(f"{count} {what}: left out")
+    for why, names in left_out.items():
+        print(f"{len(names)} images {why}: left out (the first: {names[0]})")
+    if num_strange:
+        print(f"{num_strange} annotations name an image or a category that is not there: left out")
     images = [str((folder / name).absolute()) for name in files]
     return Pool(images, files, classes, categories, found, min_area, small, source=path.name)
 
@@ -57,45 +59,71 @@ def _classes(path: Path) -> tuple[dict[int, int], list[str], list[str]]:
             )
         kinds[row["id"]] = len(classes)
         classes.append(name)
-        categories.append(str(row.get("supercategory") or "thing").strip())
+        above = str(row.get("supercategory") or "").strip()
+        categories.append("" if above.lower() in NO_CATEGORY else above)
     return kinds, classes, categories
 
 
-def _pictures(path: Path, folder: Path) -> tuple[dict[int, int], list[str], list[tuple[float, float]], int]:
-    """The place of each image by its id, their files and sizes, and how many are not in the folder."""
+def _pictures(
+    path: Path, folder: Path
+) -> tuple[dict[Any, int], list[str], list[tuple[float, float]], dict[str, list[str]]]:
+    """The place of each image by its id, their files and sizes, and by reason the files that are left out."""
     present = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    pictures: dict[int, int] = {}
+    ids: dict[Any, str] = {}
     sizes: dict[str, tuple[float, float]] = {}
-    num_missing = num_turned = 0
+    left_out: dict[str, list[str]] = defaultdict(list)
     rows = _rows(path, "images", ("id", "file_name", "width", "height"))
     for row in tqdm(rows, desc="images", mininterval=2):
-        name = str(row["file_name"])
-        if row["id"] in pictures or name in sizes:
+        name, size = str(row["file_name"]), (float(row["width"]), float(row["height"]))
+        if row["id"] in ids or name in sizes:
             raise AnnotationError(f"{path}: image {row['id']} ({name}) is there twice: give each its own id and file")
-        if name not in present and not (folder / name).is_file():
-            num_missing += 1
-            continue
-        size = float(row["width"]), float(row["height"])
-        if _is_turned(folder / name, size):
-            num_turned += 1
-            continue
         if not min(size) > 0:
             raise AnnotationError(f"{path}: image {row['id']} is {size[0]:g}x{size[1]:g}: sides are above 0")
-        pictures[row["id"]] = len(sizes)
-        sizes[name] = size
-    if num_turned:
-        print(f"{num_turned} images are turned by their EXIF, and boxes are of the images before: left out (turn them, "
-              "and drop the EXIF)")  # fmt: skip
-    return pictures, list(sizes), list(sizes.values()), num_missing
+        if name not in present and not (folder / name).is_file():
+            left_out[f"are not in {folder}"].append(name)
+        elif why := _why_unusable(folder / name, size):
+            left_out[why].append(name)
+        else:
+            ids[row["id"]], sizes[name] = name, size
+    if again := _repeated(folder, list(sizes)):
+        left_out["are another one's bytes once more"] = sorted(again)
+    files = [name for name in sizes if name not in again]
+    places = {name: place for place, name in enumerate(files)}
+    pictures = {id: places[name] for id, name in ids.items() if name in places}
+    return pictures, files, [sizes[name] for name in files], left_out
 
 
-def _is_turned(file: Path, size: tuple[float, float]) -> bool:
-    """Whether a picture is shown upright where it is annotated lying, or the other way round."""
+def _why_unusable(file: Path, size: tuple[float, float]) -> str | None:
+    """Why the boxes of a picture of this annotated size do not say where things are in it; None if they do.
+
+    A picture that EXIF turns is shown turned. Sizes say whether it was annotated so only if it lies where it stood.
+    """
     try:
-        width, height = image_size(file)
-    except ImageError:  # told when it is to be shown
-        return False
-    return (width > height) != (size[0] > size[1]) and abs(width * size[0] - height * size[1]) < 0.05 * width * size[0]
+        shown, stored, orientation = image_size(file), stored_size(file), exif_orientation(file)
+    except ImageError:
+        return "cannot be opened"
+    ratio, (across, down), (before, below) = size[0] / size[1], shown, stored
+    is_as_shown = across * below != down * before and abs(ratio * down - across) < 0.05 * across
+    if orientation in (None, 1) or is_as_shown:
+        return None
+    return "are turned by their EXIF, and nothing says that boxes are, too (turn them, and drop the EXIF)"
+
+
+def _repeated(folder: Path, names: Sequence[str]) -> set[str]:
+    """Files whose bytes are those of an earlier one."""
+    by_size: dict[int, list[str]] = defaultdict(list)
+    for name in names:
+        by_size[(folder / name).stat().st_size].append(name)
+    seen: set[tuple[int, bytes]] = set()
+    again = set()
+    alike = [(size, name) for size, group in by_size.items() if len(group) > 1 for name in group]
+    for size, name in tqdm(alike, desc="images of equal size in bytes", mininterval=2):
+        with (folder / name).open("rb") as file:
+            key = size, hashlib.file_digest(file, "sha256").digest()
+        if key in seen:
+            again.add(name)
+        seen.add(key)
+    return again
 
 
 def _instances(

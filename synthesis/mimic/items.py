@@ -98,12 +98,9 @@ class Drawer:
         An item asks about the first of them, or the first few; for a list, all are of one category.
         """
         rng = np.random.default_rng([self.seed, KINDS.index(kind), number])
-        usable, categories = self._usable, self.pool.categories
-        if kind == "listing":  # of classes that hold others no list would be the only right one
-            holders = {holder for held in self.pool.above.values() for holder in held}
-            usable = np.array([one for one in usable if one not in holders], np.int64)
-            if not len(usable):
-                return
+        usable, categories = self._listed if kind == "listing" else self.usable, self.pool.categories
+        if not len(usable):
+            return
         first = int(usable[evenly(len(usable), self.seed, KINDS.index(kind), number)])
         while True:
             others = [one for one in usable if one != first]
@@ -134,7 +131,12 @@ class Drawer:
         return related
 
     @cached_property
-    def _usable(self) -> np.ndarray:
+    def _listed(self) -> np.ndarray:
+        return self.pool.listed()
+
+    @cached_property
+    def usable(self) -> np.ndarray:
+        """The classes that are asked about."""
         usable = self.pool.usable()
         if len(usable) < 2:
             raise ValueError(f"the pool's pictures show {len(usable)} classes: two at least are needed")

@@ -86,11 +86,11 @@ def read_open_images(arguments: OpenImagesArguments) -> Pool:
     )
     if not len(instances.kind):
         raise AnnotationError(f"{arguments.boxes} has no box of a class that {arguments.classes} names")
-    doubts, absent = _said(arguments.labels, ids, kinds, instances)
     names_of = [names[label] for label in names]
     above = _above(parents, list(names))
+    doubts, absent = _said(arguments.labels, ids, kinds, instances, above)
     folder = Path(arguments.images) if arguments.images else Path(arguments.output_dir) / "images"
-    categories = [names_of[above[kind][0]] if above[kind] else "thing" for kind in range(len(names_of))]
+    categories = [names_of[above[kind][0]] if above[kind] else "" for kind in range(len(names_of))]
     return Pool(
         images=_Paths(folder.absolute(), ids), names=_Names(ids), classes=names_of, categories=categories,
         instances=instances, min_area=arguments.min_area, small=arguments.small, source="openimages", above=above,
@@ -99,9 +99,12 @@ def read_open_images(arguments: OpenImagesArguments) -> Pool:
 
 
 def _said(
-    path: str | None, ids: pa.Array, kinds: pa.Array, instances: Instances
+    path: str | None, ids: pa.Array, kinds: pa.Array, instances: Instances, above: Mapping[int, Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Pairs of picture and class that the human labels leave in doubt, and those that they call absent."""
+    """Pairs of picture and class that the human labels leave in doubt, and those that they call absent.
+
+    Boxes are drawn of the most specific class that is there: a box of a man is one of a person, too.
+    """
     if path is None:
         return np.zeros((0, 2), np.int64), None
     labels = _columns(Path(path), ("ImageID", "LabelName"), ("Confidence",))
@@ -110,7 +113,12 @@ def _said(
     pairs = np.stack([pictures, kind], axis=1)[is_known]
     is_there = np.asarray(labels["Confidence"])[is_known] > 0
     keys = pairs[:, 0] * len(kinds) + pairs[:, 1]
-    has_box = np.isin(keys, instances.picture * len(kinds) + instances.kind)
+    boxed = np.unique(instances.picture * len(kinds) + instances.kind)
+    boxed = boxed[np.argsort(boxed % len(kinds), kind="stable")]
+    starts = np.searchsorted(boxed % len(kinds), np.arange(len(kinds) + 1))
+    of_kind = {kind: boxed[starts[kind] : starts[kind + 1]] for kind in above}
+    held = [of_kind[kind] - kind + holder for kind, holders in above.items() for holder in holders]
+    has_box = np.isin(keys, np.concatenate([boxed, *held]))
     return pairs[is_there != has_box], pairs[~is_there & ~has_box]
 
 

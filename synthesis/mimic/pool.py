@@ -57,7 +57,7 @@ class Pool:
     """What each picture is called where it comes from; none twice."""
     classes: Sequence[str]
     categories: Sequence[str]
-    """Of each class, the category that it belongs to."""
+    """Of each class, the category that it belongs to; empty for none."""
     instances: Instances
     min_area: float = 0.05
     small: str = "image"
@@ -185,6 +185,16 @@ class Pool:
         """How many instances of each class count in a picture."""
         columns = [_column(self._counts, kind) for kind in kinds]
         return [int(values[rows == picture].sum()) for rows, values in columns]
+
+    def listed(self) -> np.ndarray:
+        """The classes of which lists can be asked: of a category by name, two of whose classes can be shown.
+
+        A class that holds others is not among them: no list with it would be the only right one.
+        """
+        usable = set(self.usable().tolist())
+        mates = [usable.intersection(self.members(name)) if name else set() for name in self.categories]
+        found = [kind for kind in sorted(usable) if kind in mates[kind] and len(mates[kind]) > 1]
+        return np.array(found, np.int64)
 
     def members(self, category: str) -> list[int]:
         """The classes of a category that hold no others: those below the class of its name, or those that name it."""

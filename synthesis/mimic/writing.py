@@ -84,8 +84,10 @@ def items(arguments: ItemArguments, pool: Pool, kind: str) -> Iterator[list[Item
     """
     drawer, series, place = Drawer(pool, arguments.seed), all_series(arguments, kind), KINDS.index(kind)
     totals = sorted({axes[0].total for axes in series})
+    # Orders of as many values are the same: a class would have one total.
+    key = (arguments.seed, place, 1) if len(totals) == len(drawer.usable) else (arguments.seed, place)
     for number in range(arguments.num_tasks):
-        total = totals[evenly(len(totals), arguments.seed, place, number)]
+        total = totals[evenly(len(totals), *key, number)]
         fitting = [axes for axes in series if axes[0].total == total]
         rng = np.random.default_rng([arguments.seed, place, number, 1])
         for place_of in rng.permutation(len(fitting))[:MAX_AXES]:
@@ -147,6 +149,8 @@ def write_items(arguments: Any, read: Callable[[Any], Pool], *, sources: Sequenc
         all_series(arguments, kind)
     folder = Path(arguments.output_dir)
     pool = read(arguments)
+    if "listing" in kinds and not len(pool.listed()):
+        print("listing: no category has two classes that can be shown, left out")
     missed: Counter[str] = Counter()
     made: list[tuple[str, int, str]] = []
 

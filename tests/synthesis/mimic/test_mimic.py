@@ -238,7 +238,7 @@ def broken(path, change):
     (lambda data: data["annotations"][2].update(bbox=None), "entry 2 of annotations has no bbox"),
     (lambda data: data.update(annotations=["x"]), "entry 0 of annotations is 'x'"),
     (lambda data: data.update(annotations=[]), "show 0 classes"),
-    (lambda data: [image.update(file_name="no" + image["file_name"]) for image in data["images"]], "none of its 30"),
+    (lambda data: [image.update(file_name="no" + image["file_name"]) for image in data["images"]], "no image can be used: 30 are not in"),
 ])  # fmt: skip
 def test_annotations_in_another_layout_are_refused_where_they_are(tmp_path, change, error):
     arguments = annotated(tmp_path, num_images=30)
@@ -277,14 +277,59 @@ def test_without_a_file_scenes_are_drawn_and_their_truth_is_counted(tmp_path):
     assert len(counting.boxes) == counting.answer and Path(counting.images[0]).parent.name == "pool"
 
 
-def test_pictures_that_exif_turns_and_annotators_did_not_are_left_out_aloud(tmp_path, capsys):
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("is_square", [False, True])
+def test_pictures_that_exif_turns_are_left_out_where_their_boxes_may_not_be_turned(
+    tmp_path, capsys, orientation, is_square
+):
     arguments = annotated(tmp_path, num_images=120)
-    data = json.loads(Path(arguments.annotations).read_text())
+    path = Path(arguments.annotations)
+    data = json.loads(path.read_text())
     exif = Image.Exif()
-    exif[274] = 6
-    lying = [one for one in data["images"] if one["width"] > 1.1 * one["height"]][:5]
-    for one in lying:
-        Image.new("RGB", (one["width"], one["height"])).save(tmp_path / "pictures" / one["file_name"], exif=exif)
+    exif[274] = orientation
+    before, after = data["images"][3], data["images"][8]
+    for one, stored in ((before, (90, 90 if is_square else 60)), (after, (90, 90 if is_square else 60))):
+        Image.new("RGB", stored, (0, one["id"], 9)).save(tmp_path / "pictures" / one["file_name"], exif=exif)
+        one.update(width=stored[0], height=stored[1])
+    if orientation > 4:
+        after.update(width=after["height"], height=after["width"])  # annotated as it is shown
+    path.write_text(json.dumps(data))
+    pool = read_coco(path, tmp_path / "pictures", min_area=0.05, small="image")
+    is_kept = [one["file_name"] in pool.names for one in (before, after)]
+    assert is_kept == [orientation == 1, orientation == 1 or (orientation > 4 and not is_square)]
+    assert ("turned by their EXIF" in capsys.readouterr().out) == (False in is_kept)
+
+
+def test_pictures_that_cannot_be_opened_or_are_there_twice_are_left_out_aloud(tmp_path, capsys):
+    arguments = annotated(tmp_path, num_images=60)
+    first, second, third, *_ = sorted((tmp_path / "pictures").iterdir())
+    first.write_bytes(b"")
+    third.write_bytes(second.read_bytes())
     pool = read_coco(Path(arguments.annotations), tmp_path / "pictures", min_area=0.05, small="image")
-    assert "5 images are turned by their EXIF" in capsys.readouterr().out
-    assert not {one["file_name"] for one in lying} & set(pool.names) and len(pool.names) == 115
+    assert {first.name, third.name}.isdisjoint(pool.names) and len(pool.names) == 58
+    said = capsys.readouterr().out
+    assert f"1 images cannot be opened: left out (the first: {first.name})" in said
+    assert f"1 images are another one's bytes once more: left out (the first: {third.name})" in said
+
+
+def test_lists_are_asked_of_categories_that_have_a_name_and_several_classes(arguments, tmp_path, capsys):
+    tasks = drawn(arguments, output_dir=str(tmp_path / "out"), num_tasks=30, kinds=["listing"])
+    assert {re.search('category "([^"]+)"', task.question)[1] for task in tasks} == {"animal"}
+    path = tmp_path / "none.json"
+    for names in (["none"] * 7, [""] * 7, list("abcdefg")):
+        data = json.loads(Path(arguments.annotations).read_text())
+        for one, name in zip(data["categories"], names, strict=True):
+            one["supercategory"] = name
+        path.write_text(json.dumps(data))
+        tasks = drawn(arguments, annotations=str(path), output_dir=str(tmp_path / "out"), num_tasks=3)
+        assert {task.family for task in tasks} == {"counting", "common", "odd"}
+        assert "listing: no category has two classes that can be shown, left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("total", [[1, 2, 3, 4, 5, 6, 7], [2, 3, 4]])
+def test_a_class_does_not_tell_the_total(arguments, tmp_path, total):
+    tasks = drawn(arguments, output_dir=str(tmp_path), num_tasks=140, kinds=["counting"], total=total, spread=[1])
+    totals = defaultdict(set)
+    for task in tasks:
+        totals[task.metadata["classes"][0]].add(task.answer)
+    assert len(totals) == 7 and min(map(len, totals.values())) > 1
