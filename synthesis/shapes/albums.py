@@ -127,19 +127,19 @@ def test_albums() -> list[Task]:
     return make_albums(num_tasks=600, seed=3, prefix="album-test")
 
 
-def sweep_albums() -> list[Task]:
+def sweep_albums(sizes: Sequence[int] = SWEEP_SIZES) -> list[Task]:
     """Held-out albums of 2 to 24 images, 60 of each size, without the families that grow with it."""
     shares = {family: share for family, share in ALBUM_FAMILIES.items() if family in ("find", "read", "compare")}
     return [
         task
-        for size in SWEEP_SIZES
+        for size in sizes
         for task in make_albums(num_tasks=60, seed=4, families=shares, num_images=(size,), prefix=f"album-sweep-{size}")
     ]
 
 
 def short_sweep_albums() -> list[Task]:
     """Those of `sweep_albums` with 2, 8 and 24 images."""
-    return [task for task in sweep_albums() if len(task.images) in (2, 8, 24)]
+    return sweep_albums((2, 8, 24))
 
 
 @dataclass(frozen=True)
