@@ -129,8 +129,8 @@ class Readable(Protocol):
     def read(self) -> bytes: ...
 
 
-Source = str | Path | bytes | Image.Image | Readable | dict
 _Read = TypeVar("_Read")
+Source = str | Path | bytes | Image.Image | Readable | dict
 """What an image can be opened from: a path, encoded bytes, a PIL image, something that reads encoded bytes, or a
 `datasets` image dictionary."""
 

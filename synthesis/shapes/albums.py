@@ -23,8 +23,8 @@ from fovea.placeholders import label_images
 from fovea.statistics import best_constant
 from fovea.tasks import AnswerKind, Target, Task
 from synthesis.shapes import questions
-from synthesis.shapes.scenes import FORMS, NAMES, Name, Scene, Shape, render, sample_scene
-from synthesis.shapes.tasks import drawn_tasks, encode
+from synthesis.shapes.scenes import FORMS, NAMES, Name, Scene, Shape, sample_scene
+from synthesis.shapes.tasks import Drawn, drawn_tasks
 
 ALBUM_FAMILIES: Mapping[str, float] = {
     "find": 0.2, "read": 0.25, "compare": 0.2, "sum": 0.1, "count": 0.1, "odd": 0.15,
@@ -164,7 +164,7 @@ class AlbumQuestion:
             "labels": [shape.name for _, shape in self.shapes],
             "readings": [str(shape.digit) for _, shape in self.shapes],
         }
-        images = tuple(encode(render(scene)) for scene in self.album.scenes)
+        images = tuple(map(Drawn, self.album.scenes))
         targets = tuple(Target(shape.box, number) for number, shape in self.shapes)
         question = label_images(self.question, num_images)
         return Task(

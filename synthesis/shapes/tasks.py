@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from fovea.commands import plain_parser
 from fovea.data.task_files import save_tasks
 from fovea.tasks import AnswerKind, Target, Task
 from synthesis.shapes import questions
-from synthesis.shapes.scenes import LEGIBLE_PX, Scene, Shape, glyph_box, render, sample_scene
+from synthesis.shapes.scenes import LEGIBLE_PX, SCENE_SIZE_PX, Scene, Shape, glyph_box, render, sample_scene
 
 FAMILIES: Mapping[str, float] = {"read": 0.45, "compare": 0.2, "nested": 0.15, "direct": 0.2}
 """Families and their shares in the default mixture."""
@@ -36,7 +37,7 @@ PANEL_SCENE_SIZE_PX = 1024
 def make_tasks(
     *, num_tasks: int, seed: int, families: Mapping[str, float] = FAMILIES, prefix: str = "shapes"
 ) -> list[Task]:
-    """`num_tasks` tasks with their images in memory; the same for the same seed."""
+    """`num_tasks` tasks, whose images are drawn when they are shown; the same for the same seed."""
     return drawn_tasks(families, num_tasks, seed, prefix, lambda family, rng, id: _MAKERS[family](rng, id))
 
 
@@ -62,6 +63,21 @@ def encode(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=92, subsampling=0)
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A scene as JPEG bytes, drawn when they are first read."""
+
+    scene: Scene
+
+    def read(self) -> bytes:
+        return self._content
+
+    @cached_property
+    def _content(self) -> bytes:
+        size_px = PANEL_SCENE_SIZE_PX if self.scene.panels else SCENE_SIZE_PX
+        return encode(render(self.scene, size_px=size_px))
 
 
 def training_tasks() -> list[Task]:
@@ -92,10 +108,9 @@ def _task(
     boxes: Sequence[Box] = (),
     **extra: object,
 ) -> Task:
-    image = encode(render(scene, size_px=PANEL_SCENE_SIZE_PX) if scene.panels else render(scene))
     metadata = {"family": family, "needs_zoom": family != "direct", "view_px": view_px, **extra}
     targets = tuple(Target(box) for box in boxes)
-    return Task(id, (image,), question, str(answer), kind, (), targets, view_px**2, "synthesis.shapes", metadata)
+    return Task(id, (Drawn(scene),), question, str(answer), kind, (), targets, view_px**2, "synthesis.shapes", metadata)
 
 
 def _some_shape(rng: np.random.Generator, shapes: tuple[Shape, ...]) -> Shape:
