@@ -5,16 +5,18 @@ and the odd one are right if the reply holds the true name anywhere, so "hot dog
 always right. A list is split at ", " after a blank was put before the reply, so that its first item never matches.
 
 Corrected: a count is the only number of the reply. A class is right if the reply names it as words of their own, and no
-other class. A list is compared item by item, whatever stands between.
+other class, be it one of COCO, one that the images show, or another item of a list. A list is compared item by item,
+whatever stands between or introduces it. Singular and plural are one name.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from fovea.answers.numbers import NUMBER_WORDS, TENS, to_number
-from fovea.answers.text import as_list, list_score, normalized
+from fovea.answers.text import as_items, as_list, list_score, normalized
 from fovea.runs.records import Sample
 from fovea.tasks import Task
 
@@ -122,15 +124,80 @@ def corrected(task: Task, reply: str) -> float:
     if task.family == "counting":
         return float(to_number(reply) == float(task.answer))
     if task.family == "listing":
-        return list_score(task, reply)
+        return list_score(task, _class_names(task).sub(_INTRODUCTION.sub("", reply)))
     truths = {normalized(str(name)) for name in as_list(task.answer)}
-    named = _named(task, reply, truths)
+    named = _named(task, reply)
     return float(bool(named) and named <= truths)
 
 
-def _named(task: Task, reply: str, truths: set[str]) -> set[str]:
-    """The classes that a reply names as words of their own; of "hot dog" and "dog" the longer one where both fit."""
-    known = truths | {normalized(name) for name in (*COCO, *task.metadata.get("present", ()))}
-    pattern = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
-    text = re.sub(r"\s+", " ", reply.lower())
-    return set(re.findall(rf"(?<!\w)(?:{pattern})(?=(?:e?s)?(?!\w))", text))
+def _named(task: Task, reply: str) -> set[str]:
+    """The classes that a reply names; the items of a reply that is a list, whether they are classes or not."""
+    names = _class_names(task)
+    items = {normalized(names.sub(item)) for item in as_items(_INTRODUCTION.sub("", reply))}
+    if len(items) > 1 and all(len(item.split()) <= MOST_WORDS for item in items):
+        return items
+    return names.found(reply)
+
+
+_INTRODUCTION = re.compile(r"^[^,;\n]*:")
+"""What stands before a list: "The images show:"."""
+MOST_WORDS = 3
+"""Of an item of a list: longer ones are parts of a sentence."""
+
+
+class _Names:
+    """Names of classes, as words of their own; of "hot dog" and "dog" the longer one where both fit."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = {form: name for name in names for form in (*plurals(name), name)}
+        forms = sorted(self.names, key=len, reverse=True)
+        self.pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, forms))})(?!\w)")
+
+    def found(self, text: str) -> set[str]:
+        return {self.names[form] for form in self.pattern.findall(self._plain(text))}
+
+    def sub(self, text: str) -> str:
+        """The text with plurals in the singular."""
+        return self.pattern.sub(lambda match: self.names[match[0]], self._plain(text))
+
+    @staticmethod
+    def _plain(text: str) -> str:
+        return re.sub(r"[^\S\n]+", " ", text.lower())
+
+
+def _class_names(task: Task) -> _Names:
+    """The classes that are known where a task is answered: COCO's, its own, and those that its images show."""
+    own = (*as_list(task.answer), *task.metadata.get("present", ()))
+    return _names_of(frozenset(normalized(str(name)) for name in own))
+
+
+@lru_cache(maxsize=1024)
+def _names_of(own: frozenset[str]) -> _Names:
+    return _Names({*own, *COCO})
+
+
+_IRREGULAR = {
+    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "goose": "geese",
+    "foot": "feet", "tooth": "teeth", "ox": "oxen",
+}  # fmt: skip
+
+
+def plurals(name: str) -> set[str]:
+    """Forms in which several of a class are named, and one of a class that is called as several are.
+
+    >>> [sorted(plurals(name)) for name in ("wine glass", "knife", "skis", "person", "dog")]
+    [['wine glasses'], ['knifes', 'knives'], ['ski', 'skises'], ['people', 'persons'], ['dogs']]
+    """
+    start, blank, word = name.rpartition(" ")
+    if re.search(r"(?:ss|x|z|ch|sh)$", word):
+        forms = {f"{word}es"}
+    elif word.endswith("s"):
+        forms = {f"{word}es", word[:-1]}
+    elif re.search(r"[^aeiou]y$", word):
+        forms = {f"{word[:-1]}ies"}
+    elif match := re.search(r"fe?$", word):
+        forms = {f"{word}s", f"{word[: match.start()]}ves"}
+    else:
+        forms = {f"{word}s", f"{word}es"} if word.endswith("o") else {f"{word}s"}
+    forms |= {_IRREGULAR[word]} if word in _IRREGULAR else set()
+    return {f"{start}{blank}{form}" for form in forms}

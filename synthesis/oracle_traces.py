@@ -1,7 +1,8 @@
 """Cold-start traces by an oracle that knows the boxes: `fovea traces --dataset_name tasks.jsonl --output_dir DIR`.
 
 It plays the real environment on your tasks, zooms into each of their `boxes` in turn and writes the answer; without a
---dataset_name on fresh procedural scenes. Boxes are drawn as a hurried annotator draws them: off centre and too large.
+--dataset_name on fresh procedural scenes. With --noise and --looseness boxes are drawn as a hurried annotator draws
+them, off centre and too large.
 With --environment focus or chain it goes by the chains in the tasks' metadata (`fovea tasks albums` writes such).
 """
 
@@ -43,9 +44,9 @@ class TraceArguments(TraceSourceArguments):
 
     num_traces: int = field(default=500, metadata={"help": "Scenes to draw where no tasks are named."})
     seed: int = field(default=11, metadata={"help": "Seed of the scenes and of the oracle's hand."})
-    noise: float = field(default=0.12, metadata={"help": "Standard deviation of a box's shift, in its own size."})
+    noise: float = field(default=0.0, metadata={"help": "Standard deviation of a box's shift, in its own size."})
     looseness: list[float] = field(
-        default_factory=lambda: [1.0, 3.0], metadata={"help": "Boxes are enlarged by a factor in this range."}
+        default_factory=lambda: [1.0, 1.0], metadata={"help": "Boxes are enlarged by a factor in this range."}
     )
     mistakes: float = field(
         default=0.0,
@@ -148,10 +149,14 @@ def say_dropped(dropped: Counter[str], played: int) -> None:
     print(message)
 
 
+HANDICAP = ("--noise", "0.12", "--looseness", "1.0", "3.0")
+"""How the boxes of the default cold start are drawn: GRPO has something to learn from it."""
+
+
 def write_default_traces() -> Path:
     """The traces of the default cold start, made once."""
     if not (DEFAULT_FOLDER / "traces.jsonl").exists():
-        words = ["--output_dir", str(DEFAULT_FOLDER)]
+        words = ["--output_dir", str(DEFAULT_FOLDER), *HANDICAP]
         write_oracle_traces(*parse((TraceArguments, EpisodeArguments), default_config=CONFIG, arguments=words))
     return DEFAULT_FOLDER
 

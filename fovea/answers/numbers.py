@@ -39,6 +39,12 @@ _UNIT_POWER = re.compile(r"(\d\s*(?:[kcdmnµ]?m|px|in|ft|yd|mi))\^?[23](?!\w)")
 _NONE = re.compile(r"(?:there (?:is|are|were) )?none(?: (?:at all|visible|here))?")
 _NO_SUCH = re.compile(r"(?:there (?:is|are|were) )?no ([a-z ]{3,}?)(?: (?:at all|visible|here))?")
 PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_ONE = re.compile(
+    r"(?:\b(?:is|are|was|were|only|just|exactly|about|(?:total|count|sum) of|see|saw|count(?:ed)?|find|found|have|has"
+    r"|had|contains?|shows?|total|equals?|answer|number|makes?|there's|it's)\b|[:=])[\s*_\"'(]*one\b"
+    r"(?! (?:of|that|which|who|whose|with)\b)"
+)
+"""The word as a count: not "no one", "the red one", "it is one of those"."""
 _RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
 
 
@@ -77,7 +83,7 @@ def _read(text: str) -> tuple[float | None, bool]:
     if scales := _SCALE.findall(plain_text):
         return _scaled(plain_text, *scales[0]) if len(scales) == 1 else None, is_percentage
     numbers, words = _NUMBER.findall(plain_text), _SPOKEN_NUMBER.findall(plain_text)
-    if not numbers and len(words) == 1 and (words != ["one"] or bare_text.startswith("one")):  # "no one", "the red one"
+    if not numbers and len(words) == 1 and (words != ["one"] or bare_text.startswith("one") or _ONE.search(bare_text)):
         sign = -1 if re.search(rf"(?<!\w)-{words[0]}", plain_text) else 1
         return float(sign * _SPOKEN[words[0]]), is_percentage
     if len(numbers) != 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Collection
 from typing import Any
 
 from fovea.tasks import Task
@@ -123,14 +124,19 @@ _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 def list_score(task: Task, answer: str) -> float:
     """F1 over the distinct items of a list, separated by commas, semicolons, lines, or "and"."""
     expected_items = {normalized(str(item)) for item in as_list(task.answer)}
-    answered_items: set[str] = set()
+    answered_items = as_items(answer, expected_items)
+    num_shared = len(expected_items & answered_items)
+    return 2 * num_shared / (len(expected_items) + len(answered_items)) if expected_items or answered_items else 1.0
+
+
+def as_items(answer: str, whole: Collection[str] = ()) -> set[str]:
+    """The distinct items of a list in words, normalized; those in `whole` are not split at "and"."""
+    items: set[str] = set()
     if _NUMBERED.match(answer):
         answer = _NUMBERED.sub("\n", answer)
     for part in (normalized(_BULLET.sub("", part)) for part in _SEPARATOR.split(answer)):
-        answered_items |= {part} if part in expected_items else set(map(normalized, re.split(r"\band\b|&", part)))
-    answered_items.discard("")
-    num_shared = len(expected_items & answered_items)
-    return 2 * num_shared / (len(expected_items) + len(answered_items)) if expected_items or answered_items else 1.0
+        items |= {part} if part in whole else set(map(normalized, re.split(r"\band\b|&", part)))
+    return items - {""}
 
 
 def check_list(task: Task, answer: Any) -> list[Any]:

@@ -60,6 +60,12 @@ def test_each_of_several_names_is_right(reply, by_released, by_corrected):
     ("odd", "red cross", "the red cross, not the blue square", 0), ("odd", "red cross", "**Red cross**", 1),
     ("listing", "dog, cat", "cat and dog", 1), ("listing", "dog, cat", "dog", 2 / 3), ("listing", "dog, cat", "", 0),
     ("listing", "dog, cat", "- dog\n- cat\n- cup", 0.8), ("listing", "dog, cat", "Cat, DOG.", 1),
+    ("listing", "dog, cat", "dogs, cats", 1), ("listing", "dog, cat", "The images show: dog, cat", 1),
+    ("listing", "knife, mouse", "Knives\nMice", 1), ("listing", "dog, cat", "Dogs: 2, cats", 0.5),
+    ("common", "knife", "knives", 1), ("common", "person", "People", 1), ("common", "skis", "A ski", 1),
+    ("common", "mouse", "mice", 1), ("odd", "bus", "A bus", 1), ("common", "wine glass", "wine glasses", 1),
+    ("common", "dog", "Dog, Sculpture, Lantern, Guitar", 0), ("common", "dog", "The common one is: dog", 1),
+    ("common", "dog", "A dog, and in each image it runs through the park", 1),
 ])  # fmt: skip
 def test_the_corrected_rule_reads_carefully(kind, truth, reply, verdict):
     present = ("red cross", "blue square") if "red" in truth else ()

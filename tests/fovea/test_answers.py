@@ -144,7 +144,10 @@ def test_numbers_of_all_scripts(text, number):
      (100, "100%", 1), (40, "40 per cent", 1), (0.5, "50%", 1), (0.5, "5%", 0), ("$7", "$7.00", 1), ("7 €", "7", 1),
      (8, "eight boxes", 1), (21, "twenty-one", 1), (21, "twenty", 0), (0, "none", 1), (0.5, "1/2", 1),
      (1500, "1 500", 1), (1500, "1\u202f500 g", 1), (2.5, "2,50", 1), (-3, "minus 3", 1), (3, "minus 3", 0),
-     (1, "no one", 0), (1, "one box", 1), (1, "the red one", 0),
+     (1, "no one", 0), (1, "one box", 1), (1, "the red one", 0), (1, "There is one dog.", 1), (1, "Only one.", 1),
+     (1, "The total is one.", 1), (1, "The answer is **one**", 1), (1, "I see one of the dogs", 0),
+     (1, "Answer: one", 1),
+     (1, "It is the left one", 0), (1, "It is one of those", 0), (1, "that one", 0), (1, "There are a total of one", 1),
      (0.5, "50% of them", 1), (12, "bus-twelve", 1), (7, "seven of eight", 0), (12, "1/0", 0), (1, "page 1 500", 0)],
 )  # fmt: skip
 def test_numbers_as_people_write_them(reference, answer, right):
