@@ -41,6 +41,11 @@ def environment_factory(arguments: EpisodeArguments, model: Model) -> Callable[[
                 "./file.py:Class"
             )
         return load_object(arguments.environment)
+    if not model.limits.sets_tokens and (arguments.environment == "focus" or arguments.max_image_tokens):
+        raise ValueError(
+            "this model sees an image of any size in tiles of a fixed number of tokens, so that smaller views would "
+            "save nothing: leave --max_image_tokens out, and take another environment than focus"
+        )
     settings = ViewSettings(
         box_frame(arguments, model),
         model.limits,

@@ -16,7 +16,7 @@ from environments.protocol import escape_control_tokens
 from fovea.bounded_cache import BoundedCache
 from fovea.images import coarser, image_hash
 from fovea.kernels.packing import Row
-from fovea.kernels.token_pooling import num_pooled
+from fovea.kernels.token_pooling import coarser_tiles, num_pooled
 from fovea.ledger import count, phase
 from fovea.replacing import replaced
 
@@ -110,7 +110,8 @@ class Renderer:
 
     @phase("preprocess")
     def _process(self, image: Image.Image, is_whole: bool) -> ImageInputs:
-        image = coarser(image, self.pixel_pooling)
+        if not self.cuts_tiles:
+            image = coarser(image, self.pixel_pooling)
         processed = self._image_processor(images=[[image, image]] if is_whole else [image], return_tensors="pt")
         self.num_preprocessed += 1
         count("images preprocessed", 1)
@@ -120,7 +121,8 @@ class Renderer:
             return ImageInputs(processed["pixel_values"], grid, num_pooled(num_tokens, self.token_pooling))
         size = processed["image_sizes"][0]
         num_tokens = len(self.processor.replace_image_token(processed, 0)) // len(self.image_token)
-        return ImageInputs(processed["pixel_values"][0], size, num_pooled(num_tokens, self.token_pooling), is_whole)
+        tiles = coarser_tiles(processed["pixel_values"][0], self.pixel_pooling)
+        return ImageInputs(tiles, size, num_pooled(num_tokens, self.token_pooling), is_whole)
 
     @contextmanager
     def remembering(self) -> Iterator[None]:

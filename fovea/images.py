@@ -40,6 +40,11 @@ class PixelLimits:
                 f"max_pixels {self.max_pixels} is less than one visual token: use at least {self.factor**2}"
             )
 
+    @property
+    def sets_tokens(self) -> bool:
+        """Whether an image of fewer pixels has fewer visual tokens; where a processor cuts tiles it has not."""
+        return self.factor > 1
+
     def fit_size(self, size: Size) -> Size:
         """The (width, height) at which an image of `size` reaches the model, by Qwen-VL's own rule.
 

@@ -24,6 +24,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import image_s
 
 from fovea.kernels.layouts import attends_to_all, install, without_adapters
 from fovea.kernels.masked_layouts import OUTSIDE, MaskedBatch, number_images
+from fovea.kernels.token_pooling import num_pooled
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
 """Model families whose every forward has been compared with a dense mask, by tests."""
@@ -187,7 +188,8 @@ def _lengths_side_by_side(model: Any, kwargs: dict[str, Any]) -> Iterator[int] |
     nothing = [torch.zeros(number, (vision.image_size // vision.patch_size) ** 2, 1) for number in tiles]
     ratio = kwargs.get("vision_aspect_ratio") or model.config.vision_aspect_ratio
     _, lengths = model.pack_image_features(nothing, sizes, torch.zeros(1), ratio)
-    return iter(lengths.tolist())
+    factor = getattr(model.get_image_features, "token_pooling", 1)
+    return (num_pooled(length, factor) for length in lengths.tolist())
 
 
 _DECIDED = "_masked_rows"

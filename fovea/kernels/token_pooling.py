@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from torch.nn.functional import interpolate
 
 from fovea.kernels.layouts import without_adapters
 from fovea.replacing import replaced
@@ -43,6 +44,15 @@ def pooled_tokens(network: Any, factor: int) -> Iterator[None]:
         yield
 
 
+def coarser_tiles(tiles: torch.Tensor, factor: int) -> torch.Tensor:
+    """Tiles [tiles, 3, H, W] with what is left of each at a `factor`-th of its pixels: the control of pooled tokens."""
+    if factor == 1:
+        return tiles
+    less = [max(1, round(side / factor**0.5)) for side in tiles.shape[-2:]]
+    shrunk = interpolate(tiles.float(), size=less, mode="area")
+    return interpolate(shrunk, size=tiles.shape[-2:], mode="bicubic").to(tiles.dtype)
+
+
 def num_pooled(number: int, factor: int) -> int:
     """How many tokens are left of `number`."""
     return -(-number // factor)
@@ -62,6 +72,7 @@ def _pooling(stock: Any, factor: int) -> Any:
             output.deepstack_features = [[pool(features, factor) for features in level] for level in deep]
         return output
 
+    get_image_features.token_pooling = factor  # type: ignore[attr-defined]
     return get_image_features
 
 

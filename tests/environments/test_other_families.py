@@ -15,6 +15,8 @@ from environments.rendering import Renderer, batched
 from environments.seats import Limits
 from fovea.boxes import Frame
 from fovea.images import PixelLimits
+from fovea.kernels.image_blocks import block_images
+from fovea.kernels.token_pooling import pooled_tokens
 from fovea.models.loading import freeze_vision, load_model
 from rl.trainer import ZoomGRPOTrainer
 from sft.collator import TraceCollator
@@ -48,6 +50,30 @@ def test_they_play_episodes(model, make_task):
     episodes = play(policy, tasks, environment_factory=factory, limits=Limits(2, 12, 4096), renderer=renderer)
     assert all(episode.record.completion_ids for episode in episodes)
     assert not {renderer.image_token_id} & {token for e in episodes for token in e.record.completion_ids}
+
+
+@pytest.mark.parametrize("asked", [{"max_image_tokens": 256}, {"environment": "focus"}])
+def test_smaller_views_are_refused_where_they_save_no_token(model, make_task, asked):
+    arguments = EpisodeArguments(**asked)
+    if model.network.config.model_type == "qwen2_vl":
+        assert environment_factory(arguments, model)
+    else:
+        with pytest.raises(ValueError, match="tiles of a fixed number of tokens"):
+            environment_factory(arguments, model)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_masked_and_pooled_images_are_seen_alike_by_forward_and_generate(model, factor):
+    block_images(model.network, model.processor.tokenizer, [0])
+    pictures = [Image.effect_noise((60, 40), 80).convert("RGB") for _ in range(3)]
+    blocks = [{"type": "image", "image": picture} for picture in pictures]
+    renderer = Renderer(model.processor, token_pooling=factor)
+    ids = renderer.prompt_ids([{"role": "user", "content": [*blocks, {"type": "text", "text": "Which?"}]}], [])
+    inputs = renderer.model_inputs([ids], [pictures])
+    with pooled_tokens(model.network, factor), torch.no_grad():
+        chosen = model.network(**inputs).logits[0, -1].argmax()
+        written = model.network.generate(**inputs, max_new_tokens=1, do_sample=False, eos_token_id=None)
+    assert written[0, -1] == chosen
 
 
 def test_a_zoom_gives_them_a_crop_of_the_original(model):

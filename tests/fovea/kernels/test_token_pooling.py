@@ -5,11 +5,11 @@ import torch
 from PIL import Image
 
 from environments.rendering import Renderer
-from fovea.images import coarser
+from fovea.images import coarser, fit
 from fovea.kernels.layouts import rope_positions
 from fovea.kernels.token_pooling import pool, pooled_tokens
 from fovea.models.loading import Model
-from fovea.models.processors import limited
+from fovea.models.processors import limited, pixel_limits
 from fovea.models.random_models import random_model
 from tests.families import llava_onevision, qwen2_vl
 
@@ -103,3 +103,24 @@ def test_the_control_keeps_the_size_and_loses_detail():
     less = coarser(checks, 4)
     assert less.size == checks.size and coarser(checks, 1) is checks
     assert max(high - low for low, high in less.getextrema()) < 10 < 255
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl-narrow", "llava_onevision"])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_the_control_leaves_as_little_of_a_picture_of_any_size(name, factor):
+    """Of what the model sees: a large picture is shrunk to a tile anyway."""
+    model = of_family(name)
+    if name != "llava_onevision":
+        limited(model.processor, None, 112 * 112)
+    left = []
+    for scale in (1, 4):
+        side = scale * (112 if name != "llava_onevision" else model.processor.image_processor.size["height"])
+        picture = Image.effect_noise((side, side), 90).convert("RGB")
+        seen = fit(picture, pixel_limits(model.processor))
+        whole, less = (
+            Renderer(model.processor, pixel_pooling=pooling).image_inputs(seen, among_several=True).pixel_values
+            for pooling in (1, factor)
+        )
+        assert whole.shape == less.shape
+        left.append(float(torch.corrcoef(torch.stack([whole.flatten(), less.flatten()]))[0, 1]))
+    assert left[0] < 0.85 and abs(left[0] - left[1]) < 0.25
