@@ -39,6 +39,12 @@ def colored(text: str, code: str) -> str:
     return f"\033[{code}m{plain(text)}\033[0m" if sys.stdout.isatty() else plain(text)
 
 
+def _say_what_runs(what: str) -> None:
+    """Shows on a terminal, in a line that is written over, which check is running."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
+
+
 class Examination:
     """Runs checks one after another, prints what they find, and keeps it."""
 
@@ -48,6 +54,7 @@ class Examination:
     def check(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """What `function(note, *arguments)` returns; None if it raised, which is a failed check."""
         note = Note(self, name)
+        _say_what_runs(f"{name} …")
         try:
             return function(note, *arguments)
         except (ValueError, FileNotFoundError) as error:  # the message says what to do
@@ -63,7 +70,9 @@ class Examination:
 
     def add(self, finding: Finding) -> None:
         self.findings.append(finding)
-        print(colored(f"{finding.verdict:4s}", COLORS[finding.verdict]), plain(f" {finding.check}: {finding.message}"))
+        _say_what_runs("")
+        verdict = colored(f"{finding.verdict:4s}", COLORS[finding.verdict])
+        print(verdict, plain(f" {finding.check}: {finding.message}"), flush=True)
         if finding.cure:
             print(plain(f"      -> {finding.cure}"), flush=True)
 

@@ -117,6 +117,7 @@ def _parse(
             raise ConfigError(f"{self.prog}: {message} (--help lists all options)")
 
     parser = Parser(cast(Any, list(types)), allow_abbrev=False, description=description, formatter_class=_Help)
+    _put_ours_first(parser, types)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(dict(settings), file)
         file.flush()
@@ -128,6 +129,22 @@ def _parse(
             hint = next((hint for name, hint in _HINTS.items() if name in str(error)), "")
             raise ConfigError(f"{error}{hint}") from error
     return parsed, rest
+
+
+def _put_ours_first(parser: argparse.ArgumentParser, types: Sequence[type]) -> None:
+    """Shows in `--help` what Fovea declares before the hundreds of options of TRL and Transformers."""
+    parser.usage = "%(prog)s [--config FILE ...] [--OPTION VALUE ...]"
+    classes = [base for kind in types for base in kind.__mro__]
+    foreign = [base for base in classes if base.__module__.partition(".")[0] in ("trl", "transformers")]
+    if not foreign:
+        return
+    ours = {"help", "config"}.union(*(vars(base).get("__annotations__", ()) for base in classes if base not in foreign))
+    group = parser.add_argument_group("options of Fovea, and those with a default of its own")
+    theirs = parser._optionals
+    group._group_actions = [action for action in theirs._group_actions if action.dest in ours]
+    theirs._group_actions = [action for action in theirs._group_actions if action.dest not in ours]
+    theirs.title = "options of TRL and Transformers"
+    parser._action_groups.sort(key=lambda one: one is not group)
 
 
 def changed_fields(settings: Any) -> dict[str, Any]:

@@ -113,3 +113,17 @@ def test_a_file_that_is_no_yaml_is_named_by_all_who_read_it(tmp_path, text, mess
     for read in by_all:
         with pytest.raises(ConfigError, match=f"bad.yaml .*{message}"):
             read()
+
+
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_help_shows_our_options_before_those_of_trl(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit):
+        load_object(COMMANDS[command][0])()
+    text = capsys.readouterr().out
+    ours, theirs = text.split("options of TRL and Transformers:")
+    for name in ("dataset_name", "environment", "crop_padding"):
+        assert f"  --{name} " in ours and f"  --{name} " not in theirs
+    for name in ("weight_decay", "lora_r"):
+        assert f"  --{name} " in theirs and f"  --{name} " not in ours
+    assert len(ours.splitlines()) < 250
