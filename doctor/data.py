@@ -34,7 +34,7 @@ def unfit_tasks(note: Note, tasks: Sequence[Task]) -> None:
 
 
 def unusable_images(note: Note, tasks: Sequence[Task]) -> bool:
-    """Images that do not open; whether there are any. Boxes were checked when the tasks were loaded."""
+    """Names images that do not open, and returns True if there are any. Boxes are checked as tasks are loaded."""
     problems = []
     for task in evenly(tasks, NUM_LOOKED_AT):
         try:
@@ -51,7 +51,7 @@ def unusable_images(note: Note, tasks: Sequence[Task]) -> bool:
 
 
 def given_away_answers(note: Note, tasks: Sequence[Task]) -> bool:
-    """Questions that contain their answer; whether there are more than happen by chance."""
+    """Names questions that contain their answer, and returns True if there are more than by chance."""
     leaks = [task for task in tasks if _gives_itself_away(task)]
     if len(leaks) <= 0.02 * len(tasks):
         return False

@@ -153,7 +153,7 @@ def lost_updates(note: Note, network: Any, launch: Launch) -> None:
 
 
 def can_estimate(note: Note, network: Any) -> bool:
-    """Whether memory can be estimated for this family; if not, says so."""
+    """Returns True if memory can be estimated for this family, and says so if not."""
     family = network.config.model_type
     if family not in FAMILIES:
         note.warn(

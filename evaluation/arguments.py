@@ -88,7 +88,7 @@ class EvaluationArguments(PlayerArguments, TimeArguments):
         metadata={"help": "Evaluate each checkpoint-* of a training's folder, each in a folder of its name."},
     )
     token_pooling: int = field(
-        default=1, metadata={"help": "So many neighbouring visual tokens of an image become one, their mean."}
+        default=1, metadata={"help": "Average so many neighbouring visual tokens of an image into one."}
     )
     pixel_pooling: int = field(
         default=1,

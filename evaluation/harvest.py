@@ -108,7 +108,7 @@ def balanced(records: Sequence[Sample | Rollout], families: Sequence[str], max_p
 
 
 def harvest(folder: Path, output: Path, *, model: str | None, max_traces: int | None, max_per_task: int) -> str:
-    """Writes the traces; how many came of how many, by family and zooms, and why others did not."""
+    """Writes the traces. Returns how many episodes became one, by family and zooms, and why others did not."""
     run = stored_run(folder)
     stage = stage_of(run, model)
     right = successes(run)

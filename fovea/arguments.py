@@ -50,7 +50,7 @@ class TaskArguments:
         return self.read_tasks(self.dataset_name, limit=self.max_tasks)
 
     def read_tasks(self, name: str, *, limit: int | None = None, problems: list[str] | None = None) -> list[Task]:
-        """Tasks of another name, read in the same way; what is wrong with bad rows goes to `problems`, if given."""
+        """Tasks of another name, read in the same way. Faults of rows go to `problems`, if it is given."""
         return tasks_from(
             name,
             split=self.dataset_split,

@@ -169,7 +169,7 @@ def _groups(episodes: Sequence[Episode]) -> list[list[Episode]]:
 
 
 def _call(reward: Reward, task: Task, subject: Any) -> Any:
-    """The function's value, its parameters filled by name; what it raises is re-raised with its name and the task."""
+    """Calls the function with its parameters by name. Its errors are raised with its name and the task."""
     arguments = {"task": task, "episode": subject, "episodes": subject}
     names = inspect.signature(reward.function).parameters
     try:

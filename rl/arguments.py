@@ -62,7 +62,9 @@ class GRPOArguments(SharingArguments, EngineArguments, GRPOConfig):
             "out those that ran out of tokens, as in TRL."
         },
     )
-    rollout_batch_size: int = field(default=64, metadata={"help": "Episodes that generate side by side."})
+    rollout_batch_size: int = field(
+        default=64, metadata={"help": "Episodes that generate side by side; vLLM takes all."}
+    )
     dynamic_sampling: int = field(
         default=0,
         metadata={

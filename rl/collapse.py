@@ -31,7 +31,7 @@ class Symptom:
     values: deque[float] = field(default_factory=deque)
 
     def takes(self, logs: dict[str, Any]) -> bool:
-        """Notes the metric; whether the symptom is there."""
+        """Records the metric and returns True if it has collapsed."""
         if self.metric in logs:
             self.values.append(float(logs[self.metric]))
             while len(self.values) > self.patience:

@@ -79,7 +79,7 @@ class ConvertArguments(SourceArguments):
 def episodes_of(
     arguments: ConvertArguments, stage: Stage, findings: dict[str, Finding], conversion: Conversion
 ) -> Iterator[tuple[int, Episode]]:
-    """The traces as episodes of the environment, with their numbers; what becomes none is kept in `conversion`."""
+    """Yields traces as episodes, with their numbers. Traces that become none are counted in `conversion`."""
     names: set[str] = set()
     given = Cutting(arguments.frame, arguments.source_padding or 1.0)
     for number, foreign in tqdm(islice(arguments.traces(), arguments.max_traces), desc="traces"):
@@ -158,7 +158,7 @@ def _written(
     found: Iterator[tuple[int, Episode]], folder: Path, path: Path, arguments: ConvertArguments, stage: Stage,
     conversion: Conversion,
 ) -> Iterator[Task]:  # fmt: skip
-    """Writes the episodes as they come; their tasks."""
+    """Writes the episodes as they come. Returns their tasks."""
     writer = WRITERS[arguments.to]
     tools = list(tools_of(stage.make_environment()).values())
     with path.open("w") as file:

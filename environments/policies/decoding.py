@@ -107,7 +107,7 @@ class Decoder:
         self.reader.forget()
 
     def advance(self, choose: Choice) -> list[OpenTurn]:
-        """Writes until turns have ended; these, with their end tokens if they were written."""
+        """Writes until turns have ended, and returns them, with their end tokens if they were written."""
         while True:
             ended: list[OpenTurn] = []
             if self._batch is not None:
@@ -128,7 +128,7 @@ class Decoder:
         return bool(few) and len(few) * SHARE >= self._num_rows
 
     def _write(self, choose: Choice) -> list[OpenTurn]:
-        """Feeds the chosen tokens with what is guessed to follow, and chooses the next; the turns that have ended."""
+        """Feeds the chosen tokens with guesses of the next ones, and chooses. Returns the turns that have ended."""
         batch = self._batch
         assert batch is not None
         guessed = [
@@ -179,7 +179,7 @@ class Decoder:
         return None, done
 
     def _begin(self, few: Sequence[OpenTurn], choose: Choice) -> list[OpenTurn]:
-        """Reads what these conversations hold beyond their caches, and chooses behind it; the turns that ended."""
+        """Reads what is not in the caches of these conversations, and chooses. Returns the turns that have ended."""
         conversations = [row.conversation for row in few]
         self.reader.prefill([c for c in conversations if c.cache is None])
         chunks = [c.token_ids[c.cache.num_seen :] for c in conversations]

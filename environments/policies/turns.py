@@ -18,7 +18,7 @@ class ThreadedTurns:
     num_threads: int
 
     def request(self, conversation: Conversation, max_tokens: int) -> Callable[[], Reply]:
-        """What asks for the turn, called in a thread; what is done before it returns is done in the caller's."""
+        """Prepares a request in the caller's thread, and returns the function that sends it in another one."""
         raise NotImplementedError
 
     @cached_property
@@ -37,7 +37,7 @@ class ThreadedTurns:
         self._under_way[self._pool.submit(self.request(conversation, max_tokens))] = conversation
 
     def finished(self) -> list[tuple[Conversation, Reply]]:
-        """The turns that have ended; what a failed one has raised comes up when no other has ended beside it."""
+        """Returns the turns that have ended. The error of a failed turn is raised when no other turn has ended."""
         done, _ = wait(self._under_way, return_when=FIRST_COMPLETED)
         ended = [future for future in self._under_way if future in done]  # in the order in which they were asked for
         good = [future for future in ended if future.exception() is None]

@@ -53,7 +53,9 @@ class AgentArguments(TraceSourceArguments):
     )
     locate: str | None = field(default=None, metadata={"help": "Who finds where something is."})
     look: str | None = field(default=None, metadata={"help": "Who answers by what is shown."})
-    adjust: str | None = field(default=None, metadata={"help": "Who moves a box that did not help (default: rules)."})
+    adjust: str | None = field(
+        default=None, metadata={"help": "The model or function that moves a box which did not help (default: rules)."}
+    )
     verify: str | None = field(default=None, metadata={"help": "Who compares with the reference (default: rules)."})
     summarise: str | None = field(default=None, metadata={"help": "Who writes the thoughts (default: rules)."})
     prompts: str | None = field(default=None, metadata={"help": "YAML with other words for roles of chat models."})

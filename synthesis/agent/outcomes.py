@@ -68,7 +68,7 @@ class Outcome:
 
 
 def append_outcome(folder: Path, outcome: Outcome) -> None:
-    """Writes a line; what it names is on disk before it."""
+    """Writes a line, after the files that it names."""
     with (folder / OUTCOMES).open("a") as file:
         file.write(json.dumps(asdict(outcome), default=str) + "\n")
 
@@ -91,7 +91,7 @@ def read_outcomes(folder: Path, hashes: Mapping[str, str]) -> dict[str, Outcome]
 
 
 def finish(folder: Path, outcomes: Sequence[Outcome]) -> str:
-    """Writes traces.jsonl and samples.jsonl in the order of the tasks, and summary.md; the summary."""
+    """Writes traces.jsonl and samples.jsonl in the order of the tasks, and summary.md. Returns the summary."""
     traces = [outcome for outcome in outcomes if outcome.is_trace]
     with (folder / "traces.jsonl").open("w") as file:
         file.writelines(json.dumps(outcome.trace) + "\n" for outcome in traces)

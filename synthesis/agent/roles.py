@@ -52,7 +52,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether an answer is right; if not, advice that does not tell the right one."""
+    """The verdict on an answer, with advice that does not tell the right one."""
 
     is_right: bool
     advice: str = ""

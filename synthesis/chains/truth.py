@@ -49,7 +49,7 @@ class Known:
 
 
 def draw_pool(folder: Path, num_scenes: int, seed: int) -> Path:
-    """Draws the scenes of a pool into `folder`, with scenes.jsonl that says what is in each; the folder of images."""
+    """Draws the scenes of a pool into `folder`, and their contents into scenes.jsonl. Returns the images' folder."""
     rng = np.random.default_rng(seed)
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)

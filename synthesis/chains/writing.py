@@ -47,7 +47,7 @@ def tasks_of(builder: Builder) -> Iterator[Task]:
 
 
 def write(builder: Builder, episodes: EpisodeArguments) -> str:
-    """Writes tasks, traces.jsonl, samples.jsonl and summary.md below the folder; the summary."""
+    """Writes tasks, traces.jsonl, samples.jsonl and summary.md below the folder. Returns the summary."""
     folder, arguments = builder.folder, builder.arguments
     save_tasks(tasks_of(builder), folder / "tasks")
     model = load_outline(arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)

@@ -223,7 +223,7 @@ class _Paths(_Names):
 
 
 def run(arguments: OpenImagesArguments) -> Path:
-    """Draws the items and writes them, with the list of the pictures that they show; the folder."""
+    """Draws the items and writes them, with the list of the pictures that they show. Returns the folder."""
     files = (arguments.boxes, arguments.classes, arguments.labels, arguments.hierarchy)
     folder = write_items(arguments, read_open_images, sources=[file for file in files if file])
     shown = {name for row in read_jsonl(folder / "tasks.jsonl") for name in row["metadata"]["pictures"]}
