@@ -62,6 +62,9 @@ def parse(
                 raise ConfigError(_unknown(str(key), known, f"in {find_config(name)}"))
         settings |= found
     parsed, rest = _parse(dataclass_types, settings, words, description)
+    said = {*settings, *(word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--"))}
+    for instance in parsed:
+        vars(instance)[_SAID] = said
     if rest:
         option = next((word for word in rest if word.startswith("--")), rest[0])
         raise ConfigError(_unknown(option.lstrip("-").partition("=")[0], known, "on the command line"))
@@ -156,6 +159,17 @@ def changed_fields(settings: Any) -> dict[str, Any]:
         if (value := getattr(settings, field.name)) != default:
             changed[field.name] = value
     return changed
+
+
+_SAID = "_said"
+"""The attribute of parsed settings that names what files and command line said, be it the default."""
+
+
+def asked_fields(settings: Any) -> dict[str, Any]:
+    """`changed_fields`, and those that were asked for at their default, if that is not false, 0 or none."""
+    said = vars(settings).get(_SAID, ())
+    named = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.name in said}
+    return changed_fields(settings) | {name: value for name, value in named.items() if value}
 
 
 def find_config(name: str) -> Path:

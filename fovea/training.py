@@ -16,7 +16,7 @@ from fovea.kernels.layouts import without_adapters
 from fovea.ledger import LEDGER, count, phase
 from fovea.models.masks import card, check_same_mask, save_beside_adapter
 from fovea.processes import process_state
-from fovea.runs.checkpoints import COMPLETE, WholeCheckpoints, is_finished, last_whole_checkpoint, reopen
+from fovea.runs.checkpoints import COMPLETE, UNFINISHED, WholeCheckpoints, is_finished, last_whole_checkpoint, reopen
 from fovea.runs.directory import RunDirectory
 from fovea.runs.model_card import with_base
 
@@ -72,6 +72,8 @@ def train(trainer: Any, run: RunDirectory, *, checkpoint: str | None, max_minute
         goes_on = f"goes on from {last}" if last else "begins anew: no checkpoint was written yet (--save_steps)"
         raise SystemExit(f"interrupted after step {trainer.state.global_step}; the same command {goes_on}") from None
     save_together(trainer)
+    if process_state().is_main_process:
+        (run.path / UNFINISHED).unlink(missing_ok=True)
     if trainer.state.global_step >= trainer.state.max_steps and process_state().is_main_process:
         (run.path / COMPLETE).touch()
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None

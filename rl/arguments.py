@@ -134,11 +134,8 @@ class GRPOScriptArguments(TaskArguments, PixelArguments, TimeArguments, MaskArgu
         """`dataset_name` as TRL's own trainer takes it, with a column `prompt`: a file, a saved dataset or a hub id.
 
         Raises:
-            ValueError: if there is no such column, or options ask for more than prompts.
+            ValueError: if there is no such column.
         """
-        unused = [name for name in ("eval_dataset_name", "columns", "cold_start_config") if getattr(self, name)]
-        if unused:
-            raise ValueError(f"--environment none trains on prompts alone: leave out {', '.join(unused)}")
         data = read_dataset(self.dataset_name, split=self.dataset_split, config=self.dataset_config)
         if "prompt" not in data.column_names:
             raise ValueError(

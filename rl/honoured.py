@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fovea.config import changed_fields
+from fovea.config import asked_fields
 from rl.arguments import GRPOArguments
 
 REFUSED = {
@@ -71,7 +71,7 @@ def check_options(args: GRPOArguments, *, max_episode_tokens: int) -> None:
     """Raises ValueError for an option of no known value, or without effect on episodes, with what to use instead."""
     check_values(args)
     refused = REFUSED | (REFUSED_WITH_SHARED_PREFIX if args.shared_prefix else {})
-    changed = changed_fields(args)
+    changed = asked_fields(args)
     for name, cure in refused.items():
         if name in changed:
             raise ValueError(f"{name} {changed[name]!r} has no effect on episodes: {cure}")
@@ -79,6 +79,12 @@ def check_options(args: GRPOArguments, *, max_episode_tokens: int) -> None:
         raise ValueError(
             f"max_completion_length {args.max_completion_length} has no effect on episodes, which have at most "
             f"{max_episode_tokens} tokens after the prompt: use --max_episode_tokens"
+        )
+    keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
+    if keeps_best and args.metric_for_best_model in (None, "loss", "eval_loss"):
+        raise ValueError(
+            "the best model would be that of the lowest eval_loss, which says nothing of answers: greedy rollouts of a "
+            "task are alike, so that their advantages are 0. Add --metric_for_best_model eval_reward"
         )
     if args.remove_unused_columns:
         raise ValueError("remove_unused_columns would remove the column by which tasks are found: leave it out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -172,7 +172,7 @@ class PlaysEpisodes(GRPOTrainer):
         """What writes the turns: vLLM with the weights of now, or the model itself."""
         sampling = Sampling(self.temperature, self.top_p, self.top_k or 0, self.min_p or 0.0)
         if mode == "eval":
-            sampling = Sampling(self.args.eval_temperature)
+            sampling = replace(sampling, temperature=self.args.eval_temperature)
         if self.use_vllm:
             if self.state.global_step != self._last_loaded_step:
                 with profiling_context(self, "sync_weights"):
@@ -181,9 +181,13 @@ class PlaysEpisodes(GRPOTrainer):
             with self.vllm_generation.awake():
                 yield self.vllm_generation.policy(self.renderer, sampling)
             return
-        with unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
-        ) as network:
+        # Accelerate computes in 16 bits in the forward of the whole model alone, and cached decoding calls its parts.
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+            ) as network,
+            self.accelerator.autocast(),
+        ):
             yield TransformersPolicy(
                 network,
                 self.renderer,

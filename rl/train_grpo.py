@@ -26,7 +26,7 @@ from environments.probes.other_images import with_others
 from environments.seats import try_openings
 from environments.taught import untaught
 from fovea.arguments import said_in_a_line
-from fovea.config import ConfigError, changed_fields, parse, read_config
+from fovea.config import ConfigError, asked_fields, changed_fields, parse, read_config
 from fovea.data.identity import data_named, fingerprint
 from fovea.models.masks import check_engine
 from fovea.models.names import adapter_chain, expect_another_folder, resolve_path, weights_mark
@@ -69,9 +69,14 @@ def make_cold_start(config: str, model_name: str) -> None:
     subprocess.run([sys.executable, str(script), "--config", config], check=True)
 
 
+PROMPT_OPTIONS = {"dataset_name", "dataset_split", "dataset_config", "max_tasks", "reward_funcs", "max_minutes"}
+"""Options of `GRPOScriptArguments` that act where there are prompts in place of tasks."""
+
+
 def for_prompts(
-    script: GRPOScriptArguments, model_args: ModelConfig, args: GRPOArguments, rewards: list[Reward]
-) -> Callable[[], ZoomGRPOTrainer]:
+    script: GRPOScriptArguments, episodes: EpisodeArguments, model_args: ModelConfig, args: GRPOArguments,
+    rewards: list[Reward],
+) -> Callable[[], ZoomGRPOTrainer]:  # fmt: skip
     """Makes the trainer of `--environment none`: TRL's own training on prompts, without tasks, images or tools.
 
     Raises:
@@ -81,8 +86,11 @@ def for_prompts(
     ours = {field.name for field in fields(GRPOArguments)} - {field.name for field in fields(GRPOConfig)}
     if dead := sorted(ours & changed_fields(args).keys()):
         raise ConfigError(f"--environment none plays no episodes, which {', '.join(dead)} would act on: leave it out")
-    if script.intra_image_layers:
-        raise ConfigError("intra_image_layers masks images, and --environment none has none: leave it out")
+    dead = sorted(asked_fields(script).keys() - PROMPT_OPTIONS) + sorted(
+        asked_fields(episodes).keys() - {"environment"}
+    )
+    if dead:
+        raise ConfigError(f"--environment none trains on prompts alone: leave out {', '.join(dead)}")
     name = model_named(model_args)
     expect_another_folder(args.output_dir, name, revision=model_args.model_revision)
     if adapter_chain(name, revision=model_args.model_revision)[1]:
@@ -92,12 +100,10 @@ def for_prompts(
         )
     if args.use_vllm:
         check_engine(resolve_path(name), "vLLM")
-    quantization = get_quantization_config(model_args)
     args.model_init_kwargs = {
         "dtype": model_args.dtype,
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
-        **({"quantization_config": quantization} if quantization else {}),
         **cast("dict[str, Any]", args.model_init_kwargs or {}),  # TRL has parsed a text by now
     }
     return partial(
@@ -107,6 +113,7 @@ def for_prompts(
         args,
         train_dataset=script.load_prompts(),
         peft_config=get_peft_config(model_args),
+        quantization_config=get_quantization_config(model_args),  # not by model_init_kwargs: reward models take those
     )
 
 
@@ -194,7 +201,8 @@ def main() -> None:
     data: dict[str, str] = {}
     if episodes.environment == "none":
         with said_in_a_line():
-            make_trainer = for_prompts(script, model_args, args, rewards)
+            make_trainer = for_prompts(script, episodes, model_args, args, rewards)
+        data[WEIGHTS] = weights_mark(model_named(model_args))
     else:
         with said_in_a_line():
             check_options(args, max_episode_tokens=episodes.max_episode_tokens)

@@ -17,12 +17,14 @@ from statistics import fmean
 from typing import Any, cast
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import gather, gather_object
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
 from environments.rendering import Renderer
 from environments.seats import Limits
+from fovea.config import ConfigError
 from fovea.episodes import Episode
 from fovea.kernels.image_blocks import apply_image_blocks, inherit_image_blocks
 from fovea.kernels.layouts import without_adapters
@@ -43,6 +45,8 @@ from rl.payments import Payment, environment_rewards, payments
 from rl.playing import Group, PlaysEpisodes
 from rl.sampling import EpochCallback, EpochSampler, TaskHistory, has_signal, numbered
 from rl.shared_loss import SharedPrefixLoss
+
+logger = get_logger(__name__)
 
 HISTORY = "task_history.json"
 """In a checkpoint: how often each task was answered rightly of late."""
@@ -149,13 +153,32 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Transformers' method of the same name, and what `_save_more` has left there."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and (kept := Path(checkpoint) / self._rollouts_name).exists():
-            self._step, self._buffered_inputs = torch.load(kept, weights_only=True, map_location=self.args.device)
+        if checkpoint is not None:
+            self._load_rollouts(Path(checkpoint) / self._rollouts_name)
+        if checkpoint is not None and self.args.sync_ref_model and not (Path(checkpoint) / REFERENCE).exists():
+            raise ConfigError(f"{checkpoint} lacks {REFERENCE}, the reference that sync_ref_model had moved by then")
         if checkpoint is not None and (kept := Path(checkpoint) / HISTORY).exists():
             self.history.load(json.loads(kept.read_text()))
         if checkpoint is not None and (kept := Path(checkpoint) / REFERENCE).exists():
             weights = torch.load(kept, weights_only=True, map_location=self.args.device)
             self.accelerator.unwrap_model(self.ref_model).load_state_dict(weights)
+
+    def _load_rollouts(self, path: Path) -> None:
+        """Goes on within a generation, if all processes have its rollouts and the settings that cut it into parts."""
+        saved = torch.load(path, weights_only=True, map_location=self.args.device) if path.exists() else None
+        has_mine = isinstance(saved, dict) and saved["cut"] == self._cut
+        if not any(gather_object([saved is not None])):
+            return
+        if all(gather_object([has_mine])) and saved is not None:
+            self._step, self._buffered_inputs = saved["phase"], saved["rollouts"]
+        else:
+            logger.warning("rollouts of other batch settings were left to be trained on: a new generation is played")
+
+    @property
+    def _cut(self) -> list[int]:
+        """The settings by which a generation is cut into steps and processes."""
+        sizes = self.args.per_device_train_batch_size, self.args.num_micro_batches, self.num_iterations
+        return [*sizes, self.args.group_size, self.accelerator.num_processes]
 
     def _save_more(self, folder: Path) -> None:
         """Rollouts of which later steps still train, by what tasks are drawn, and a reference that moves."""
@@ -165,7 +188,8 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
             torch.save(self.accelerator.unwrap_model(self.ref_model).state_dict(), folder / REFERENCE)
         phase = self._step % (cast(int, self.args.steps_per_generation) * self.num_iterations)
         if phase:
-            torch.save((phase, self._buffered_inputs), folder / self._rollouts_name)
+            rollouts = {"cut": self._cut, "phase": phase, "rollouts": self._buffered_inputs}
+            torch.save(rollouts, folder / self._rollouts_name)
 
     @property
     def _rollouts_name(self) -> str:

@@ -10,7 +10,7 @@ from trl import ModelConfig, SFTConfig
 from environments.arguments import EpisodeArguments
 from environments.trace_files import read_traces
 from fovea.arguments import MaskArguments, PixelArguments, SharingArguments, TimeArguments
-from fovea.config import ConfigError, changed_fields
+from fovea.config import ConfigError, asked_fields
 from fovea.plugins import load_object
 
 
@@ -77,7 +77,8 @@ def check_options(args: SFTConfig, script: SFTScriptArguments, model_args: Model
             "train_vision and train_projector have no effect beside an adapter, which freezes all other weights: leave "
             "them out, and name modules by --lora_modules_to_save (trained whole) or --lora_target_modules"
         )
-    changed = changed_fields(args)
+    args.assistant_only_loss = False  # what it asks for is done anyway, and TRL would look for templates it knows
+    changed = asked_fields(args)
     for name, cure in (REFUSED | (REFUSED_WITH_SHARED_PREFIX if script.shared_prefix else {})).items():
         if name in changed:
             raise ConfigError(f"{name} {changed[name]!r} has no effect on traces: {cure}")

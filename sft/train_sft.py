@@ -64,7 +64,8 @@ def main() -> None:
     renderer = make_renderer(episodes, model)
     collator = TraceCollator(renderer, environment, pixel_limits(model.processor), max_length=args.max_length)
     is_evaluated = args.eval_strategy != "no"  # what is not evaluated on is trained on
-    traces, held_out = load_traces(records, script.eval_fraction if is_evaluated else 0.0, args.data_seed or args.seed)
+    seed = args.seed if args.data_seed is None else args.data_seed
+    traces, held_out = load_traces(records, script.eval_fraction if is_evaluated else 0.0, seed)
     args.remove_unused_columns = False
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.max_length = None

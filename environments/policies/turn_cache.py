@@ -145,7 +145,7 @@ class TurnCache:
         both = slice(2 * layer, 2 * layer + 2)
         index = self.at[:, None, :, None].expand_as(k)  # [rows, key heads, T, D]
         for kept, new in zip(self.own[both], (k, v), strict=True):
-            kept.scatter_(2, index, new)
+            kept.scatter_(2, index, new.to(kept.dtype))  # under autocast their types differ
         if self.blocks is not None and layer in self.masked_layers:
             return self.blocks.attend(q, (k, v), self.prefix[both], self.own[both], scaling)
         own, prefix = [kept[:, :, : self.reach] for kept in self.own[both]], self.prefix[both]

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from peft import PeftConfig
+from torch.nn import Dropout, Identity
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from fovea.config import ConfigError
@@ -78,6 +79,8 @@ def load_for_training(
             block_images(model.network, model.processor.tokenizer, parse_layers(intra_image_layers))
         except ValueError as error:
             raise ConfigError(str(error)) from error
+    if continues_adapter:
+        _set_dropout(model.network, getattr(new_adapter, "lora_dropout", 0.0))
     if continues_adapter:  # PEFT has frozen all but the adapter, which may reach into the vision tower
         return Trainee(model, None, None, load)
     if not train_vision:
@@ -107,13 +110,23 @@ def model_named(arguments: ModelConfig) -> str:
 
 
 def adapt_language(arguments: ModelConfig) -> None:
-    """Lets a new adapter go to the linear layers of the language tower, unless the arguments name its modules."""
-    if arguments.use_peft and not arguments.lora_target_modules:
+    """Lets a new adapter go to the linear layers of the language tower, unless the arguments say where it goes."""
+    if arguments.use_peft and arguments.lora_target_modules is None and not arguments.lora_target_parameters:
         arguments.lora_target_modules = LANGUAGE_LINEARS  # type: ignore[assignment]  # PEFT takes a pattern too
 
 
-ADAPTER_SHAPE = ("peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "use_rslora", "use_dora")
-"""What of an adapter's settings has to be the same for training to go on with its weights."""
+ADAPTER_SHAPE = ("peft_type", "r", "lora_alpha", "target_modules", "target_parameters", "modules_to_save", "bias",
+                 "use_rslora", "use_dora")  # fmt: skip
+"""What of an adapter's settings has to be the same for training to go on with its weights; dropout may change."""
+
+
+def _set_dropout(network: Any, rate: float) -> None:
+    """Gives the layers of a loaded LoRA adapter the dropout that is asked for now."""
+    for config in network.peft_config.values():
+        config.lora_dropout = rate
+    for module in network.modules():
+        for name in getattr(module, "lora_dropout", ()):
+            module.lora_dropout[name] = Dropout(rate) if rate else Identity()
 
 
 def _is_like(adapter: str, wanted_config: PeftConfig) -> bool:

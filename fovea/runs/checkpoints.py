@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from transformers import trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from fovea.replacing import replaced
 
 MARK = "whole"
 """The empty file in a checkpoint to which every process has written its part."""
 LAST_FILE = "training_args.bin"
 """What a Trainer writes last into the folder of its model."""
+UNFINISHED = "unfinished"
+"""The empty file in the folder of a run that is being trained: a push to the hub leaves `LAST_FILE` there meanwhile."""
 COMPLETE = "complete"
 """The empty file in the folder of a run that has taken all of its steps, and has saved its model."""
 _WEIGHTS = (
@@ -23,6 +31,8 @@ _WEIGHTS = (
 )
 LAST_GOOD = "last_good"
 """The checkpoint that is kept from before a collapse (`rl.collapse`)."""
+KEPT_HERE = ("*.jsonl", "*.html", "ledger.json", UNFINISHED, COMPLETE, f"{LAST_GOOD}/*", "*images/*", "*/summary.json")
+"""Files of a run that are not pushed to the hub with its model: data, rollouts, evaluations."""
 
 
 class WholeCheckpoints:
@@ -32,6 +42,7 @@ class WholeCheckpoints:
     model: Any
     accelerator: Any
     state: Any
+    _to_push: str | None = None
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -53,6 +64,19 @@ class WholeCheckpoints:
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+        if self._to_push is not None:
+            with _model_alone():
+                super()._push_from_checkpoint(self._to_push)  # type: ignore[misc]
+            self._to_push = None
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Transformers' method of the same name, put off until the checkpoint is whole."""
+        self._to_push = checkpoint_folder
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Transformers' method of the same name, without the data and the rollouts of the run."""
+        with _model_alone():
+            return super().push_to_hub(*args, **kwargs)  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Transformers' method of the same name; an adapter and a whole model never lie in one folder.
@@ -73,6 +97,21 @@ class WholeCheckpoints:
 
     def _save_more(self, folder: Path) -> None:
         """What a trainer has to keep beyond the Trainer's own; every process calls it."""
+
+
+def _model_alone() -> AbstractContextManager[None]:
+    """In here Transformers uploads no `KEPT_HERE`."""
+    stock = trainer.hf_api
+
+    def hf_api() -> Any:
+        api = stock()
+
+        def upload_folder(*, ignore_patterns: Sequence[str] = (), **kwargs: Any) -> Any:
+            return type(api).upload_folder(api, ignore_patterns=[*ignore_patterns, *KEPT_HERE], **kwargs)
+
+        return SimpleNamespace(upload_folder=upload_folder)
+
+    return replaced(trainer, "hf_api", hf_api)
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
@@ -101,6 +140,7 @@ def reopen(output_dir: str | Path) -> None:
     """Takes the marks off a run's model: it is being trained again."""
     for name in (LAST_FILE, COMPLETE):
         (Path(output_dir) / name).unlink(missing_ok=True)
+    (Path(output_dir) / UNFINISHED).touch()
 
 
 def _marks(output_dir: str | Path) -> list[Path]:
@@ -118,7 +158,7 @@ def step_of(checkpoint: str | Path) -> int:
 
 def is_finished(folder: str | Path) -> bool:
     """Whether a training has left its model in `folder`."""
-    return (Path(folder) / LAST_FILE).exists()
+    return (Path(folder) / LAST_FILE).exists() and not (Path(folder) / UNFINISHED).exists()
 
 
 def is_complete(folder: str | Path) -> bool:

@@ -18,7 +18,8 @@ FREE_SETTINGS = re.compile(
     r"(max_steps|num_train_epochs|max_minutes|resume_from_checkpoint|output_dir|run_name|logging_.*|report_to|save_.*|"
     r"eval_(?!fraction).*|push_to_hub|hub_.*|disable_tqdm|dataloader_num_workers|local_rank|ddp_timeout|use_cpu|log_.*|"
     r"per_device_eval_batch_size|max_packed_tokens|(gradient|activation)_checkpointing(_kwargs)?|rollout_batch_size|image_cache_gib|"
-    r"vllm_gpu_memory_utilization|vllm_max_model_length|vllm_enable_sleep_mode|dataloader_pin_memory)"
+    r"vllm_gpu_memory_utilization|vllm_max_model_length|vllm_enable_sleep_mode|vllm_server_.*|vllm_group_port|"
+    r"dataloader_(pin_memory|prefetch_factor|persistent_workers)|torch_empty_cache_steps|ddp_bucket_cap_mb|project|trackio_.*)"
 )
 """Settings that may change between a run and its continuation: neither the data nor the loss goes by them."""
 NO_LENGTH = re.compile(r"(?!(?:max_steps|num_train_epochs)$).*")

@@ -18,10 +18,13 @@ from environments.policies.transformers import TransformersPolicy
 from environments.rendering import Renderer
 from environments.seats import Limits, tools_of
 from environments.zoom import ZoomEnvironment
+from fovea.config import parse
+from fovea.kernels.layouts import without_adapters
 from fovea.models.loading import freeze_vision
 from fovea.models.random_models import random_model
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
+from rl.checks import check_groups
 from rl.honoured import HONOURED, REFUSED, REFUSED_WITH_SHARED_PREFIX, VALUES, check_options
 from rl.trainer import ZoomGRPOTrainer
 from synthesis.shapes import make_tasks
@@ -228,3 +231,54 @@ def test_tools_are_told_by_trl_s_rule_awaited_and_the_environment_s_own_reward_i
     episode, rollout = trainer.last_played[0]
     assert [turn.observation.text for turn in episode.turns[:2]] == ["4", "waited 2"]
     assert rollout.rewards["Paying"] == 0.25
+
+
+@pytest.mark.parametrize("best", [{"load_best_model_at_end": True}, {"save_strategy": "best"}], ids=str)
+def test_the_best_model_is_not_that_of_the_lowest_loss(best):
+    on = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "save_strategy": "steps", **best}
+    with pytest.raises(ValueError, match="metric_for_best_model eval_reward"):
+        check_options(arguments(**on, metric_for_best_model="loss"), max_episode_tokens=100)
+    check_options(arguments(**on, metric_for_best_model="eval_reward"), max_episode_tokens=100)
+
+
+def test_an_option_that_is_asked_for_at_its_default_is_not_passed_over():
+    words = ["--output_dir", "out", "--max_episode_tokens", "100", "--use_cpu", "--bf16", "false"]
+    for asked in ([], ["--max_completion_length", "100"], ["--log_multimodal", "false"]):
+        args, _ = parse([GRPOArguments, EpisodeArguments], arguments=words + asked)
+        check_options(args, max_episode_tokens=100)
+    args, _ = parse([GRPOArguments, EpisodeArguments], arguments=[*words, "--max_completion_length", "512"])
+    with pytest.raises(ValueError, match="max_completion_length 512 has no effect"):
+        check_options(args, max_episode_tokens=100)
+
+
+def test_groups_are_whole_in_evaluation_too():
+    args = arguments(eval_strategy="steps", eval_steps=2)
+    args.per_device_eval_batch_size = 4  # of two processes, which TRL counts together
+    with pytest.raises(ValueError, match="not a multiple of num_generations_eval 8"):
+        check_groups(args)
+    args.num_generations_eval = 2
+    check_groups(args)
+
+
+@pytest.mark.parametrize("keeps_caches", [True, False])
+def test_rollouts_compute_in_the_type_of_the_loss(tiny, episode_arguments, tmp_path, keeps_caches):
+    trainer = ZoomGRPOTrainer(
+        tiny.network,
+        [Reward("place", RewardKind.GROUP, by_place)],
+        GRPOArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=2, num_generations=2, max_steps=1,
+            shared_prefix=keeps_caches, **ON_CPU | {"bf16": True},
+        ),
+        train_tasks=make_tasks(num_tasks=1, seed=3),
+        environment_factory=environment_factory(episode_arguments, tiny),
+        limits=Limits(2, 8, 400),
+        processing_class=tiny.processor,
+    )  # fmt: skip
+    types = {}
+
+    def note(layer, given, output):
+        types[torch.is_grad_enabled()] = output.dtype
+
+    without_adapters(trainer.model).get_decoder().layers[0].mlp.up_proj.register_forward_hook(note)
+    trainer.train()
+    assert types == {True: torch.bfloat16, False: torch.bfloat16}

@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
+from transformers import trainer as trainer_module
 
 from environments.factories import environment_factory
 from fovea.config import ConfigError
@@ -78,6 +81,54 @@ def test_a_cut_training_ends_with_the_weights_of_an_uncut_one(build, tmp_path, p
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
 
 
+@pytest.mark.parametrize("after", [{}, {"num_iterations": 2}, {"steps_per_generation": 4}], ids=str)
+def test_a_generation_that_was_cut_otherwise_is_played_anew(build, tmp_path, after, caplog):
+    build(tmp_path, steps_per_generation=2, max_steps=3).train()
+    again = build(tmp_path, per_device_train_batch_size=2, **after)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 4 and "a new generation is played" in caplog.text
+
+
+def test_a_reference_that_has_moved_is_not_replaced_in_silence(build, tmp_path):
+    moving = {"beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 1}
+    build(tmp_path, max_steps=2, **moving).train()
+    (tmp_path / "checkpoint-2" / "reference.pt").unlink()
+    with pytest.raises(ConfigError, match=r"lacks reference\.pt"):
+        build(tmp_path, **moving).train(resume_from_checkpoint=True)
+
+
+class Hub:
+    """What is pushed, and what the folder said of itself by then."""
+
+    def __init__(self):
+        self.uploads = []
+
+    def create_repo(self, *args, **kwargs):
+        return SimpleNamespace(repo_id="me/x")
+
+    def upload_folder(self, **kwargs):
+        files = [str(path.relative_to(kwargs["folder_path"])) for path in Path(kwargs["folder_path"]).rglob("*")]
+        kept = filter_repo_objects(files, ignore_patterns=kwargs.get("ignore_patterns"))
+        self.uploads.append((kwargs.get("path_in_repo"), sorted(kept), is_finished(kwargs["folder_path"])))
+        return SimpleNamespace(done=lambda: True, is_done=lambda: True, result=lambda: None)
+
+
+def test_what_is_pushed_is_the_model_and_whole_checkpoints(build, tmp_path, monkeypatch):
+    hub = Hub()
+    monkeypatch.setattr(trainer_module, "hf_api", lambda *args, **kwargs: hub)
+    options = {"push_to_hub": True, "hub_model_id": "me/x", "hub_strategy": "checkpoint", "steps_per_generation": 2}
+    run = RunDirectory(tmp_path)
+    start_run(run, None, training={}).begin()
+    (tmp_path / "last_good").mkdir()
+    (tmp_path / "last_good" / "model.safetensors").touch()
+    train(build(tmp_path, max_steps=1, **options), run, checkpoint=None, max_minutes=None)
+    (_, files, is_done), (place, checkpoint, _) = hub.uploads[:2]
+    assert "model.safetensors" in files and not is_done and is_finished(tmp_path)
+    private = [name for name in files if name.endswith("jsonl") or name.startswith("last_good/")]
+    assert not private and (tmp_path / "episodes.jsonl").exists()
+    assert place == "last-checkpoint" and {"rollouts_0.pt", "whole"} <= {*checkpoint}
+
+
 @pytest.mark.parametrize("steps", [2, 3])  # an epoch has two
 def test_a_finished_training_takes_no_step_more(build, tmp_path, capsys, steps):
     run = RunDirectory(tmp_path)
@@ -110,9 +161,9 @@ def test_a_training_that_was_killed_before_its_end_was_saved_keeps_the_best_weig
 
     kept = again()
     assert all(torch.equal(kept[name], last[name]) for name in last), "a finished run is left as it is"
-    (tmp_path / "training_args.bin").unlink()
+    (tmp_path / "unfinished").touch()
     kept = again()
-    assert all(torch.equal(kept[name], best[name]) for name in best)
+    assert all(torch.equal(kept[name], best[name]) for name in best) and is_finished(tmp_path)
 
 
 def test_a_run_of_another_length_says_what_becomes_of_its_rates(tmp_path, capsys):
@@ -220,6 +271,7 @@ def test_a_complete_run_is_left_as_it_is(tmp_path, capsys):
 
     start(max_steps=4, seed=0)
     write_checkpoint(tmp_path / "checkpoint-1", 1)  # the best one; the Trainer has deleted the last
+    (tmp_path / "unfinished").unlink()
     for name in ("training_args.bin", "complete"):
         (tmp_path / name).touch()
     RunDirectory(tmp_path).add_metrics({"step": 4})
@@ -228,7 +280,7 @@ def test_a_complete_run_is_left_as_it_is(tmp_path, capsys):
     assert ended.value.code == 0 and "is complete" in capsys.readouterr().out
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 4}]
     assert start(max_steps=6, seed=0).endswith("checkpoint-1"), "a longer one goes on"
-    (tmp_path / "complete").touch()
+    assert not is_finished(tmp_path), "it is being trained"
     assert start("false", max_steps=4, seed=0) is None
 
 
