@@ -208,6 +208,8 @@ def test_a_run_goes_on_starts_anew_or_is_refused(tmp_path):
     assert start(seed=0).endswith("checkpoint-2")
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2]
     (tmp_path / "training_args.bin").touch()
+    assert not is_finished(tmp_path), "a push to the hub has left it there meanwhile"
+    (tmp_path / "unfinished").unlink()
     (tmp_path / "checkpoint-2" / "whole").unlink()
     with pytest.raises(ConfigError, match="holds a model of a run with other settings"):
         start(seed=1)
@@ -280,7 +282,7 @@ def test_a_complete_run_is_left_as_it_is(tmp_path, capsys):
     assert ended.value.code == 0 and "is complete" in capsys.readouterr().out
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 4}]
     assert start(max_steps=6, seed=0).endswith("checkpoint-1"), "a longer one goes on"
-    assert not is_finished(tmp_path), "it is being trained"
+    (tmp_path / "complete").touch()
     assert start("false", max_steps=4, seed=0) is None
 
 
