@@ -33,6 +33,11 @@ class GRPOArguments(SharingArguments, EngineArguments, GRPOConfig):
         return cast(int, self.num_generations)
 
     @property
+    def group_size_eval(self) -> int:
+        """Rollouts of one held-out task: `num_generations_eval`, or else one where all would be alike (greedy)."""
+        return self.num_generations_eval or (self.group_size if self.eval_temperature else 1)
+
+    @property
     def normalizes_each(self) -> bool:
         """Whether each reward has its advantages, which are then summed, and not the sum of all rewards."""
         return self.multi_objective_aggregation == "normalize_then_sum"

@@ -73,7 +73,7 @@ def check_groups(args: GRPOArguments) -> None:
             "would tear groups apart, whose prompts are computed once: make it a multiple (max_packed_tokens bounds "
             "its memory), or set shared_prefix to false"
         )
-    evaluated = args.num_generations_eval or group
+    evaluated = args.group_size_eval
     if args.eval_strategy != "no" and args.per_device_eval_batch_size % evaluated:
         raise ValueError(
             f"per_device_eval_batch_size {args.per_device_eval_batch_size} is not a multiple of num_generations_eval "

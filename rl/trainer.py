@@ -137,6 +137,7 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
         """A copy for TRL: truncated episodes leave the loss by our mask, since TRL's would hide them from attention."""
         args = copy.copy(args)
         args.reward_weights = args.reward_weights and [*args.reward_weights, *[1.0] * num_own]
+        args.num_generations_eval = args.group_size_eval
         args.mask_truncated_completions = False
         args.max_completion_length = self.limits.max_completion_tokens
         return args

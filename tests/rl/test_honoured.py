@@ -252,11 +252,13 @@ def test_an_option_that_is_asked_for_at_its_default_is_not_passed_over():
 
 
 def test_groups_are_whole_in_evaluation_too():
-    args = arguments(eval_strategy="steps", eval_steps=2)
+    args = arguments(eval_strategy="steps", eval_steps=2, eval_temperature=1.0)
     args.per_device_eval_batch_size = 4  # of two processes, which TRL counts together
     with pytest.raises(ValueError, match="not a multiple of num_generations_eval 8"):
         check_groups(args)
     args.num_generations_eval = 2
+    check_groups(args)
+    args.num_generations_eval, args.eval_temperature = None, 0.0
     check_groups(args)
 
 
