@@ -16,7 +16,7 @@ from fovea.kernels.image_blocks import block_images
 from fovea.models.loading import LANGUAGE_LINEARS, VISION_PARTS, Model, freeze_vision, load_model
 from fovea.models.masks import parse_layers
 from fovea.models.names import adapter_chain
-from fovea.processes import take_cores
+from fovea.processes import process_state, take_cores
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,19 @@ def load_for_training(
         return Trainee(model, None, None, load)
     if not train_vision:
         freeze_vision(model.network, train_projector=train_projector)
+    if process_state().is_main_process:
+        print(_what_is_trained(new_adapter, train_vision=train_vision, train_projector=train_projector), flush=True)
     stands_on = adapters[-1] if adapters and new_adapter is not None else None
     return Trainee(model, new_adapter, stands_on, load)
+
+
+def _what_is_trained(new_adapter: PeftConfig | None, *, train_vision: bool, train_projector: bool) -> str:
+    """One line on which weights a training moves."""
+    if new_adapter is not None:
+        return "training: a new adapter; all other weights stay as they are"
+    more = "and the vision tower" if train_vision else "and the projector" if train_projector else ""
+    kept = "" if train_vision else "; the vision tower stays as it is"
+    return f"training: all weights of the language tower {more}".rstrip() + kept
 
 
 def _quantized(arguments: ModelConfig) -> dict[str, Any]:
