@@ -11,6 +11,7 @@ from evaluation.summary import summarize
 from evaluation.sweep import sweep
 from fovea.config import ConfigError
 from fovea.endpoint import EndpointError
+from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Sample, read_summary
 from fovea.tasks import AnswerKind
 from synthesis.shapes import make_tasks
@@ -139,3 +140,15 @@ def test_what_cannot_be_shown_is_told_in_a_line_before_anything_is_written(tiny,
     with pytest.raises(ConfigError, match=r"^task .* cannot be shown: Mine.reset returned None"):
         evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path / "out")), blind)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_does_not_overwrite_the_settings_of_a_training(tiny, tasks, episode_arguments, tmp_path):
+    RunDirectory(tmp_path).write_start(script={"reward_funcs": ["accuracy"]})
+    before = (tmp_path / "run.json").read_text()
+    with pytest.raises(ConfigError, match=f"holds a training: name {tmp_path}/evaluation"):
+        evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path)), episode_arguments)
+    assert (tmp_path / "run.json").read_text() == before
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a training"):
+        evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path / "model")), episode_arguments)
