@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -46,7 +47,7 @@ class Trajectories:
     _shrunk: dict[str, bool] = field(default_factory=dict)
     _opened: tuple[str, Image.Image | None] = ("", None)
     """The last image that was decoded, by its name: the pictures of its crops often follow it."""
-    _said: set[str] = field(default_factory=set)
+    _said: set[Path] = field(default_factory=set)
 
     def add_set(self, run: str, name: str, stored: StoredRun) -> int:
         """A set of episodes that are added later; its number."""
@@ -77,8 +78,8 @@ class Trajectories:
         try:
             return stored.task(record)
         except SystemExit as error:
-            if str(error) not in self._said:
-                self._said.add(str(error))
+            if stored.path not in self._said:
+                self._said.add(stored.path)
                 print(f"{error}; its episodes are shown without images")
             family = record.family if isinstance(record, Sample) else "all"
             metadata = {"family": family}

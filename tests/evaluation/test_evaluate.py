@@ -7,6 +7,7 @@ from PIL import Image
 from evaluation.arguments import EvaluationArguments
 from evaluation.evaluate import main
 from evaluation.playing import evaluate
+from evaluation.stored import stored_run
 from evaluation.summary import summarize
 from evaluation.sweep import sweep
 from fovea.config import ConfigError
@@ -152,3 +153,17 @@ def test_an_evaluation_does_not_overwrite_the_settings_of_a_training(tiny, tasks
     (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds a training"):
         evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path / "model")), episode_arguments)
+
+
+def test_episodes_of_images_that_have_changed_since_are_refused(tiny, episode_arguments, picture, tmp_path):
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "tasks.jsonl").write_text(json.dumps({"images": ["a.png"], "question": "Which?", "answer": "7"}) + "\n")
+    arguments = EvaluationArguments(
+        dataset_name=str(tmp_path / "tasks.jsonl"), output_dir=str(tmp_path / "out"), view_sizes_px=[64, 128]
+    )
+    sweep(tiny, arguments.load_tasks(), arguments, episode_arguments)
+    folder = tmp_path / "out" / "view_64"
+    assert len(stored_run(folder).groups()) == 1, "a bound on its views is no other task"
+    picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit, match="is not what it was played on"):
+        stored_run(folder).groups()
