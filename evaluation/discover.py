@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from evaluation.stored import StoredRun, tell_if_outdated
 from fovea.runs.directory import METRICS
-from fovea.runs.records import ROLLOUTS, SAMPLES, RunInfo, read_run
+from fovea.runs.records import ROLLOUTS, SAMPLES, RunInfo, read_run, read_samples
 
 SWEEP = "sweep.json"
 HISTORY = "history.json"
@@ -70,7 +71,7 @@ def evaluations_to_compare(folder: Path) -> dict[str, Path]:
     They are itself, its `evaluation`, its arm with the tool, or one for each benchmark below it.
 
     Raises:
-        SystemExit: if there is none.
+        SystemExit: if there is none, or if those below it ask the same questions, as of several checkpoints do.
     """
     folders = evaluations_in(folder)
     for name in (OWN, DEFAULT, WITH_TOOL):
@@ -81,7 +82,26 @@ def evaluations_to_compare(folder: Path) -> dict[str, Path]:
         raise SystemExit(f"{folder} holds an evaluation in arms: name its own folder, {names}")
     if not folders:
         raise SystemExit(f"{folder / SAMPLES} does not exist: run `fovea eval … --output_dir {folder}` first")
+    if len(folders) > 1 and _ask_the_same(list(folders.values())):
+        names = ", ".join(map(str, folders.values()))
+        raise SystemExit(f"{folder} holds several evaluations of the same questions: name one of {names}")
     return folders
+
+
+def _ask_the_same(folders: Sequence[Path]) -> bool:
+    """Whether all questions of one folder are among those of another of the same benchmark, or of none."""
+    asked = [(read_run(folder).chosen("evaluation").get("benchmark"), _questions(folder)) for folder in folders]
+    return any(
+        benchmark == other_benchmark
+        and min(questions, other_questions, key=len) == questions & other_questions != set()
+        for (benchmark, questions), (other_benchmark, other_questions) in combinations(asked, 2)
+    )
+
+
+def _questions(folder: Path) -> set[tuple[str, str, str]]:
+    """The id, question and reference of each sample that holds its question."""
+    samples = read_samples(folder)
+    return {(sample.task_id, sample.question, str(sample.reference)) for sample in samples if sample.question}
 
 
 def find_runs(folders: Sequence[Path]) -> list[FoundRun]:

@@ -14,7 +14,7 @@ from evaluation.samples import sample_of
 from evaluation.summary import summarize
 from fovea.models.names import resolve_path, weights_mark
 from fovea.runs.directory import RunDirectory
-from fovea.runs.records import append, read_samples
+from fovea.runs.records import Sample, append, read_samples
 
 
 def write(folder, scores, families=None, tokens=10):
@@ -111,6 +111,17 @@ def test_several_benchmarks_are_compared_in_one_go(tmp_path):
         "blink: y",
     }
     assert pair["families"]["blink"]["n"] == 3 and pair["lost"] == [] and "vstar/q0" in pair["gained"]
+
+
+def test_checkpoints_of_the_same_questions_are_not_pooled_as_benchmarks(tmp_path):
+    samples = [Sample(task_id=f"q{number}", question="?", reference="7", score=number % 2) for number in range(4)]
+    for name in ("checkpoint-10", "checkpoint-20"):
+        append(RunDirectory(tmp_path / name).path / "samples.jsonl", samples)
+    with pytest.raises(SystemExit, match=r"several evaluations of the same questions: name one of .*checkpoint-10, "):
+        load(tmp_path)
+    for name in ("checkpoint-10", "checkpoint-20"):
+        RunDirectory(tmp_path / name).write_start(evaluation={"benchmark": name})
+    assert load(tmp_path).summary()["n"] == 8
 
 
 def test_a_runs_folder_stands_for_its_evaluation(tmp_path):
