@@ -92,7 +92,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     if state.is_main_process:
         put_in_order(run.path, hashes)
     state.wait_for_everyone()
-    played = played_already(run.path, hashes)
+    played = played_already(run.path, hashes, arguments.num_samples)
     is_known = not played or "weights" in run.settings()  # an older folder does not say whose its samples are
     if state.is_main_process:
         marked = {"mark": weights} if is_known and weights is not None else {}

@@ -6,6 +6,7 @@ from PIL import Image
 
 from evaluation.arguments import EvaluationArguments
 from evaluation.evaluate import main
+from evaluation.played import played_already
 from evaluation.playing import evaluate
 from evaluation.stored import stored_run
 from evaluation.summary import summarize
@@ -13,7 +14,7 @@ from evaluation.sweep import sweep
 from fovea.config import ConfigError
 from fovea.endpoint import EndpointError
 from fovea.runs.directory import RunDirectory
-from fovea.runs.records import Sample, read_summary
+from fovea.runs.records import Sample, append, read_summary
 from fovea.tasks import AnswerKind
 from synthesis.shapes import make_tasks
 
@@ -167,3 +168,10 @@ def test_episodes_of_images_that_have_changed_since_are_refused(tiny, episode_ar
     picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "a.png")
     with pytest.raises(SystemExit, match="is not what it was played on"):
         stored_run(folder).groups()
+
+
+def test_samples_beyond_those_that_are_asked_for_are_not_counted(tmp_path):
+    append(tmp_path / "samples.jsonl", [Sample(task_id="a", sample=number, score=1.0) for number in range(4)])
+    assert len(played_already(tmp_path, {"a": "hash"}, 4)) == 4
+    with pytest.raises(ConfigError, match="holds 4 samples a task, more than the 2 of now"):
+        played_already(tmp_path, {"a": "hash"}, 2)
