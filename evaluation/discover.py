@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -63,6 +64,11 @@ def evaluations_in(folder: Path) -> dict[str, Path]:
     """The folders that hold samples: the folder itself under the name `OWN`, and those directly below it."""
     own_evaluation = {OWN: folder} if (folder / SAMPLES).exists() else {}
     return own_evaluation | {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{SAMPLES}"))}
+
+
+def folders_of(pattern: str | Path) -> list[Path]:
+    """The folder of this name, brackets and all, or else those that the pattern finds."""
+    return [Path(pattern)] if Path(pattern).exists() else [Path(name) for name in sorted(glob.glob(str(pattern)))]
 
 
 def evaluations_to_compare(folder: Path) -> dict[str, Path]:

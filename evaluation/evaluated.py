@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.discover import OWN, evaluations_to_compare
+from evaluation.discover import OWN, evaluations_to_compare, folders_of
 from evaluation.pace import pace_of
 from evaluation.stored import tell_if_outdated
 from evaluation.summary import mean_if_known
@@ -111,7 +110,7 @@ def load(pattern: str | Path, *, rule: str | None = None) -> Evaluated:
     Raises:
         SystemExit: if there is none.
     """
-    folders = [Path(name) for name in sorted(glob.glob(str(pattern)))] or [Path(pattern)]
+    folders = folders_of(pattern) or [Path(pattern)]
     seed_evaluations = [evaluations_to_compare(folder) for folder in folders]
     seeds: list[dict[str, list[Sample]]] = []
     benchmarks_by_id: dict[str, str] = {}

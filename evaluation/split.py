@@ -16,7 +16,6 @@ itself, as with the tool against its description alone.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.discover import ARMS, SCHEMA_ONLY, SINGLE_PASS, WITH_TOOL, WITHOUT_TOOL
+from evaluation.discover import ARMS, SCHEMA_ONLY, SINGLE_PASS, WITH_TOOL, WITHOUT_TOOL, folders_of
 from evaluation.evaluated import Evaluated, difference, load, refuse_other_questions
 from fovea.runs.records import SAMPLES, Sample
 from fovea.statistics import crossed_interval
@@ -36,7 +35,7 @@ SIGNS = {"call_gain": 1, "schema_gain": 1, "call_harm": -1, "schema_harm": -1}
 
 def has_arms(pattern: str | Path) -> bool:
     """Whether all folders that a pattern finds hold both arms of the split."""
-    folders = [Path(name) for name in glob.glob(str(pattern))]
+    folders = folders_of(pattern)
     arms = (WITH_TOOL, WITHOUT_TOOL)
     return bool(folders) and all((folder / arm / SAMPLES).exists() for folder in folders for arm in arms)
 
@@ -123,7 +122,7 @@ def load_arms(pattern: str, *, rule: str | None = None) -> dict[str, Evaluated]:
     Raises:
         ValueError: if they hold different questions.
     """
-    folders = [Path(name) for name in glob.glob(pattern)]
+    folders = folders_of(pattern)
     present = [arm for arm in ARMS if all((folder / arm / SAMPLES).exists() for folder in folders)]
     arms = {arm: load(f"{pattern}/{arm}", rule=rule) for arm in present}
     for other in arms.values():

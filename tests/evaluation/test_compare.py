@@ -124,6 +124,13 @@ def test_checkpoints_of_the_same_questions_are_not_pooled_as_benchmarks(tmp_path
     assert load(tmp_path).summary()["n"] == 8
 
 
+def test_a_folder_with_brackets_in_its_name_is_no_pattern(tmp_path):
+    for name, score in (("lr[1]", 1), ("lr1", 0)):
+        write(tmp_path / name, [score, score])
+    assert load(tmp_path / "lr[1]").summary()["accuracy"] == 1
+    assert load(tmp_path / "lr[0-9]").summary()["accuracy"] == 0
+
+
 def test_a_runs_folder_stands_for_its_evaluation(tmp_path):
     for run in ("a", "b"):
         write(tmp_path / run / "evaluation", [1, 0])
