@@ -56,11 +56,7 @@ class Evaluated:
 
     def clustered(self, ids: Sequence[str], clusters: Mapping[str, str] | None = None) -> np.ndarray:
         """Mean scores [seeds, clusters]: each cluster counts once; `clusters` are its own if none are given."""
-        places = defaultdict(list)
-        for place, id in enumerate(ids):
-            places[(self.clusters if clusters is None else clusters).get(id, id)].append(place)
-        scores = self.scores(ids)
-        return np.stack([scores[:, together].mean(1) for together in places.values()], axis=1)
+        return by_cluster(self.scores(ids), ids, self.clusters if clusters is None else clusters)
 
     def summary(self) -> dict[str, Any]:
         """Accuracy, pass@k where there are samples, and what it cost."""
@@ -97,6 +93,14 @@ class Evaluated:
         if None in paces or len(settings) > 1:
             return {}
         return {"seconds": fmean(pace.seconds for pace in paces if pace is not None), "played_by": str(settings.pop())}
+
+
+def by_cluster(values: np.ndarray, ids: Sequence[str], clusters: Mapping[str, str]) -> np.ndarray:
+    """Means [seeds, clusters] of values [seeds, questions]; a question without a cluster is one of its own."""
+    places = defaultdict(list)
+    for place, id in enumerate(ids):
+        places[clusters.get(id, id)].append(place)
+    return np.stack([values[:, together].mean(1) for together in places.values()], axis=1)
 
 
 def _powers(maximum: int) -> list[int]:

@@ -16,7 +16,7 @@ itself, as with the tool against its description alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.discover import ARMS, SCHEMA_ONLY, SINGLE_PASS, WITH_TOOL, WITHOUT_TOOL, folders_of
-from evaluation.evaluated import Evaluated, difference, load, refuse_other_questions
+from evaluation.evaluated import Evaluated, by_cluster, difference, load, refuse_other_questions
 from fovea.runs.records import SAMPLES, Sample
 from fovea.statistics import crossed_interval
 
@@ -64,14 +64,18 @@ def _means(evaluated: Evaluated, ids: Sequence[str], value: Any) -> np.ndarray:
     return np.array([[fmean(map(value, seed[id])) for id in ids] for seed in evaluated.seeds])
 
 
-def factors(with_tool: Evaluated, without_tool: Evaluated, ids: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Mass, policy and quality of each term; what cannot be had has a policy and a quality of 0."""
+def factors(
+    with_tool: Evaluated, without_tool: Evaluated, ids: Sequence[str], clusters: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
+    """Mass, policy and quality of each term; what cannot be had has a policy and a quality of 0. Each cluster counts
+    once."""
     wrong, calls = 1 - without_tool.scores(ids), _means(with_tool, ids, called)
     values = terms(with_tool, without_tool, ids)
     parts = {}
-    for name, value in values.items():
-        mass = wrong if name.endswith("gain") else 1 - wrong
-        reached = mass * (calls if name.startswith("call") else 1 - calls)
+    for name in values:
+        masses = wrong if name.endswith("gain") else 1 - wrong
+        all_reached = masses * (calls if name.startswith("call") else 1 - calls)
+        mass, reached, value = (by_cluster(one, ids, clusters) for one in (masses, all_reached, values[name]))
         parts[name] = {
             "mass": float(mass.mean()),
             "policy": float(reached.sum() / mass.sum()) if mass.sum() else 0.0,
@@ -84,32 +88,34 @@ def split(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> dict
     """The split of each checkpoint, and how it changes from each to each later one.
 
     A pattern names a folder of `fovea eval --arms`, or such folders of several training seeds. Intervals are of 95%,
-    over questions, and over seeds where there are several.
+    over questions, and over seeds where there are several. Questions of one cluster are averaged first.
 
     Raises:
         ValueError: if arms or checkpoints hold different questions.
     """
+    arms_by_pattern = {pattern: load_arms(pattern, rule=rule) for pattern in map(str, patterns)}
+    clusters = {id: cluster for arms in arms_by_pattern.values() for evaluated in arms.values()
+                for id, cluster in evaluated.clusters.items()}  # fmt: skip
     checkpoints: dict[str, Any] = {}
     kept: dict[str, tuple[list[str], dict[str, np.ndarray]]] = {}
-    for pattern in map(str, patterns):
-        arms = load_arms(pattern, rule=rule)
+    for pattern, arms in arms_by_pattern.items():
         with_tool, without_tool = arms[WITH_TOOL], arms[WITHOUT_TOOL]
         ids = sorted(with_tool.families)
-        values = terms(with_tool, without_tool, ids)
-        kept[pattern] = (ids, {"with": with_tool.scores(ids), "without": without_tool.scores(ids), **values})
-        parts = factors(with_tool, without_tool, ids)
-        nothing = np.zeros((1, len(ids)))
+        scores = {arm: evaluated.clustered(ids, clusters) for arm, evaluated in arms.items()}
+        of_questions = terms(with_tool, without_tool, ids)
+        values = {name: by_cluster(value, ids, clusters) for name, value in of_questions.items()}
+        kept[pattern] = (ids, {"with": scores[WITH_TOOL], "without": scores[WITHOUT_TOOL], **values})
+        parts = factors(with_tool, without_tool, ids, clusters)
+        nothing = np.zeros_like(scores[WITH_TOOL][:1])
         checkpoints[pattern] = {
-            "gap": _gap(without_tool.scores(ids), with_tool.scores(ids), seed),
+            "gap": _gap(scores[WITHOUT_TOOL], scores[WITH_TOOL], seed),
             "terms": {
                 name: {"value": float(value.mean()), **_interval(nothing, value, seed), **parts[name]}
                 for name, value in values.items()
             },
-            "arms": {arm: float(evaluated.scores(ids).mean()) for arm, evaluated in arms.items()},
+            "arms": {arm: float(of_arm.mean()) for arm, of_arm in scores.items()},
             "against": {
-                arm: _gap(arms[arm].scores(ids), with_tool.scores(ids), seed)
-                for arm in (SCHEMA_ONLY, SINGLE_PASS)
-                if arm in arms
+                arm: _gap(scores[arm], scores[WITH_TOOL], seed) for arm in (SCHEMA_ONLY, SINGLE_PASS) if arm in arms
             },
         }
     changes = [_change(a, b, kept, seed) for a, b in combinations(kept, 2)]

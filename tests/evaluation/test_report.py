@@ -15,6 +15,7 @@ from evaluation.playing import evaluate
 from evaluation.plots import frontier, learning_curves
 from evaluation.report import as_script, main, thinned
 from evaluation.rescore import main as rescore_main
+from evaluation.summary import summarize
 from evaluation.view import make_server
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.runs.directory import RunDirectory
@@ -180,3 +181,16 @@ def test_groups_that_are_never_sometimes_and_always_right_are_drawn_by_step(monk
             "always": [(0.0, 0.0), (1.0, 0.5)],
         }
     }
+
+
+def test_samples_of_a_question_count_once_against_an_axis(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(figures.plots, "against_axis", lambda axis, curves: drawn.update({axis: curves}) or "")
+    samples = [Sample(task_id=str(n // 8), score=float(n % 2)) for n in range(32)]
+    run = SimpleNamespace(name="rl", evaluations={"evaluation": SimpleNamespace(folder="rl", samples=samples)})
+    task = {"family": "read", "sweep": {"axis": "images", "value": 2}}
+    episodes = [{"set": 0, "task": "t", "score": sample.score} for sample in samples]
+    shown = SimpleNamespace(sets=[{"folder": "rl"}], tasks={"t": task}, episodes=episodes)
+    assert len(figures._by_axis([run], shown)) == 1
+    [curve] = drawn["images, read"].values()
+    assert curve == {2: (0.5, summarize(samples).interval)}
