@@ -70,6 +70,7 @@ class Evaluated:
         low, high = wilson_interval(round(float(clusters.mean(0).sum())), num_clusters)
         if len(self.seeds) > 1 and num_clusters > 1:
             low, high, _ = crossed_interval(np.zeros((1, num_clusters)), clusters)
+            low, high = max(0.0, low), min(1.0, high)
         found = {
             "n": len(ids),
             "num_seeds": len(self.seeds),
@@ -88,11 +89,12 @@ class Evaluated:
 
     def _pace(self) -> dict[str, Any]:
         """Seconds an episode and what played, where that is the same in all folders; else nothing."""
-        paces = [pace_of(folder) for folder in self.folders]
-        settings = {pace.setting for pace in paces if pace is not None}
-        if None in paces or len(settings) > 1:
+        paces = [pace for folder in self.folders if (pace := pace_of(folder)) is not None]
+        settings = {pace.setting for pace in paces}
+        if len(paces) < len(self.folders) or len(settings) != 1:
             return {}
-        return {"seconds": fmean(pace.seconds for pace in paces if pace is not None), "played_by": str(settings.pop())}
+        seconds = fmean([pace.seconds for pace in paces], weights=[pace.episodes for pace in paces])
+        return {"seconds": seconds, "played_by": str(settings.pop())}
 
 
 def by_cluster(values: np.ndarray, ids: Sequence[str], clusters: Mapping[str, str]) -> np.ndarray:

@@ -81,6 +81,16 @@ def test_several_seeds_widen_the_interval_by_what_they_differ(tmp_path):
     assert compare(tmp_path / "a" / "*", tmp_path / "b" / "1")["runs"][str(tmp_path / "a" / "*")]["num_seeds"] == 3
 
 
+def test_intervals_of_several_seeds_end_where_accuracies_do(tmp_path):
+    for seed in range(2):
+        write(tmp_path / "none" / str(seed), [0] * 40)
+        write(tmp_path / "all" / str(seed), [1] * 36 + [seed] * 4)
+    result = compare(tmp_path / "none" / "*", tmp_path / "all" / "*")
+    none, every = (run["interval"] for run in result["runs"].values())
+    assert none[0] == 0 and none[1] > 0 and every[0] < 1 and every[1] == 1
+    assert result["pairs"][0]["interval"][1] == 1
+
+
 def test_the_frontier_is_what_none_beats_with_fewer_tokens(tmp_path):
     cheap = write(tmp_path / "cheap", [1, 0], tokens=5)
     dear = write(tmp_path / "dear", [1, 0], tokens=50)
