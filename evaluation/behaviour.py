@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
 
+from evaluation.markdown import markdown_row
 from evaluation.stored import StoredRun, stored_run
 from fovea.answers import constant_of, score
 from fovea.boxes import coverage
@@ -181,8 +182,7 @@ def table(found: Mapping[str, Behaviour]) -> str:
     """As a Markdown table."""
     lines = [f"| episodes | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, one in found.items():
-        cells = [column(one).replace("|", "\\|").replace("\n", " ") for column in COLUMNS.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(markdown_row([name, *(column(one) for column in COLUMNS.values())]))
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from evaluation import split
 from evaluation.evaluated import Evaluated, difference, load, refuse_other_questions
+from evaluation.markdown import markdown_row
 from fovea.commands import plain_parser
 from fovea.runs.records import read_run
 from fovea.statistics import holm
@@ -111,13 +112,12 @@ def table(comparison: dict[str, Any]) -> str:
     ]
     for name, run in comparison["runs"].items():
         low, high = run["interval"]
-        pass_cell = f" {run['pass_at_k'].get(max_samples, float('nan')):.3f} |" if pass_head else ""
+        cells = [name, run["n"], run["num_seeds"], f"{run['accuracy']:.3f}", f"{low:.3f}-{high:.3f}"]
+        cells += [f"{run['pass_at_k'].get(max_samples, float('nan')):.3f}"] if pass_head else []
         of_images, in_all = (f"{run[name]:.0f}" if name in run else "" for name in ("image_tokens", "context_tokens"))
-        cost = f"{run['tokens']:.0f} | {of_images} | {in_all} | {run['zooms']:.2f}"
         seconds = f"{run['seconds']:.3g}" if "seconds" in run else ""
-        cost += f" | {seconds} | {'yes' if run['on_frontier'] else ''}"
-        numbers = f"{run['n']} | {run['num_seeds']} | {run['accuracy']:.3f} | {low:.3f}-{high:.3f}"
-        lines.append(f"| {name} | {numbers} |{pass_cell} {cost} |")
+        cells += [f"{run['tokens']:.0f}", of_images, in_all, f"{run['zooms']:.2f}", seconds]
+        lines.append(markdown_row([*cells, "yes" if run["on_frontier"] else ""]))
     if any(run["on_frontier"] for run in comparison["runs"].values()):
         lines.append("\non the frontier: no other run here is as accurate at a lower cost")
     if settings := {run["played_by"] for run in comparison["runs"].values() if "played_by" in run}:
@@ -130,10 +130,10 @@ def table(comparison: dict[str, Any]) -> str:
         ]
         for name, family in {"all": pair, **pair["families"]}.items():
             low, high = family["interval"]
-            numbers = f"{family['accuracy_a']:.3f} | {family['accuracy_b']:.3f} | {family['difference']:+.3f}"
-            tests = f"{low:+.3f} to {high:+.3f} | {family['p_value']:.2g} | {family['p_adjusted']:.2g}"
-            flips = f"{family['flips']['gained']} | {family['flips']['lost']}"
-            lines.append(f"| {name} | {family['n']} | {numbers} | {tests} | {flips} |")
+            numbers = f"{family['accuracy_a']:.3f}", f"{family['accuracy_b']:.3f}", f"{family['difference']:+.3f}"
+            tests = f"{low:+.3f} to {high:+.3f}", f"{family['p_value']:.2g}", f"{family['p_adjusted']:.2g}"
+            flips = family["flips"]["gained"], family["flips"]["lost"]
+            lines.append(markdown_row([name, family["n"], *numbers, *tests, *flips]))
     if comparison["changed_settings"]:
         changed = "; ".join(comparison["changed_settings"])
         lines.append(f"\nevaluated under different settings: {changed} (evaluate both with the same --config)")

@@ -22,6 +22,7 @@ from evaluation import figures, plots
 from evaluation.differences import Compared, Pair, compare_runs, headline
 from evaluation.discover import FoundRun, find_runs
 from evaluation.evidence import evidence
+from evaluation.markdown import cells_of, encodable
 from evaluation.summary import summarize
 from evaluation.trajectories import Trajectories
 from fovea.commands import plain_parser
@@ -179,7 +180,7 @@ def from_markdown(text: str) -> Iterator[str]:
     """Tables and paragraphs of a text that a command prints."""
     for block in text.split("\n\n"):
         if block.startswith("|"):
-            head, _, *rows = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in block.splitlines())
+            head, _, *rows = map(cells_of, block.splitlines())
             yield _table(head, rows)
         elif block.strip():
             yield f'<p class="quiet">{html.escape(block.strip())}</p>'
@@ -201,7 +202,7 @@ def main() -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     parts = report(args.runs, max_image_px=args.max_image_px, max_training_groups=args.max_training_groups)
     with replacing(args.output) as file:
-        file.writelines(parts)
+        file.writelines(map(encodable, parts))
     print(f"written to {args.output} ({args.output.stat().st_size / 2**20:.1f} MiB)")
 
 

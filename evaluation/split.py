@@ -26,6 +26,7 @@ import numpy as np
 
 from evaluation.discover import ARMS, SCHEMA_ONLY, SINGLE_PASS, WITH_TOOL, WITHOUT_TOOL, folders_of
 from evaluation.evaluated import Evaluated, by_cluster, difference, load, refuse_other_questions
+from evaluation.markdown import markdown_row
 from fovea.runs.records import SAMPLES, Sample
 from fovea.statistics import crossed_interval
 
@@ -172,14 +173,14 @@ def table(result: dict[str, Any]) -> str:
     for name, one in result["checkpoints"].items():
         gap = one["gap"]
         cells = [f"{one['terms'][term]['value']:.3f} {_span(one['terms'][term]['interval'])}" for term in SIGNS]
-        numbers = f"{gap['accuracy_a']:.3f} | {gap['accuracy_b']:.3f} | {gap['difference']:+.3f}"
-        lines.append(f"| {name} | {numbers} | {_span(gap['interval'])} | {' | '.join(cells)} |")
+        numbers = f"{gap['accuracy_a']:.3f}", f"{gap['accuracy_b']:.3f}", f"{gap['difference']:+.3f}"
+        lines.append(markdown_row([name, *numbers, _span(gap["interval"]), *cells]))
     lines += ["", "| checkpoint | term | mass | policy | quality |", "|---|---|---|---|---|"]
     for name, one in result["checkpoints"].items():
         for term in SIGNS:
             row = one["terms"][term]
-            numbers = " | ".join(f"{row[key]:.3f}" for key in ("mass", "policy", "quality"))
-            lines.append(f"| {name} | {term.replace('_', ' ')} | {numbers} |")
+            parts = [f"{row[key]:.3f}" for key in ("mass", "policy", "quality")]
+            lines.append(markdown_row([name, term.replace("_", " "), *parts]))
     against = {SCHEMA_ONLY: "calls carried out against refused", SINGLE_PASS: "with the tool against a single pass"}
     for name, one in result["checkpoints"].items():
         for arm, gap in one["against"].items():
@@ -192,7 +193,7 @@ def table(result: dict[str, Any]) -> str:
         ]
         for name in ("with", "without", *SIGNS):
             label = f"{name} the tool" if name.startswith("with") else name.replace("_", " ")
-            lines.append(f"| {label} | {change[name]['difference']:+.3f} | {_span(change[name]['interval'])} |")
+            lines.append(markdown_row([label, f"{change[name]['difference']:+.3f}", _span(change[name]["interval"])]))
     return "\n".join(lines)
 
 

@@ -10,8 +10,10 @@ from evaluation.arguments import EvaluationArguments
 from evaluation.compare import compare, table
 from evaluation.discover import find_runs
 from evaluation.evaluated import load
+from evaluation.report import from_markdown
 from evaluation.samples import sample_of
 from evaluation.summary import summarize
+from evaluation.summary import table as summary_table
 from fovea.models.names import resolve_path, weights_mark
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Sample, append, read_samples
@@ -233,3 +235,12 @@ def test_questions_that_ask_the_same_count_once(tmp_path):
     for one, four in zip(once, turned, strict=True):
         assert summarize(read_samples(four)).interval == summarize(read_samples(one)).interval
         assert load(four).summary()["interval"] == load(one).summary()["interval"]
+
+
+def test_names_of_families_break_no_table(tmp_path):
+    folder = write(tmp_path / "a", [1, 0, 1], ["read | small", "a\n\nb", "cut \ud83d"])
+    for text in (table(compare(folder, folder)), summary_table(summarize(read_samples(folder)))):
+        assert all(name in text for name in ("| read \\| small | 1 |", "| a b | 1 |", "| cut ? | 1 |"))
+        text.encode()
+        page = "".join(from_markdown(text))
+        assert all(f"<td>{name}</td><td>1</td>" in page for name in ("read | small", "a b", "cut ?"))
