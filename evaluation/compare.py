@@ -64,10 +64,18 @@ BESIDE_THE_POINT = {"image_cache_gib", "output_dir", "model_name_or_path", "batc
 
 
 def changed_settings(evaluations: Sequence[Evaluated]) -> list[str]:
-    """Settings in which evaluations differ beside what was evaluated, as `name: value, value, …`."""
-    settings = [read_run(evaluation.folders[0]).chosen("evaluation", "episodes") for evaluation in evaluations]
-    names = sorted(set.intersection(*map(set, settings)) - BESIDE_THE_POINT)
-    values_by_name = {name: [str(run_settings[name]) for run_settings in settings] for name in names}
+    """Settings in which evaluations differ beside what was evaluated, as `name: value, value, …`.
+
+    Those of all seeds and benchmarks count: `4 / 8` is a setting that is not the same in all of them. A setting that
+    an older version did not have is None, and an evaluation without any settings is not known to differ.
+    """
+    settings = [[read_run(folder).chosen("evaluation", "episodes") for folder in one.folders] for one in evaluations]
+    known = [kept for of_one in settings if (kept := [chosen for chosen in of_one if chosen])]
+    names = {name for of_one in known for chosen in of_one for name in chosen} - BESIDE_THE_POINT
+    values_by_name = {
+        name: [" / ".join(sorted({str(chosen.get(name)) for chosen in of_one})) for of_one in known]
+        for name in sorted(names)
+    }
     return [f"{name}: {', '.join(values)}" for name, values in values_by_name.items() if len(set(values)) > 1]
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from evaluation.compare import compare_pair
+from evaluation.compare import changed_settings, compare_pair
 from evaluation.discover import FoundRun
 from evaluation.evaluated import load
 from evaluation.summary import summarize
@@ -61,7 +61,8 @@ def compare_runs(runs: Sequence[FoundRun], *, seed: int = 0) -> Compared:
     skipped = []
     for pair in (*between, *within):
         try:
-            results[pair] = compare_pair(load(pair.a), load(pair.b), seed=seed)
+            a, b = load(pair.a), load(pair.b)
+            results[pair] = {**compare_pair(a, b, seed=seed), "changed_settings": changed_settings([a, b])}
         except ValueError as error:
             skipped.append(f"{pair.name_a} and {pair.name_b} are not compared: {error}")
     adjusted = holm([result["p_value"] for result in results.values()])
@@ -94,6 +95,8 @@ def headline(runs: Sequence[FoundRun], compared: Compared) -> list[str]:
     ]
     if low <= 0 <= high:
         lines.append("The interval includes 0, so that this may be chance.")
+    if result["changed_settings"]:
+        lines.append(f"They were evaluated under different settings: {'; '.join(result['changed_settings'])}.")
     for other in compared.within:
         crops = read_run(other.a).chosen("evaluation", "episodes").get("crops", "true")
         if other.b == last.main.folder and crops in CROPS and other in compared.results:

@@ -147,8 +147,12 @@ def _opening(runs: Sequence[FoundRun], shown: Trajectories) -> list[int]:
 def _differences(compared: Compared) -> list[str]:
     """The tables of differences between runs and within them."""
     parts = []
-    if rows := [_difference(pair, compared) for pair in compared.between if pair in compared.results]:
-        parts += ["<h2>Differences</h2>", _table(DIFFERENCE_HEAD, rows)]
+    if pairs := [pair for pair in compared.between if pair in compared.results]:
+        parts += ["<h2>Differences</h2>", _table(DIFFERENCE_HEAD, [_difference(pair, compared) for pair in pairs])]
+        for pair in pairs:
+            if changed := "; ".join(compared.results[pair]["changed_settings"]):
+                text = f"{pair.name_a} and {pair.name_b} were evaluated under different settings: {changed}"
+                parts.append(f'<p class="quiet">{html.escape(text)}</p>')
     if rows := [_difference(pair, compared) for pair in compared.within if pair in compared.results]:
         remark = "Each run against itself with something taken away or forced: the difference is what that was worth."
         parts += ["<h2>Does it look?</h2>", f'<p class="quiet">{remark}</p>', _table(DIFFERENCE_HEAD, rows)]

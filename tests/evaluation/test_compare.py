@@ -83,6 +83,15 @@ def test_several_seeds_widen_the_interval_by_what_they_differ(tmp_path):
     assert compare(tmp_path / "a" / "*", tmp_path / "b" / "1")["runs"][str(tmp_path / "a" / "*")]["num_seeds"] == 3
 
 
+def test_settings_of_all_seeds_and_those_that_only_one_has_are_told(tmp_path):
+    for name, seed, limits in (("a", 0, {}), ("a", 1, {}), ("b", 0, {"max_turns": 4}), ("b", 1, {"max_turns": 8})):
+        folder = write(tmp_path / name / str(seed), [1, 0, seed])
+        RunDirectory(folder).write_start(evaluation={"seed": seed, "prompt": "direct", "new": None}, episodes=limits)
+    write(tmp_path / "old" / "0", [1, 0, 1])
+    assert compare(tmp_path / "a" / "*", tmp_path / "b" / "*")["changed_settings"] == ["max_turns: None, 4 / 8"]
+    assert compare(tmp_path / "old" / "*", tmp_path / "b" / "*")["changed_settings"] == [], "nothing is known of it"
+
+
 def test_intervals_of_several_seeds_end_where_accuracies_do(tmp_path):
     for seed in range(2):
         write(tmp_path / "none" / str(seed), [0] * 40)

@@ -13,7 +13,7 @@ from evaluation.differences import compare_runs, headline
 from evaluation.discover import find_runs
 from evaluation.playing import evaluate
 from evaluation.plots import frontier, learning_curves
-from evaluation.report import as_script, main, thinned
+from evaluation.report import _differences, as_script, main, thinned
 from evaluation.rescore import main as rescore_main
 from evaluation.summary import summarize
 from evaluation.view import make_server
@@ -87,6 +87,17 @@ def test_the_headline_says_what_changed_and_whether_it_may_be_chance(tiny, tmp_p
     assert noise == "With noise in place of its crops b comes to 0.083."
     assert headline(runs[1:], compared)[1] == "The interval includes 0, so that this may be chance."
     assert headline(runs[:1], compare_runs(runs[:1])) == [] == headline([], compare_runs([]))
+
+
+def test_a_difference_of_limits_is_told_beside_the_headline(tmp_path):
+    for name, max_turns in (("a", 4), ("b", 8)):
+        run = RunDirectory(tmp_path / name / "evaluation")
+        run.write_start(evaluation={"prompt": "direct"}, episodes={"max_turns": max_turns})
+        append(run.path / SAMPLES, [Sample(task_id=str(n), score=float(name == "b")) for n in range(9)])
+    runs = find_runs([tmp_path / name for name in "ab"])
+    compared = compare_runs(runs)
+    assert headline(runs, compared)[1] == "They were evaluated under different settings: max_turns: 4, 8."
+    assert "a and b were evaluated under different settings: max_turns: 4, 8" in "".join(_differences(compared))
 
 
 def test_texts_cannot_end_their_script():
