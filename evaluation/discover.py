@@ -122,7 +122,7 @@ def find_runs(folders: Sequence[Path]) -> list[FoundRun]:
 def _find_run(folder: Path, name: str) -> FoundRun:
     known = evaluations_in(folder) | _arms_in(folder)
     folders = {name: path for name, path in known.items() if _has_line(path / SAMPLES)}
-    ranked = sorted(folders, key=lambda name: (not _is_plain(folders[name]), name != OWN, name != DEFAULT))
+    ranked = sorted(folders, key=lambda name: (not is_plain(folders[name]), name != OWN, name != DEFAULT))
     training = StoredRun(folder, ROLLOUTS) if (folder / ROLLOUTS).exists() else None
     evaluations = {name or DEFAULT: StoredRun(folders[name], SAMPLES) for name in ranked}
     for path in folders.values():
@@ -148,7 +148,7 @@ def _has_line(path: Path) -> bool:
         return file.readline().endswith(b"\n")
 
 
-def _is_plain(folder: Path) -> bool:
+def is_plain(folder: Path) -> bool:
     """Whether nothing was taken away or forced in an evaluation, so that it speaks of the checkpoint itself."""
     settings = read_run(folder).chosen("evaluation", "episodes")
     plain_settings = {"crops": "true", "views": "true", "tools": "true", "prompt": "protocol", "force": "nothing",

@@ -100,6 +100,23 @@ def test_a_difference_of_limits_is_told_beside_the_headline(tmp_path):
     assert "a and b were evaluated under different settings: max_turns: 4, 8" in "".join(_differences(compared))
 
 
+def test_every_benchmark_of_two_runs_is_compared_under_its_name(tmp_path):
+    for run, scores in (("a", (0, 1, 0)), ("b", (1, 0, 0))):
+        for name, score in zip(("hr", "vstar", "vstar_noise"), scores, strict=True):
+            folder = RunDirectory(tmp_path / run / name)
+            folder.write_start(episodes={"crops": "noise" if "noise" in name else "true"})
+            append(folder.path / SAMPLES, [Sample(task_id=f"{name}-{n}", score=float(score)) for n in range(9)])
+    runs = find_runs([tmp_path / name for name in "ab"])
+    compared = compare_runs(runs)
+    assert [(pair.name_a, pair.name_b) for pair in compared.between] == [
+        ("a / hr", "b / hr"),
+        ("a / vstar", "b / vstar"),
+    ]
+    hr, vstar = headline(runs, compared)
+    assert hr.startswith("b / hr answers 100.0 points more than a / hr")
+    assert vstar.startswith("b / vstar answers 100.0 points fewer than a / vstar")
+
+
 def test_texts_cannot_end_their_script():
     assert "<" not in as_script({"text": "</script><!--"}) and json.loads(as_script({"a": "<&>"})) == {"a": "<&>"}
 
