@@ -67,7 +67,8 @@ def changed_settings(evaluations: Sequence[Evaluated]) -> list[str]:
     """Settings in which evaluations differ beside what was evaluated, as `name: value, value, …`.
 
     Those of all seeds and benchmarks count: `4 / 8` is a setting that is not the same in all of them. A setting that
-    an older version did not have is None, and an evaluation without any settings is not known to differ.
+    an older version did not have is None, and an evaluation without any settings is not known to differ. Questions
+    whose images, options or bounds on views differ are counted with them.
     """
     settings = [[read_run(folder).chosen("evaluation", "episodes") for folder in one.folders] for one in evaluations]
     known = [kept for of_one in settings if (kept := [chosen for chosen in of_one if chosen])]
@@ -76,7 +77,19 @@ def changed_settings(evaluations: Sequence[Evaluated]) -> list[str]:
         name: [" / ".join(sorted({str(chosen.get(name)) for chosen in of_one})) for of_one in known]
         for name in sorted(names)
     }
-    return [f"{name}: {', '.join(values)}" for name, values in values_by_name.items() if len(set(values)) > 1]
+    changed = [f"{name}: {', '.join(values)}" for name, values in values_by_name.items() if len(set(values)) > 1]
+    if number := _num_shown_otherwise(evaluations):
+        changed.append(f"questions whose images, options or view size differ: {number}")
+    return changed
+
+
+def _num_shown_otherwise(evaluations: Sequence[Evaluated]) -> int:
+    """The questions whose hashes are not the same in all seeds of all evaluations, as far as they are known."""
+    hashes: dict[str, set[str | None]] = defaultdict(set)
+    for seed in (seed for evaluation in evaluations for seed in evaluation.seeds):
+        for id, samples in seed.items():
+            hashes[id] |= {samples[0].task_hash} - {None}
+    return sum(len(of_one) > 1 for of_one in hashes.values())
 
 
 def compare(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> dict[str, Any]:

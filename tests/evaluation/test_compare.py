@@ -92,6 +92,15 @@ def test_settings_of_all_seeds_and_those_that_only_one_has_are_told(tmp_path):
     assert compare(tmp_path / "old" / "*", tmp_path / "b" / "*")["changed_settings"] == [], "nothing is known of it"
 
 
+def test_questions_that_are_shown_otherwise_are_told(tmp_path):
+    for name, hashes in (("a", ("x", "y", None)), ("b", ("x", "z", "w"))):
+        samples = [Sample(task_id=str(n), score=n % 2, task_hash=one) for n, one in enumerate(hashes)]
+        append(RunDirectory(tmp_path / name).path / "samples.jsonl", samples)
+    comparison = compare(tmp_path / "a", tmp_path / "b")
+    assert comparison["changed_settings"] == ["questions whose images, options or view size differ: 1"]
+    assert "view size differ: 1" in table(comparison)
+
+
 def test_intervals_of_several_seeds_end_where_accuracies_do(tmp_path):
     for seed in range(2):
         write(tmp_path / "none" / str(seed), [0] * 40)

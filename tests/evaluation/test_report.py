@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from evaluation import figures, view
 from evaluation.arguments import EvaluationArguments
@@ -15,7 +16,9 @@ from evaluation.playing import evaluate
 from evaluation.plots import frontier, learning_curves
 from evaluation.report import _differences, as_script, main, thinned
 from evaluation.rescore import main as rescore_main
+from evaluation.stored import StoredRun
 from evaluation.summary import summarize
+from evaluation.trajectories import Trajectories
 from evaluation.view import make_server
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.runs.directory import RunDirectory
@@ -115,6 +118,27 @@ def test_every_benchmark_of_two_runs_is_compared_under_its_name(tmp_path):
     hr, vstar = headline(runs, compared)
     assert hr.startswith("b / hr answers 100.0 points more than a / hr")
     assert vstar.startswith("b / vstar answers 100.0 points fewer than a / vstar")
+
+
+def test_sets_of_other_images_under_one_id_are_drawn_on_their_own(tmp_path, picture):
+    shown = Trajectories()
+    turned = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for name, image in (("a", picture), ("b", turned), ("c", picture)):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "a.png")
+        row = {"id": "0", "images": ["a.png"], "question": "Which?", "answer": "7"}
+        (tmp_path / name / "tasks.jsonl").write_text(json.dumps(row) + "\n")
+        for is_text_only in (True, False):
+            run = RunDirectory(tmp_path / name / str(is_text_only))
+            dataset = str(tmp_path / name / "tasks.jsonl")
+            run.write_start(evaluation={"dataset_name": dataset, "output_dir": "", "text_only": is_text_only})
+            append(run.path / SAMPLES, [Sample(task_id="0", question="Which?", score=1.0)])
+            stored = StoredRun(run.path, SAMPLES)
+            shown.add(shown.add_set(name, str(is_text_only), stored), stored, stored.records)
+    keys = [episode["task"] for episode in shown.episodes]
+    assert keys[1] == keys[5] != keys[3] and keys[0] == keys[1], "without images it is the same question"
+    assert [len(shown.tasks[key]["images"]) for key in keys] == [1] * 6
+    assert shown.tasks[keys[1]]["images"] != shown.tasks[keys[3]]["images"]
 
 
 def test_texts_cannot_end_their_script():
