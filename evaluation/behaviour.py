@@ -131,7 +131,7 @@ def analyse(run: StoredRun) -> dict[str, Behaviour]:
 
     Of a training, that of the episodes which it learned from.
     """
-    records = [record for record in run.records if isinstance(record, Sample) or record.mode == "train"]
+    records = [record for record in run.records if isinstance(record, Sample) or record.is_of_a_batch]
     episodes = [(record, record.episode(run.task(record))) for record in records]
     counted = [(record, episode.task.family, seen(episode, _right(record, episode))) for record, episode in episodes]
     found = {"all": behaviour([one for _, _, one in counted])}

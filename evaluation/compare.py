@@ -17,12 +17,15 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
+from math import isclose
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from evaluation import split
 from evaluation.evaluated import Evaluated, difference, load, refuse_other_questions
 from evaluation.markdown import markdown_row
+from evaluation.summary import accuracy_of
 from fovea.commands import plain_parser
 from fovea.runs.records import read_run
 from fovea.statistics import holm
@@ -117,9 +120,17 @@ def compare(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> di
             for other_run in runs.values()
         )
     comparison = {"runs": runs, "pairs": pairs, "changed_settings": changed_settings(evaluations)}
+    if rule is not None and not all(_has_published_mean(evaluation, rule) for evaluation in evaluations):
+        comparison["rule"] = rule
     if all(map(split.has_arms, patterns)):
         comparison["split"] = split.split(*patterns, seed=seed, rule=rule)
     return comparison
+
+
+def _has_published_mean(evaluation: Evaluated, rule: str) -> bool:
+    """Whether the mean over questions is the benchmark's own, which may be over families or of all lists together."""
+    samples = [sample for seed in evaluation.seeds for of_one in seed.values() for sample in of_one]
+    return isclose(accuracy_of(samples).rules[rule], fmean(sample.score for sample in samples), abs_tol=1e-9)
 
 
 def table(comparison: dict[str, Any]) -> str:
@@ -155,6 +166,8 @@ def table(comparison: dict[str, Any]) -> str:
             tests = f"{low:+.3f} to {high:+.3f}", f"{family['p_value']:.2g}", f"{family['p_adjusted']:.2g}"
             flips = family["flips"]["gained"], family["flips"]["lost"]
             lines.append(markdown_row([name, family["n"], *numbers, *tests, *flips]))
+    if "rule" in comparison:
+        lines.append(f"\nby {comparison['rule']}: mean over questions, not the published mean")
     if comparison["changed_settings"]:
         changed = "; ".join(comparison["changed_settings"])
         lines.append(f"\nevaluated under different settings: {changed} (evaluate both with the same --config)")
@@ -167,7 +180,7 @@ def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of evaluations, the baseline first")
     parser.add_argument("--json", type=Path, help="write the result here; a .md with the tables goes beside it")
-    parser.add_argument("--rule", help="score by this rule of a public benchmark: vlmevalkit or lmms-eval")
+    parser.add_argument("--rule", help="score by this rule: strict, vlmevalkit, lmms-eval, mimic or mimic-corrected")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     args = parser.parse_args()
     if len(args.runs) < 2:

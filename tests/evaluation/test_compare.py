@@ -179,6 +179,16 @@ def test_runs_can_be_compared_by_a_published_rule(tmp_path):
         compare(a, b, rule="mine")
 
 
+def test_a_mean_over_questions_that_is_not_the_published_one_is_told(tmp_path):
+    for name, within in (("families", "abbb"), ("none", [None] * 4)):
+        samples = [
+            Sample(task_id=str(n), score=0, scores={"mimic": float(n == 0)}, within=one) for n, one in enumerate(within)
+        ]
+        append(RunDirectory(tmp_path / name).path / "samples.jsonl", samples)
+        said = table(compare(tmp_path / name, tmp_path / name, rule="mimic"))
+        assert ("by mimic: mean over questions, not the published mean" in said) == (name == "families")
+
+
 def test_a_family_of_one_question_tells_nothing(tmp_path):
     for seed in range(2):
         write(tmp_path / "a" / str(seed), [1, 0, 1], ["x", "x", "y"])

@@ -75,11 +75,11 @@ def test_only_what_a_batch_held_is_scored_again(run, make_episode):
 
 
 def test_the_command_prints_and_writes(run, tmp_path, monkeypatch, capsys):
-    words = ["fovea", str(run), "--reward_funcs", "accuracy", "--json", str(tmp_path / "r.json")]
+    words = ["fovea", str(run), "--reward_funcs", "accuracy", "--json", str(tmp_path / "new" / "r.json")]
     monkeypatch.setattr("sys.argv", words)
     main()
     assert "| groups without a signal | 50.0% | 50.0% |" in capsys.readouterr().out
-    assert json.loads((tmp_path / "r.json").read_text())["num_episodes"] == 4
+    assert json.loads((tmp_path / "new" / "r.json").read_text())["num_episodes"] == 4
 
 
 def test_mistakes_on_the_command_line_leave_one_clear_line(run, tmp_path, monkeypatch):
