@@ -29,10 +29,7 @@ def analyse(
     parser.add_argument("--json", type=Path, help="write the numbers here")
     args = parser.parse_args()
     try:
-        found = {
-            str(folder): analysis(StoredRun(next(iter(evaluations_to_compare(folder).values())), SAMPLES))
-            for folder in args.runs
-        }
+        found = {str(folder): analysis(StoredRun(_only_evaluation(folder), SAMPLES)) for folder in args.runs}
     except ValueError as error:
         raise SystemExit(str(error)) from error
     print(table(found))
@@ -40,3 +37,15 @@ def analyse(
         content = {name: {group: asdict(one) for group, one in groups.items()} for name, groups in found.items()}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _only_evaluation(folder: Path) -> Path:
+    """The folder of the evaluation that `folder` stands for.
+
+    Raises:
+        SystemExit: if there is none, or more than one.
+    """
+    folders = list(evaluations_to_compare(folder).values())
+    if len(folders) > 1:
+        raise SystemExit(f"{folder} holds several evaluations: name one of {', '.join(map(str, folders))}")
+    return folders[0]

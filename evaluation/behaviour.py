@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
 
+from evaluation.markdown import markdown_row
 from evaluation.stored import StoredRun, stored_run
 from fovea.answers import constant_of, score
 from fovea.boxes import coverage
@@ -130,7 +131,7 @@ def analyse(run: StoredRun) -> dict[str, Behaviour]:
 
     Of a training, that of the episodes which it learned from.
     """
-    records = [record for record in run.records if isinstance(record, Sample) or record.mode == "train"]
+    records = [record for record in run.records if isinstance(record, Sample) or record.is_of_a_batch]
     episodes = [(record, record.episode(run.task(record))) for record in records]
     counted = [(record, episode.task.family, seen(episode, _right(record, episode))) for record, episode in episodes]
     found = {"all": behaviour([one for _, _, one in counted])}
@@ -181,8 +182,7 @@ def table(found: Mapping[str, Behaviour]) -> str:
     """As a Markdown table."""
     lines = [f"| episodes | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, one in found.items():
-        cells = [column(one).replace("|", "\\|").replace("\n", " ") for column in COLUMNS.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(markdown_row([name, *(column(one) for column in COLUMNS.values())]))
     return "\n".join(lines)
 
 

@@ -17,11 +17,15 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
+from math import isclose
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from evaluation import split
 from evaluation.evaluated import Evaluated, difference, load, refuse_other_questions
+from evaluation.markdown import markdown_row
+from evaluation.summary import accuracy_of
 from fovea.commands import plain_parser
 from fovea.runs.records import read_run
 from fovea.statistics import holm
@@ -63,11 +67,32 @@ BESIDE_THE_POINT = {"image_cache_gib", "output_dir", "model_name_or_path", "batc
 
 
 def changed_settings(evaluations: Sequence[Evaluated]) -> list[str]:
-    """Settings in which evaluations differ beside what was evaluated, as `name: value, value, …`."""
-    settings = [read_run(evaluation.folders[0]).chosen("evaluation", "episodes") for evaluation in evaluations]
-    names = sorted(set.intersection(*map(set, settings)) - BESIDE_THE_POINT)
-    values_by_name = {name: [str(run_settings[name]) for run_settings in settings] for name in names}
-    return [f"{name}: {', '.join(values)}" for name, values in values_by_name.items() if len(set(values)) > 1]
+    """Settings in which evaluations differ beside what was evaluated, as `name: value, value, …`.
+
+    Those of all seeds and benchmarks count: `4 / 8` is a setting that is not the same in all of them. A setting that
+    an older version did not have is None, and an evaluation without any settings is not known to differ. Questions
+    whose images, options or bounds on views differ are counted with them.
+    """
+    settings = [[read_run(folder).chosen("evaluation", "episodes") for folder in one.folders] for one in evaluations]
+    known = [kept for of_one in settings if (kept := [chosen for chosen in of_one if chosen])]
+    names = {name for of_one in known for chosen in of_one for name in chosen} - BESIDE_THE_POINT
+    values_by_name = {
+        name: [" / ".join(sorted({str(chosen.get(name)) for chosen in of_one})) for of_one in known]
+        for name in sorted(names)
+    }
+    changed = [f"{name}: {', '.join(values)}" for name, values in values_by_name.items() if len(set(values)) > 1]
+    if number := _num_shown_otherwise(evaluations):
+        changed.append(f"questions whose images, options or view size differ: {number}")
+    return changed
+
+
+def _num_shown_otherwise(evaluations: Sequence[Evaluated]) -> int:
+    """The questions whose hashes are not the same in all seeds of all evaluations, as far as they are known."""
+    hashes: dict[str, set[str | None]] = defaultdict(set)
+    for seed in (seed for evaluation in evaluations for seed in evaluation.seeds):
+        for id, samples in seed.items():
+            hashes[id] |= {samples[0].task_hash} - {None}
+    return sum(len(of_one) > 1 for of_one in hashes.values())
 
 
 def compare(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> dict[str, Any]:
@@ -95,9 +120,17 @@ def compare(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> di
             for other_run in runs.values()
         )
     comparison = {"runs": runs, "pairs": pairs, "changed_settings": changed_settings(evaluations)}
+    if rule is not None and not all(_has_published_mean(evaluation, rule) for evaluation in evaluations):
+        comparison["rule"] = rule
     if all(map(split.has_arms, patterns)):
         comparison["split"] = split.split(*patterns, seed=seed, rule=rule)
     return comparison
+
+
+def _has_published_mean(evaluation: Evaluated, rule: str) -> bool:
+    """Whether the mean over questions is the benchmark's own, which may be over families or of all lists together."""
+    samples = [sample for seed in evaluation.seeds for of_one in seed.values() for sample in of_one]
+    return isclose(accuracy_of(samples).rules[rule], fmean(sample.score for sample in samples), abs_tol=1e-9)
 
 
 def table(comparison: dict[str, Any]) -> str:
@@ -111,13 +144,12 @@ def table(comparison: dict[str, Any]) -> str:
     ]
     for name, run in comparison["runs"].items():
         low, high = run["interval"]
-        pass_cell = f" {run['pass_at_k'].get(max_samples, float('nan')):.3f} |" if pass_head else ""
+        cells = [name, run["n"], run["num_seeds"], f"{run['accuracy']:.3f}", f"{low:.3f}-{high:.3f}"]
+        cells += [f"{run['pass_at_k'].get(max_samples, float('nan')):.3f}"] if pass_head else []
         of_images, in_all = (f"{run[name]:.0f}" if name in run else "" for name in ("image_tokens", "context_tokens"))
-        cost = f"{run['tokens']:.0f} | {of_images} | {in_all} | {run['zooms']:.2f}"
         seconds = f"{run['seconds']:.3g}" if "seconds" in run else ""
-        cost += f" | {seconds} | {'yes' if run['on_frontier'] else ''}"
-        numbers = f"{run['n']} | {run['num_seeds']} | {run['accuracy']:.3f} | {low:.3f}-{high:.3f}"
-        lines.append(f"| {name} | {numbers} |{pass_cell} {cost} |")
+        cells += [f"{run['tokens']:.0f}", of_images, in_all, f"{run['zooms']:.2f}", seconds]
+        lines.append(markdown_row([*cells, "yes" if run["on_frontier"] else ""]))
     if any(run["on_frontier"] for run in comparison["runs"].values()):
         lines.append("\non the frontier: no other run here is as accurate at a lower cost")
     if settings := {run["played_by"] for run in comparison["runs"].values() if "played_by" in run}:
@@ -130,10 +162,12 @@ def table(comparison: dict[str, Any]) -> str:
         ]
         for name, family in {"all": pair, **pair["families"]}.items():
             low, high = family["interval"]
-            numbers = f"{family['accuracy_a']:.3f} | {family['accuracy_b']:.3f} | {family['difference']:+.3f}"
-            tests = f"{low:+.3f} to {high:+.3f} | {family['p_value']:.2g} | {family['p_adjusted']:.2g}"
-            flips = f"{family['flips']['gained']} | {family['flips']['lost']}"
-            lines.append(f"| {name} | {family['n']} | {numbers} | {tests} | {flips} |")
+            numbers = f"{family['accuracy_a']:.3f}", f"{family['accuracy_b']:.3f}", f"{family['difference']:+.3f}"
+            tests = f"{low:+.3f} to {high:+.3f}", f"{family['p_value']:.2g}", f"{family['p_adjusted']:.2g}"
+            flips = family["flips"]["gained"], family["flips"]["lost"]
+            lines.append(markdown_row([name, family["n"], *numbers, *tests, *flips]))
+    if "rule" in comparison:
+        lines.append(f"\nby {comparison['rule']}: mean over questions, not the published mean")
     if comparison["changed_settings"]:
         changed = "; ".join(comparison["changed_settings"])
         lines.append(f"\nevaluated under different settings: {changed} (evaluate both with the same --config)")
@@ -146,7 +180,7 @@ def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of evaluations, the baseline first")
     parser.add_argument("--json", type=Path, help="write the result here; a .md with the tables goes beside it")
-    parser.add_argument("--rule", help="score by this rule of a public benchmark: vlmevalkit or lmms-eval")
+    parser.add_argument("--rule", help="score by this rule: strict, vlmevalkit, lmms-eval, mimic or mimic-corrected")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     args = parser.parse_args()
     if len(args.runs) < 2:

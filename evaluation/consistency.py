@@ -16,6 +16,7 @@ import numpy as np
 
 from evaluation.analysing import analyse
 from evaluation.evaluated import difference
+from evaluation.markdown import markdown_row
 from evaluation.stored import StoredRun
 from fovea.answers import constant_of
 from fovea.answers.text import normalized
@@ -94,12 +95,10 @@ def table(runs: Mapping[str, Mapping[str, Consistency]]) -> str:
     for name, found in runs.items():
         for group, one in found.items():
             same = f"{one.same / one.n:.3f} [{one.same_interval[0]:.3f}, {one.same_interval[1]:.3f}]"
-            accuracies = f"{one.accuracy_before:.3f} | {one.accuracy_after:.3f}"
+            accuracies = f"{one.accuracy_before:.3f}", f"{one.accuracy_after:.3f}"
             change = f"{one.accuracy_after - one.accuracy_before:+.3f}"
             low, high = one.interval
-            lines.append(
-                f"| {name} | {group} | {one.n} | {same} | {accuracies} | {change} | {low:+.3f} to {high:+.3f} |"
-            )
+            lines.append(markdown_row([name, group, one.n, same, *accuracies, change, f"{low:+.3f} to {high:+.3f}"]))
     return "\n".join(lines)
 
 

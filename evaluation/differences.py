@@ -8,8 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from evaluation.compare import compare_pair
-from evaluation.discover import FoundRun
+from evaluation.compare import changed_settings, compare_pair
+from evaluation.discover import DEFAULT, FoundRun, is_plain
 from evaluation.evaluated import load
 from evaluation.summary import summarize
 from fovea.runs.records import read_run
@@ -27,8 +27,20 @@ class Pair:
 
 
 def _pairs_between(runs: Sequence[FoundRun]) -> list[Pair]:
-    """Run against run, by their main evaluations."""
-    return [Pair(a.name, b.name, a.main.folder, b.main.folder) for a, b in combinations(runs, 2)]
+    """Run against run: their main evaluations, and others of the same name with nothing taken away or forced."""
+    pairs = []
+    for a, b in combinations(runs, 2):
+        main_a, main_b = next(iter(a.evaluations)), next(iter(b.evaluations))
+        shared = [name for name in a.evaluations if name in b.evaluations]
+        plain = [name for name in shared if all(is_plain(run.evaluations[name].folder) for run in (a, b))]
+        for name_a, name_b in dict.fromkeys([(main_a, main_b), *zip(plain, plain, strict=True)]):
+            names = (_name(a, name_a), _name(b, name_b))
+            pairs.append(Pair(*names, a.evaluations[name_a].folder, b.evaluations[name_b].folder))
+    return pairs
+
+
+def _name(run: FoundRun, evaluation: str) -> str:
+    return run.name if evaluation == DEFAULT else f"{run.name} / {evaluation}"
 
 
 def _pairs_within(runs: Sequence[FoundRun]) -> list[Pair]:
@@ -61,7 +73,8 @@ def compare_runs(runs: Sequence[FoundRun], *, seed: int = 0) -> Compared:
     skipped = []
     for pair in (*between, *within):
         try:
-            results[pair] = compare_pair(load(pair.a), load(pair.b), seed=seed)
+            a, b = load(pair.a), load(pair.b)
+            results[pair] = {**compare_pair(a, b, seed=seed), "changed_settings": changed_settings([a, b])}
         except ValueError as error:
             skipped.append(f"{pair.name_a} and {pair.name_b} are not compared: {error}")
     adjusted = holm([result["p_value"] for result in results.values()])
@@ -80,23 +93,31 @@ def headline(runs: Sequence[FoundRun], compared: Compared) -> list[str]:
     *_, before, last = [None, None, *(run for run in runs if run.evaluations)]
     if before is None or last is None:
         return []
-    pair = next(one for one in compared.between if (one.a, one.b) == (before.main.folder, last.main.folder))
-    result = compared.results.get(pair)
-    if result is None:
-        return []
+    samples = [{stored.folder: stored.samples for stored in run.evaluations.values()} for run in (before, last)]
+    lines = []
+    for pair in compared.between:
+        if pair.a in samples[0] and pair.b in samples[1] and pair in compared.results:
+            zooms = [summarize(samples[0][pair.a]).zooms_per_question, summarize(samples[1][pair.b]).zooms_per_question]
+            lines += _in_words(pair, compared.results[pair], zooms)
+    for other in compared.within:
+        crops = read_run(other.a).chosen("evaluation", "episodes").get("crops", "true")
+        if lines and other.b == last.main.folder and crops in CROPS and other in compared.results:
+            accuracy = compared.results[other]["accuracy_a"]
+            lines.append(f"With {CROPS[crops]} in place of its crops {last.name} comes to {accuracy:.3f}.")
+    return lines
+
+
+def _in_words(pair: Pair, result: Mapping[str, Any], zooms: Sequence[float]) -> list[str]:
+    """The comparison of a pair, with the zooms a question of both."""
     low, high = result["interval"]
     more = "more" if result["difference"] >= 0 else "fewer"
-    zooms = [summarize(run.main.samples).zooms_per_question for run in (before, last)]
     lines = [
-        f"{last.name} answers {100 * abs(result['difference']):.1f} points {more} than {before.name}: "
+        f"{pair.name_b} answers {100 * abs(result['difference']):.1f} points {more} than {pair.name_a}: "
         f"{result['accuracy_b']:.3f} after {result['accuracy_a']:.3f}, {result['n']} questions, 95% interval of the "
         f"difference {low:+.3f} to {high:+.3f}, {zooms[1]:.2f} zooms a question after {zooms[0]:.2f}."
     ]
     if low <= 0 <= high:
         lines.append("The interval includes 0, so that this may be chance.")
-    for other in compared.within:
-        crops = read_run(other.a).chosen("evaluation", "episodes").get("crops", "true")
-        if other.b == last.main.folder and crops in CROPS and other in compared.results:
-            accuracy = compared.results[other]["accuracy_a"]
-            lines.append(f"With {CROPS[crops]} in place of its crops {last.name} comes to {accuracy:.3f}.")
+    if result["changed_settings"]:
+        lines.append(f"They were evaluated under different settings: {'; '.join(result['changed_settings'])}.")
     return lines

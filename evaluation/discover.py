@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from evaluation.stored import StoredRun, tell_if_outdated
 from fovea.runs.directory import METRICS
-from fovea.runs.records import ROLLOUTS, SAMPLES, RunInfo, read_run
+from fovea.runs.records import ROLLOUTS, SAMPLES, RunInfo, read_run, read_samples
 
 SWEEP = "sweep.json"
 HISTORY = "history.json"
@@ -64,13 +66,18 @@ def evaluations_in(folder: Path) -> dict[str, Path]:
     return own_evaluation | {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{SAMPLES}"))}
 
 
+def folders_of(pattern: str | Path) -> list[Path]:
+    """The folder of this name, brackets and all, or else those that the pattern finds."""
+    return [Path(pattern)] if Path(pattern).exists() else [Path(name) for name in sorted(glob.glob(str(pattern)))]
+
+
 def evaluations_to_compare(folder: Path) -> dict[str, Path]:
     """The evaluations that a folder stands for, by name.
 
     They are itself, its `evaluation`, its arm with the tool, or one for each benchmark below it.
 
     Raises:
-        SystemExit: if there is none.
+        SystemExit: if there is none, or if those below it ask the same questions, as of several checkpoints do.
     """
     folders = evaluations_in(folder)
     for name in (OWN, DEFAULT, WITH_TOOL):
@@ -81,7 +88,26 @@ def evaluations_to_compare(folder: Path) -> dict[str, Path]:
         raise SystemExit(f"{folder} holds an evaluation in arms: name its own folder, {names}")
     if not folders:
         raise SystemExit(f"{folder / SAMPLES} does not exist: run `fovea eval … --output_dir {folder}` first")
+    if len(folders) > 1 and _ask_the_same(list(folders.values())):
+        names = ", ".join(map(str, folders.values()))
+        raise SystemExit(f"{folder} holds several evaluations of the same questions: name one of {names}")
     return folders
+
+
+def _ask_the_same(folders: Sequence[Path]) -> bool:
+    """Whether all questions of one folder are among those of another of the same benchmark, or of none."""
+    asked = [(read_run(folder).chosen("evaluation").get("benchmark"), _questions(folder)) for folder in folders]
+    return any(
+        benchmark == other_benchmark
+        and min(questions, other_questions, key=len) == questions & other_questions != set()
+        for (benchmark, questions), (other_benchmark, other_questions) in combinations(asked, 2)
+    )
+
+
+def _questions(folder: Path) -> set[tuple[str, str, str]]:
+    """The id, question and reference of each sample that holds its question."""
+    samples = read_samples(folder)
+    return {(sample.task_id, sample.question, str(sample.reference)) for sample in samples if sample.question}
 
 
 def find_runs(folders: Sequence[Path]) -> list[FoundRun]:
@@ -96,7 +122,7 @@ def find_runs(folders: Sequence[Path]) -> list[FoundRun]:
 def _find_run(folder: Path, name: str) -> FoundRun:
     known = evaluations_in(folder) | _arms_in(folder)
     folders = {name: path for name, path in known.items() if _has_line(path / SAMPLES)}
-    ranked = sorted(folders, key=lambda name: (not _is_plain(folders[name]), name != OWN, name != DEFAULT))
+    ranked = sorted(folders, key=lambda name: (not is_plain(folders[name]), name != OWN, name != DEFAULT))
     training = StoredRun(folder, ROLLOUTS) if (folder / ROLLOUTS).exists() else None
     evaluations = {name or DEFAULT: StoredRun(folders[name], SAMPLES) for name in ranked}
     for path in folders.values():
@@ -122,7 +148,7 @@ def _has_line(path: Path) -> bool:
         return file.readline().endswith(b"\n")
 
 
-def _is_plain(folder: Path) -> bool:
+def is_plain(folder: Path) -> bool:
     """Whether nothing was taken away or forced in an evaluation, so that it speaks of the checkpoint itself."""
     settings = read_run(folder).chosen("evaluation", "episodes")
     plain_settings = {"crops": "true", "views": "true", "tools": "true", "prompt": "protocol", "force": "nothing",

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluation.analysing import analyse
+from evaluation.markdown import markdown_row
 from evaluation.stored import StoredRun
 from fovea.answers.edits import EDIT, OUTCOMES, outcome
 from fovea.statistics import wilson_interval
@@ -72,7 +73,7 @@ def table(runs: Mapping[str, Mapping[str, Outcomes]]) -> str:
             for what in OUTCOMES:
                 low, high = one.interval(what)
                 cells.append(f"{getattr(one, what) / one.n:.3f} [{low:.3f}, {high:.3f}]")
-            lines.append(f"| {name} | {group} | {one.n} | {' | '.join(cells)} |")
+            lines.append(markdown_row([name, group, one.n, *cells]))
     return "\n".join(lines)
 
 

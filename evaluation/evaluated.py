@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.discover import OWN, evaluations_to_compare
+from evaluation.discover import OWN, evaluations_to_compare, folders_of
 from evaluation.pace import pace_of
 from evaluation.stored import tell_if_outdated
 from evaluation.summary import mean_if_known
@@ -57,11 +56,7 @@ class Evaluated:
 
     def clustered(self, ids: Sequence[str], clusters: Mapping[str, str] | None = None) -> np.ndarray:
         """Mean scores [seeds, clusters]: each cluster counts once; `clusters` are its own if none are given."""
-        places = defaultdict(list)
-        for place, id in enumerate(ids):
-            places[(self.clusters if clusters is None else clusters).get(id, id)].append(place)
-        scores = self.scores(ids)
-        return np.stack([scores[:, together].mean(1) for together in places.values()], axis=1)
+        return by_cluster(self.scores(ids), ids, self.clusters if clusters is None else clusters)
 
     def summary(self) -> dict[str, Any]:
         """Accuracy, pass@k where there are samples, and what it cost."""
@@ -75,6 +70,7 @@ class Evaluated:
         low, high = wilson_interval(round(float(clusters.mean(0).sum())), num_clusters)
         if len(self.seeds) > 1 and num_clusters > 1:
             low, high, _ = crossed_interval(np.zeros((1, num_clusters)), clusters)
+            low, high = max(0.0, low), min(1.0, high)
         found = {
             "n": len(ids),
             "num_seeds": len(self.seeds),
@@ -93,11 +89,20 @@ class Evaluated:
 
     def _pace(self) -> dict[str, Any]:
         """Seconds an episode and what played, where that is the same in all folders; else nothing."""
-        paces = [pace_of(folder) for folder in self.folders]
-        settings = {pace.setting for pace in paces if pace is not None}
-        if None in paces or len(settings) > 1:
+        paces = [pace for folder in self.folders if (pace := pace_of(folder)) is not None]
+        settings = {pace.setting for pace in paces}
+        if len(paces) < len(self.folders) or len(settings) != 1:
             return {}
-        return {"seconds": fmean(pace.seconds for pace in paces if pace is not None), "played_by": str(settings.pop())}
+        seconds = fmean([pace.seconds for pace in paces], weights=[pace.episodes for pace in paces])
+        return {"seconds": seconds, "played_by": str(settings.pop())}
+
+
+def by_cluster(values: np.ndarray, ids: Sequence[str], clusters: Mapping[str, str]) -> np.ndarray:
+    """Means [seeds, clusters] of values [seeds, questions]; a question without a cluster is one of its own."""
+    places = defaultdict(list)
+    for place, id in enumerate(ids):
+        places[clusters.get(id, id)].append(place)
+    return np.stack([values[:, together].mean(1) for together in places.values()], axis=1)
 
 
 def _powers(maximum: int) -> list[int]:
@@ -111,7 +116,7 @@ def load(pattern: str | Path, *, rule: str | None = None) -> Evaluated:
     Raises:
         SystemExit: if there is none.
     """
-    folders = [Path(name) for name in sorted(glob.glob(str(pattern)))] or [Path(pattern)]
+    folders = folders_of(pattern) or [Path(pattern)]
     seed_evaluations = [evaluations_to_compare(folder) for folder in folders]
     seeds: list[dict[str, list[Sample]]] = []
     benchmarks_by_id: dict[str, str] = {}

@@ -22,7 +22,7 @@ def evidence(runs: Sequence[FoundRun]) -> Iterator[tuple[str, str]]:
     for heading, analysis in analyses.items():
         try:
             text = analysis()
-        except ValueError as error:
+        except (ValueError, SystemExit) as error:  # SystemExit: the tasks have changed since
             text = str(error)
         if text:
             yield heading, text

@@ -11,10 +11,10 @@ from typing import Any
 from evaluation import attention, history, plots, pooling
 from evaluation.discover import ATTENTION, HISTORY, POOLING, SWEEP, FoundRun
 from evaluation.pace import pace_of
+from evaluation.summary import accuracy_of
 from evaluation.sweep import read_sweep
 from evaluation.trajectories import Trajectories
 from fovea.runs.records import Summary
-from fovea.statistics import wilson_interval
 
 
 def of_evaluations(
@@ -93,17 +93,18 @@ def _by_number_of_images(runs: Sequence[FoundRun], shown: Trajectories) -> list[
 
 def _by_axis(runs: Sequence[FoundRun], shown: Trajectories) -> list[str]:
     """For each axis that tasks were swept over, and each family: accuracy of each evaluation against its values."""
+    samples = {str(stored.folder): iter(stored.samples) for run in runs for stored in run.evaluations.values()}
     found: dict[tuple[str, str], Any] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for name, task, episode in _evaluated(runs, shown):
-        if "sweep" in task:
-            found[task["sweep"]["axis"], task["family"]][name][task["sweep"]["value"]].append(episode["score"])
+        # Episodes are shown in the order of samples, and before those of a training in the same folder.
+        sample = next(samples[shown.sets[episode["set"]]["folder"]], None)
+        if sample is not None and "sweep" in task:
+            found[task["sweep"]["axis"], task["family"]][name][task["sweep"]["value"]].append(sample)
     drawn = []
     for (axis, family), by_name in sorted(found.items()):
+        accuracies = {name: {value: accuracy_of(ones) for value, ones in of.items()} for name, of in by_name.items()}
         curves = {
-            name: {
-                value: (fmean(ones), wilson_interval(round(sum(ones)), len(ones))) for value, ones in by_value.items()
-            }
-            for name, by_value in by_name.items()
+            name: {value: (one.accuracy, one.interval) for value, one in of.items()} for name, of in accuracies.items()
         }
         drawn.append(plots.against_axis(f"{axis}, {family}", curves))
     return drawn

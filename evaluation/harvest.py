@@ -22,6 +22,7 @@ from environments.play import play
 from environments.policies.replay import NoTextLeft, Replay
 from environments.seats import Limits
 from environments.traces import unfit, write_traces
+from evaluation.markdown import markdown_row
 from evaluation.stored import StoredRun, stored_run
 from fovea.commands import plain_parser
 from fovea.config import ConfigError
@@ -134,7 +135,7 @@ def harvest(folder: Path, output: Path, *, model: str | None, max_traces: int | 
     write_traces(chain([first], found), output)
     lines = [f"\n{counts.total()} traces of {len(run.records)} episodes, {len(right)} different ones right\n",
              "| family | zooms | traces |", "|---|---|---|"]  # fmt: skip
-    lines += [f"| {family} | {zooms} | {count} |" for (family, zooms), count in sorted(counts.items())]
+    lines += [markdown_row([family, zooms, count]) for (family, zooms), count in sorted(counts.items())]
     lines += [f"\ndropped: {count} {reason}" for reason, count in dropped.most_common()]
     return "\n".join(lines)
 

@@ -32,10 +32,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds an episode, in which setting."""
+    """Seconds an episode, in which setting, and of how many episodes."""
 
     seconds: float
     setting: Setting
+    episodes: int
 
 
 def note_pace(folder: Path, setting: Setting, *, episodes: int, seconds: float) -> None:
@@ -56,4 +57,4 @@ def pace_of(folder: Path) -> Pace | None:
         return None
     setting = max(played, key=lambda one: played[one][0])
     episodes, seconds = played[setting]
-    return Pace(seconds / episodes, setting)
+    return Pace(seconds / episodes, setting, episodes)

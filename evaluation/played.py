@@ -41,12 +41,12 @@ def put_in_order(folder: Path, hashes: Mapping[str, str]) -> None:
         part.unlink()
 
 
-def played_already(folder: Path, hashes: Mapping[str, str]) -> set[tuple[str, int]]:
+def played_already(folder: Path, hashes: Mapping[str, str], num_samples: int) -> set[tuple[str, int]]:
     """The ids and numbers of the samples that are in a folder already.
 
     Raises:
         ConfigError: if one of them was played on another question, reference or image than the task of its id is now,
-            or on one that is not among the tasks.
+            or on one that is not among the tasks, or if a task has more than `num_samples`.
     """
     cut_torn_line(folder / SAMPLES)
     samples = read_samples(folder)
@@ -54,6 +54,11 @@ def played_already(folder: Path, hashes: Mapping[str, str]) -> set[tuple[str, in
         raise ConfigError(
             f"{folder / SAMPLES} holds {len(gone)} tasks that are not among the {len(hashes)} of now, {min(gone)} for "
             "one, and would count them: use another --output_dir, or the tasks of before (a larger --max_tasks)"
+        )
+    if (found := max((sample.sample + 1 for sample in samples), default=0)) > num_samples:
+        raise ConfigError(
+            f"{folder / SAMPLES} holds {found} samples a task, more than the {num_samples} of now, and would count "
+            f"them: use another --output_dir, or --num_samples {found}"
         )
     for sample in samples:
         if sample.task_hash is not None and hashes.get(sample.task_id, sample.task_hash) != sample.task_hash:

@@ -39,10 +39,10 @@ from fovea.data.identity import fingerprint
 from fovea.episodes import Episode
 from fovea.kernels.token_pooling import pooled_tokens
 from fovea.models.loading import Model
-from fovea.models.names import weights_mark
+from fovea.models.names import holds_model, weights_mark
 from fovea.processes import process_state
 from fovea.runs.directory import RunDirectory, changes
-from fovea.runs.records import SAMPLES, Sample, Summary, append, read_samples, write_summary
+from fovea.runs.records import SAMPLES, Sample, Summary, append, read_run, read_samples, write_summary
 from fovea.tasks import Task
 
 Batch = tuple[int, int, list[Task]]
@@ -71,7 +71,8 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     """The summary; samples are appended to samples.jsonl, tasks that are there already are not played again.
 
     Raises:
-        ConfigError: if there are no tasks, or the folder holds an evaluation with other settings or of other questions.
+        ConfigError: if there are no tasks, or the folder holds a model, a training, or an evaluation with other
+            settings or of other questions.
     """
     if not tasks:
         raise ConfigError("there are no tasks to evaluate on: look at --dataset_name and --max_tasks")
@@ -81,6 +82,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
             "vLLM takes several cards by itself: use one process and --vllm_engine_kwargs "
             """'{"tensor_parallel_size": 2}', or a server with --vllm_server_base_url"""
         )
+    refuse_training(Path(arguments.output_dir))
     with said_in_a_line():
         try_openings(environment_factory(episodes, model), tasks)
     run = RunDirectory(arguments.output_dir)
@@ -90,7 +92,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
     if state.is_main_process:
         put_in_order(run.path, hashes)
     state.wait_for_everyone()
-    played = played_already(run.path, hashes)
+    played = played_already(run.path, hashes, arguments.num_samples)
     is_known = not played or "weights" in run.settings()  # an older folder does not say whose its samples are
     if state.is_main_process:
         marked = {"mark": weights} if is_known and weights is not None else {}
@@ -140,6 +142,13 @@ def timed(folder: Path, arguments: EvaluationArguments) -> Iterator[None]:
     finally:
         if state.is_main_process and (episodes := num_written(folder) - before) > 0:
             note_pace(folder, setting_of(arguments), episodes=episodes, seconds=time.perf_counter() - started)
+
+
+def refuse_training(folder: Path) -> None:
+    """Raises ConfigError if a folder holds a model, or a run.json that is not of an evaluation."""
+    settings = read_run(folder).settings
+    if holds_model(folder) or (settings and "evaluation" not in settings):
+        raise ConfigError(f"{folder} holds a training: name {folder / 'evaluation'}")
 
 
 def refuse_other_settings(

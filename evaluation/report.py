@@ -22,6 +22,7 @@ from evaluation import figures, plots
 from evaluation.differences import Compared, Pair, compare_runs, headline
 from evaluation.discover import FoundRun, find_runs
 from evaluation.evidence import evidence
+from evaluation.markdown import cells_of, encodable
 from evaluation.summary import summarize
 from evaluation.trajectories import Trajectories
 from fovea.commands import plain_parser
@@ -146,8 +147,12 @@ def _opening(runs: Sequence[FoundRun], shown: Trajectories) -> list[int]:
 def _differences(compared: Compared) -> list[str]:
     """The tables of differences between runs and within them."""
     parts = []
-    if rows := [_difference(pair, compared) for pair in compared.between if pair in compared.results]:
-        parts += ["<h2>Differences</h2>", _table(DIFFERENCE_HEAD, rows)]
+    if pairs := [pair for pair in compared.between if pair in compared.results]:
+        parts += ["<h2>Differences</h2>", _table(DIFFERENCE_HEAD, [_difference(pair, compared) for pair in pairs])]
+        for pair in pairs:
+            if changed := "; ".join(compared.results[pair]["changed_settings"]):
+                text = f"{pair.name_a} and {pair.name_b} were evaluated under different settings: {changed}"
+                parts.append(f'<p class="quiet">{html.escape(text)}</p>')
     if rows := [_difference(pair, compared) for pair in compared.within if pair in compared.results]:
         remark = "Each run against itself with something taken away or forced: the difference is what that was worth."
         parts += ["<h2>Does it look?</h2>", f'<p class="quiet">{remark}</p>', _table(DIFFERENCE_HEAD, rows)]
@@ -179,7 +184,7 @@ def from_markdown(text: str) -> Iterator[str]:
     """Tables and paragraphs of a text that a command prints."""
     for block in text.split("\n\n"):
         if block.startswith("|"):
-            head, _, *rows = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in block.splitlines())
+            head, _, *rows = map(cells_of, block.splitlines())
             yield _table(head, rows)
         elif block.strip():
             yield f'<p class="quiet">{html.escape(block.strip())}</p>'
@@ -201,7 +206,7 @@ def main() -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     parts = report(args.runs, max_image_px=args.max_image_px, max_training_groups=args.max_training_groups)
     with replacing(args.output) as file:
-        file.writelines(parts)
+        file.writelines(map(encodable, parts))
     print(f"written to {args.output} ({args.output.stat().st_size / 2**20:.1f} MiB)")
 
 

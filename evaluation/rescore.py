@@ -113,6 +113,7 @@ def main() -> None:
     if args.json:
         for row in result["groups"]:
             row |= {when: [None if isnan(value) else value for value in row[when]] for when in ("before", "after")}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(result, indent=2) + "\n")
 
 

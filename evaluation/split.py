@@ -16,8 +16,7 @@ itself, as with the tool against its description alone.
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -25,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.discover import ARMS, SCHEMA_ONLY, SINGLE_PASS, WITH_TOOL, WITHOUT_TOOL
-from evaluation.evaluated import Evaluated, difference, load, refuse_other_questions
+from evaluation.discover import ARMS, SCHEMA_ONLY, SINGLE_PASS, WITH_TOOL, WITHOUT_TOOL, folders_of
+from evaluation.evaluated import Evaluated, by_cluster, difference, load, refuse_other_questions
+from evaluation.markdown import markdown_row
 from fovea.runs.records import SAMPLES, Sample
 from fovea.statistics import crossed_interval
 
@@ -36,7 +36,7 @@ SIGNS = {"call_gain": 1, "schema_gain": 1, "call_harm": -1, "schema_harm": -1}
 
 def has_arms(pattern: str | Path) -> bool:
     """Whether all folders that a pattern finds hold both arms of the split."""
-    folders = [Path(name) for name in glob.glob(str(pattern))]
+    folders = folders_of(pattern)
     arms = (WITH_TOOL, WITHOUT_TOOL)
     return bool(folders) and all((folder / arm / SAMPLES).exists() for folder in folders for arm in arms)
 
@@ -65,14 +65,18 @@ def _means(evaluated: Evaluated, ids: Sequence[str], value: Any) -> np.ndarray:
     return np.array([[fmean(map(value, seed[id])) for id in ids] for seed in evaluated.seeds])
 
 
-def factors(with_tool: Evaluated, without_tool: Evaluated, ids: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Mass, policy and quality of each term; what cannot be had has a policy and a quality of 0."""
+def factors(
+    with_tool: Evaluated, without_tool: Evaluated, ids: Sequence[str], clusters: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
+    """Mass, policy and quality of each term; what cannot be had has a policy and a quality of 0. Each cluster counts
+    once."""
     wrong, calls = 1 - without_tool.scores(ids), _means(with_tool, ids, called)
     values = terms(with_tool, without_tool, ids)
     parts = {}
-    for name, value in values.items():
-        mass = wrong if name.endswith("gain") else 1 - wrong
-        reached = mass * (calls if name.startswith("call") else 1 - calls)
+    for name in values:
+        masses = wrong if name.endswith("gain") else 1 - wrong
+        all_reached = masses * (calls if name.startswith("call") else 1 - calls)
+        mass, reached, value = (by_cluster(one, ids, clusters) for one in (masses, all_reached, values[name]))
         parts[name] = {
             "mass": float(mass.mean()),
             "policy": float(reached.sum() / mass.sum()) if mass.sum() else 0.0,
@@ -85,32 +89,34 @@ def split(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> dict
     """The split of each checkpoint, and how it changes from each to each later one.
 
     A pattern names a folder of `fovea eval --arms`, or such folders of several training seeds. Intervals are of 95%,
-    over questions, and over seeds where there are several.
+    over questions, and over seeds where there are several. Questions of one cluster are averaged first.
 
     Raises:
         ValueError: if arms or checkpoints hold different questions.
     """
+    arms_by_pattern = {pattern: load_arms(pattern, rule=rule) for pattern in map(str, patterns)}
+    clusters = {id: cluster for arms in arms_by_pattern.values() for evaluated in arms.values()
+                for id, cluster in evaluated.clusters.items()}  # fmt: skip
     checkpoints: dict[str, Any] = {}
     kept: dict[str, tuple[list[str], dict[str, np.ndarray]]] = {}
-    for pattern in map(str, patterns):
-        arms = load_arms(pattern, rule=rule)
+    for pattern, arms in arms_by_pattern.items():
         with_tool, without_tool = arms[WITH_TOOL], arms[WITHOUT_TOOL]
         ids = sorted(with_tool.families)
-        values = terms(with_tool, without_tool, ids)
-        kept[pattern] = (ids, {"with": with_tool.scores(ids), "without": without_tool.scores(ids), **values})
-        parts = factors(with_tool, without_tool, ids)
-        nothing = np.zeros((1, len(ids)))
+        scores = {arm: evaluated.clustered(ids, clusters) for arm, evaluated in arms.items()}
+        of_questions = terms(with_tool, without_tool, ids)
+        values = {name: by_cluster(value, ids, clusters) for name, value in of_questions.items()}
+        kept[pattern] = (ids, {"with": scores[WITH_TOOL], "without": scores[WITHOUT_TOOL], **values})
+        parts = factors(with_tool, without_tool, ids, clusters)
+        nothing = np.zeros_like(scores[WITH_TOOL][:1])
         checkpoints[pattern] = {
-            "gap": _gap(without_tool.scores(ids), with_tool.scores(ids), seed),
+            "gap": _gap(scores[WITHOUT_TOOL], scores[WITH_TOOL], seed),
             "terms": {
                 name: {"value": float(value.mean()), **_interval(nothing, value, seed), **parts[name]}
                 for name, value in values.items()
             },
-            "arms": {arm: float(evaluated.scores(ids).mean()) for arm, evaluated in arms.items()},
+            "arms": {arm: float(of_arm.mean()) for arm, of_arm in scores.items()},
             "against": {
-                arm: _gap(arms[arm].scores(ids), with_tool.scores(ids), seed)
-                for arm in (SCHEMA_ONLY, SINGLE_PASS)
-                if arm in arms
+                arm: _gap(scores[arm], scores[WITH_TOOL], seed) for arm in (SCHEMA_ONLY, SINGLE_PASS) if arm in arms
             },
         }
     changes = [_change(a, b, kept, seed) for a, b in combinations(kept, 2)]
@@ -123,7 +129,7 @@ def load_arms(pattern: str, *, rule: str | None = None) -> dict[str, Evaluated]:
     Raises:
         ValueError: if they hold different questions.
     """
-    folders = [Path(name) for name in glob.glob(pattern)]
+    folders = folders_of(pattern)
     present = [arm for arm in ARMS if all((folder / arm / SAMPLES).exists() for folder in folders)]
     arms = {arm: load(f"{pattern}/{arm}", rule=rule) for arm in present}
     for other in arms.values():
@@ -167,14 +173,14 @@ def table(result: dict[str, Any]) -> str:
     for name, one in result["checkpoints"].items():
         gap = one["gap"]
         cells = [f"{one['terms'][term]['value']:.3f} {_span(one['terms'][term]['interval'])}" for term in SIGNS]
-        numbers = f"{gap['accuracy_a']:.3f} | {gap['accuracy_b']:.3f} | {gap['difference']:+.3f}"
-        lines.append(f"| {name} | {numbers} | {_span(gap['interval'])} | {' | '.join(cells)} |")
+        numbers = f"{gap['accuracy_a']:.3f}", f"{gap['accuracy_b']:.3f}", f"{gap['difference']:+.3f}"
+        lines.append(markdown_row([name, *numbers, _span(gap["interval"]), *cells]))
     lines += ["", "| checkpoint | term | mass | policy | quality |", "|---|---|---|---|---|"]
     for name, one in result["checkpoints"].items():
         for term in SIGNS:
             row = one["terms"][term]
-            numbers = " | ".join(f"{row[key]:.3f}" for key in ("mass", "policy", "quality"))
-            lines.append(f"| {name} | {term.replace('_', ' ')} | {numbers} |")
+            parts = [f"{row[key]:.3f}" for key in ("mass", "policy", "quality")]
+            lines.append(markdown_row([name, term.replace("_", " "), *parts]))
     against = {SCHEMA_ONLY: "calls carried out against refused", SINGLE_PASS: "with the tool against a single pass"}
     for name, one in result["checkpoints"].items():
         for arm, gap in one["against"].items():
@@ -187,7 +193,7 @@ def table(result: dict[str, Any]) -> str:
         ]
         for name in ("with", "without", *SIGNS):
             label = f"{name} the tool" if name.startswith("with") else name.replace("_", " ")
-            lines.append(f"| {label} | {change[name]['difference']:+.3f} | {_span(change[name]['interval'])} |")
+            lines.append(markdown_row([label, f"{change[name]['difference']:+.3f}", _span(change[name]["interval"])]))
     return "\n".join(lines)
 
 

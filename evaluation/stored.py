@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from fovea.data.identity import digest, fingerprint
 from fovea.episodes import Episode
 from fovea.models.names import weights_mark
 from fovea.runs.records import (
@@ -105,12 +106,38 @@ class StoredRun:
         """The task of a record.
 
         Raises:
-            SystemExit: if the run's settings no longer lead to it.
+            SystemExit: if the run's settings no longer lead to it, or lead to another one of its id.
         """
         tasks = self.tasks[record.group.mode]
         if record.task_id not in tasks:
             raise SystemExit(f"task {record.task_id} of {self.path} is not among its run's tasks: have they changed?")
-        return tasks[record.task_id]
+        task = tasks[record.task_id]
+        if not self._was_played_on(record, task):
+            raise SystemExit(
+                f"task {record.task_id} of {self.path} is not what it was played on: have the tasks changed?"
+            )
+        return task
+
+    def _was_played_on(self, record: Sample | Rollout, task: Task) -> bool:
+        """Whether question, reference and images of a task are those of a record, as far as it holds them."""
+        if record.question and record.question != task.question:
+            return False
+        if record.reference is not None and digest(record.reference) != digest(task.answer):
+            return False
+        has_such_hashes = "pixel_pooling" in self.info.chosen("evaluation")  # version 0.1 and syntheses have others
+        if not has_such_hashes or not isinstance(record, Sample) or record.task_hash is None:
+            return True
+        return record.task_hash in self._hashes[task.id]
+
+    @cached_property
+    def _hashes(self) -> dict[str, set[str]]:
+        """The hashes of each task of an evaluation by id: as it was loaded, and with other bounds on its views."""
+        sides = self.info.chosen("evaluation").get("view_sizes_px") or ()
+        bounds = [None, *(side**2 for side in sides)]
+        return {
+            id: {fingerprint(task), *(fingerprint(replace(task, first_view_max_pixels=bound)) for bound in bounds)}
+            for id, task in self.tasks["eval"].items()
+        }
 
     def groups(self, *, of_batches: bool = False) -> dict[Group, list[Episode]]:
         """The episodes by what they share, in the order of the file; with `of_batches` those of a training's batches

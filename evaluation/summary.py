@@ -8,6 +8,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any, cast
 
+from evaluation.markdown import markdown_row
 from evaluation.mimic import pooled_f1
 from fovea.runs.records import Accuracy, Sample, Summary
 from fovea.statistics import best_constant, wilson_interval
@@ -89,12 +90,15 @@ def table(summary: Summary) -> str:
     ]
     for name, part in {"all": summary, **summary.families}.items():
         low, high = part.interval
-        numbers = f"{part.best_constant:.3f} | {part.zooms_per_question:.2f} | {part.tokens_per_question:.0f}"
-        lines.append(f"| {name} | {part.n} | {part.accuracy:.3f} | {low:.3f}-{high:.3f} | {numbers} |")
+        numbers = f"{part.best_constant:.3f}", f"{part.zooms_per_question:.2f}", f"{part.tokens_per_question:.0f}"
+        lines.append(markdown_row([name, part.n, f"{part.accuracy:.3f}", f"{low:.3f}-{high:.3f}", *numbers]))
     if summary.rules and len(summary.families) > 1:
         mean = fmean(part.accuracy for part in summary.families.values())
-        lines.append(f"| mean of the {len(summary.families)} families | | {mean:.3f} | | | | |")
+        lines.append(markdown_row([f"mean of the {len(summary.families)} families", "", f"{mean:.3f}", *[""] * 4]))
     parts = {"all": summary, **(summary.families if len(summary.families) <= MOST_BY_RULE else {})}
     for name, part in parts.items():
-        lines += [f"| {name}, by {rule} | {part.n} | {accuracy:.3f} | | | | |" for rule, accuracy in part.rules.items()]
+        lines += [
+            markdown_row([f"{name}, by {rule}", part.n, f"{accuracy:.3f}", *[""] * 4])
+            for rule, accuracy in part.rules.items()
+        ]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -43,10 +44,12 @@ class Trajectories:
     opening: list[int] = field(default_factory=list)
     """The set that is shown first, and the one beside it; the first set where it is empty."""
     _places: dict[int, dict[Group, int]] = field(default_factory=dict)
+    _keys: dict[tuple[int, str, str], str] = field(default_factory=dict)
+    """Of each set's tasks, by mode and id, the key under which they are shown."""
     _shrunk: dict[str, bool] = field(default_factory=dict)
     _opened: tuple[str, Image.Image | None] = ("", None)
     """The last image that was decoded, by its name: the pictures of its crops often follow it."""
-    _said: set[str] = field(default_factory=set)
+    _said: set[Path] = field(default_factory=set)
 
     def add_set(self, run: str, name: str, stored: StoredRun) -> int:
         """A set of episodes that are added later; its number."""
@@ -60,7 +63,10 @@ class Trajectories:
         places: dict[Group, int] = self._places.setdefault(number, {})
         for record in records:
             task = self._task_of(stored, record)
-            key = self._task(task)
+            place = number, record.group.mode, record.task_id
+            if task.source == LOST or place not in self._keys:
+                self._keys[place] = self._task(task)
+            key = self._keys[place]
             crop_of = partial(self._crop, self.tasks[key]["images"])
             shown = {"set": number, "task": key, **_episode(record, crop_of)}
             if task.kind is AnswerKind.BOX and record.answer and record.framing:
@@ -77,8 +83,8 @@ class Trajectories:
         try:
             return stored.task(record)
         except SystemExit as error:
-            if str(error) not in self._said:
-                self._said.add(str(error))
+            if stored.path not in self._said:
+                self._said.add(stored.path)
                 print(f"{error}; its episodes are shown without images")
             family = record.family if isinstance(record, Sample) else "all"
             metadata = {"family": family}
@@ -109,9 +115,12 @@ class Trajectories:
         }
 
     def _task(self, task: Task) -> str:
+        """The key under which a task is shown: of its id, texts and images, which may be lost or left out in a set."""
         key = f"{task.id}\n{task.prompt}\n{task.answer}"
-        if key not in self.tasks or len(self.tasks[key]["images"]) < len(task.images):
-            images = [self._picture_key(source) for source in task.images]
+        images = [self._picture_key(source) for source in task.images]
+        if images and key in self.tasks and self.tasks[key]["images"] not in ([], images):
+            key = "\n".join([key, *map(str, images)])
+        if key not in self.tasks or len(self.tasks[key]["images"]) < len(images):
             self.tasks[key] = {
                 "id": task.id,
                 "question": task.prompt,

@@ -76,7 +76,7 @@ def crossed_interval(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> tu
     degrees_of_freedom = variance**2 / sum(part**2 / degrees for part, degrees in variance_parts)
     half_width = float(stats.t.ppf(0.5 + level / 2, degrees_of_freedom)) * math.sqrt(variance)
     p_value = 2 * float(stats.t.sf(abs(difference) / math.sqrt(variance), degrees_of_freedom))
-    return difference - half_width, difference + half_width, p_value
+    return max(-1.0, difference - half_width), min(1.0, difference + half_width), p_value
 
 
 def _noise(scores: np.ndarray) -> float:

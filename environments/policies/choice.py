@@ -23,7 +23,8 @@ def make_policy(arguments: PlayerArguments, model: Model, renderer: Renderer | N
         )
     assert renderer is not None
     if arguments.vllm_server_base_url:
-        return VllmServerPolicy(arguments.vllm_server_base_url, renderer, sampling, arguments.batch_size)
+        url, name = arguments.vllm_server_base_url, arguments.model_name_or_path
+        return VllmServerPolicy(url, renderer, sampling, arguments.batch_size, model=name)
     if arguments.use_vllm:
         engine = start_engine(resolve_path(arguments.model_name_or_path), **arguments.engine_kwargs)
         return VllmPolicy(engine, renderer, sampling)

@@ -7,10 +7,11 @@ must have just the tokens that the renderer counted.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import compress, groupby
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -25,6 +26,7 @@ from fovea.bounded_cache import BoundedCache
 from fovea.config import ConfigError
 from fovea.endpoint import Server, data_url
 from fovea.images import image_hash
+from fovea.models.names import resolve_path
 
 _NEVER = -100.0
 """The bias that keeps a token from being sampled."""
@@ -131,12 +133,15 @@ class VllmServerPolicy(ThreadedTurns):
     timeout_s: float = 600.0
     num_retries: int = 5
     max_bytes: int = 2**28
+    model: str | None = None
+    """What the server has to run, as --model_name_or_path; a training, which sends its weights, does not say."""
 
     def __post_init__(self) -> None:
         self._urls: BoundedCache[str] = BoundedCache(self.max_bytes, size=len)
         hints = {0: "is `vllm serve` running there?", 404: "start `vllm serve` with --enable-scale-out"}
         self._server = Server(self.base_url, hints, self.num_connections, self.timeout_s, self.num_retries)
-        self._model = self._server.ask("GET", "/v1/models")["data"][0]["id"]
+        served = self._server.ask("GET", "/v1/models")["data"]
+        self._model = served[0]["id"] if self.model is None else _name_of(self.model, served, self.base_url)
 
     @property
     def num_threads(self) -> int:  # type: ignore[override]
@@ -206,3 +211,21 @@ def _check(conversation: Conversation, seen: Sequence[int] | None) -> None:
 def _reply(token_ids: Sequence[int], logprobs: Sequence[float], renderer: Renderer) -> Reply:
     is_cut = token_ids[-1] not in renderer.end_ids
     return Reply(renderer.written_text(token_ids), tuple(token_ids), is_cut, tuple(logprobs))
+
+
+def _name_of(model: str, served: Sequence[Mapping[str, Any]], url: str) -> str:
+    """The name under which a server runs a model.
+
+    Raises:
+        ConfigError: if it does not run it.
+    """
+    names = {model, resolve_path(model)}
+    for one in served:
+        root = one.get("root") or one["id"]
+        if names & {one["id"], root, str(Path(root).resolve())}:
+            return one["id"]
+    others = ", ".join(one["id"] for one in served)
+    raise ConfigError(
+        f"the server at {url} runs {others}, not {model}: start `vllm serve {model} --enable-scale-out`, or add "
+        f"--served-model-name {model} where the same model has another path there"
+    )

@@ -25,7 +25,7 @@ def resolve_path(name: str) -> str:
     path = Path(name)
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or _starts_in_a_folder(path)):
         raise FileNotFoundError(f"the model folder {name} does not exist: train it first, or give a hub id")
-    if path.is_dir() and not _holds_model(path):
+    if path.is_dir() and not holds_model(path):
         numbered = [folder for folder in path.glob("checkpoint-*") if folder.name.partition("-")[2].isdigit()]
         checkpoints = sorted(numbered, key=lambda folder: int(folder.name.partition("-")[2]))
         hint = f"; did you mean {checkpoints[-1]}?" if checkpoints else ""
@@ -58,7 +58,7 @@ def adapter_chain(name: str, *, revision: str | None = None) -> tuple[str, list[
         if not base:
             raise ValueError(f"{config} names no base_model_name_or_path: write the model there that it was trained on")
         around = [str(folder / base) for folder in Path(path).resolve().parents]
-        found = [place for place in around if _holds_model(place) and place not in adapters]
+        found = [place for place in around if holds_model(place) and place not in adapters]
         try:
             path = _downloaded_adapter([*found, base][0], None) or resolve_path([*found, base][0])
         except FileNotFoundError as error:
@@ -109,7 +109,8 @@ def _commit(name: str) -> str | None:
         return None
 
 
-def _holds_model(folder: str | Path) -> bool:
+def holds_model(folder: str | Path) -> bool:
+    """Whether a folder holds a whole model or an adapter."""
     return any((Path(folder) / file).exists() for file in ("config.json", ADAPTER_CONFIG))
 
 

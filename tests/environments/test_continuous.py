@@ -136,7 +136,7 @@ def test_an_evaluation_writes_what_has_ended_and_goes_on_behind_it(tmp_path, mon
         play_missing(player("3"), some, set(), arguments, hashes)
     put_in_order(tmp_path, hashes)
     assert [sample.task_id for sample in read_samples(tmp_path)] == ["0", "1", "2"]
-    play_missing(player(None), some[::-1], played_already(tmp_path, hashes), arguments, hashes)
+    play_missing(player(None), some[::-1], played_already(tmp_path, hashes, arguments.num_samples), arguments, hashes)
     put_in_order(tmp_path, hashes)
     assert asked == [list("01234"), ["4", "3"], list("43210")]
     assert [(sample.task_id, sample.sample) for sample in read_samples(tmp_path)] == [

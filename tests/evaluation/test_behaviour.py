@@ -94,7 +94,8 @@ def test_an_evaluation_is_counted_by_family_and_a_training_by_steps(tmp_path, mo
         for step, part in enumerate((ELSEWHERE, ELSEWHERE, HIT, HIT, HIT))
     ]
     held_out = Rollout.of(Episode(tasks[0], episode(ELSEWHERE).turns, StopReason.ANSWERED), step=4, mode="eval")
-    append(training / "episodes.jsonl", [*rollouts, held_out])
+    replaced = Rollout.of(held_out.episode(tasks[0]), step=4, rewards={"accuracy": 0.0})
+    append(training / "episodes.jsonl", [*rollouts, held_out, replaced])
     found = behaviour.analyse(stored_run(training))
     hits = [found[f"all, steps {step} to {step}"].first_hit for step in range(5)]
     assert hits == [0.0, 0.0, 1.0, 1.0, 1.0] and found["compare, steps 3 to 3"].n == 1

@@ -10,11 +10,13 @@ from evaluation.arguments import EvaluationArguments
 from evaluation.compare import compare, table
 from evaluation.discover import find_runs
 from evaluation.evaluated import load
+from evaluation.report import from_markdown
 from evaluation.samples import sample_of
 from evaluation.summary import summarize
+from evaluation.summary import table as summary_table
 from fovea.models.names import resolve_path, weights_mark
 from fovea.runs.directory import RunDirectory
-from fovea.runs.records import append, read_samples
+from fovea.runs.records import Sample, append, read_samples
 
 
 def write(folder, scores, families=None, tokens=10):
@@ -81,6 +83,34 @@ def test_several_seeds_widen_the_interval_by_what_they_differ(tmp_path):
     assert compare(tmp_path / "a" / "*", tmp_path / "b" / "1")["runs"][str(tmp_path / "a" / "*")]["num_seeds"] == 3
 
 
+def test_settings_of_all_seeds_and_those_that_only_one_has_are_told(tmp_path):
+    for name, seed, limits in (("a", 0, {}), ("a", 1, {}), ("b", 0, {"max_turns": 4}), ("b", 1, {"max_turns": 8})):
+        folder = write(tmp_path / name / str(seed), [1, 0, seed])
+        RunDirectory(folder).write_start(evaluation={"seed": seed, "prompt": "direct", "new": None}, episodes=limits)
+    write(tmp_path / "old" / "0", [1, 0, 1])
+    assert compare(tmp_path / "a" / "*", tmp_path / "b" / "*")["changed_settings"] == ["max_turns: None, 4 / 8"]
+    assert compare(tmp_path / "old" / "*", tmp_path / "b" / "*")["changed_settings"] == [], "nothing is known of it"
+
+
+def test_questions_that_are_shown_otherwise_are_told(tmp_path):
+    for name, hashes in (("a", ("x", "y", None)), ("b", ("x", "z", "w"))):
+        samples = [Sample(task_id=str(n), score=n % 2, task_hash=one) for n, one in enumerate(hashes)]
+        append(RunDirectory(tmp_path / name).path / "samples.jsonl", samples)
+    comparison = compare(tmp_path / "a", tmp_path / "b")
+    assert comparison["changed_settings"] == ["questions whose images, options or view size differ: 1"]
+    assert "view size differ: 1" in table(comparison)
+
+
+def test_intervals_of_several_seeds_end_where_accuracies_do(tmp_path):
+    for seed in range(2):
+        write(tmp_path / "none" / str(seed), [0] * 40)
+        write(tmp_path / "all" / str(seed), [1] * 36 + [seed] * 4)
+    result = compare(tmp_path / "none" / "*", tmp_path / "all" / "*")
+    none, every = (run["interval"] for run in result["runs"].values())
+    assert none[0] == 0 and none[1] > 0 and every[0] < 1 and every[1] == 1
+    assert result["pairs"][0]["interval"][1] == 1
+
+
 def test_the_frontier_is_what_none_beats_with_fewer_tokens(tmp_path):
     cheap = write(tmp_path / "cheap", [1, 0], tokens=5)
     dear = write(tmp_path / "dear", [1, 0], tokens=50)
@@ -113,6 +143,24 @@ def test_several_benchmarks_are_compared_in_one_go(tmp_path):
     assert pair["families"]["blink"]["n"] == 3 and pair["lost"] == [] and "vstar/q0" in pair["gained"]
 
 
+def test_checkpoints_of_the_same_questions_are_not_pooled_as_benchmarks(tmp_path):
+    samples = [Sample(task_id=f"q{number}", question="?", reference="7", score=number % 2) for number in range(4)]
+    for name in ("checkpoint-10", "checkpoint-20"):
+        append(RunDirectory(tmp_path / name).path / "samples.jsonl", samples)
+    with pytest.raises(SystemExit, match=r"several evaluations of the same questions: name one of .*checkpoint-10, "):
+        load(tmp_path)
+    for name in ("checkpoint-10", "checkpoint-20"):
+        RunDirectory(tmp_path / name).write_start(evaluation={"benchmark": name})
+    assert load(tmp_path).summary()["n"] == 8
+
+
+def test_a_folder_with_brackets_in_its_name_is_no_pattern(tmp_path):
+    for name, score in (("lr[1]", 1), ("lr1", 0)):
+        write(tmp_path / name, [score, score])
+    assert load(tmp_path / "lr[1]").summary()["accuracy"] == 1
+    assert load(tmp_path / "lr[0-9]").summary()["accuracy"] == 0
+
+
 def test_a_runs_folder_stands_for_its_evaluation(tmp_path):
     for run in ("a", "b"):
         write(tmp_path / run / "evaluation", [1, 0])
@@ -129,6 +177,16 @@ def test_runs_can_be_compared_by_a_published_rule(tmp_path):
     assert compare(a, b, rule="lmms-eval")["pairs"][0]["difference"] == 1.0
     with pytest.raises(SystemExit, match="no verdicts by 'mine', but by strict, lmms-eval"):
         compare(a, b, rule="mine")
+
+
+def test_a_mean_over_questions_that_is_not_the_published_one_is_told(tmp_path):
+    for name, within in (("families", "abbb"), ("none", [None] * 4)):
+        samples = [
+            Sample(task_id=str(n), score=0, scores={"mimic": float(n == 0)}, within=one) for n, one in enumerate(within)
+        ]
+        append(RunDirectory(tmp_path / name).path / "samples.jsonl", samples)
+        said = table(compare(tmp_path / name, tmp_path / name, rule="mimic"))
+        assert ("by mimic: mean over questions, not the published mean" in said) == (name == "families")
 
 
 def test_a_family_of_one_question_tells_nothing(tmp_path):
@@ -205,3 +263,12 @@ def test_questions_that_ask_the_same_count_once(tmp_path):
     for one, four in zip(once, turned, strict=True):
         assert summarize(read_samples(four)).interval == summarize(read_samples(one)).interval
         assert load(four).summary()["interval"] == load(one).summary()["interval"]
+
+
+def test_names_of_families_break_no_table(tmp_path):
+    folder = write(tmp_path / "a", [1, 0, 1], ["read | small", "a\n\nb", "cut \ud83d"])
+    for text in (table(compare(folder, folder)), summary_table(summarize(read_samples(folder)))):
+        assert all(name in text for name in ("| read \\| small | 1 |", "| a b | 1 |", "| cut ? | 1 |"))
+        text.encode()
+        page = "".join(from_markdown(text))
+        assert all(f"<td>{name}</td><td>1</td>" in page for name in ("read | small", "a b", "cut ?"))

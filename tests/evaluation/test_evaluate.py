@@ -6,12 +6,15 @@ from PIL import Image
 
 from evaluation.arguments import EvaluationArguments
 from evaluation.evaluate import main
+from evaluation.played import played_already
 from evaluation.playing import evaluate
+from evaluation.stored import stored_run
 from evaluation.summary import summarize
 from evaluation.sweep import sweep
 from fovea.config import ConfigError
 from fovea.endpoint import EndpointError
-from fovea.runs.records import Sample, read_summary
+from fovea.runs.directory import RunDirectory
+from fovea.runs.records import Sample, append, read_summary
 from fovea.tasks import AnswerKind
 from synthesis.shapes import make_tasks
 
@@ -139,3 +142,36 @@ def test_what_cannot_be_shown_is_told_in_a_line_before_anything_is_written(tiny,
     with pytest.raises(ConfigError, match=r"^task .* cannot be shown: Mine.reset returned None"):
         evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path / "out")), blind)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_does_not_overwrite_the_settings_of_a_training(tiny, tasks, episode_arguments, tmp_path):
+    RunDirectory(tmp_path).write_start(script={"reward_funcs": ["accuracy"]})
+    before = (tmp_path / "run.json").read_text()
+    with pytest.raises(ConfigError, match=f"holds a training: name {tmp_path}/evaluation"):
+        evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path)), episode_arguments)
+    assert (tmp_path / "run.json").read_text() == before
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a training"):
+        evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path / "model")), episode_arguments)
+
+
+def test_episodes_of_images_that_have_changed_since_are_refused(tiny, episode_arguments, picture, tmp_path):
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "tasks.jsonl").write_text(json.dumps({"images": ["a.png"], "question": "Which?", "answer": "7"}) + "\n")
+    arguments = EvaluationArguments(
+        dataset_name=str(tmp_path / "tasks.jsonl"), output_dir=str(tmp_path / "out"), view_sizes_px=[64, 128]
+    )
+    sweep(tiny, arguments.load_tasks(), arguments, episode_arguments)
+    folder = tmp_path / "out" / "view_64"
+    assert len(stored_run(folder).groups()) == 1, "a bound on its views is no other task"
+    picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit, match="is not what it was played on"):
+        stored_run(folder).groups()
+
+
+def test_samples_beyond_those_that_are_asked_for_are_not_counted(tmp_path):
+    append(tmp_path / "samples.jsonl", [Sample(task_id="a", sample=number, score=1.0) for number in range(4)])
+    assert len(played_already(tmp_path, {"a": "hash"}, 4)) == 4
+    with pytest.raises(ConfigError, match="holds 4 samples a task, more than the 2 of now"):
+        played_already(tmp_path, {"a": "hash"}, 2)

@@ -7,6 +7,7 @@ import pytest
 
 from evaluation.arguments import EvaluationArguments
 from evaluation.compare import compare, table
+from evaluation.evaluated import load
 from evaluation.pace import PACE, Setting, pace_of
 from evaluation.playing import evaluate, setting_of, timed
 from fovea.runs.records import SAMPLES, Sample, append
@@ -48,6 +49,14 @@ def test_evaluations_note_their_pace_and_are_compared_by_it(tiny, tmp_path, epis
     assert f"seconds an episode by {setting_of(arguments)}" in table(comparison)
     (tmp_path / "b" / PACE).unlink()
     assert "seconds" not in compare(tmp_path / "a", tmp_path / "b")["runs"][str(tmp_path / "b")]
+
+
+def test_seconds_of_several_benchmarks_are_of_their_episodes(tmp_path):
+    for name, episodes, seconds in (("large", 800, 1600.0), ("small", 100, 1000.0)):
+        (tmp_path / name).mkdir()
+        append(tmp_path / name / SAMPLES, [Sample(task_id="a", score=0.0)])
+        write(tmp_path / name, {"episodes": episodes, "seconds": seconds})
+    assert load(tmp_path).summary()["seconds"] == pytest.approx(2600 / 900)
 
 
 def test_an_interrupted_start_counts_too(tmp_path):

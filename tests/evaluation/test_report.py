@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from evaluation import figures, view
 from evaluation.arguments import EvaluationArguments
@@ -13,8 +14,11 @@ from evaluation.differences import compare_runs, headline
 from evaluation.discover import find_runs
 from evaluation.playing import evaluate
 from evaluation.plots import frontier, learning_curves
-from evaluation.report import as_script, main, thinned
+from evaluation.report import _differences, as_script, main, thinned
 from evaluation.rescore import main as rescore_main
+from evaluation.stored import StoredRun
+from evaluation.summary import summarize
+from evaluation.trajectories import Trajectories
 from evaluation.view import make_server
 from fovea.data.task_files import load_tasks, save_tasks
 from fovea.runs.directory import RunDirectory
@@ -86,6 +90,55 @@ def test_the_headline_says_what_changed_and_whether_it_may_be_chance(tiny, tmp_p
     assert noise == "With noise in place of its crops b comes to 0.083."
     assert headline(runs[1:], compared)[1] == "The interval includes 0, so that this may be chance."
     assert headline(runs[:1], compare_runs(runs[:1])) == [] == headline([], compare_runs([]))
+
+
+def test_a_difference_of_limits_is_told_beside_the_headline(tmp_path):
+    for name, max_turns in (("a", 4), ("b", 8)):
+        run = RunDirectory(tmp_path / name / "evaluation")
+        run.write_start(evaluation={"prompt": "direct"}, episodes={"max_turns": max_turns})
+        append(run.path / SAMPLES, [Sample(task_id=str(n), score=float(name == "b")) for n in range(9)])
+    runs = find_runs([tmp_path / name for name in "ab"])
+    compared = compare_runs(runs)
+    assert headline(runs, compared)[1] == "They were evaluated under different settings: max_turns: 4, 8."
+    assert "a and b were evaluated under different settings: max_turns: 4, 8" in "".join(_differences(compared))
+
+
+def test_every_benchmark_of_two_runs_is_compared_under_its_name(tmp_path):
+    for run, scores in (("a", (0, 1, 0)), ("b", (1, 0, 0))):
+        for name, score in zip(("hr", "vstar", "vstar_noise"), scores, strict=True):
+            folder = RunDirectory(tmp_path / run / name)
+            folder.write_start(episodes={"crops": "noise" if "noise" in name else "true"})
+            append(folder.path / SAMPLES, [Sample(task_id=f"{name}-{n}", score=float(score)) for n in range(9)])
+    runs = find_runs([tmp_path / name for name in "ab"])
+    compared = compare_runs(runs)
+    assert [(pair.name_a, pair.name_b) for pair in compared.between] == [
+        ("a / hr", "b / hr"),
+        ("a / vstar", "b / vstar"),
+    ]
+    hr, vstar = headline(runs, compared)
+    assert hr.startswith("b / hr answers 100.0 points more than a / hr")
+    assert vstar.startswith("b / vstar answers 100.0 points fewer than a / vstar")
+
+
+def test_sets_of_other_images_under_one_id_are_drawn_on_their_own(tmp_path, picture):
+    shown = Trajectories()
+    turned = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for name, image in (("a", picture), ("b", turned), ("c", picture)):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "a.png")
+        row = {"id": "0", "images": ["a.png"], "question": "Which?", "answer": "7"}
+        (tmp_path / name / "tasks.jsonl").write_text(json.dumps(row) + "\n")
+        for is_text_only in (True, False):
+            run = RunDirectory(tmp_path / name / str(is_text_only))
+            dataset = str(tmp_path / name / "tasks.jsonl")
+            run.write_start(evaluation={"dataset_name": dataset, "output_dir": "", "text_only": is_text_only})
+            append(run.path / SAMPLES, [Sample(task_id="0", question="Which?", score=1.0)])
+            stored = StoredRun(run.path, SAMPLES)
+            shown.add(shown.add_set(name, str(is_text_only), stored), stored, stored.records)
+    keys = [episode["task"] for episode in shown.episodes]
+    assert keys[1] == keys[5] != keys[3] and keys[0] == keys[1], "without images it is the same question"
+    assert [len(shown.tasks[key]["images"]) for key in keys] == [1] * 6
+    assert shown.tasks[keys[1]]["images"] != shown.tasks[keys[3]]["images"]
 
 
 def test_texts_cannot_end_their_script():
@@ -180,3 +233,16 @@ def test_groups_that_are_never_sometimes_and_always_right_are_drawn_by_step(monk
             "always": [(0.0, 0.0), (1.0, 0.5)],
         }
     }
+
+
+def test_samples_of_a_question_count_once_against_an_axis(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(figures.plots, "against_axis", lambda axis, curves: drawn.update({axis: curves}) or "")
+    samples = [Sample(task_id=str(n // 8), score=float(n % 2)) for n in range(32)]
+    run = SimpleNamespace(name="rl", evaluations={"evaluation": SimpleNamespace(folder="rl", samples=samples)})
+    task = {"family": "read", "sweep": {"axis": "images", "value": 2}}
+    episodes = [{"set": 0, "task": "t", "score": sample.score} for sample in samples]
+    shown = SimpleNamespace(sets=[{"folder": "rl"}], tasks={"t": task}, episodes=episodes)
+    assert len(figures._by_axis([run], shown)) == 1
+    [curve] = drawn["images, read"].values()
+    assert curve == {2: (0.5, summarize(samples).interval)}

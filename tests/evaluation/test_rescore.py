@@ -75,11 +75,11 @@ def test_only_what_a_batch_held_is_scored_again(run, make_episode):
 
 
 def test_the_command_prints_and_writes(run, tmp_path, monkeypatch, capsys):
-    words = ["fovea", str(run), "--reward_funcs", "accuracy", "--json", str(tmp_path / "r.json")]
+    words = ["fovea", str(run), "--reward_funcs", "accuracy", "--json", str(tmp_path / "new" / "r.json")]
     monkeypatch.setattr("sys.argv", words)
     main()
     assert "| groups without a signal | 50.0% | 50.0% |" in capsys.readouterr().out
-    assert json.loads((tmp_path / "r.json").read_text())["num_episodes"] == 4
+    assert json.loads((tmp_path / "new" / "r.json").read_text())["num_episodes"] == 4
 
 
 def test_mistakes_on_the_command_line_leave_one_clear_line(run, tmp_path, monkeypatch):
@@ -103,3 +103,15 @@ def test_a_folder_without_episodes_and_a_lost_task_are_refused(run, tmp_path, mo
     (tmp_path / "tasks" / "tasks.jsonl").unlink()
     with pytest.raises(SystemExit, match="are you in its folder"):
         list(stored_run(run).groups().values())
+
+
+def test_episodes_are_not_scored_on_another_task_that_has_their_id_now(run, tmp_path):
+    path = tmp_path / "tasks" / "tasks.jsonl"
+    stored = path.read_text()
+    rows = [json.loads(line) for line in stored.splitlines()]
+    for change in ({"question": "Another?"}, {"answer": "10"}):
+        path.write_text("".join(json.dumps(row | change) + "\n" for row in rows))
+        with pytest.raises(SystemExit, match="is not what it was played on: have the tasks changed"):
+            stored_run(run).groups()
+    path.write_text(stored)
+    assert stored_run(run).groups()

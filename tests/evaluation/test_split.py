@@ -67,7 +67,7 @@ def test_gains_less_harms_are_the_difference_on_every_question(drawn):
     total = sum(sign * values[name] for name, sign in split.SIGNS.items())
     assert total == pytest.approx(with_tool.scores(ids) - without_tool.scores(ids))
     assert all((value >= -1e-12).all() for value in values.values())
-    for name, factors in split.factors(with_tool, without_tool, ids).items():
+    for name, factors in split.factors(with_tool, without_tool, ids, {}).items():
         product = factors["mass"] * factors["policy"] * factors["quality"]
         assert product == pytest.approx(values[name].mean())
 
@@ -82,7 +82,7 @@ def test_a_case_worked_by_hand():
     values = {name: value.mean() for name, value in split.terms(*given_arms, [f"q{n}" for n in range(10)]).items()}
     expected = {"call_gain": 0.2, "schema_gain": 0.1, "call_harm": 0.1, "schema_harm": 0.1}
     assert values == pytest.approx(expected)
-    factors = split.factors(*given_arms, [f"q{n}" for n in range(10)])
+    factors = split.factors(*given_arms, [f"q{n}" for n in range(10)], {})
     assert factors["call_gain"] == pytest.approx({"mass": 0.4, "policy": 0.75, "quality": 2 / 3})
     assert factors["schema_harm"] == pytest.approx({"mass": 0.6, "policy": 4 / 6, "quality": 1 / 4})
 
@@ -179,3 +179,21 @@ def test_one_question_that_only_one_arm_holds_is_refused(planted):
     path.write_text("".join(path.read_text().splitlines(True)[:-1]))
     with pytest.raises(ValueError, match="different questions"):
         split.split(planted / "needs")
+
+
+def test_four_orders_of_one_question_count_once(tmp_path):
+    """In what the tool did as in a comparison: four times the questions are no more evidence."""
+    rng = np.random.default_rng(0)
+    scores = {arm: rng.integers(0, 2, 20).astype(float) for arm in (WITH_TOOL, WITHOUT_TOOL)}
+    for times in (1, 4):
+        for arm, values in scores.items():
+            rows = [
+                Sample(task_id=f"q{n:02}-{k}", question="?", reference="7", score=value, cluster=f"q{n}")
+                for n, value in enumerate(values)
+                for k in range(times)
+            ]
+            append(RunDirectory(tmp_path / str(times) / arm).path / "samples.jsonl", rows)
+    once, four_times = (next(iter(split.split(tmp_path / str(times))["checkpoints"].values())) for times in (1, 4))
+    assert once == four_times
+    compared = compare(tmp_path / "4" / WITHOUT_TOOL, tmp_path / "4" / WITH_TOOL)["pairs"][0]
+    assert four_times["gap"]["interval"] == compared["interval"]

@@ -7,9 +7,11 @@ import json
 import pytest
 
 from environments.play import Sampling
-from environments.policies.vllm import VllmServerPolicy
+from environments.policies.vllm import VllmServerPolicy, _name_of
 from environments.rendering import Renderer
 from environments.seats import Conversation
+from fovea.config import ConfigError
+from fovea.models.names import resolve_path
 
 
 def good(request, *, prompt=None):
@@ -52,3 +54,13 @@ def test_a_server_that_reads_another_prompt_is_refused(serve, tiny, make_task):
     server = serve((200, lambda request: good(request, prompt=[1, 2])))
     with pytest.raises(ValueError, match="reads task t as 2 tokens where the loss will read 3"):
         ask(server, tiny, make_task)
+
+
+def test_an_evaluation_refuses_a_server_of_another_model(serve, tiny):
+    server = serve()
+    url = f"http://127.0.0.1:{server.server_port}"
+    with pytest.raises(ConfigError, match="not mine: start `vllm serve mine --enable-scale-out`"):
+        VllmServerPolicy(url, Renderer(tiny.processor), Sampling(), model="mine")
+    other, own = {"id": "base", "root": "somewhere/else"}, {"id": "mine", "root": resolve_path("tiny")}
+    assert _name_of("tiny", [other, own], url) == "mine"
+    assert _name_of("base", [other, own], url) == "base"
