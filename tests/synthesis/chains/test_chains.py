@@ -21,7 +21,7 @@ from fovea.tasks import AnswerKind
 from synthesis.agent.roles import RoleError, Usage
 from synthesis.chains import command
 from synthesis.chains.arguments import ChainArguments
-from synthesis.chains.checking import _asked, problems
+from synthesis.chains.checking import _asked, _is_right, problems
 from synthesis.chains.command import run
 from synthesis.chains.index import candidates
 from synthesis.chains.paths import sample_paths
@@ -473,3 +473,31 @@ def test_the_command_says_what_it_wrote(arguments, monkeypatch, capsys):
 @pytest.mark.parametrize("answer", ["Nan", "inf", "Infinity"])
 def test_an_answer_that_python_takes_for_a_number_is_a_text(answer):
     assert _asked("Who is it?", answer).kind is AnswerKind.TEXT
+
+
+@pytest.mark.parametrize(("reply", "expected"), [
+    ("red", True), ("It is red.", True), ("The hat is red, I think.", True),
+    ("It is not red.", False), ("It isn't red.", False), ("It was never red", False), ("red or blue", False),
+    ("I cannot tell whether it is red or blue.", False), ("I see no hat that is red", False), ("red, not blue", False),
+    ("cannot tell", False), ("I can’t say; perhaps red", False), ("It cannot be determined: red", False),
+])  # fmt: skip
+def test_a_sentence_is_right_if_it_neither_denies_the_answer_nor_names_another(reply, expected):
+    assert _is_right(_asked("Which colour?", "red"), reply) is expected
+
+
+def test_who_cannot_tell_is_never_right_and_an_answer_may_deny_something_itself():
+    assert not _is_right(_asked("How many?", "7"), "cannot tell if there are 7")
+    assert _is_right(_asked("Which sign?", "no parking"), "It is a no parking sign.")
+
+
+@pytest.mark.parametrize(("question", "answer", "is_told"), [
+    ("Do Image 0 and Image 2 show as many cups?", "yes", False),
+    ("Do Images 1 or 2 show as many cups?", "yes", False),
+    ("Given that there are 2 cups, do the images show as many?", "yes", True),
+    ("Given that the cup is crimson, what colour is the cup?", "crimson", True),
+    ("Is the cup crimson or blue?", "crimson", False),
+])  # fmt: skip
+def test_a_question_tells_what_it_states_but_no_number_of_an_image(question, answer, is_told):
+    chain = Chain((Step("How many cups are there?", (0, 1), "2"),), answer)
+    found = list(problems(question, chain, IMAGES, lambda question, images: UNKNOWN))
+    assert any(problem.startswith("told") for problem in found) is is_told
