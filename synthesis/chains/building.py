@@ -59,9 +59,11 @@ class Builder:
         """
         shard = Shard(*part_of(self.arguments.shard))
         for name in NAMES:
-            stage = self.stages[name] = Stage(self.folder, name, shard, retries=self.arguments.retry_failed)
+            is_worked_on = self.arguments.stage in ("all", name)
+            retries = self.arguments.retry_failed and is_worked_on
+            stage = self.stages[name] = Stage(self.folder, name, shard, retries=retries)
             jobs: dict[str, Job] = getattr(self, f"_{name}")()
-            if self.arguments.stage in ("all", name):
+            if is_worked_on:
                 self.cast[name]  # made before many threads ask for it
                 stage.work(jobs, self.arguments.num_workers)
             elif missing := sum(key not in stage.lines for key in jobs):

@@ -218,6 +218,19 @@ def test_failed_lines_are_worked_on_again_where_that_is_asked_for(arguments, mon
     assert all("value" in line for line in lines(folder, "extract").values())
 
 
+def test_a_retry_of_one_stage_leaves_the_failed_lines_of_those_before_it(arguments, monkeypatch):
+    folder = run(replace(arguments, stage="extract"), EPISODES)
+    rows = read_jsonl(folder / "extract.jsonl")
+    rows[0] = {"key": rows[0]["key"], "about": rows[0]["about"], "failed": "cut off"}
+    (folder / "extract.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with monkeypatch.context() as patch:
+        patch.setattr(Truth, "connect", lambda *args: 3)
+        run(replace(arguments, stage="connect"), EPISODES)
+    run(replace(arguments, stage="connect", retry_failed=True), EPISODES)
+    assert all("value" in line for line in lines(folder, "connect").values())
+    assert "failed" in lines(folder, "extract")[rows[0]["key"]]
+
+
 def test_traces_of_all_images_at_once_hold_the_answers_alone(arguments):
     folder = run(arguments, replace(EPISODES, environment="views", max_image_tokens=None))
     texts = [trace["messages"][2]["content"] for trace in read_traces(folder)]
