@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.seats import Limits
+from environments.seats import Limits, TaskNotShown
 from fovea.config import ConfigError, parse
 from fovea.data.columns import TaskError
 from fovea.data.identity import digest, fingerprint
@@ -98,7 +98,7 @@ def work(task: Task, task_hash: str, agent: Agent, limits: Limits, folder: Path)
     try:
         solution = agent.solve(task)
         episode = played(task, solution, agent.make_environment, limits)
-    except (GivenUp, ImageError, RefusedRequest) as reason:
+    except (GivenUp, ImageError, TaskNotShown, RefusedRequest) as reason:
         return Outcome.given_up(task, task_hash, str(reason)[:300], agent.usage)
     return Outcome.of(episode, task_hash, agent.usage, folder)
 

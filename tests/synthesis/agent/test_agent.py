@@ -383,6 +383,16 @@ def test_one_task_that_cannot_be_worked_on_does_not_end_the_others(tmp_path, pic
     assert "cannot be opened" in outcomes["broken"]
 
 
+def test_a_task_with_more_images_than_the_budget_holds_is_given_up_alone(tmp_path, picture):
+    picture.save(tmp_path / "a.png")
+    rows = [{"images": ["a.png"] * number, "question": "Which?", "answer": "7", "id": str(number)} for number in (1, 9)]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = arguments_of(tmp_path / "out", dataset_name=str(tmp_path / "tasks.jsonl"))
+    run(arguments, EpisodeArguments(**CROPS, max_image_tokens=8))
+    outcomes = {line["task_id"]: line["reason"] for line in map(json.loads, (tmp_path / "out/outcomes.jsonl").open())}
+    assert outcomes["1"] == "answered at sight" and "9 images have at least" in outcomes["9"]
+
+
 def test_what_others_have_finished_is_kept_when_a_role_fails(tmp_path):
     (tmp_path / "mine.py").write_text(
         "def look(image, question, task):\n    assert not task.id.endswith('-3')\n    return str(task.answer)\n"
