@@ -26,7 +26,10 @@ class EndpointError(RuntimeError):
 
 
 class RefusedRequest(EndpointError):
-    """A server that will not answer this request, whatever it answers to others; `answer` is what it said."""
+    """A server that will not answer this request, whatever it answers to others; `answer` is what it said.
+
+    The message begins with the reason and a colon, by which refusals are counted.
+    """
 
     def __init__(self, message: str, answer: str = "") -> None:
         super().__init__(message)
@@ -99,11 +102,11 @@ class Server:
                 f"no answer from {self.base_url}{path} after {self.num_retries} more tries ({error}){self._hint(0)}"
             ) from None
         if not response.ok:
-            message = f"{self.base_url}{path} answered {response.status_code}: {response.text[:2000]}"
-            message += self._hint(response.status_code)
-            if response.status_code in OF_THIS_REQUEST:
-                raise RefusedRequest(message, response.text)
-            raise EndpointError(message)
+            status, address = response.status_code, f"{self.base_url}{path}"
+            answer = f"{response.text[:2000]}{self._hint(status)}"
+            if status in OF_THIS_REQUEST:
+                raise RefusedRequest(f"refused {status}: {address} answered {status}: {answer}", response.text)
+            raise EndpointError(f"{address} answered {status}: {answer}")
         try:
             return response.json()
         except requests.JSONDecodeError:
@@ -160,7 +163,7 @@ class ChatEndpoint:
             return self._known[request_hash]
         completion = self._ask(request)
         if isinstance(completion, dict) and completion.get("error"):
-            raise RefusedRequest(f"{self.base_url} answered with an error: {completion['error']!r:.2000}")
+            raise RefusedRequest(f"answered with an error: {self.base_url}: {completion['error']!r:.2000}")
         try:
             choice = completion["choices"][0]
             usage = completion.get("usage")
@@ -171,11 +174,11 @@ class ChatEndpoint:
                 "num_tokens": num_tokens if isinstance(num_tokens, int) else None,
             }
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise RefusedRequest(f"{self.base_url} answered without a choice: {completion!r:.2000}") from None
+            raise RefusedRequest(f"answered without a choice: {self.base_url}: {completion!r:.2000}") from None
         if not isinstance(answer["text"], str):
-            raise RefusedRequest(f"{self.base_url} answered {answer['text']!r:.2000}, which is no text")
+            raise RefusedRequest(f"answered without a text: {self.base_url}: {answer['text']!r:.2000}")
         if str(answer["finish_reason"]).lower() == "error":
-            raise RefusedRequest(f"{self.base_url} ended its answer with an error: {completion!r:.2000}")
+            raise RefusedRequest(f"answer ended with an error: {self.base_url}: {completion!r:.2000}")
         if self.cache is not None and answer["text"] and is_whole(answer):
             with self._lock:
                 self._known[request_hash] = answer

@@ -14,6 +14,7 @@ from environments.trace_files import read_traces
 from evaluation.discover import find_runs
 from fovea.boxes import Box, Frame, coverage
 from fovea.config import ConfigError
+from fovea.endpoint import EndpointError
 from fovea.tasks import AnswerKind
 from synthesis.agent.chats import ChatRole
 from synthesis.agent.command import AgentArguments, run
@@ -391,6 +392,42 @@ def test_a_task_with_more_images_than_the_budget_holds_is_given_up_alone(tmp_pat
     run(arguments, EpisodeArguments(**CROPS, max_image_tokens=8))
     outcomes = {line["task_id"]: line["reason"] for line in map(json.loads, (tmp_path / "out/outcomes.jsonl").open())}
     assert outcomes["1"] == "answered at sight" and "9 images have at least" in outcomes["9"]
+
+
+def test_an_endpoint_without_credit_ends_the_run_and_loses_nothing(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\nfrom fovea.endpoint import RefusedRequest\n"
+        "def look(image, question, task):\n"
+        "    number, allowed = int(task.id.split('-')[-1]), int(Path(__file__).with_name('credit').read_text())\n"
+        "    if number in (0, 1) or number >= allowed:\n"
+        "        raise RefusedRequest('refused 400: https://host/v1/chat/completions answered: no')\n"
+        "    return str(task.answer)\n"
+    )
+    arguments = arguments_of(tmp_path / "out", look=f"{tmp_path}/mine.py:look", num_scenes=40, num_workers=2)
+    (tmp_path / "credit").write_text("5")
+    with pytest.raises(EndpointError, match=r"tasks in a row were refused.*refused 400") as raised:
+        run(arguments, EpisodeArguments(**CROPS))
+    assert 20 <= int(str(raised.value).split()[0]) <= 24
+    assert len((tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()) == 5
+    (tmp_path / "credit").write_text("40")
+    folder = run(arguments, EpisodeArguments(**CROPS))
+    assert "38 traces of 40 tasks" in (summary := (folder / "summary.md").read_text())
+    assert "| refused 400 | 2 |" in summary
+
+
+def test_tasks_that_were_given_up_are_worked_on_again_where_that_is_asked_for(tmp_path):
+    word = f"{tmp_path}/mine.py:look"
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\n"
+        "def look(image, task): return str(task.answer) if Path(__file__).with_name('seen').exists() else '?'\n"
+    )
+    arguments = arguments_of(tmp_path / "out", look=word, num_scenes=3)
+    run(arguments, EpisodeArguments(**CROPS))
+    (tmp_path / "seen").write_text("")
+    run(arguments, EpisodeArguments(**CROPS))
+    assert "0 traces of 3 tasks" in (tmp_path / "out" / "summary.md").read_text()
+    run(replace(arguments, retry_failed=True), EpisodeArguments(**CROPS))
+    assert "3 traces of 3 tasks" in (tmp_path / "out" / "summary.md").read_text()
 
 
 def test_what_others_have_finished_is_kept_when_a_role_fails(tmp_path):
