@@ -13,6 +13,7 @@ from fovea.answers.telling import holds, tells
 from fovea.chains import Chain
 from fovea.data.references import kind_of_text
 from fovea.tasks import AnswerKind, Task
+from synthesis.chains.roles import list_of_reply, text_of_reply
 
 Look = Callable[[str, Mapping[int, Image.Image]], str]
 """Answers a question by numbered images."""
@@ -37,6 +38,15 @@ def problems(question: str, chain: Chain, images: Mapping[int, Image.Image], loo
     for left_out in chain.images:
         if _is_right(final, look(question, {n: image for n, image in images.items() if n != left_out})):
             yield f"answerable without: the final question from all but image {left_out}"
+
+
+def read_problems(value: Any) -> list[str]:
+    """The problems of a line of the checks; none if the chain passed.
+
+    Raises:
+        RoleError: for a line that was mended into something else.
+    """
+    return [text_of_reply(problem) for problem in list_of_reply(value)]
 
 
 def _asked(question: str, answer: Any) -> Task:

@@ -50,6 +50,15 @@ def arguments(pool, tmp_path):
     return ChainArguments(output_dir=str(tmp_path / "out"), num_scenes=16, num_chains=12, seed=3, num_workers=2)
 
 
+@pytest.fixture(scope="module")
+def finished(pool, tmp_path_factory):
+    """The folder of a run that is whole, and its arguments."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(pool, folder / "pool")
+    arguments = ChainArguments(output_dir=str(folder), num_scenes=16, num_chains=4, seed=3, num_workers=2)
+    return run(arguments, EPISODES), arguments
+
+
 def lines(folder, name):
     return {line["key"]: line for path in sorted(Path(folder).glob(f"{name}*.jsonl")) for line in read_jsonl(path)}
 
@@ -193,6 +202,28 @@ def test_what_was_mended_into_nothing_is_named_and_what_was_shown_is_asked_anew(
     assert after[stage][rows[place]["key"]]["value"] == rows[place]["value"]
     for name in {"extract": ("connect", "ask"), "annotate": ("ask",), "ask": ("look",)}[stage]:
         assert after[name].keys() - before[name].keys()
+
+
+@pytest.mark.parametrize(("stage", "mend", "problem"), [
+    ("ask", lambda value: value | {"answer": None}, "None is no text"),
+    ("ask", lambda value: value | {"sub_answers": [None] * len(value["foci"])}, "None is no text"),
+    ("ask", lambda value: value | {"sub_answers": "7" * len(value["foci"])}, "'7+' is no list"),
+    ("ask", lambda value: value | {"foci": ["01"] * len(value["foci"])}, "'01' is no list"),
+    ("look", lambda value: None, "None is no list"),
+    ("look", lambda value: "told: it", "'told: it' is no list"),
+])  # fmt: skip
+def test_null_is_no_word_and_a_text_no_list(finished, stage, mend, problem):
+    folder, arguments = finished
+    content = (folder / f"{stage}.jsonl").read_text()
+    rows = [json.loads(line) for line in content.splitlines()]
+    row = next(row for row in rows if "value" in row)
+    row["value"] = mend(row["value"])
+    (folder / f"{stage}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    try:
+        with pytest.raises(ValueError, match=rf"{stage}.jsonl, the line of key {row['key']}: .*{problem}"):
+            run(replace(arguments, stage="write"), EPISODES)
+    finally:
+        (folder / f"{stage}.jsonl").write_text(content)
 
 
 def test_an_editor_that_leaves_out_the_last_end_of_line_loses_nothing(arguments):
