@@ -465,6 +465,23 @@ def test_copies_and_broken_files_are_left_out_of_a_pool(pool, tmp_path):
         image_paths(str(tmp_path / "list.txt"), tmp_path)
 
 
+def test_what_is_not_read_of_a_folder_is_said_and_a_dangling_link_is_a_broken_picture(tmp_path, capsys):
+    folder, elsewhere = tmp_path / "pictures", tmp_path / "elsewhere"
+    (folder / "deeper").mkdir(parents=True)
+    elsewhere.mkdir()
+    Image.new("RGB", (32, 32), "red").save(folder / "deeper" / "a.png")
+    Image.new("RGB", (32, 32), "red").save(elsewhere / "b.png")
+    (folder / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (folder / "linked").symlink_to(elsewhere)
+    for name in ("a.heic", "b.HEIC", "c.jfif", "README"):
+        (folder / name).write_bytes(b"")
+    paths = image_paths(str(folder), tmp_path / "out")
+    assert paths == [folder / "deeper" / "a.png", folder / "gone.jpg"]
+    assert capsys.readouterr().out == f"left out of {folder}: 2 .heic, 1 .jfif, 1 linked folder, 1 no suffix\n"
+    found = pool_of(paths, tmp_path)
+    assert list(found.pictures.values()) == paths[:1] and found.broken == (folder / "gone.jpg",)
+
+
 def test_paths_are_connected_different_and_use_no_edge_too_often():
     edges = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "a"), ("x", "y")]
     paths = sample_paths(edges, 50, (2, 3), seed=0, max_uses=2)
