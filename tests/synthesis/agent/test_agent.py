@@ -12,14 +12,14 @@ from environments.factories import environment_factory
 from environments.seats import Limits
 from environments.trace_files import read_traces
 from evaluation.discover import find_runs
-from fovea.boxes import Box, Frame, coverage
+from fovea.boxes import WHOLE, Box, Frame, coverage
 from fovea.config import ConfigError
 from fovea.endpoint import EndpointError
-from fovea.tasks import AnswerKind
+from fovea.tasks import AnswerKind, Task
 from synthesis.agent.chats import ChatRole
 from synthesis.agent.command import AgentArguments, run
 from synthesis.agent.functions import FunctionRole
-from synthesis.agent.roles import ADVICE, Judgement, RoleError, Usage, tells
+from synthesis.agent.roles import ADVICE, Judgement, RoleError, Sight, Usage, tells
 from synthesis.agent.rules import CANNOT_SEE, Rules, Truth
 from synthesis.agent.solving import Agent, Bounds, GivenUp, Team, looked_for
 from synthesis.agent.writing import played
@@ -353,6 +353,35 @@ def test_a_verdict_is_one_word_that_nothing_contradicts(reply, is_right, make_ta
             role.verify(make_task(), "8", Usage())
     else:
         assert role.verify(make_task(), "8", Usage()).is_right is is_right
+
+
+SIGHT = Sight(Task("t", (), "", None), Image.new("RGB", (100, 50)), 0, WHOLE)
+
+
+@pytest.mark.parametrize("reply", [
+    "none", "None.", "null", '{"bbox_2d": null}', '{"bbox_2d": []}', '[{"bbox_2d": "none"}]', "[]", "{}",
+    '```json\n{"bbox_2d": null}\n```', "```json\n[]\n```", "```json\nnull\n```", "```\nnone\n```",
+    "The cup is not in the image.", "The cup isn’t visible here.", "It does not appear in this picture",
+    '{"bbox_2d": [null, null, null, null]}', '{"bbox_2d": "not in the image"}',
+])  # fmt: skip
+def test_what_is_not_there_is_said_in_many_ways(reply):
+    assert ChatRole(Chat(reply)).locate(SIGHT, "the cup", Usage()) is None
+
+
+def test_a_box_beside_words_is_the_answer_and_no_words_are_none():
+    reply = 'The top is not visible: {"bbox_2d": [100, 200, 500, 1000]}'
+    assert ChatRole(Chat(reply)).locate(SIGHT, "the cup", Usage()) == Box(0.1, 0.2, 0.5, 1.0, Frame.UNIT)
+    with pytest.raises(RoleError, match="holds no box"):
+        ChatRole(Chat("On the left.")).locate(SIGHT, "the cup", Usage())
+
+
+@pytest.mark.parametrize("numbers", [[10, 20, 1600, 900], [0.1, 0.2, 0.5, 1.0]])
+def test_a_box_in_another_frame_than_per_mille_is_refused(numbers):
+    chat = Chat(json.dumps({"bbox_2d": numbers}))
+    with pytest.raises(RoleError, match="not in per-mille"):
+        ChatRole(chat).locate(SIGHT, "the cup", Usage())
+    chat.frame = Frame.INPUT
+    assert ChatRole(chat).locate(SIGHT, "the cup", Usage()) is not None
 
 
 def test_an_answer_is_told_by_option_item_or_number_however_written(make_task):
