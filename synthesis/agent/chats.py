@@ -114,7 +114,7 @@ class Asked:
 PROMPTS = {
     "locate": 'Find what answers this: {target}\nAnswer with its box as JSON, {{"bbox_2d": [x1, y1, x2, y2]}}, or with '
     "none if it is not in the image. {form}",
-    "look": "{question}",
+    "look": "{question}\nAnswer in a few words.",
     "adjust": "The part {box} of the image did not help to answer. {advice}\nAnswer with the box of a better part as "
     'JSON, {{"bbox_2d": [x1, y1, x2, y2]}}. {form}',
     "verify": "Question: {question}\nReference: {reference}\nTo be judged: {answer}\nWrite the one word right if they "
@@ -123,7 +123,7 @@ PROMPTS = {
     "Steps: {steps}\nAnswer: {answer}\nWrite what they thought, first person, one or two sentences before each zoom "
     "and before the answer, without telling what was not seen yet. Answer with a JSON list of {count} texts.",
 }
-"""The words of each role; a look is the bare question."""
+"""The words of each role. A text is compared as it stands, so a look is answered in a few words."""
 
 
 class ChatRole(Asked):

@@ -52,16 +52,21 @@ class AgentArguments(TraceSourceArguments):
         metadata={
             "help": "Who plays the roles that no other option names: NAME@https://host/v1 (an OpenAI-compatible "
             "endpoint, OPENAI_API_KEY its key), a model folder or hub id, ./file.py:function, truth (tasks with boxes) "
-            "or rules (adjust, verify and summarise; their default)."
+            "or rules (adjust, verify and summarise; their default without --agent)."
         },
     )
     locate: str | None = field(default=None, metadata={"help": "Who finds where something is."})
     look: str | None = field(default=None, metadata={"help": "Who answers by what is shown."})
     adjust: str | None = field(
-        default=None, metadata={"help": "The model or function that moves a box which did not help (default: rules)."}
+        default=None,
+        metadata={"help": "The model or function that moves a box which did not help (default: --agent, else rules)."},
     )
-    verify: str | None = field(default=None, metadata={"help": "Who compares with the reference (default: rules)."})
-    summarise: str | None = field(default=None, metadata={"help": "Who writes the thoughts (default: rules)."})
+    verify: str | None = field(
+        default=None, metadata={"help": "Who compares with the reference (default: --agent, else rules)."}
+    )
+    summarise: str | None = field(
+        default=None, metadata={"help": "Who writes the thoughts (default: --agent, else rules)."}
+    )
     prompts: str | None = field(default=None, metadata={"help": "YAML with other words for roles of chat models."})
     temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of chat models."})
     num_sights: int = field(default=3, metadata={"help": "Times that the first view must be answered rightly."})

@@ -13,7 +13,7 @@ from environments.seats import Limits
 from environments.trace_files import read_traces
 from evaluation.discover import find_runs
 from fovea.boxes import WHOLE, Box, Frame, coverage
-from fovea.config import ConfigError
+from fovea.config import ConfigError, read_config
 from fovea.endpoint import EndpointError
 from fovea.tasks import AnswerKind, Task
 from synthesis.agent.chats import ChatRole
@@ -335,6 +335,7 @@ class Chat:
         self.reply = reply
 
     def ask(self, messages, *, max_tokens, draw):
+        self.asked = messages[-1]["content"][-1]["text"]
         return self.reply, 1
 
     def shown(self, image):
@@ -356,6 +357,14 @@ def test_a_verdict_is_one_word_that_nothing_contradicts(reply, is_right, make_ta
 
 
 SIGHT = Sight(Task("t", (), "", None), Image.new("RGB", (100, 50)), 0, WHOLE)
+
+
+@pytest.mark.parametrize(("prompts", "asked"), [
+    ({}, "Which cup?\nAnswer in a few words."), (read_config("roles/tiny.yaml"), "Which cup?"),
+])  # fmt: skip
+def test_a_look_is_answered_in_a_few_words_but_by_the_tiny_base(prompts, asked):
+    chat = Chat("the red one")
+    assert ChatRole(chat, prompts).look(SIGHT, "Which cup?", [], Usage()) == "the red one" and chat.asked == asked
 
 
 @pytest.mark.parametrize("reply", [
