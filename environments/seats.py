@@ -47,6 +47,10 @@ class Limits:
     max_completion_tokens: int = 4096
 
 
+class TaskNotShown(ValueError):
+    """A task that its environment refuses to show, such as one with more images than its budget holds."""
+
+
 @dataclass
 class Conversation:
     """What a policy is asked to continue: chat messages, and with a renderer their exact token ids and images."""
@@ -116,18 +120,22 @@ def opening(environment: Any, task: Task) -> list[dict]:
     """The messages with which an episode begins: the system prompt, and the task as the environment shows it.
 
     Raises:
-        ValueError: for a task that the environment cannot show, by its id.
+        ImageError: for a task with an image that cannot be used, by the task's id.
+        TaskNotShown: for another task that the environment refuses to show.
+        ValueError: for an environment that shows something else than images and texts.
     """
     name = f"{type(environment).__name__}.reset"
+    kind: type[ValueError] = TaskNotShown
     try:
         content = awaited(environment.reset(**taken(environment.reset, task.row())))
+        kind = ValueError  # what is wrong from here on is wrong with the environment
         if content is None or (isinstance(content, (str, list, tuple)) and not content):
             if task.images:
                 raise ValueError(f"{name} returned {content!r}: return a list of the images and the question")
             content = task.prompt
         blocks = content_of(content, name)
     except ValueError as error:
-        kind = ImageError if isinstance(error, ImageError) else ValueError
+        kind = ImageError if isinstance(error, ImageError) else kind
         raise kind(f"task {task.id} cannot be shown: {error}") from error
     return [{"role": "system", "content": system_prompt_of(environment)}, {"role": "user", "content": blocks}]
 

@@ -26,26 +26,36 @@ class EndpointError(RuntimeError):
 
 
 class RefusedRequest(EndpointError):
-    """A server that will not answer this request, whatever it answers to others; `answer` is what it said."""
+    """A server that will not answer this request, whatever it answers to others; `answer` is what it said.
+
+    The message begins with the reason and a colon, by which refusals are counted.
+    """
 
     def __init__(self, message: str, answer: str = "") -> None:
         super().__init__(message)
         self.answer = answer
 
 
+TRIED_AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, *range(520, 530))
+"""Statuses of a server that is busy, or of a gateway that does not reach it."""
+OF_THIS_REQUEST = (400, 403, 413, 422, 451)
+"""Statuses of a server that will not answer this request, because of its form, its size or what it shows."""
+
+
 @dataclass
 class Server:
     """A server at `base_url`.
 
-    Refused connections, time-outs (`timeout_s`) and answers 429 and 500 to 504 are tried again, `num_retries` times
-    with growing pauses. `hints` say what to do about an answer, by its status; 0 stands for none at all.
+    Refused connections, time-outs (`timeout_s`) and answers in `TRIED_AGAIN` are tried again, `num_retries` times with
+    pauses that double, about two minutes in all. `hints` say what to do about an answer, by its status; 0 stands for
+    none at all.
     """
 
     base_url: str
     hints: dict[int, str] = field(default_factory=dict)
     num_connections: int = 64
     timeout_s: float = 600.0
-    num_retries: int = 5
+    num_retries: int = 7
     headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -68,8 +78,8 @@ class Server:
 
         retry = Patient(
             self.num_retries,
-            backoff_factor=1,
-            status_forcelist=[429, 500, 502, 503, 504],
+            backoff_factor=1,  # pauses of 0, 2, 4, 8, 16, 32 and 64 s
+            status_forcelist=TRIED_AGAIN,
             allowed_methods=None,
             raise_on_status=False,
         )
@@ -80,7 +90,8 @@ class Server:
         """The JSON that the server answers.
 
         Raises:
-            EndpointError: with the server's own words if it refuses, and with what to do about it.
+            RefusedRequest: with the server's own words if it refuses this request.
+            EndpointError: if it refuses any, with what to do about it.
         """
         import requests
 
@@ -91,11 +102,11 @@ class Server:
                 f"no answer from {self.base_url}{path} after {self.num_retries} more tries ({error}){self._hint(0)}"
             ) from None
         if not response.ok:
-            message = f"{self.base_url}{path} answered {response.status_code}: {response.text[:2000]}"
-            message += self._hint(response.status_code)
-            if response.status_code in (400, 413, 422):
-                raise RefusedRequest(message, response.text)
-            raise EndpointError(message)
+            status, address = response.status_code, f"{self.base_url}{path}"
+            answer = f"{response.text[:2000]}{self._hint(status)}"
+            if status in OF_THIS_REQUEST:
+                raise RefusedRequest(f"refused {status}: {address} answered {status}: {answer}", response.text)
+            raise EndpointError(f"{address} answered {status}: {answer}")
         try:
             return response.json()
         except requests.JSONDecodeError:
@@ -142,7 +153,8 @@ class ChatEndpoint:
         """The first choice of the completion: `text`, `finish_reason`, and `num_tokens` that were written.
 
         Raises:
-            EndpointError: if the endpoint refuses or answers something else.
+            RefusedRequest: if the endpoint refuses this request, or answers it with an error or no text.
+            EndpointError: if it refuses any request.
         """
         request = {"model": self.model, "messages": messages, **options}
         named = {"base_url": self.base_url, **request}
@@ -150,6 +162,8 @@ class ChatEndpoint:
         if request_hash in self._known:
             return self._known[request_hash]
         completion = self._ask(request)
+        if isinstance(completion, dict) and completion.get("error"):
+            raise RefusedRequest(f"answered with an error: {self.base_url}: {completion['error']!r:.2000}")
         try:
             choice = completion["choices"][0]
             usage = completion.get("usage")
@@ -160,11 +174,11 @@ class ChatEndpoint:
                 "num_tokens": num_tokens if isinstance(num_tokens, int) else None,
             }
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise EndpointError(f"{self.base_url} answered without a choice: {completion}") from None
+            raise RefusedRequest(f"answered without a choice: {self.base_url}: {completion!r:.2000}") from None
         if not isinstance(answer["text"], str):
-            raise EndpointError(f"{self.base_url} answered {answer['text']!r}, which is no text")
+            raise RefusedRequest(f"answered without a text: {self.base_url}: {answer['text']!r:.2000}")
         if str(answer["finish_reason"]).lower() == "error":
-            raise EndpointError(f"{self.base_url} ended its answer with an error: {completion}")
+            raise RefusedRequest(f"answer ended with an error: {self.base_url}: {completion!r:.2000}")
         if self.cache is not None and answer["text"] and is_whole(answer):
             with self._lock:
                 self._known[request_hash] = answer
@@ -214,8 +228,8 @@ CUT = frozenset(("length", "max_tokens", "model_length", "content_filter", "safe
 def _text_of(message: dict[str, Any]) -> Any:
     """What a message says: its text, parts of text joined, with calls that the server parsed written as they were."""
     content = message.get("content") or ""
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        content = "".join(part["text"] for part in content)
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):  # thoughts are parts as well
+        content = "".join(part["text"] for part in content if part.get("type") == "text")
     for call in message.get("tool_calls") or ():
         arguments = call["function"]["arguments"]
         arguments = arguments if isinstance(arguments, str) else json.dumps(arguments)

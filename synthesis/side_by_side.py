@@ -14,14 +14,21 @@ Result = TypeVar("Result")
 def side_by_side(job: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
     """What the job makes of each item, as it comes; `num_workers` threads, and few items are drawn ahead.
 
-    After an exception nothing new begins: what is under way is finished and given, then the exception is raised.
+    After an exception of a job, or Ctrl-C while it is waited for, nothing new begins: what is under way is finished and
+    given, then the exception is raised. Who takes no more of it ends what has not begun.
     """
     waiting = iter(items)
     failure: BaseException | None = None
-    with ThreadPoolExecutor(num_workers) as pool:
+    pool = ThreadPoolExecutor(num_workers)
+    try:
         running = {pool.submit(job, item) for item in islice(waiting, 2 * num_workers)}
         while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+            try:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+            except KeyboardInterrupt as interrupt:
+                if failure is not None:  # who asks twice does not want to wait
+                    raise
+                done, failure = set(), interrupt
             for finished in done:
                 if (error := finished.exception()) is None:
                     yield finished.result()
@@ -31,5 +38,7 @@ def side_by_side(job: Callable[[Item], Result], items: Iterable[Item], num_worke
                 running |= {pool.submit(job, item) for item in islice(waiting, len(done))}
             else:
                 running = {one for one in running if not one.cancel()}
+    finally:
+        pool.shutdown(cancel_futures=True)
     if failure is not None:
         raise failure

@@ -114,7 +114,7 @@ class Asked:
 PROMPTS = {
     "locate": 'Find what answers this: {target}\nAnswer with its box as JSON, {{"bbox_2d": [x1, y1, x2, y2]}}, or with '
     "none if it is not in the image. {form}",
-    "look": "{question}",
+    "look": "{question}\nAnswer in a few words.",
     "adjust": "The part {box} of the image did not help to answer. {advice}\nAnswer with the box of a better part as "
     'JSON, {{"bbox_2d": [x1, y1, x2, y2]}}. {form}',
     "verify": "Question: {question}\nReference: {reference}\nTo be judged: {answer}\nWrite the one word right if they "
@@ -123,7 +123,7 @@ PROMPTS = {
     "Steps: {steps}\nAnswer: {answer}\nWrite what they thought, first person, one or two sentences before each zoom "
     "and before the answer, without telling what was not seen yet. Answer with a JSON list of {count} texts.",
 }
-"""The words of each role; a look is the bare question."""
+"""The words of each role. A text is compared as it stands, so a look is answered in a few words."""
 
 
 class ChatRole(Asked):
@@ -180,13 +180,27 @@ class ChatRole(Asked):
         return Framing(self.chat.frame, (View(image.size, image.size),))
 
     def _box(self, text: str, image: Image.Image) -> Box | None:
-        if re.match(r"\W*none\b", text, re.IGNORECASE):
-            return None
         boxes = boxes_in(text)
+        if _IS_NONE.match(text) or (not boxes and _IS_NOWHERE.search(text)):
+            return None
         if not boxes:
             raise RoleError(f"{text[:80]!r} holds no box")
         numbers, _ = boxes[0]
+        if self.chat.frame is Frame.PER_MILLE and (max(numbers) > 1000 or max(numbers) <= 1):
+            raise RoleError(f"the box {list(numbers)} is not in per-mille: its numbers go from 0 to 1000")
         return box_of(numbers, self.chat.frame, View(image.size, image.size))
+
+
+_IS_NONE = re.compile(r"\W*(?:json\b\W*)?(?:none|null)\b", re.IGNORECASE)
+"""Begins with a word for no box, perhaps in a code fence."""
+_IS_NOWHERE = re.compile(
+    r"^\W*?(?:json\b)?\s*(?:\[\s*\]|\{\s*\})[\s`]*$|"
+    r"\"(?:bbox_2d|bbox|box|box_2d|coordinates)\"\s*:\s*"
+    r"(?:null|\[\s*(?:null[\s,]*)*\]|\"\s*(?:none|null|n/a|not [\w ]+)?\s*\")|"
+    r"(?:\bnot|n['’]t) (?:\w+ ){0,2}?(?:visible|present|in (?:the|this) (?:image|picture|photo|view))\b",
+    re.IGNORECASE,
+)
+"""Has an empty box, or says in words that there is none."""
 
 
 def user_message(text: str, *images: Image.Image) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from tqdm import tqdm
 
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
-from environments.seats import Limits
+from environments.seats import Limits, TaskNotShown
 from fovea.config import ConfigError, parse
 from fovea.data.columns import TaskError
 from fovea.data.identity import digest, fingerprint
 from fovea.data.task_files import save_tasks
-from fovea.endpoint import RefusedRequest
+from fovea.endpoint import EndpointError, RefusedRequest
 from fovea.images import ImageError
 from fovea.models.loading import load_outline
 from fovea.runs.directory import RunDirectory, changes
@@ -37,6 +38,9 @@ from synthesis.arguments import TraceSourceArguments, part_of
 from synthesis.shapes import make_tasks
 from synthesis.side_by_side import side_by_side
 
+MAX_REFUSALS = 20
+"""Tasks that may be refused one after the other: what refuses more has no credit left, or takes none of them."""
+
 
 @dataclass(kw_only=True)
 class AgentArguments(TraceSourceArguments):
@@ -48,21 +52,27 @@ class AgentArguments(TraceSourceArguments):
         metadata={
             "help": "Who plays the roles that no other option names: NAME@https://host/v1 (an OpenAI-compatible "
             "endpoint, OPENAI_API_KEY its key), a model folder or hub id, ./file.py:function, truth (tasks with boxes) "
-            "or rules (adjust, verify and summarise; their default)."
+            "or rules (adjust, verify and summarise; their default without --agent)."
         },
     )
     locate: str | None = field(default=None, metadata={"help": "Who finds where something is."})
     look: str | None = field(default=None, metadata={"help": "Who answers by what is shown."})
     adjust: str | None = field(
-        default=None, metadata={"help": "The model or function that moves a box which did not help (default: rules)."}
+        default=None,
+        metadata={"help": "The model or function that moves a box which did not help (default: --agent, else rules)."},
     )
-    verify: str | None = field(default=None, metadata={"help": "Who compares with the reference (default: rules)."})
-    summarise: str | None = field(default=None, metadata={"help": "Who writes the thoughts (default: rules)."})
+    verify: str | None = field(
+        default=None, metadata={"help": "Who compares with the reference (default: --agent, else rules)."}
+    )
+    summarise: str | None = field(
+        default=None, metadata={"help": "Who writes the thoughts (default: --agent, else rules)."}
+    )
     prompts: str | None = field(default=None, metadata={"help": "YAML with other words for roles of chat models."})
     temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of chat models."})
     num_sights: int = field(default=3, metadata={"help": "Times that the first view must be answered rightly."})
     max_attempts: int = field(default=4, metadata={"help": "Zooms (or chains of them) before a task is given up."})
     max_asks: int = field(default=3, metadata={"help": "Times that a role is asked for an answer that can be used."})
+    retry_failed: bool = field(default=False, metadata={"help": "Work again on tasks that were given up."})
     num_workers: int = field(default=16, metadata={"help": "Tasks that are worked on side by side."})
     view_sizes_px: list[int] | None = field(
         default=None, metadata={"help": "Work on each task once for each: first views of the square of so many pixels."}
@@ -98,8 +108,8 @@ def work(task: Task, task_hash: str, agent: Agent, limits: Limits, folder: Path)
     try:
         solution = agent.solve(task)
         episode = played(task, solution, agent.make_environment, limits)
-    except (GivenUp, ImageError, RefusedRequest) as reason:
-        return Outcome.given_up(task, task_hash, str(reason)[:300], agent.usage)
+    except (GivenUp, ImageError, TaskNotShown, RefusedRequest) as reason:
+        return Outcome.given_up(task, task_hash, reason, agent.usage)
     return Outcome.of(episode, task_hash, agent.usage, folder)
 
 
@@ -114,15 +124,34 @@ def work_on_all(
     *,
     num_workers: int,
 ) -> Iterator[Outcome]:
-    """Outcomes as they come. Each worker has an environment factory, and so an image store, of its own."""
+    """Outcomes as they come. Each worker has an environment factory, and so an image store, of its own.
+
+    Raises:
+        EndpointError: when `MAX_REFUSALS` tasks were refused with no answer between them; these get no outcome.
+    """
     own = threading.local()
+    refused: list[Outcome] = []
 
     def job(task: Task) -> Outcome:
         if not hasattr(own, "factory"):
             own.factory = make_factory()
         return work(task, hashes[task.id], Agent(team, bounds, own.factory), limits, folder)
 
-    return side_by_side(job, tasks, num_workers)
+    begun = takewhile(lambda task: len(refused) < MAX_REFUSALS, tasks)
+    for outcome in side_by_side(job, begun, num_workers):
+        if outcome.is_refused:
+            refused.append(outcome)
+            continue
+        if outcome.requests and len(refused) < MAX_REFUSALS:
+            yield from refused
+            refused.clear()
+        yield outcome
+    if len(refused) >= MAX_REFUSALS:
+        raise EndpointError(
+            f"{len(refused)} tasks in a row were refused, and are left as they were. The last: {refused[-1].reason}\n"
+            "Is there credit left? The same command goes on where this one ends"
+        )
+    yield from refused
 
 
 def hash_of(task: Task) -> str:
@@ -153,6 +182,8 @@ def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
         raise ConfigError(
             f"{folder} holds outcomes of other settings ({'; '.join(changed)}): use another --output_dir, or delete it"
         )
+    if arguments.retry_failed:
+        outcomes = {task_id: outcome for task_id, outcome in outcomes.items() if outcome.is_trace}
     team = cast_roles(words, arguments.agent, temperature=arguments.temperature, prompts=arguments.prompts,
                       seed=arguments.seed, cache_folder=folder)  # fmt: skip
     save_tasks(tasks, folder / "tasks")

@@ -14,6 +14,7 @@ from typing import Any
 from environments.traces import trace_record
 from fovea.config import ConfigError
 from fovea.data.task_files import file_name
+from fovea.endpoint import RefusedRequest
 from fovea.episodes import Episode
 from fovea.jsonl import cut_torn_line, read_jsonl
 from fovea.runs.records import SAMPLES, Sample, append
@@ -21,7 +22,7 @@ from fovea.tasks import Task
 from synthesis.agent.roles import Usage
 
 OUTCOMES = "outcomes.jsonl"
-FREE_SETTINGS = re.compile(r"output_dir|max_tasks|num_workers|image_cache_gib|num_scenes")
+FREE_SETTINGS = re.compile(r"output_dir|max_tasks|num_workers|image_cache_gib|num_scenes|retry_failed")
 """Settings that may change when the agent goes on."""
 AT_SIGHT, BY_ZOOM = "answered at sight", "answered by zooming"
 
@@ -34,6 +35,8 @@ class Outcome:
     task_hash: str
     reason: str
     """`AT_SIGHT`, `BY_ZOOM`, or why the task was given up."""
+    is_refused: bool = False
+    """Whether it was given up because an endpoint refused a request."""
     num_zooms: int = 0
     requests: Mapping[str, int] = field(default_factory=dict)
     """By role."""
@@ -47,8 +50,15 @@ class Outcome:
         return self.trace is not None
 
     @classmethod
-    def given_up(cls, task: Task, task_hash: str, reason: str, usage: Usage) -> Outcome:
-        return cls(task_id=task.id, task_hash=task_hash, reason=reason, requests=usage.requests, tokens=usage.tokens)
+    def given_up(cls, task: Task, task_hash: str, reason: Exception, usage: Usage) -> Outcome:
+        return cls(
+            task_id=task.id,
+            task_hash=task_hash,
+            reason=str(reason)[:300],
+            is_refused=isinstance(reason, RefusedRequest),
+            requests=usage.requests,
+            tokens=usage.tokens,
+        )
 
     @classmethod
     def of(cls, episode: Episode, task_hash: str, usage: Usage, folder: Path) -> Outcome:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from fovea.chains import Chain, Step, problem_of
+from fovea.chains import KEYS, Chain, Step, problem_of
 from fovea.config import ConfigError
 from fovea.data.identity import digest
 from fovea.images import open_image
@@ -23,7 +23,7 @@ from synthesis.chains.checking import problems
 from synthesis.chains.index import candidates
 from synthesis.chains.paths import rng_of, sample_paths, strangers
 from synthesis.chains.pool import Pool
-from synthesis.chains.roles import NAMES, Draft, Link, Profile, Relation, text_of_reply
+from synthesis.chains.roles import NAMES, Draft, Link, Profile, Relation, list_of_reply, text_of_reply
 from synthesis.chains.stages import Job, Shard, Stage
 
 Value = TypeVar("Value")
@@ -59,9 +59,11 @@ class Builder:
         """
         shard = Shard(*part_of(self.arguments.shard))
         for name in NAMES:
-            stage = self.stages[name] = Stage(self.folder, name, shard, retries=self.arguments.retry_failed)
+            is_worked_on = self.arguments.stage in ("all", name)
+            retries = self.arguments.retry_failed and is_worked_on
+            stage = self.stages[name] = Stage(self.folder, name, shard, retries=retries)
             jobs: dict[str, Job] = getattr(self, f"_{name}")()
-            if self.arguments.stage in ("all", name):
+            if is_worked_on:
                 self.cast[name]  # made before many threads ask for it
                 stage.work(jobs, self.arguments.num_workers)
             elif missing := sum(key not in stage.lines for key in jobs):
@@ -230,11 +232,14 @@ def _draft_of(value: Any, album: Album) -> Draft:
         RoleError: for a line that was mended into something else.
     """
     try:
-        rows = zip(value["sub_questions"], value["foci"], value["sub_answers"], strict=True)
-        steps = tuple(Step(str(question), tuple(focus), str(answer)) for question, focus, answer in rows)
-        draft = Draft(checked_text(value["question"]), Chain(steps, str(value["answer"])))
+        columns = [list_of_reply(value[name]) for name in KEYS]
+        steps = tuple(
+            Step(text_of_reply(question), tuple(list_of_reply(focus)), text_of_reply(answer))
+            for question, focus, answer in zip(*columns, strict=True)
+        )
+        draft = Draft(checked_text(value["question"]), Chain(steps, text_of_reply(value["answer"])))
     except (KeyError, TypeError, ValueError) as error:
-        raise RoleError(f"it is no chain of question, answer, sub_questions, foci and sub_answers ({error})") from None
+        raise RoleError(f"it is no chain of question, answer, {', '.join(KEYS)} ({error})") from None
     if problem := problem_of(draft.chain, len(album.pictures)):
         raise RoleError(problem)
     return draft

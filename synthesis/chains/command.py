@@ -79,7 +79,7 @@ def run(arguments: ChainArguments, episodes: EpisodeArguments) -> Path:
     folder = directory.path
     players = cast(arguments)
     settings = {"chains": arguments, "episodes": episodes}
-    source = arguments.images or str(folder / POOL)
+    source = arguments.images or str(folder / POOL / "images")
     if not arguments.images:
         is_drawn = (folder / POOL / SCENES).exists()
         if is_drawn and (changed := list(changes(directory.settings(), settings, free=FREE_SETTINGS))):

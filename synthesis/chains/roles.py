@@ -200,3 +200,14 @@ def text_of_reply(value: Any) -> str:
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return checked_text(str(value) if is_number else value)
+
+
+def list_of_reply(value: Any) -> list[Any]:
+    """A list of a role or of a line.
+
+    Raises:
+        RoleError: for anything else, a text included, whose letters would be taken for items.
+    """
+    if not isinstance(value, (list, tuple)):
+        raise RoleError(f"{value!r:.80} is no list")
+    return list(value)

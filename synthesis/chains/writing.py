@@ -18,6 +18,7 @@ from fovea.placeholders import label_images
 from fovea.runs.records import SAMPLES, Sample, append
 from fovea.tasks import Task
 from synthesis.chains.building import Builder
+from synthesis.chains.checking import read_problems
 
 BATCH = 64
 """Chains that are played at a time."""
@@ -26,7 +27,7 @@ BATCH = 64
 def tasks_of(builder: Builder) -> Iterator[Task]:
     """The final questions of the chains that passed every check, with their chains in the metadata."""
     drafts = builder.drafts()
-    for key, problems in builder.stages["look"].values(drafts, list):
+    for key, problems in builder.stages["look"].values(drafts, read_problems):
         album, draft = drafts[key]
         if problems:
             continue
@@ -76,7 +77,7 @@ def summary(builder: Builder, num_traces: int, unfit_for: Counter[str]) -> str:
     pool, profiles, pairs = builder.pool, builder.profiles(), builder.pairs()
     edges, relations, albums = builder.edges(), builder.relations(), builder.albums()
     drafts = builder.drafts()
-    checked = [problems for _, problems in builder.stages["look"].values(drafts, list)]
+    checked = [problems for _, problems in builder.stages["look"].values(drafts, read_problems)]
     num_all = len(profiles) * (len(profiles) - 1) // 2
     kinds = Counter(relation.kind.value for _, relation in relations.values())
     rows = [

@@ -147,6 +147,7 @@ WRITTEN = '<tool_call>\n{"name": "zoom", "arguments": {"bbox": [1, 2]}}\n</tool_
     ("message", "text"),
     [
         ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab"),
+        ({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "7"}]}, "7"),
         ({"reasoning_content": "hm"}, ""),
         ({"content": None, "refusal": "no"}, ""),
         (
@@ -180,3 +181,42 @@ def test_an_answer_that_ended_in_an_error_is_none(serve):
     said = 200, json.dumps({"choices": [{"message": {"content": "7"}, "finish_reason": "error"}]})
     with pytest.raises(EndpointError, match="with an error"):
         endpoint(serve(said)).chat(MESSAGES)
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 520, 524])
+def test_what_gateways_answer_for_a_busy_server_is_tried_again(serve, status):
+    server = serve((status, "later"), says("7"))
+    assert endpoint(server).chat(MESSAGES)["text"] == "7" and len(server.requests) == 2
+
+
+def test_pauses_grow_to_two_minutes_in_all():
+    retry = Server("http://127.0.0.1:9")._session.get_adapter("http://").max_retries
+    pauses = []
+    while retry.total:
+        retry = retry.increment("POST", "/", error=OSError("refused"))
+        pauses.append(retry.get_backoff_time())
+    assert pauses == sorted(pauses) and 100 <= sum(pauses) <= 140
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (403, "moderated"),
+        (451, "for legal reasons"),
+        (200, '{"error": {"message": "the provider refuses", "code": 502}}'),
+        (200, '{"choices": []}'),
+        (200, '{"choices": null}'),
+        (200, '{"choices": [{"message": {"content": 7}}]}'),
+        (200, "[]"),
+    ],
+)
+def test_what_concerns_one_request_alone_is_a_refusal_of_it(serve, answer):
+    with pytest.raises(RefusedRequest):
+        endpoint(serve(answer)).chat(MESSAGES)
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_what_concerns_all_requests_is_no_refusal_of_one(serve, status):
+    with pytest.raises(EndpointError) as raised:
+        endpoint(serve((status, "no"))).chat(MESSAGES)
+    assert not isinstance(raised.value, RefusedRequest)

@@ -12,13 +12,14 @@ from environments.factories import environment_factory
 from environments.seats import Limits
 from environments.trace_files import read_traces
 from evaluation.discover import find_runs
-from fovea.boxes import Box, Frame, coverage
-from fovea.config import ConfigError
-from fovea.tasks import AnswerKind
+from fovea.boxes import WHOLE, Box, Frame, coverage
+from fovea.config import ConfigError, read_config
+from fovea.endpoint import EndpointError
+from fovea.tasks import AnswerKind, Task
 from synthesis.agent.chats import ChatRole
 from synthesis.agent.command import AgentArguments, run
 from synthesis.agent.functions import FunctionRole
-from synthesis.agent.roles import ADVICE, Judgement, RoleError, Usage, tells
+from synthesis.agent.roles import ADVICE, Judgement, RoleError, Sight, Usage, tells
 from synthesis.agent.rules import CANNOT_SEE, Rules, Truth
 from synthesis.agent.solving import Agent, Bounds, GivenUp, Team, looked_for
 from synthesis.agent.writing import played
@@ -334,6 +335,7 @@ class Chat:
         self.reply = reply
 
     def ask(self, messages, *, max_tokens, draw):
+        self.asked = messages[-1]["content"][-1]["text"]
         return self.reply, 1
 
     def shown(self, image):
@@ -352,6 +354,43 @@ def test_a_verdict_is_one_word_that_nothing_contradicts(reply, is_right, make_ta
             role.verify(make_task(), "8", Usage())
     else:
         assert role.verify(make_task(), "8", Usage()).is_right is is_right
+
+
+SIGHT = Sight(Task("t", (), "", None), Image.new("RGB", (100, 50)), 0, WHOLE)
+
+
+@pytest.mark.parametrize(("prompts", "asked"), [
+    ({}, "Which cup?\nAnswer in a few words."), (read_config("roles/tiny.yaml"), "Which cup?"),
+])  # fmt: skip
+def test_a_look_is_answered_in_a_few_words_but_by_the_tiny_base(prompts, asked):
+    chat = Chat("the red one")
+    assert ChatRole(chat, prompts).look(SIGHT, "Which cup?", [], Usage()) == "the red one" and chat.asked == asked
+
+
+@pytest.mark.parametrize("reply", [
+    "none", "None.", "null", '{"bbox_2d": null}', '{"bbox_2d": []}', '[{"bbox_2d": "none"}]', "[]", "{}",
+    '```json\n{"bbox_2d": null}\n```', "```json\n[]\n```", "```json\nnull\n```", "```\nnone\n```",
+    "The cup is not in the image.", "The cup isn’t visible here.", "It does not appear in this picture",
+    '{"bbox_2d": [null, null, null, null]}', '{"bbox_2d": "not in the image"}',
+])  # fmt: skip
+def test_what_is_not_there_is_said_in_many_ways(reply):
+    assert ChatRole(Chat(reply)).locate(SIGHT, "the cup", Usage()) is None
+
+
+def test_a_box_beside_words_is_the_answer_and_no_words_are_none():
+    reply = 'The top is not visible: {"bbox_2d": [100, 200, 500, 1000]}'
+    assert ChatRole(Chat(reply)).locate(SIGHT, "the cup", Usage()) == Box(0.1, 0.2, 0.5, 1.0, Frame.UNIT)
+    with pytest.raises(RoleError, match="holds no box"):
+        ChatRole(Chat("On the left.")).locate(SIGHT, "the cup", Usage())
+
+
+@pytest.mark.parametrize("numbers", [[10, 20, 1600, 900], [0.1, 0.2, 0.5, 1.0]])
+def test_a_box_in_another_frame_than_per_mille_is_refused(numbers):
+    chat = Chat(json.dumps({"bbox_2d": numbers}))
+    with pytest.raises(RoleError, match="not in per-mille"):
+        ChatRole(chat).locate(SIGHT, "the cup", Usage())
+    chat.frame = Frame.INPUT
+    assert ChatRole(chat).locate(SIGHT, "the cup", Usage()) is not None
 
 
 def test_an_answer_is_told_by_option_item_or_number_however_written(make_task):
@@ -381,6 +420,52 @@ def test_one_task_that_cannot_be_worked_on_does_not_end_the_others(tmp_path, pic
     assert outcomes["math"] == outcomes["labelled"] == "answered at sight"
     assert outcomes["blind"] == "no image" and "asks for a box" in outcomes["box"]
     assert "cannot be opened" in outcomes["broken"]
+
+
+def test_a_task_with_more_images_than_the_budget_holds_is_given_up_alone(tmp_path, picture):
+    picture.save(tmp_path / "a.png")
+    rows = [{"images": ["a.png"] * number, "question": "Which?", "answer": "7", "id": str(number)} for number in (1, 9)]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = arguments_of(tmp_path / "out", dataset_name=str(tmp_path / "tasks.jsonl"))
+    run(arguments, EpisodeArguments(**CROPS, max_image_tokens=8))
+    outcomes = {line["task_id"]: line["reason"] for line in map(json.loads, (tmp_path / "out/outcomes.jsonl").open())}
+    assert outcomes["1"] == "answered at sight" and "9 images have at least" in outcomes["9"]
+
+
+def test_an_endpoint_without_credit_ends_the_run_and_loses_nothing(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\nfrom fovea.endpoint import RefusedRequest\n"
+        "def look(image, question, task):\n"
+        "    number, allowed = int(task.id.split('-')[-1]), int(Path(__file__).with_name('credit').read_text())\n"
+        "    if number in (0, 1) or number >= allowed:\n"
+        "        raise RefusedRequest('refused 400: https://host/v1/chat/completions answered: no')\n"
+        "    return str(task.answer)\n"
+    )
+    arguments = arguments_of(tmp_path / "out", look=f"{tmp_path}/mine.py:look", num_scenes=40, num_workers=2)
+    (tmp_path / "credit").write_text("5")
+    with pytest.raises(EndpointError, match=r"tasks in a row were refused.*refused 400") as raised:
+        run(arguments, EpisodeArguments(**CROPS))
+    assert 20 <= int(str(raised.value).split()[0]) <= 24
+    assert len((tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()) == 5
+    (tmp_path / "credit").write_text("40")
+    folder = run(arguments, EpisodeArguments(**CROPS))
+    assert "38 traces of 40 tasks" in (summary := (folder / "summary.md").read_text())
+    assert "| refused 400 | 2 |" in summary
+
+
+def test_tasks_that_were_given_up_are_worked_on_again_where_that_is_asked_for(tmp_path):
+    word = f"{tmp_path}/mine.py:look"
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\n"
+        "def look(image, task): return str(task.answer) if Path(__file__).with_name('seen').exists() else '?'\n"
+    )
+    arguments = arguments_of(tmp_path / "out", look=word, num_scenes=3)
+    run(arguments, EpisodeArguments(**CROPS))
+    (tmp_path / "seen").write_text("")
+    run(arguments, EpisodeArguments(**CROPS))
+    assert "0 traces of 3 tasks" in (tmp_path / "out" / "summary.md").read_text()
+    run(replace(arguments, retry_failed=True), EpisodeArguments(**CROPS))
+    assert "3 traces of 3 tasks" in (tmp_path / "out" / "summary.md").read_text()
 
 
 def test_what_others_have_finished_is_kept_when_a_role_fails(tmp_path):

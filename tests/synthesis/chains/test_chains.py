@@ -21,7 +21,7 @@ from fovea.tasks import AnswerKind
 from synthesis.agent.roles import RoleError, Usage
 from synthesis.chains import command
 from synthesis.chains.arguments import ChainArguments
-from synthesis.chains.checking import _asked, problems
+from synthesis.chains.checking import _asked, _is_right, problems
 from synthesis.chains.command import run
 from synthesis.chains.index import candidates
 from synthesis.chains.paths import sample_paths
@@ -48,6 +48,15 @@ def pool(tmp_path_factory):
 def arguments(pool, tmp_path):
     shutil.copytree(pool, tmp_path / "out" / "pool")
     return ChainArguments(output_dir=str(tmp_path / "out"), num_scenes=16, num_chains=12, seed=3, num_workers=2)
+
+
+@pytest.fixture(scope="module")
+def finished(pool, tmp_path_factory):
+    """The folder of a run that is whole, and its arguments."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(pool, folder / "pool")
+    arguments = ChainArguments(output_dir=str(folder), num_scenes=16, num_chains=4, seed=3, num_workers=2)
+    return run(arguments, EPISODES), arguments
 
 
 def lines(folder, name):
@@ -195,6 +204,28 @@ def test_what_was_mended_into_nothing_is_named_and_what_was_shown_is_asked_anew(
         assert after[name].keys() - before[name].keys()
 
 
+@pytest.mark.parametrize(("stage", "mend", "problem"), [
+    ("ask", lambda value: value | {"answer": None}, "None is no text"),
+    ("ask", lambda value: value | {"sub_answers": [None] * len(value["foci"])}, "None is no text"),
+    ("ask", lambda value: value | {"sub_answers": "7" * len(value["foci"])}, "'7+' is no list"),
+    ("ask", lambda value: value | {"foci": ["01"] * len(value["foci"])}, "'01' is no list"),
+    ("look", lambda value: None, "None is no list"),
+    ("look", lambda value: "told: it", "'told: it' is no list"),
+])  # fmt: skip
+def test_null_is_no_word_and_a_text_no_list(finished, stage, mend, problem):
+    folder, arguments = finished
+    content = (folder / f"{stage}.jsonl").read_text()
+    rows = [json.loads(line) for line in content.splitlines()]
+    row = next(row for row in rows if "value" in row)
+    row["value"] = mend(row["value"])
+    (folder / f"{stage}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    try:
+        with pytest.raises(ValueError, match=rf"{stage}.jsonl, the line of key {row['key']}: .*{problem}"):
+            run(replace(arguments, stage="write"), EPISODES)
+    finally:
+        (folder / f"{stage}.jsonl").write_text(content)
+
+
 def test_an_editor_that_leaves_out_the_last_end_of_line_loses_nothing(arguments):
     folder = run(arguments, EPISODES)
     path = folder / "ask.jsonl"
@@ -216,6 +247,19 @@ def test_failed_lines_are_worked_on_again_where_that_is_asked_for(arguments, mon
     assert all("failed" in line for line in lines(folder, "extract").values())
     run(replace(arguments, retry_failed=True), EPISODES)
     assert all("value" in line for line in lines(folder, "extract").values())
+
+
+def test_a_retry_of_one_stage_leaves_the_failed_lines_of_those_before_it(arguments, monkeypatch):
+    folder = run(replace(arguments, stage="extract"), EPISODES)
+    rows = read_jsonl(folder / "extract.jsonl")
+    rows[0] = {"key": rows[0]["key"], "about": rows[0]["about"], "failed": "cut off"}
+    (folder / "extract.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with monkeypatch.context() as patch:
+        patch.setattr(Truth, "connect", lambda *args: 3)
+        run(replace(arguments, stage="connect"), EPISODES)
+    run(replace(arguments, stage="connect", retry_failed=True), EPISODES)
+    assert all("value" in line for line in lines(folder, "connect").values())
+    assert "failed" in lines(folder, "extract")[rows[0]["key"]]
 
 
 def test_traces_of_all_images_at_once_hold_the_answers_alone(arguments):
@@ -421,6 +465,23 @@ def test_copies_and_broken_files_are_left_out_of_a_pool(pool, tmp_path):
         image_paths(str(tmp_path / "list.txt"), tmp_path)
 
 
+def test_what_is_not_read_of_a_folder_is_said_and_a_dangling_link_is_a_broken_picture(tmp_path, capsys):
+    folder, elsewhere = tmp_path / "pictures", tmp_path / "elsewhere"
+    (folder / "deeper").mkdir(parents=True)
+    elsewhere.mkdir()
+    Image.new("RGB", (32, 32), "red").save(folder / "deeper" / "a.png")
+    Image.new("RGB", (32, 32), "red").save(elsewhere / "b.png")
+    (folder / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (folder / "linked").symlink_to(elsewhere)
+    for name in ("a.heic", "b.HEIC", "c.jfif", "README"):
+        (folder / name).write_bytes(b"")
+    paths = image_paths(str(folder), tmp_path / "out")
+    assert paths == [folder / "deeper" / "a.png", folder / "gone.jpg"]
+    assert capsys.readouterr().out == f"left out of {folder}: 2 .heic, 1 .jfif, 1 linked folder, 1 no suffix\n"
+    found = pool_of(paths, tmp_path)
+    assert list(found.pictures.values()) == paths[:1] and found.broken == (folder / "gone.jpg",)
+
+
 def test_paths_are_connected_different_and_use_no_edge_too_often():
     edges = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "a"), ("x", "y")]
     paths = sample_paths(edges, 50, (2, 3), seed=0, max_uses=2)
@@ -473,3 +534,31 @@ def test_the_command_says_what_it_wrote(arguments, monkeypatch, capsys):
 @pytest.mark.parametrize("answer", ["Nan", "inf", "Infinity"])
 def test_an_answer_that_python_takes_for_a_number_is_a_text(answer):
     assert _asked("Who is it?", answer).kind is AnswerKind.TEXT
+
+
+@pytest.mark.parametrize(("reply", "expected"), [
+    ("red", True), ("It is red.", True), ("The hat is red, I think.", True),
+    ("It is not red.", False), ("It isn't red.", False), ("It was never red", False), ("red or blue", False),
+    ("I cannot tell whether it is red or blue.", False), ("I see no hat that is red", False), ("red, not blue", False),
+    ("cannot tell", False), ("I can’t say; perhaps red", False), ("It cannot be determined: red", False),
+])  # fmt: skip
+def test_a_sentence_is_right_if_it_neither_denies_the_answer_nor_names_another(reply, expected):
+    assert _is_right(_asked("Which colour?", "red"), reply) is expected
+
+
+def test_who_cannot_tell_is_never_right_and_an_answer_may_deny_something_itself():
+    assert not _is_right(_asked("How many?", "7"), "cannot tell if there are 7")
+    assert _is_right(_asked("Which sign?", "no parking"), "It is a no parking sign.")
+
+
+@pytest.mark.parametrize(("question", "answer", "is_told"), [
+    ("Do Image 0 and Image 2 show as many cups?", "yes", False),
+    ("Do Images 1 or 2 show as many cups?", "yes", False),
+    ("Given that there are 2 cups, do the images show as many?", "yes", True),
+    ("Given that the cup is crimson, what colour is the cup?", "crimson", True),
+    ("Is the cup crimson or blue?", "crimson", False),
+])  # fmt: skip
+def test_a_question_tells_what_it_states_but_no_number_of_an_image(question, answer, is_told):
+    chain = Chain((Step("How many cups are there?", (0, 1), "2"),), answer)
+    found = list(problems(question, chain, IMAGES, lambda question, images: UNKNOWN))
+    assert any(problem.startswith("told") for problem in found) is is_told
