@@ -152,6 +152,8 @@ class ChatEndpoint:
     def chat(self, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
         """The first choice of the completion: `text`, `finish_reason`, and `num_tokens` that were written.
 
+        `num_prompt_tokens` were read for it. `is_cached` says that it was remembered, and cost nothing this time.
+
         Raises:
             RefusedRequest: if the endpoint refuses this request, or answers it with an error or no text.
             EndpointError: if it refuses any request.
@@ -160,18 +162,20 @@ class ChatEndpoint:
         named = {"base_url": self.base_url, **request}
         request_hash = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
         if request_hash in self._known:
-            return self._known[request_hash]
+            return {"num_prompt_tokens": None, **self._known[request_hash], "is_cached": True}
         completion = self._ask(request)
         if isinstance(completion, dict) and completion.get("error"):
             raise RefusedRequest(f"answered with an error: {self.base_url}: {completion['error']!r:.2000}")
         try:
             choice = completion["choices"][0]
             usage = completion.get("usage")
-            num_tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+            counts = usage if isinstance(usage, dict) else {}
+            written, read = (counts.get(f"{name}_tokens") for name in ("completion", "prompt"))
             answer = {
                 "text": _text_of(choice["message"]),
                 "finish_reason": choice.get("finish_reason"),
-                "num_tokens": num_tokens if isinstance(num_tokens, int) else None,
+                "num_tokens": written if isinstance(written, int) else None,
+                "num_prompt_tokens": read if isinstance(read, int) else None,
             }
         except (KeyError, IndexError, TypeError, AttributeError):
             raise RefusedRequest(f"answered without a choice: {self.base_url}: {completion!r:.2000}") from None
@@ -185,7 +189,7 @@ class ChatEndpoint:
                 self.cache.parent.mkdir(parents=True, exist_ok=True)
                 with self.cache.open("a") as file:
                     file.write(json.dumps({"request": request_hash, "answer": answer}) + "\n")
-        return answer
+        return {**answer, "is_cached": False}
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The endpoint's answer; settings that it says it does not take are left out from then on, and told."""

@@ -35,13 +35,24 @@ Messages = list[dict[str, Any]]
 """Chat messages whose content is a list of blocks, images inside them."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """A reply of a chat model and what it cost; `problem` says why it cannot be used, if it was cut."""
+
+    text: str
+    num_tokens: int = 0
+    num_prompt_tokens: int = 0
+    is_cached: bool = False
+    problem: str = ""
+
+
 class Chat(Protocol):
     """A chat model, and the frame in which it writes boxes."""
 
     frame: Frame
 
-    def ask(self, messages: Messages, *, max_tokens: int, draw: int) -> tuple[str, int]:
-        """The reply, and the tokens that it took; the same question may be answered otherwise at another `draw`."""
+    def ask(self, messages: Messages, *, max_tokens: int, draw: int) -> Told:
+        """The reply; the same question may be answered otherwise at another `draw`."""
 
     def shown(self, image: Image.Image) -> Image.Image:
         """The image at the size at which the model receives it."""
@@ -55,12 +66,17 @@ class EndpointChat:
     temperature: float
     frame: Frame = Frame.PER_MILLE
 
-    def ask(self, messages: Messages, *, max_tokens: int, draw: int) -> tuple[str, int]:
+    def ask(self, messages: Messages, *, max_tokens: int, draw: int) -> Told:
         asked = messages_of(Conversation(NOBODY, messages))
         answer = self.endpoint.chat(asked, max_tokens=max_tokens, temperature=self.temperature)
-        if not is_whole(answer):
-            raise RoleError(f"it was cut off, at most {max_tokens} tokens: {answer['finish_reason']}")
-        return answer["text"], answer["num_tokens"] or 0
+        cut = f"it was cut off, at most {max_tokens} tokens: {answer['finish_reason']}"
+        return Told(
+            answer["text"],
+            answer["num_tokens"] or 0,
+            answer["num_prompt_tokens"] or 0,
+            answer["is_cached"],
+            "" if is_whole(answer) else cut,
+        )
 
     def shown(self, image: Image.Image) -> Image.Image:
         return image
@@ -75,7 +91,7 @@ class LocalChat:
         self.policy = TransformersPolicy(model.network, self.renderer, Sampling(temperature))
         self._lock = Lock()
 
-    def ask(self, messages: Messages, *, max_tokens: int, draw: int) -> tuple[str, int]:
+    def ask(self, messages: Messages, *, max_tokens: int, draw: int) -> Told:
         system = self.model.default_system
         whole = [{"role": "system", "content": system}, *messages] if system else messages
         images = [block["image"] for message in messages for block in message["content"] if block["type"] == "image"]
@@ -83,7 +99,7 @@ class LocalChat:
             ids = self.renderer.prompt_ids(whole, ())
             torch.manual_seed(zlib.crc32(f"{draw} {ids}".encode()))  # the same, whatever else is asked meanwhile
             [reply] = self.policy.reply([Conversation(NOBODY, whole, ids, images)], max_tokens=[max_tokens])
-        return reply.text, reply.num_tokens
+        return Told(reply.text, reply.num_tokens, len(ids))
 
     def shown(self, image: Image.Image) -> Image.Image:
         return fit(image, self.model.limits)
@@ -105,10 +121,11 @@ class Asked:
         return self.prompts.get(role, self.words[role]).format(**values)
 
     def _ask(self, role: str, messages: Messages, usage: Usage, *, max_tokens: int) -> str:
-        draw = sum(usage.requests.values())
-        text, num_tokens = self.chat.ask(messages, max_tokens=max_tokens, draw=draw)
-        usage.add(role, num_tokens)
-        return text.rpartition("</think>")[2].strip()
+        told = self.chat.ask(messages, max_tokens=max_tokens, draw=usage.num_asked)
+        usage.add(role, told.num_tokens, told.num_prompt_tokens, is_cached=told.is_cached)
+        if told.problem:
+            raise RoleError(told.problem)
+        return told.text.rpartition("</think>")[2].strip()
 
 
 PROMPTS = {

@@ -127,7 +127,7 @@ def work_on_all(
     """Outcomes as they come. Each worker has an environment factory, and so an image store, of its own.
 
     Raises:
-        EndpointError: when `MAX_REFUSALS` tasks were refused with no answer between them; these get no outcome.
+        EndpointError: when `MAX_REFUSALS` tasks in a row were refused; those refused last get no outcome.
     """
     own = threading.local()
     refused: list[Outcome] = []
@@ -137,18 +137,22 @@ def work_on_all(
             own.factory = make_factory()
         return work(task, hashes[task.id], Agent(team, bounds, own.factory), limits, folder)
 
-    begun = takewhile(lambda task: len(refused) < MAX_REFUSALS, tasks)
+    num_in_a_row = num_answered = 0
+    begun = takewhile(lambda task: num_in_a_row < MAX_REFUSALS, tasks)
     for outcome in side_by_side(job, begun, num_workers):
         if outcome.is_refused:
             refused.append(outcome)
+            num_in_a_row, num_answered = num_in_a_row + 1, 0
             continue
-        if outcome.requests and len(refused) < MAX_REFUSALS:
+        if outcome.requests and num_in_a_row < MAX_REFUSALS:
+            num_in_a_row, num_answered = 0, num_answered + 1
+        if num_answered > 2 * num_workers:  # more than were begun before the last refusal
             yield from refused
             refused.clear()
         yield outcome
-    if len(refused) >= MAX_REFUSALS:
+    if num_in_a_row >= MAX_REFUSALS:
         raise EndpointError(
-            f"{len(refused)} tasks in a row were refused, and are left as they were. The last: {refused[-1].reason}\n"
+            f"{num_in_a_row} tasks in a row were refused, and are left as they were. The last: {refused[-1].reason}\n"
             "Is there credit left? The same command goes on where this one ends"
         )
     yield from refused
@@ -194,7 +198,7 @@ def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
     smaller = replace(episodes, image_cache_gib=episodes.image_cache_gib / arguments.num_workers)
     missing = [task for task in tasks if task.id not in outcomes]
     num_traces = sum(outcome.is_trace for outcome in outcomes.values())
-    num_tokens = sum(sum(outcome.tokens.values()) for outcome in outcomes.values())
+    num_tokens = sum(outcome.num_tokens for outcome in outcomes.values())
     with tqdm(total=len(tasks), initial=len(outcomes), desc="tasks") as bar:
         for outcome in work_on_all(
             missing, hashes, team, arguments.bounds(), lambda: environment_factory(smaller, outline),
@@ -203,7 +207,7 @@ def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
             append_outcome(folder, outcome)
             outcomes[outcome.task_id] = outcome
             num_traces += outcome.is_trace
-            num_tokens += sum(outcome.tokens.values())
+            num_tokens += outcome.num_tokens
             bar.set_postfix(traces=num_traces, tokens=num_tokens)
             bar.update()
     print(finish(folder, [outcomes[task.id] for task in tasks]))

@@ -41,6 +41,7 @@ class Outcome:
     requests: Mapping[str, int] = field(default_factory=dict)
     """By role."""
     tokens: Mapping[str, int] = field(default_factory=dict)
+    prompt_tokens: Mapping[str, int] = field(default_factory=dict)
     trace: Mapping[str, Any] | None = None
     sample: Mapping[str, Any] | None = None
     """The episode of the trace as a line of samples.jsonl, for report and viewer."""
@@ -48,6 +49,11 @@ class Outcome:
     @property
     def is_trace(self) -> bool:
         return self.trace is not None
+
+    @property
+    def num_tokens(self) -> int:
+        """Of its prompts and answers."""
+        return sum(self.tokens.values()) + sum(self.prompt_tokens.values())
 
     @classmethod
     def given_up(cls, task: Task, task_hash: str, reason: Exception, usage: Usage) -> Outcome:
@@ -58,6 +64,7 @@ class Outcome:
             is_refused=isinstance(reason, RefusedRequest),
             requests=usage.requests,
             tokens=usage.tokens,
+            prompt_tokens=usage.prompt_tokens,
         )
 
     @classmethod
@@ -72,6 +79,7 @@ class Outcome:
             num_zooms=episode.num_zooms,
             requests=usage.requests,
             tokens=usage.tokens,
+            prompt_tokens=usage.prompt_tokens,
             trace=trace_record(episode, folder, name=file_name(task.id)),
             sample=sample.to_json(),
         )
@@ -121,10 +129,14 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
     roles = sorted({role for outcome in outcomes for role in outcome.requests})
     if roles:
-        lines += ["\n| role | requests | tokens | tokens a trace |", "|---|---|---|---|"]
+        lines += ["\n| role | requests | prompt tokens | written tokens | tokens a trace |", "|---|---|---|---|---|"]
     for role in roles:
-        requests, tokens = (sum(getattr(o, what).get(role, 0) for o in outcomes) for what in ("requests", "tokens"))
-        lines.append(f"| {role} | {requests} | {tokens} | {tokens / max(1, len(traces)):.0f} |")
+        requests, prompts, written = (
+            sum(getattr(outcome, what).get(role, 0) for outcome in outcomes)
+            for what in ("requests", "prompt_tokens", "tokens")
+        )
+        a_trace = (prompts + written) / max(1, len(traces))
+        lines.append(f"| {role} | {requests} | {prompts} | {written} | {a_trace:.0f} |")
     if traces:
         lines.append(f"\n{fmean(outcome.num_zooms for outcome in traces):.2f} zooms a trace")
     return "\n".join(lines)

@@ -60,14 +60,22 @@ class Judgement:
 
 @dataclass
 class Usage:
-    """Requests and written tokens, by role."""
+    """Requests, written tokens and tokens of their prompts, by role."""
 
     requests: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: dict[str, int] = field(default_factory=dict)
+    num_asked: int = 0
+    """Questions in all, those whose answers were remembered included."""
 
-    def add(self, role: str, num_tokens: int = 0) -> None:
-        self.requests[role] = self.requests.get(role, 0) + 1
-        self.tokens[role] = self.tokens.get(role, 0) + num_tokens
+    def add(self, role: str, num_tokens: int = 0, num_prompt_tokens: int = 0, *, is_cached: bool = False) -> None:
+        """Counts an answer; one that was remembered costs nothing."""
+        self.num_asked += 1
+        if is_cached:
+            return
+        counts = ((self.requests, 1), (self.tokens, num_tokens), (self.prompt_tokens, num_prompt_tokens))
+        for counter, number in counts:
+            counter[role] = counter.get(role, 0) + number
 
 
 def asked(ask: Callable[[], Value], max_asks: int) -> Value:

@@ -1,8 +1,8 @@
 """The stages of the chain builder: each a file of lines that can be read, mended by hand, and gone on with.
 
-A line is {"key", "about", "value" or "failed", "requests", "tokens"}. Its key is a hash of what the role was shown: a
-line that was mended is used as it stands, and what follows from it is made anew. Several processes may work in one
-folder, each on a shard of the keys and in a file of its own.
+A line is {"key", "about", "value" or "failed", "requests", "tokens", "prompt_tokens"}. Its key is a hash of what the
+role was shown: a line that was mended is used as it stands, and what follows from it is made anew. Several processes
+may work in one folder, each on a shard of the keys and in a file of its own.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ class Stage:
         for line in self.lines.values():
             for role, number in line.get("requests", {}).items():
                 total.requests[role] = total.requests.get(role, 0) + number
-                total.tokens[role] = total.tokens.get(role, 0) + line.get("tokens", {}).get(role, 0)
+                for name, counter in (("tokens", total.tokens), ("prompt_tokens", total.prompt_tokens)):
+                    counter[role] = counter.get(role, 0) + line.get(name, {}).get(role, 0)
         return total
 
 
@@ -127,4 +128,5 @@ def _line(key: str, job: Job) -> dict[str, Any]:
         outcome = {"value": job.do(usage)}
     except (RoleError, ImageError, RefusedRequest) as error:
         outcome = {"failed": str(error)[:300]}
-    return {"key": key, "about": job.about, **outcome, "requests": usage.requests, "tokens": usage.tokens}
+    costs = {"requests": usage.requests, "tokens": usage.tokens, "prompt_tokens": usage.prompt_tokens}
+    return {"key": key, "about": job.about, **outcome, **costs}

@@ -107,9 +107,13 @@ def summary(builder: Builder, num_traces: int, unfit_for: Counter[str]) -> str:
     if reasons:
         lines += ["\n| left out | times |", "|---|---|"]
         lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
-    lines += ["\n| role | requests | tokens | tokens a trace |", "|---|---|---|---|"]
+    lines += ["\n| role | requests | prompt tokens | written tokens | tokens a trace |", "|---|---|---|---|---|"]
     for name, stage in builder.stages.items():
         usage = stage.usage()
-        requests, tokens = usage.requests.get(name, 0), usage.tokens.get(name, 0)
-        lines.append(f"| {name} | {requests} | {tokens} | {tokens / max(1, num_traces):.0f} |")
+        requests, prompts, written = (
+            counter.get(name, 0) for counter in (usage.requests, usage.prompt_tokens, usage.tokens)
+        )
+        lines.append(
+            f"| {name} | {requests} | {prompts} | {written} | {(prompts + written) / max(1, num_traces):.0f} |"
+        )
     return "\n".join(lines)

@@ -20,8 +20,9 @@ MESSAGES = [{"role": "user", "content": "What?"}]
 
 
 def test_a_busy_server_is_asked_again(serve):
-    server = serve((503, "busy"), (429, "slower"), says("7", completion_tokens=3))
-    assert endpoint(server).chat(MESSAGES) == {"text": "7", "finish_reason": "stop", "num_tokens": 3}
+    server = serve((503, "busy"), (429, "slower"), says("7", completion_tokens=3, prompt_tokens=9))
+    counts = {"num_tokens": 3, "num_prompt_tokens": 9, "is_cached": False}
+    assert endpoint(server).chat(MESSAGES) == {"text": "7", "finish_reason": "stop", **counts}
     assert len(server.requests) == 3
 
 
@@ -33,6 +34,7 @@ def test_an_answer_is_remembered_across_processes_and_by_the_whole_request(serve
         file.write('{"request": "torn')
     again = endpoint(server, cache=cache)
     assert again.chat(MESSAGES)["text"] == "7" and len(server.requests) == 1
+    assert again.chat(MESSAGES)["is_cached"]
     assert again.chat(MESSAGES, temperature=0.5)["text"] == "8" and len(server.requests) == 2
 
 

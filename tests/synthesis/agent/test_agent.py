@@ -14,9 +14,9 @@ from environments.trace_files import read_traces
 from evaluation.discover import find_runs
 from fovea.boxes import WHOLE, Box, Frame, coverage
 from fovea.config import ConfigError, read_config
-from fovea.endpoint import EndpointError
+from fovea.endpoint import ChatEndpoint, EndpointError
 from fovea.tasks import AnswerKind, Task
-from synthesis.agent.chats import ChatRole
+from synthesis.agent.chats import ChatRole, EndpointChat, Told
 from synthesis.agent.command import AgentArguments, run
 from synthesis.agent.functions import FunctionRole
 from synthesis.agent.roles import ADVICE, Judgement, RoleError, Sight, Usage, tells
@@ -292,6 +292,21 @@ def test_usage_is_counted_by_role():
     assert (usage.requests, usage.tokens) == ({"look": 2}, {"look": 7})
 
 
+def test_prompts_and_cut_replies_cost_and_remembered_ones_do_not(serve, tmp_path):
+    def says(text, reason):
+        usage = {"completion_tokens": 3, "prompt_tokens": 40}
+        choice = {"message": {"content": text}, "finish_reason": reason}
+        return 200, json.dumps({"choices": [choice], "usage": usage})
+
+    server, usage = serve(says("wel", "length"), says("well", "stop")), Usage()
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    role = ChatRole(EndpointChat(ChatEndpoint(address, "m", cache=tmp_path / "answers.jsonl"), 0.0))
+    with pytest.raises(RoleError, match="cut off"):
+        role.look(SIGHT, "How?", [], usage)
+    assert [role.look(SIGHT, "How?", [], usage) for _ in range(2)] == ["well", "well"]
+    assert usage == Usage({"look": 2}, {"look": 6}, {"look": 80}, num_asked=3)
+
+
 class OnlyInTheSecond(Truth):
     """Finds its target in the second image alone, and reads it only after an adjustment."""
 
@@ -336,7 +351,7 @@ class Chat:
 
     def ask(self, messages, *, max_tokens, draw):
         self.asked = messages[-1]["content"][-1]["text"]
-        return self.reply, 1
+        return Told(self.reply, 1)
 
     def shown(self, image):
         return image
@@ -446,7 +461,8 @@ def test_an_endpoint_without_credit_ends_the_run_and_loses_nothing(tmp_path):
     with pytest.raises(EndpointError, match=r"tasks in a row were refused.*refused 400") as raised:
         run(arguments, EpisodeArguments(**CROPS))
     assert 20 <= int(str(raised.value).split()[0]) <= 24
-    assert len((tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()) == 5
+    written = [json.loads(line) for line in (tmp_path / "out" / "outcomes.jsonl").open()]
+    assert len(written) == 3 and not any(outcome["is_refused"] for outcome in written)
     (tmp_path / "credit").write_text("40")
     folder = run(arguments, EpisodeArguments(**CROPS))
     assert "38 traces of 40 tasks" in (summary := (folder / "summary.md").read_text())
