@@ -28,6 +28,7 @@ from fovea.boxes import Box, Frame, Framing, View
 from fovea.endpoint import ChatEndpoint, is_whole
 from fovea.images import fit
 from fovea.models.loading import Model
+from fovea.placeholders import IMAGE_LABEL
 from fovea.tasks import Task
 from synthesis.agent.roles import Judgement, Note, RoleError, Sight, Usage, box_of
 
@@ -151,19 +152,20 @@ class ChatRole(Asked):
     def locate(self, sight: Sight, target: str, usage: Usage) -> Box | None:
         image = self.chat.shown(sight.image)
         prompt = self._prompt("locate", target=target, form=self._framing(image).describe(0))
-        return self._box(self._ask("locate", [user_message(prompt, image)], usage, max_tokens=128), image)
+        messages = [user_message(prompt, *self._labelled(sight))]
+        return self._box(self._ask("locate", messages, usage, max_tokens=128), image)
 
     def look(self, sight: Sight, question: str, notes: Sequence[Note], usage: Usage) -> str:
         messages: Messages = []
-        images: list[Image.Image] = []  # shown with the next question
+        shown: list[Image.Image | str] = []  # with the next question
         for note in notes:
-            images.append(self.chat.shown(note.sight.image))
+            shown += self._labelled(note.sight)
             if note.answer:
-                messages += [user_message(note.question, *images), _assistant(note.answer)]
-                images = []
+                messages += [user_message(note.question, *shown), _assistant(note.answer)]
+                shown = []
         if not notes or notes[-1].sight is not sight:
-            images.append(self.chat.shown(sight.image))
-        messages.append(user_message(self._prompt("look", question=question), *images))
+            shown += self._labelled(sight)
+        messages.append(user_message(self._prompt("look", question=question), *shown))
         return self._ask("look", messages, usage, max_tokens=256)
 
     def adjust(self, sight: Sight, box: Box, advice: str, usage: Usage) -> Box | None:
@@ -171,7 +173,8 @@ class ChatRole(Asked):
         framing = self._framing(image)
         numbers = json.dumps(framing.write(box))
         prompt = self._prompt("adjust", box=numbers, advice=advice, form=framing.describe(0))
-        return self._box(self._ask("adjust", [user_message(prompt, image)], usage, max_tokens=128), image)
+        messages = [user_message(prompt, *self._labelled(sight))]
+        return self._box(self._ask("adjust", messages, usage, max_tokens=128), image)
 
     def verify(self, task: Task, answer: str, usage: Usage) -> Judgement:
         prompt = self._prompt("verify", question=task.prompt, reference=written(task), answer=json.dumps(answer))
@@ -192,6 +195,14 @@ class ChatRole(Asked):
         )
         text = self._ask("summarise", [user_message(prompt)], usage, max_tokens=128 * count)
         return json_in(text, "[]")
+
+    def _labelled(self, sight: Sight) -> list[Image.Image | str]:
+        """The image, and where the task has several its number before it, as the environment numbers them."""
+        image = self.chat.shown(sight.image)
+        if len(sight.task.images) < 2:
+            return [image]
+        label = IMAGE_LABEL.format(sight.root)
+        return [label if sight.is_whole else f"A part of {label[0].lower()}{label[1:]}", image]
 
     def _framing(self, image: Image.Image) -> Framing:
         return Framing(self.chat.frame, (View(image.size, image.size),))
@@ -220,8 +231,11 @@ _IS_NOWHERE = re.compile(
 """Has an empty box, or says in words that there is none."""
 
 
-def user_message(text: str, *images: Image.Image) -> dict[str, Any]:
-    blocks = [{"type": "image", "image": image} for image in images]
+def user_message(text: str, *shown: Image.Image | str) -> dict[str, Any]:
+    """A message that shows images, perhaps with labels before them, and then says a text."""
+    blocks = [
+        {"type": "text", "text": one} if isinstance(one, str) else {"type": "image", "image": one} for one in shown
+    ]
     return {"role": "user", "content": [*blocks, {"type": "text", "text": text}]}
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from fovea.placeholders import MARK
+import re
+
+from fovea.placeholders import IMAGE_LABEL, MARK
 from fovea.tasks import Task
+
+_PLACE = re.compile(rf"\n?(?:{re.escape(IMAGE_LABEL).replace(re.escape('{}'), '[0-9]+')})?{MARK}")
+"""Where an image stands, with its label."""
 
 
 def question_of(task: Task) -> str:
-    """The question with its choices, without the places of images."""
-    return task.prompt.replace(MARK, "").strip()
+    """The question with its choices, without images before it; those within it are spoken of by their numbers."""
+    if len(task.images) < 2:
+        return task.prompt.replace(MARK, "").strip()
+    text, *rest = _PLACE.split(task.prompt)
+    for number, following in enumerate(rest):
+        text = f"{text}image {number}{following}" if text.strip() else following
+    return text.strip()
 
 
 def looked_for(task: Task) -> list[tuple[str, str]]:

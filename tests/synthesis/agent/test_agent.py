@@ -15,13 +15,15 @@ from evaluation.discover import find_runs
 from fovea.boxes import WHOLE, Box, Frame, coverage
 from fovea.config import ConfigError, read_config
 from fovea.endpoint import ChatEndpoint, EndpointError
+from fovea.placeholders import label_images, marked
 from fovea.tasks import AnswerKind, Task
 from synthesis.agent.chats import ChatRole, EndpointChat, Told
 from synthesis.agent.command import AgentArguments, run
 from synthesis.agent.functions import FunctionRole
-from synthesis.agent.roles import ADVICE, Judgement, RoleError, Sight, Usage, tells
+from synthesis.agent.questions import looked_for, question_of
+from synthesis.agent.roles import ADVICE, Judgement, Note, RoleError, Sight, Usage, tells
 from synthesis.agent.rules import CANNOT_SEE, Rules, Truth
-from synthesis.agent.solving import Agent, Bounds, GivenUp, Team, looked_for
+from synthesis.agent.solving import Agent, Bounds, GivenUp, Team
 from synthesis.agent.writing import played
 from synthesis.joining import join
 from synthesis.shapes import make_tasks
@@ -351,6 +353,7 @@ class Chat:
 
     def ask(self, messages, *, max_tokens, draw):
         self.asked = messages[-1]["content"][-1]["text"]
+        self.shown_before = [block.get("text", "image") for message in messages for block in message["content"]][:-1]
         return Told(self.reply, 1)
 
     def shown(self, image):
@@ -369,6 +372,32 @@ def test_a_verdict_is_one_word_that_nothing_contradicts(reply, is_right, make_ta
             role.verify(make_task(), "8", Usage())
     else:
         assert role.verify(make_task(), "8", Usage()).is_right is is_right
+
+
+@pytest.mark.parametrize(
+    ("question", "asked"),
+    [
+        ("Which is round?", "Which is round?"),
+        ("<image><image><image>Which is round?", "Which is round?"),
+        ("First <image>, then <image> and <image>.", "First image 0, then image 1 and image 2."),
+    ],
+)
+def test_roles_see_images_by_the_numbers_of_the_environment(question, asked):
+    pictures = tuple(Image.new("RGB", (40, 30), (number, 0, 0)) for number in range(3))
+    task = Task("t", pictures, label_images(marked(question, 3), 3), "yes")
+    views = [Sight(task, picture, number, WHOLE) for number, picture in enumerate(pictures)]
+    crop = Sight(task, pictures[2], 2, Box(0.1, 0.1, 0.4, 0.4, Frame.UNIT))
+    assert question_of(task) == asked
+    chat = Chat("yes")
+    ChatRole(chat).look(crop, "Is it?", [Note(view, "", "") for view in views], Usage())
+    labels = [f"Image {number}: " for number in range(3)] + ["A part of image 2: "]
+    assert chat.shown_before == [text for label in labels for text in (label, "image")]
+    chat.reply = "none"
+    ChatRole(chat).locate(views[1], "ball", Usage())
+    assert chat.shown_before == ["Image 1: ", "image"]
+    alone = Sight(replace(task, images=pictures[:1], question="Is it?"), pictures[0], 0, WHOLE)
+    ChatRole(chat).locate(alone, "ball", Usage())
+    assert chat.shown_before == ["image"]
 
 
 SIGHT = Sight(Task("t", (), "", None), Image.new("RGB", (100, 50)), 0, WHOLE)
