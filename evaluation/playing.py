@@ -74,17 +74,10 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
         ConfigError: if there are no tasks, or the folder holds a model, a training, or an evaluation with other
             settings or of other questions.
     """
-    if not tasks:
-        raise ConfigError("there are no tasks to evaluate on: look at --dataset_name and --max_tasks")
-    state = process_state()
-    if arguments.use_vllm and state.num_processes > 1:
-        raise ConfigError(
-            "vLLM takes several cards by itself: use one process and --vllm_engine_kwargs "
-            """'{"tensor_parallel_size": 2}', or a server with --vllm_server_base_url"""
-        )
-    refuse_training(Path(arguments.output_dir))
+    check_asked(tasks, arguments)
     with said_in_a_line():
         try_openings(environment_factory(episodes, model), tasks)
+    state = process_state()
     run = RunDirectory(arguments.output_dir)
     hashes = {task.id: fingerprint(task) for task in tasks}
     weights = None if arguments.openai_base_url else weights_mark(arguments.model_name_or_path)
@@ -144,8 +137,16 @@ def timed(folder: Path, arguments: EvaluationArguments) -> Iterator[None]:
             note_pace(folder, setting_of(arguments), episodes=episodes, seconds=time.perf_counter() - started)
 
 
-def refuse_training(folder: Path) -> None:
-    """Raises ConfigError if a folder holds a model, or a run.json that is not of an evaluation."""
+def check_asked(tasks: Sequence[Task], arguments: EvaluationArguments) -> None:
+    """Raises ConfigError without tasks, for vLLM in several processes, or a folder that holds a model or a training."""
+    if not tasks:
+        raise ConfigError("there are no tasks to evaluate on: look at --dataset_name and --max_tasks")
+    if arguments.use_vllm and process_state().num_processes > 1:
+        raise ConfigError(
+            "vLLM takes several cards by itself: use one process and --vllm_engine_kwargs "
+            """'{"tensor_parallel_size": 2}', or a server with --vllm_server_base_url"""
+        )
+    folder = Path(arguments.output_dir)
     settings = read_run(folder).settings
     if holds_model(folder) or (settings and "evaluation" not in settings):
         raise ConfigError(f"{folder} holds a training: name {folder / 'evaluation'}")

@@ -150,26 +150,24 @@ def _put_ours_first(parser: argparse.ArgumentParser, types: Sequence[type]) -> N
     parser._action_groups.sort(key=lambda one: one is not group)
 
 
-def changed_fields(settings: Any) -> dict[str, Any]:
-    """The fields of a dataclass that differ from their defaults."""
-    changed = {}
-    for field in dataclasses.fields(settings):
-        make = field.default_factory
-        default = field.default if make is dataclasses.MISSING else make()
-        if (value := getattr(settings, field.name)) != default:
-            changed[field.name] = value
-    return changed
-
-
 _SAID = "_said"
 """The attribute of parsed settings that names what files and command line said, be it the default."""
 
 
 def asked_fields(settings: Any) -> dict[str, Any]:
-    """`changed_fields`, and those that were asked for at their default, if that is not false, 0 or none."""
+    """The fields of a dataclass that differ from their defaults, and those that were asked for at theirs.
+
+    To ask for false, 0 or nothing where that is the default asks for nothing.
+    """
     said = vars(settings).get(_SAID, ())
-    named = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.name in said}
-    return changed_fields(settings) | {name: value for name, value in named.items() if value}
+    asked = {}
+    for field in dataclasses.fields(settings):
+        make = field.default_factory
+        default = field.default if make is dataclasses.MISSING else make()
+        value = getattr(settings, field.name)
+        if value != default or (value and field.name in said):
+            asked[field.name] = value
+    return asked
 
 
 def find_config(name: str) -> Path:

@@ -9,6 +9,8 @@ MARK = "\ufffc"
 """Stands for an image in a question once it is loaded (Unicode's object replacement character)."""
 IMAGE_LABEL = "Image {}: "
 """What stands before an image that is spoken of by its number."""
+ANY_LABEL = IMAGE_LABEL.format("[0-9]+")
+"""The pattern of such labels."""
 _REAL = re.compile(r"(?<!\\)<image>")
 _NUMBERED = re.compile(r"(?<!\\)<image[ _]?(\d+)>")
 _ANY = re.compile(r"<image(?:[ _]?\d+)?>")

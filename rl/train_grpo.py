@@ -26,7 +26,7 @@ from environments.probes.other_images import with_others
 from environments.seats import try_openings
 from environments.taught import untaught
 from fovea.arguments import said_in_a_line
-from fovea.config import ConfigError, asked_fields, changed_fields, parse, read_config
+from fovea.config import ConfigError, asked_fields, parse, read_config
 from fovea.data.identity import data_named, fingerprint
 from fovea.models.masks import check_engine
 from fovea.models.names import adapter_chain, expect_another_folder, resolve_path, weights_mark
@@ -69,8 +69,9 @@ def make_cold_start(config: str, model_name: str) -> None:
     subprocess.run([sys.executable, str(script), "--config", config], check=True)
 
 
-PROMPT_OPTIONS = {"dataset_name", "dataset_split", "dataset_config", "max_tasks", "reward_funcs", "max_minutes"}
-"""Options of `GRPOScriptArguments` that act where there are prompts in place of tasks."""
+PROMPT_OPTIONS = {"environment", "dataset_name", "dataset_split", "dataset_config", "max_tasks", "reward_funcs",
+                  "max_minutes"}  # fmt: skip
+"""Options of `GRPOScriptArguments` and `EpisodeArguments` that act where there are prompts in place of tasks."""
 
 
 def for_prompts(
@@ -84,13 +85,11 @@ def for_prompts(
     """
     check_prompt_rewards(rewards)
     ours = {field.name for field in fields(GRPOArguments)} - {field.name for field in fields(GRPOConfig)}
-    if dead := sorted(ours & changed_fields(args).keys()):
-        raise ConfigError(f"--environment none plays no episodes, which {', '.join(dead)} would act on: leave it out")
-    dead = sorted(asked_fields(script).keys() - PROMPT_OPTIONS) + sorted(
-        asked_fields(episodes).keys() - {"environment"}
-    )
+    dead = ours & asked_fields(args).keys()
+    dead |= (asked_fields(script).keys() | asked_fields(episodes).keys()) - PROMPT_OPTIONS
     if dead:
-        raise ConfigError(f"--environment none trains on prompts alone: leave out {', '.join(dead)}")
+        names = ", ".join(sorted(dead))
+        raise ConfigError(f"--environment none plays no episodes, which {names} would act on: leave it out")
     name = model_named(model_args)
     expect_another_folder(args.output_dir, name, revision=model_args.model_revision)
     if adapter_chain(name, revision=model_args.model_revision)[1]:

@@ -8,23 +8,19 @@ an observation is shown, and the loss sees exactly the sampled tokens. Without t
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
 import torch
-from accelerate.logging import get_logger
 from accelerate.utils import gather, gather_object
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
 from environments.rendering import Renderer
 from environments.seats import Limits
-from fovea.config import ConfigError
 from fovea.episodes import Episode
 from fovea.kernels.image_blocks import apply_image_blocks, inherit_image_blocks
 from fovea.kernels.layouts import without_adapters
@@ -33,10 +29,10 @@ from fovea.replacing import replaced
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Rollout
 from fovea.tasks import Task
-from fovea.training import MaskedCheckpoints
 from rewards.registry import Reward
 from rewards.trl_adapter import columns, messages_of, to_trl
 from rl.arguments import GRPOArguments, masked_stops
+from rl.checkpoints import GRPOCheckpoints
 from rl.checks import check_selection, check_training
 from rl.engine import engine_of_ours
 from rl.honoured import check_options, refuse_arguments
@@ -45,13 +41,6 @@ from rl.payments import Payment, environment_rewards, payments
 from rl.playing import Group, PlaysEpisodes
 from rl.sampling import EpochCallback, EpochSampler, TaskHistory, has_signal, numbered
 from rl.shared_loss import SharedPrefixLoss
-
-logger = get_logger(__name__)
-
-HISTORY = "task_history.json"
-"""In a checkpoint: how often each task was answered rightly of late."""
-REFERENCE = "reference.pt"
-"""In a checkpoint: the reference model's weights, where `sync_ref_model` moves them."""
 
 
 def reference_of_ours(load: Callable[[], Any] | None) -> AbstractContextManager[None]:
@@ -66,7 +55,7 @@ def _name_of(model: Any) -> str:
     return model if isinstance(model, str) else without_adapters(model).name_or_path
 
 
-class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTrainer):
+class ZoomGRPOTrainer(GRPOCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTrainer):
     """`GRPOTrainer` that also takes tasks, an environment and Fovea's rewards.
 
     With `train_tasks` it plays episodes; every other argument is `GRPOTrainer`'s. With a `run` it writes a line for
@@ -150,51 +139,6 @@ class ZoomGRPOTrainer(MaskedCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTr
         sampler = EpochSampler(**{name: getattr(stock, name) for name in options})
         self.add_callback(EpochCallback(sampler))
         return sampler
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Transformers' method of the same name, and what `_save_more` has left there."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self._load_rollouts(Path(checkpoint) / self._rollouts_name)
-        if checkpoint is not None and self.args.sync_ref_model and not (Path(checkpoint) / REFERENCE).exists():
-            raise ConfigError(f"{checkpoint} lacks {REFERENCE}, the reference that sync_ref_model had moved by then")
-        if checkpoint is not None and (kept := Path(checkpoint) / HISTORY).exists():
-            self.history.load(json.loads(kept.read_text()))
-        if checkpoint is not None and (kept := Path(checkpoint) / REFERENCE).exists():
-            weights = torch.load(kept, weights_only=True, map_location=self.args.device)
-            self.accelerator.unwrap_model(self.ref_model).load_state_dict(weights)
-
-    def _load_rollouts(self, path: Path) -> None:
-        """Goes on within a generation, if all processes have its rollouts and the settings that cut it into parts."""
-        saved = torch.load(path, weights_only=True, map_location=self.args.device) if path.exists() else None
-        has_mine = isinstance(saved, dict) and saved["cut"] == self._cut
-        if not any(gather_object([saved is not None])):
-            return
-        if all(gather_object([has_mine])) and saved is not None:
-            self._step, self._buffered_inputs = saved["phase"], saved["rollouts"]
-        else:
-            logger.warning("rollouts of other batch settings were left to be trained on: a new generation is played")
-
-    @property
-    def _cut(self) -> list[int]:
-        """The settings by which a generation is cut into steps and processes."""
-        sizes = self.args.per_device_train_batch_size, self.args.num_micro_batches, self.num_iterations
-        return [*sizes, self.args.group_size, self.accelerator.num_processes]
-
-    def _save_more(self, folder: Path) -> None:
-        """Rollouts of which later steps still train, by what tasks are drawn, and a reference that moves."""
-        if self.args.task_selection == "difficulty" and self.accelerator.is_main_process:
-            (folder / HISTORY).write_text(json.dumps(self.history.state()))
-        if self.args.sync_ref_model and self.accelerator.is_main_process:
-            torch.save(self.accelerator.unwrap_model(self.ref_model).state_dict(), folder / REFERENCE)
-        phase = self._step % (cast(int, self.args.steps_per_generation) * self.num_iterations)
-        if phase:
-            rollouts = {"cut": self._cut, "phase": phase, "rollouts": self._buffered_inputs}
-            torch.save(rollouts, folder / self._rollouts_name)
-
-    @property
-    def _rollouts_name(self) -> str:
-        return f"rollouts_{self.accelerator.process_index}.pt"
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.tasks:

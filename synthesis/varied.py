@@ -32,13 +32,13 @@ from fovea.chains import KEYS
 from fovea.config import ConfigError, parse
 from fovea.data.task_files import save_tasks
 from fovea.images import open_image
-from fovea.placeholders import IMAGE_LABEL, MARK
+from fovea.placeholders import ANY_LABEL, IMAGE_LABEL, MARK
 from fovea.tasks import AnswerKind, Task
 from synthesis.chains.pool import image_paths
 from synthesis.shapes.tasks import encode
 
 KINDS = ("images", "options", "distractor")
-_FRONT = re.compile(rf"(?:\s*(?:{re.escape(IMAGE_LABEL).replace(re.escape('{}'), '[0-9]+')})?{MARK})+\s*")
+_FRONT = re.compile(rf"(?:\s*(?:{ANY_LABEL})?{MARK})+\s*")
 _IMAGE = r"(?:images?|pictures?|photos?|photographs?|views?|frames?|panels?|figures?|screenshots?|slides?|pages?|maps?)"
 _PLACE = (
     r"(?:first|second|third|fourth|fifth|sixth|seventh|eighth|last|final|initial|next|previous|former|latter|middle|cent(?:er|re)|"

@@ -75,13 +75,9 @@ def load_for_training(
     )
     model = load(keep_adapter=continues_adapter)
     if intra_image_layers is not None:
-        try:
-            block_images(model.network, model.processor.tokenizer, parse_layers(intra_image_layers))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-    if continues_adapter:
-        _set_dropout(model.network, getattr(new_adapter, "lora_dropout", 0.0))
+        _mask_images(model, intra_image_layers)
     if continues_adapter:  # PEFT has frozen all but the adapter, which may reach into the vision tower
+        _set_dropout(model.network, getattr(new_adapter, "lora_dropout", 0.0))
         return Trainee(model, None, None, load)
     if not train_vision:
         freeze_vision(model.network, train_projector=train_projector)
@@ -89,6 +85,14 @@ def load_for_training(
         print(_what_is_trained(new_adapter, train_vision=train_vision, train_projector=train_projector), flush=True)
     stands_on = adapters[-1] if adapters and new_adapter is not None else None
     return Trainee(model, new_adapter, stands_on, load)
+
+
+def _mask_images(model: Model, layers: str) -> None:
+    """Raises ConfigError for layers that cannot be masked."""
+    try:
+        block_images(model.network, model.processor.tokenizer, parse_layers(layers))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _what_is_trained(new_adapter: PeftConfig | None, *, train_vision: bool, train_projector: bool) -> str:

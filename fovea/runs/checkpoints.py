@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from transformers import trainer
@@ -102,16 +101,20 @@ class WholeCheckpoints:
 def _model_alone() -> AbstractContextManager[None]:
     """In here Transformers uploads no `KEPT_HERE`."""
     stock = trainer.hf_api
+    return replaced(trainer, "hf_api", lambda: _WithoutRun(stock()))
 
-    def hf_api() -> Any:
-        api = stock()
 
-        def upload_folder(*, ignore_patterns: Sequence[str] = (), **kwargs: Any) -> Any:
-            return type(api).upload_folder(api, ignore_patterns=[*ignore_patterns, *KEPT_HERE], **kwargs)
+class _WithoutRun:
+    """The API of the hub, which leaves `KEPT_HERE` out of folders that are uploaded."""
 
-        return SimpleNamespace(upload_folder=upload_folder)
+    def __init__(self, api: Any) -> None:
+        self._api = api
 
-    return replaced(trainer, "hf_api", hf_api)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._api, name)
+
+    def upload_folder(self, *, ignore_patterns: Sequence[str] = (), **kwargs: Any) -> Any:
+        return self._api.upload_folder(ignore_patterns=[*ignore_patterns, *KEPT_HERE], **kwargs)
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:

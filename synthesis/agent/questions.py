@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from fovea.placeholders import IMAGE_LABEL, MARK
+from fovea.placeholders import ANY_LABEL, MARK
 from fovea.tasks import Task
 
-_PLACE = re.compile(rf"\n?(?:{re.escape(IMAGE_LABEL).replace(re.escape('{}'), '[0-9]+')})?{MARK}")
+_PLACE = re.compile(rf"\n?(?:{ANY_LABEL})?{MARK}")
 """Where an image stands, with its label."""
 
 

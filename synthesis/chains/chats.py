@@ -66,12 +66,11 @@ class ChainChat(Asked):
         return json_in(self._ask("ask", [user_message(prompt)], usage, max_tokens=512 + 128 * len(links)), "{}")
 
     def look(self, question: str, images: Mapping[int, Image.Image], usage: Usage) -> str:
-        blocks: list[dict[str, Any]] = []
+        shown: list[Image.Image | str] = []
         for number, image in sorted(images.items()):
-            blocks.append({"type": "text", "text": IMAGE_LABEL.format(number)})
-            blocks.append({"type": "image", "image": self._shown(image)})
-        blocks.append({"type": "text", "text": self._prompt("look", question=question)})
-        return self._ask("look", [{"role": "user", "content": blocks}], usage, max_tokens=512)
+            shown += [IMAGE_LABEL.format(number), self._shown(image)]
+        message = user_message(self._prompt("look", question=question), *shown)
+        return self._ask("look", [message], usage, max_tokens=512)
 
     def _shown(self, image: Image.Image) -> Image.Image:
         return self.chat.shown(fit(image, PixelLimits(1, MAX_PIXELS, 1)))

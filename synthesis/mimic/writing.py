@@ -84,7 +84,8 @@ def items(arguments: ItemArguments, pool: Pool, kind: str) -> Iterator[list[Item
     """
     drawer, series, place = Drawer(pool, arguments.seed), all_series(arguments, kind), KINDS.index(kind)
     totals = sorted({axes[0].total for axes in series})
-    # Orders of as many values are the same: a class would have one total.
+    # Orders of as many values would be the same: a class would tell the total. Elsewhere the key is that of items which
+    # have been published.
     key = (arguments.seed, place, 1) if len(totals) == len(drawer.usable) else (arguments.seed, place)
     for number in range(arguments.num_tasks):
         total = totals[evenly(len(totals), *key, number)]
@@ -150,7 +151,11 @@ def write_items(arguments: Any, read: Callable[[Any], Pool], *, sources: Sequenc
     folder = Path(arguments.output_dir)
     pool = read(arguments)
     if "listing" in kinds and not len(pool.listed()):
-        print("listing: no category has two classes that can be shown, left out")
+        why = "no category has two classes that can be shown"
+        if kinds == ["listing"]:
+            raise ConfigError(f"--kinds listing: {why}")
+        print(f"listing: {why}, left out")
+        arguments = replace(arguments, kinds=[kind for kind in arguments.kinds if kind != "listing"])
     missed: Counter[str] = Counter()
     made: list[tuple[str, int, str]] = []
 

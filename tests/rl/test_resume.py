@@ -127,6 +127,10 @@ def test_what_is_pushed_is_the_model_and_whole_checkpoints(build, tmp_path, monk
     private = [name for name in files if name.endswith("jsonl") or name.startswith("last_good/")]
     assert not private and (tmp_path / "episodes.jsonl").exists()
     assert place == "last-checkpoint" and {"rollouts_0.pt", "whole"} <= {*checkpoint}
+    last = build(tmp_path, max_steps=1, **options)
+    last.hub_model_id = None  # the repository is asked for again
+    last.push_to_hub()
+    assert "model.safetensors" in hub.uploads[-1][1] and "episodes.jsonl" not in hub.uploads[-1][1]
 
 
 @pytest.mark.parametrize("steps", [2, 3])  # an epoch has two
