@@ -19,7 +19,7 @@ from fovea.episodes import Episode
 from fovea.jsonl import cut_torn_line, read_jsonl
 from fovea.runs.records import SAMPLES, Sample, append
 from fovea.tasks import Task
-from synthesis.agent.roles import Usage
+from synthesis.agent.roles import COSTS_HEAD, Usage, cost_row
 
 OUTCOMES = "outcomes.jsonl"
 FREE_SETTINGS = re.compile(r"output_dir|max_tasks|num_workers|image_cache_gib|num_scenes|retry_failed")
@@ -127,16 +127,13 @@ def summary(outcomes: Sequence[Outcome]) -> str:
              "| outcome | tasks |", "|---|---|"]  # fmt: skip
     reasons = Counter(outcome.reason.partition(":")[0] for outcome in outcomes)
     lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
-    roles = sorted({role for outcome in outcomes for role in outcome.requests})
-    if roles:
-        lines += ["\n| role | requests | prompt tokens | written tokens | tokens a trace |", "|---|---|---|---|---|"]
-    for role in roles:
-        requests, prompts, written = (
-            sum(getattr(outcome, what).get(role, 0) for outcome in outcomes)
-            for what in ("requests", "prompt_tokens", "tokens")
-        )
-        a_trace = (prompts + written) / max(1, len(traces))
-        lines.append(f"| {role} | {requests} | {prompts} | {written} | {a_trace:.0f} |")
+    requests, tokens, prompts = (
+        dict(sum((Counter(getattr(outcome, what)) for outcome in outcomes), Counter()))
+        for what in ("requests", "tokens", "prompt_tokens")
+    )
+    usage = Usage(requests, tokens, prompts)
+    if usage.requests:
+        lines += [COSTS_HEAD, *(cost_row(role, usage, len(traces)) for role in sorted(usage.requests))]
     if traces:
         lines.append(f"\n{fmean(outcome.num_zooms for outcome in traces):.2f} zooms a trace")
     return "\n".join(lines)

@@ -78,6 +78,16 @@ class Usage:
             counter[role] = counter.get(role, 0) + number
 
 
+COSTS_HEAD = "\n| role | requests | prompt tokens | written tokens | tokens a trace |\n|---|---|---|---|---|"
+
+
+def cost_row(role: str, usage: Usage, num_traces: int) -> str:
+    """What a role has cost, below `COSTS_HEAD`."""
+    counts = usage.requests, usage.prompt_tokens, usage.tokens
+    requests, prompts, written = (count.get(role, 0) for count in counts)
+    return f"| {role} | {requests} | {prompts} | {written} | {(prompts + written) / max(1, num_traces):.0f} |"
+
+
 def asked(ask: Callable[[], Value], max_asks: int) -> Value:
     """What a role answers; an answer that cannot be used is asked for again, so often in all.
 

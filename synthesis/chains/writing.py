@@ -17,6 +17,7 @@ from fovea.models.loading import load_outline
 from fovea.placeholders import label_images
 from fovea.runs.records import SAMPLES, Sample, append
 from fovea.tasks import Task
+from synthesis.agent.roles import COSTS_HEAD, cost_row
 from synthesis.chains.building import Builder
 from synthesis.chains.checking import read_problems
 
@@ -107,13 +108,6 @@ def summary(builder: Builder, num_traces: int, unfit_for: Counter[str]) -> str:
     if reasons:
         lines += ["\n| left out | times |", "|---|---|"]
         lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
-    lines += ["\n| role | requests | prompt tokens | written tokens | tokens a trace |", "|---|---|---|---|---|"]
-    for name, stage in builder.stages.items():
-        usage = stage.usage()
-        requests, prompts, written = (
-            counter.get(name, 0) for counter in (usage.requests, usage.prompt_tokens, usage.tokens)
-        )
-        lines.append(
-            f"| {name} | {requests} | {prompts} | {written} | {(prompts + written) / max(1, num_traces):.0f} |"
-        )
+    costs = [cost_row(name, stage.usage(), num_traces) for name, stage in builder.stages.items()]
+    lines += [COSTS_HEAD, *costs]
     return "\n".join(lines)
