@@ -3,8 +3,8 @@
 The same albums taught as final answers and as chains, GRPO in the focus environment behind the chains, and what each is
 worth on held-out albums, and on albums of 2 to 24 images. Each step is the published command; what is there already is
 not made again. Two jobs run side by side, each on half of the cores. So that the story takes minutes, SFT takes one of
-the recipes' two epochs over 1,400 of 2,000 traces, GRPO 24 of their 300 steps, and the sweep three of its seven sizes,
-each model as it was taught. With `--full` it is what docs/papers/focus_chain.md has tables of. Other seeds (`python -m
+the recipes' two epochs, GRPO 24 of their 300 steps, and the sweep three of its seven sizes, each model as it was
+taught. With `--full` it is what docs/papers/focus_chain.md has tables of. Other seeds (`python -m
 evaluation.focus_story --seed 1`) train on the traces of the first.
 """
 
@@ -28,7 +28,7 @@ AT_ONCE = ("--environment", "views", "--max_image_tokens", "4096")
 """All images at full size, up to 24 of them."""
 SWEEP, SHORT_SWEEP = "synthesis.shapes.albums:sweep_albums", "synthesis.shapes.albums:short_sweep_albums"
 """Albums of 2 to 24 images."""
-SHORT_SFT = ("--num_train_epochs", "1", "--max_traces", "1400")
+SHORT_SFT = ("--num_train_epochs", "1")
 SHORT_GRPO = ("--max_steps", "24")
 
 
