@@ -4,7 +4,8 @@ By family of tasks, and for a training also over its steps: how often a tool is 
 zoom hits a target, whether a later one does where the first has missed, and how often the answer is right in each case;
 how large a target is in the crop that hits it; whether the right images were focused on. A zoom hits a target if it
 shows at least nine tenths of its box. `constant` is the answer given most often, with how often it was given and how
-often it is right: a policy that drifts towards one answer shows there before accuracy falls.
+often it is right: a policy that drifts towards one answer shows there before accuracy falls. A training also has the
+tasks that came up again: how many are never right, and which of them were learned or forgotten.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
+from evaluation import task_history
 from evaluation.markdown import markdown_row
 from evaluation.stored import StoredRun, stored_run
 from fovea.answers import constant_of, score
@@ -191,7 +194,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of evaluations or of trainings")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     args = parser.parse_args()
-    content = {}
+    content: dict[str, dict[str, Any]] = {}
     for folder in args.runs:
         run = stored_run(folder)
         if not run.records:
@@ -199,6 +202,9 @@ def main() -> None:
         found = analyse(run)
         content[str(folder)] = {name: asdict(one) for name, one in found.items()}
         print(f"{folder}\n\n{table(found)}\n")
+        if courses := task_history.task_courses(run.rollouts):
+            content[str(folder)]["success_rates_by_task"] = {one.task_id: one.success_rates for one in courses}
+            print(f"{task_history.table(courses)}\n")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(content, indent=2) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from evaluation import consistency, edits, split
+from evaluation import consistency, edits, split, task_history
 from evaluation.consistency import VARIANT
 from evaluation.discover import FoundRun
 from evaluation.stored import StoredRun
@@ -16,6 +16,7 @@ def evidence(runs: Sequence[FoundRun]) -> Iterator[tuple[str, str]]:
     """Heading and Markdown of each analysis that has something to say; where one cannot be made, the reason."""
     analyses: dict[str, Callable[[], str]] = {
         "What the tool did": lambda: _split(runs),
+        "Tasks over the training": lambda: _task_courses(runs),
         "Edited pictures": lambda: _of_tasks(runs, EDIT, edits.outcomes, edits.table),
         "Order and distractors": lambda: _of_tasks(runs, VARIANT, consistency.consistency, consistency.table),
     }
@@ -42,6 +43,14 @@ def _split(runs: Sequence[FoundRun]) -> str:
     checkpoints = {names[path]: one for path, one in found["checkpoints"].items()}
     changes = [change | {"a": names[change["a"]], "b": names[change["b"]]} for change in found["changes"]]
     return split.table({"checkpoints": checkpoints, "changes": changes})
+
+
+def _task_courses(runs: Sequence[FoundRun]) -> str:
+    """The courses of each training's tasks; empty if no task came up twice."""
+    tables = {
+        run.name: task_history.table(task_history.task_courses(run.training.rollouts)) for run in runs if run.training
+    }
+    return "\n\n".join(f"{name}: {text}" for name, text in tables.items() if text)
 
 
 def _of_tasks(

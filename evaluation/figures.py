@@ -13,6 +13,7 @@ from evaluation.discover import ATTENTION, HISTORY, POOLING, SWEEP, FoundRun
 from evaluation.pace import pace_of
 from evaluation.summary import accuracy_of
 from evaluation.sweep import read_sweep
+from evaluation.task_history import accuracies_of_groups
 from evaluation.trajectories import Trajectories
 from fovea.runs.records import Summary
 
@@ -133,13 +134,8 @@ def _groups(runs: Sequence[FoundRun]) -> list[str]:
     """How many of a training's groups were never, sometimes and always right; those that were replaced count too."""
     drawn = []
     for run in runs:
-        groups: dict[tuple[int, str], list[float]] = defaultdict(list)
-        for record in run.training.rollouts if run.training else ():
-            right = record.rewards.get("accuracy")
-            if record.mode == "train" and right is not None:
-                groups[record.step, record.task_id].append(right)
         counts: dict[int, Counter[str]] = defaultdict(Counter)
-        for (step, _), scores in groups.items():
+        for (step, _), scores in accuracies_of_groups(run.training.rollouts if run.training else ()).items():
             counts[step][_outcome(scores)] += 1
         curves = {
             outcome: [(float(step), count[outcome] / count.total()) for step, count in sorted(counts.items())]

@@ -2,7 +2,7 @@
 
 A RUN is a folder of `fovea eval`, or one that holds some (RUN/evaluation, RUN/evaluation_noise, …) beside what a
 training left (metrics.jsonl, episodes.jsonl). The page has the headline table, differences with intervals, plots, and a
-viewer of every trajectory. It asks nothing of any network. Numbers are those of `fovea eval` and `fovea compare`; the
+viewer of trajectories. It asks nothing of any network. Numbers are those of `fovea eval` and `fovea compare`; the
 accuracy of a set of episodes is also what `fovea rescore FOLDER --reward_funcs accuracy` finds.
 """
 
@@ -35,24 +35,36 @@ DATA = "<!-- data -->"
 
 
 def report(
-    folders: Sequence[Path], *, max_image_px: int = 480, max_training_groups: int = 40, seed: int = 0
+    folders: Sequence[Path],
+    *,
+    max_image_px: int = 480,
+    max_pictures: int = 1000,
+    max_training_groups: int = 40,
+    seed: int = 0,
 ) -> Iterator[str]:
-    """The page, part by part: pictures are many and are not held together."""
+    """The page, part by part: pictures are many and are not held together.
+
+    Tables and plots are of all episodes. The viewer has those of a random sample of questions where
+    an evaluation shows more than `max_pictures` pictures.
+    """
     runs = find_runs(folders)
-    shown = Trajectories(max_image_px)
+    shown, evaluated = Trajectories(max_image_px), list[int]()
     for run in tqdm(runs, desc="runs", leave=False, mininterval=2):
         for name, stored in run.evaluations.items():
-            shown.add(shown.add_set(run.name, name, stored), stored, stored.records)
+            evaluated.append(shown.add_set(run.name, name, stored))
+            shown.add(evaluated[-1], stored, stored.records)
         if run.training is not None:
             rollouts = thinned(run.training.records, max_training_groups)
             shown.add(shown.add_set(run.name, "training", run.training), run.training, rollouts)
     shown.opening = _opening(runs, shown)
     title = f"Fovea: {', '.join(run.name for run in runs)}"
     summary = summary_html(title, runs, shown, seed=seed)
+    for number in evaluated:
+        shown.sample_questions(number, max_pictures)
     head, _, tail = page(title, summary, is_live=False).partition(DATA)
     yield head
     yield f'<script type="application/json" id="data">{as_script(shown.data())}</script>\n'
-    for key in tqdm(sorted(shown.sources), desc="pictures", leave=False, mininterval=2):
+    for key in tqdm(sorted(shown.pictures_of(shown.episodes)), desc="pictures", leave=False, mininterval=2):
         try:
             content = base64.b64encode(shown.picture(key)).decode()
         except ImageError as error:
@@ -110,10 +122,8 @@ def _provenance(runs: Sequence[FoundRun]) -> str:
     for run in runs:
         info = run.info
         commit = str(info.commit or "no commit")[:10] + (", changed" if info.dirty else "")
-        words = " ".join(map(str, info.command))
-        lines.append(
-            f"<div><b>{html.escape(run.name)}</b> {html.escape(commit)} <code>{html.escape(words)}</code></div>"
-        )
+        words = " ".join(f"<span>{html.escape(str(word))}</span>" for word in info.command)
+        lines.append(f"<div><b>{html.escape(run.name)}</b> {html.escape(commit)} <code>{words}</code></div>")
     return f'<div class="quiet">{"".join(lines)}</div>'
 
 
@@ -201,10 +211,20 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, the baseline first")
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="the page (default: report.html)")
     parser.add_argument("--max_image_px", type=int, default=480, help="longer side of the pictures in it")
+    parser.add_argument(
+        "--max_pictures", type=int, default=1000, metavar="N",
+        help="of an evaluation with more than N pictures the viewer shows questions drawn at random (default: 1000); "
+        "tables and plots are of all questions, and `fovea view RUN` shows all",
+    )  # fmt: skip
     parser.add_argument("--max_training_groups", type=int, default=40, help="groups of rollouts shown of each training")
     args = parser.parse_args()
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    parts = report(args.runs, max_image_px=args.max_image_px, max_training_groups=args.max_training_groups)
+    parts = report(
+        args.runs,
+        max_image_px=args.max_image_px,
+        max_pictures=args.max_pictures,
+        max_training_groups=args.max_training_groups,
+    )
     with replacing(args.output) as file:
         file.writelines(map(encodable, parts))
     print(f"written to {args.output} ({args.output.stat().st_size / 2**20:.1f} MiB)")

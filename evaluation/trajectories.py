@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -104,12 +106,37 @@ class Trajectories:
         image.save(buffer, "WEBP", quality=70, method=0)
         return buffer.getvalue()
 
+    def sample_questions(self, number: int, max_pictures: int) -> None:
+        """Leaves of a set a random sample of its questions, which shows at most so many pictures.
+
+        Questions are drawn in the order of their hashes: sets of the same questions keep the same ones.
+        """
+        episodes = defaultdict(list)
+        for episode in self.episodes:
+            if episode["set"] == number:
+                episodes[episode["task"]].append(episode)
+        pictures, kept = set[str](), set[str]()
+        for key in sorted(episodes, key=lambda key: hashlib.sha256(key.encode()).digest()):
+            pictures |= self.pictures_of(episodes[key])
+            if kept and len(pictures) > max_pictures:
+                break
+            kept.add(key)
+        if len(kept) < len(episodes):
+            self.episodes = [one for one in self.episodes if one["set"] != number or one["task"] in kept]
+            self.sets[number]["sampled"] = [len(kept), len(episodes)]
+
+    def pictures_of(self, episodes: Sequence[dict[str, Any]]) -> set[str]:
+        """The keys of the pictures that episodes show."""
+        images = {key for episode in episodes for key in self.tasks[episode["task"]]["images"] if key is not None}
+        crops = (crop for episode in episodes for turn in episode["turns"] for crop in turn["crops"])
+        return images | {crop["picture"] for crop in crops if "picture" in crop}
+
     def data(self) -> dict[str, Any]:
         """Everything but the pictures, JSON-ready."""
         return {
             "sets": self.sets,
             "opening": self.opening,
-            "tasks": self.tasks,
+            "tasks": {episode["task"]: self.tasks[episode["task"]] for episode in self.episodes},
             "episodes": self.episodes,
             "faults": [f.value for f in FaultKind],
         }

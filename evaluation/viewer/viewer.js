@@ -80,7 +80,8 @@
       && (words === "" || episode.words.includes(words)) && outcome(episode));
     if (setting("order") !== "played") shown.sort(ORDERS[setting("order")]);
     const right = shown.filter(isRight).length;
-    byId("number").textContent = `${counted(shown.length, "episode")}, ${right} right`;
+    const sampled = data.sets[set]?.sampled;
+    byId("number").textContent = `${counted(shown.length, "episode")}, ${right} right${sampled ? `, of ${sampled[0]} questions drawn at random from ${sampled[1]}` : ""}`;
     const place = keep === undefined ? 0 : shown.indexOf(keep);
     if (keep === undefined) byId("list").scrollTop = 0;
     choose(place < 0 ? 0 : place, keep === undefined);

@@ -127,7 +127,8 @@ def test_albums() -> list[Task]:
     return make_albums(num_tasks=600, seed=3, prefix="album-test")
 
 
-def sweep_albums(sizes: Sequence[int] = SWEEP_SIZES) -> list[Task]:
+@cache
+def sweep_albums(sizes: tuple[int, ...] = SWEEP_SIZES) -> list[Task]:
     """Held-out albums of 2 to 24 images, 60 of each size, without the families that grow with it."""
     shares = {family: share for family, share in ALBUM_FAMILIES.items() if family in ("find", "read", "compare")}
     return [

@@ -26,6 +26,7 @@ from fovea.runs.records import SAMPLES, Rollout, Sample, append
 from synthesis.mimic.command import MimicArguments
 from synthesis.mimic.command import run as run_mimic
 from synthesis.shapes import make_tasks
+from synthesis.shapes.albums import make_albums
 
 
 @pytest.fixture
@@ -139,6 +140,34 @@ def test_sets_of_other_images_under_one_id_are_drawn_on_their_own(tmp_path, pict
     assert keys[1] == keys[5] != keys[3] and keys[0] == keys[1], "without images it is the same question"
     assert [len(shown.tasks[key]["images"]) for key in keys] == [1] * 6
     assert shown.tasks[keys[1]]["images"] != shown.tasks[keys[3]]["images"]
+
+
+def test_of_many_pictures_the_viewer_shows_the_same_questions_of_each_evaluation(tmp_path, monkeypatch):
+    save_tasks(make_albums(num_tasks=8, seed=3, num_images=(4,)), tmp_path / "tasks")
+    tasks = load_tasks(tmp_path / "tasks")
+    for name, count in (("a", 8), ("b", 8), ("c", 3)):
+        run = RunDirectory(tmp_path / name)
+        run.write_start(evaluation={"dataset_name": str(tmp_path / "tasks"), "output_dir": ""})
+        append(
+            run.path / SAMPLES, [Sample(task_id=task.id, question=task.question, score=1.0) for task in tasks[:count]]
+        )
+    page = tmp_path / "report.html"
+    words = ["fovea report", *(str(tmp_path / name) for name in "abc"), "--output", str(page), "--max_pictures", "12"]
+    monkeypatch.setattr("sys.argv", words)
+    main()
+    text = page.read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+    shown = [{episode["task"] for episode in data["episodes"] if episode["set"] == number} for number in range(3)]
+    assert len(shown[0]) == 3 and shown[0] == shown[1] and len(shown[2]) == 3
+    assert [one.get("sampled") for one in data["sets"]] == [[3, 8], [3, 8], None]
+    assert data["tasks"].keys() == shown[0] | shown[2]
+    pictures = {key for task in data["tasks"].values() for key in task["images"]}
+    assert set(re.findall(r'id="picture-([^"]+)"', text)) == pictures
+    assert re.findall(r"<tr><td>([abc])</td><td>[^<]*</td><td>([38])</td>", text)[:3] == [
+        ("a", "8"),
+        ("b", "8"),
+        ("c", "3"),
+    ]
 
 
 def test_texts_cannot_end_their_script():
