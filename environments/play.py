@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
+
+import torch
 
 from environments.rendering import Renderer
 from environments.seats import Conversation, Limits, Reply, Seat
@@ -32,13 +36,20 @@ class Policy(Protocol):
 
 @runtime_checkable
 class ContinuousPolicy(Policy, Protocol):
-    """A policy whose turns end one by one, so that no episode waits for another's."""
+    """A policy whose turns end one by one, so that no episode waits for another's.
+
+    One with `is_stepped = True` runs an engine in the caller's thread. Environments then work in another thread beside
+    it: images are decoded, cropped and preprocessed while the engine writes other turns.
+    """
 
     def submit(self, conversation: Conversation, *, max_tokens: int) -> None:
         """Begins a turn."""
 
     def finished(self) -> list[tuple[Conversation, Reply]]:
-        """Turns that have ended, at least one: it waits until there is one, and raises what made one fail."""
+        """Turns that have ended; it waits until there is one, and raises what made one fail.
+
+        A stepped policy returns after each step, without turns if none has ended.
+        """
 
     def abandon(self) -> None:
         """Forgets the turns that have not ended."""
@@ -109,30 +120,75 @@ def _one_by_one(
 ) -> Iterator[tuple[int, Episode]]:
     """The episodes, `most` of them side by side, each on its own clock."""
     waiting = iter(range(num_episodes))
-    running: dict[int, tuple[int, Seat]] = {}
+    writing: dict[int, tuple[int, Seat]] = {}
+    preparing: dict[Future[tuple[Seat, Episode | None]], int] = {}
 
-    def go_on(place: int, seat: Seat) -> None:
-        running[id(seat.conversation)] = place, seat
-        policy.submit(seat.conversation, max_tokens=seat.tokens_left)
+    def open_seat(place: int) -> tuple[Seat, Episode | None]:
+        return seat_of(place), None
 
+    def take(seat: Seat, reply: Reply) -> tuple[Seat, Episode | None]:
+        seat.take(reply)
+        return seat, None if seat.stop_reason is None else seat.episode()
+
+    def begin_turns() -> list[tuple[int, Episode]]:
+        """Begins the turns that are prepared, and returns the episodes that have ended. Failures come after them."""
+        done = [one for one in preparing if one.done()]
+        ended = []
+        for future in [one for one in done if one.exception() is None] or done:
+            place = preparing.pop(future)
+            seat, episode = future.result()
+            if episode is None:
+                writing[id(seat.conversation)] = place, seat
+                policy.submit(seat.conversation, max_tokens=seat.tokens_left)
+            else:
+                ended.append((place, episode))
+        return ended
+
+    worker = _one_thread() if getattr(policy, "is_stepped", False) else _AtOnce()
     try:
         while True:
-            ended: list[tuple[int, Episode]] = []
             with phase("environment"):
-                for place in islice(waiting, most - len(running)):
-                    go_on(place, seat_of(place))
-                if not running:
-                    return
-                with phase("decode"):
-                    turns = policy.finished()
-                count("tokens sampled", sum(reply.num_tokens for _, reply in turns))
-                for conversation, reply in turns:
-                    place, seat = running.pop(id(conversation))
-                    seat.take(reply)
-                    if seat.stop_reason is None:
-                        go_on(place, seat)
-                    else:
-                        ended.append((place, seat.episode()))
+                for place in islice(waiting, most - len(writing) - len(preparing)):
+                    preparing[worker.submit(open_seat, place)] = place
+                if not writing:
+                    if not preparing:
+                        return
+                    wait(preparing, return_when=FIRST_COMPLETED)
+                ended = begin_turns()
+            yield from ended
+            with phase("environment"):
+                if writing:
+                    with phase("decode"):
+                        turns = policy.finished()
+                    count("tokens sampled", sum(reply.num_tokens for _, reply in turns))
+                    for conversation, reply in turns:
+                        place, seat = writing.pop(id(conversation))
+                        preparing[worker.submit(take, seat, reply)] = place
+                ended = begin_turns()
             yield from ended
     finally:
         policy.abandon()
+        worker.shutdown(cancel_futures=True)
+
+
+def _one_thread() -> Executor:
+    """A thread in which environments work while the caller's steps an engine. It uses the caller's GPU."""
+    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    return ThreadPoolExecutor(1, initializer=partial(_use_gpu, device))
+
+
+def _use_gpu(device: int | None) -> None:
+    if device is not None:
+        torch.cuda.set_device(device)
+
+
+class _AtOnce(Executor):
+    """Does everything when it is asked to, in the caller's thread."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 from functools import cache
+from threading import Lock
 from typing import Any
+
+_ONE_AT_A_TIME = Lock()
 
 
 def awaited(value: Any) -> Any:
     """The value; of a coroutine what it comes to. All run on one loop of this process, for clients that are kept."""
-    return _event_loop().run_until_complete(value) if inspect.isawaitable(value) else value
+    if not inspect.isawaitable(value):
+        return value
+    with _ONE_AT_A_TIME:
+        return _event_loop().run_until_complete(value)
 
 
 @cache

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import compress, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import torch
@@ -60,6 +60,7 @@ class VllmPolicy:
     engine: Any
     renderer: Renderer
     sampling: Sampling
+    is_stepped: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._under_way: dict[str, Conversation] = {}
@@ -89,13 +90,13 @@ class VllmPolicy:
         self._under_way[key] = conversation
 
     def finished(self) -> list[tuple[Conversation, Reply]]:
-        """The turns that have ended; one that was read wrongly raises when the others have been handed out."""
-        while not self._ended:
+        """The turns that a step ends; one that was read wrongly raises when the others have been handed out."""
+        if not self._ended:
             steps = self.engine.llm_engine.step()
             self._ended = [one for one in steps if one.finished and one.request_id in self._under_way]
         read = [_is_read(self._under_way[output.request_id], output.prompt_token_ids) for output in self._ended]
         good = list(compress(self._ended, read))
-        if not good:
+        if self._ended and not good:
             _check(self._under_way[self._ended[0].request_id], self._ended[0].prompt_token_ids)
         self._ended = [output for output, is_read in zip(self._ended, read, strict=True) if not is_read]
         return [(self._under_way.pop(output.request_id), self._reply(output)) for output in good]

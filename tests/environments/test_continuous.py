@@ -2,6 +2,8 @@
 
 import threading
 import time
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -76,6 +78,78 @@ def collecting(seen):
         return []
 
     return each
+
+
+class Stepped(OneByOne):
+    """An engine that is stepped by its caller: every second step ends no turn."""
+
+    is_stepped = True
+
+    def __init__(self, lengths, *, steps=None):
+        super().__init__(lengths)
+        self.threads, self.num_steps, self.stepped = set(), 0, steps or threading.Event()
+
+    def submit(self, conversation, *, max_tokens):
+        self.threads.add(threading.get_ident())
+        super().submit(conversation, max_tokens=max_tokens)
+
+    def finished(self):
+        self.num_steps += 1
+        self.stepped.set()
+        return [] if self.num_steps % 2 else super().finished()
+
+
+@dataclass
+class Works(Looks):
+    """Its first look goes on until the engine has made another step."""
+
+    threads: set[int]
+    stepped: threading.Event
+
+    def look(self):
+        is_first = not self.threads
+        self.threads.add(threading.get_ident())
+        if is_first:
+            self.stepped.clear()
+            assert self.stepped.wait(10), "the engine waits for the environment"
+        return "nothing"
+
+
+@pytest.mark.parametrize("in_flight", [1, 3, 64])
+def test_a_stepped_engine_plays_the_same_episodes(in_flight):
+    lengths = draw_lengths(10, 4, longest=6.6, seed=1)
+    together, own = (played(kind(lengths), 10, in_flight=in_flight) for kind in (Together, Stepped))
+    assert [(e.task.id, e.turns, e.messages) for e in together] == [(e.task.id, e.turns, e.messages) for e in own]
+
+
+def test_a_stepped_engine_writes_while_environments_work():
+    threads, stepped = set(), threading.Event()
+    policy, works = Stepped(np.full((4, 4), 5), steps=stepped), partial(Works, threads, stepped)
+    episodes = play(policy, tasks(4), environment_factory=works, limits=Limits(max_turns=4), batch_size=4)
+    assert [len(episode.turns) for episode in episodes] == [4] * 4
+    assert policy.threads == {threading.get_ident()}
+    assert len(threads) == 1 and threading.get_ident() not in threads, "environments are used in one thread alone"
+
+
+class Breaks(Looks):
+    """Its third look is refused."""
+
+    looks = 0
+
+    def look(self):
+        type(self).looks += 1
+        if self.looks == 3:
+            raise OSError("no disk")
+        return "nothing"
+
+
+@pytest.mark.parametrize("kind", [OneByOne, Stepped])
+def test_what_an_environment_raises_is_raised_and_nothing_stays_under_way(kind):
+    Breaks.looks = 0
+    policy = kind(np.full((5, 3), 5))
+    with pytest.raises(OSError, match="no disk"):
+        play(policy, tasks(5), environment_factory=Breaks, limits=Limits(max_turns=4), batch_size=4)
+    assert not policy._under_way
 
 
 class InThreads(ThreadedTurns):
