@@ -24,10 +24,10 @@ def unfit_tasks(note: Note, tasks: Sequence[Task]) -> None:
         return
     constant = best_constant([(task.family, str(task.answer)) for task in tasks])
     if constant > 0.8 and len(tasks) >= 10:
-        note.warn(f"one answer for each family scores {constant:.2f}: nothing need be seen", "balance the answers")
+        note.warn(f"one fixed answer for each family scores {constant:.2f}, without looking", "balance the answers")
     repeated = len(tasks) - len({task.id for task in tasks})
     if repeated:
-        note.warn(f"{repeated} tasks have the id of another one", "give each its own id: logs are paired by it")
+        note.warn(f"{repeated} tasks have the id of another one", "give each its own id: comparisons pair tasks by it")
     blind = sum(not task.images for task in tasks)
     kinds = ", ".join(sorted({task.kind.value for task in tasks}))
     note.ok(f"{len(tasks)} tasks, {blind} without images; kinds {kinds}; one answer a family scores {constant:.2f}")

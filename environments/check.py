@@ -187,12 +187,15 @@ def _outcome(tool: Callable, arguments: dict, name: str, *, allow_type_error: bo
     except TypeError as error:
         if allow_type_error:
             return [("needs arguments", "")]
-        raise EnvironmentCheckError(f"tool {name} raised {error!r} on {arguments}") from error
+        raise EnvironmentCheckError(f"tool {name} raised {error!r} on {arguments}: mend its code") from error
     except Exception as error:
         raise EnvironmentCheckError(
             f"tool {name} raised {error!r} on {arguments}: raise ModelFault(kind, message) if the model is to blame"
         ) from error
-    _require(value is not None, f"tool {name} returned None on {arguments}, and the model would read 'None'")
+    _require(
+        value is not None,
+        f"tool {name} returned None on {arguments}, and the model would read 'None': return text or an image",
+    )
     try:
         return _compared(content_of(value, f"tool {name}"))
     except TypeError as error:

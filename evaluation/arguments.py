@@ -115,7 +115,10 @@ class EvaluationArguments(PlayerArguments, TimeArguments):
                 "--all_checkpoints and --view_sizes_px"
             )
         if min(self.token_pooling, self.pixel_pooling) < 1:
-            raise ValueError("token_pooling and pixel_pooling are 1 (everything is left) or more")
+            raise ValueError(
+                f"token_pooling {self.token_pooling}, pixel_pooling {self.pixel_pooling}: give 1 (nothing is taken "
+                "away) or more"
+            )
         elsewhere = self.use_vllm or self.vllm_server_base_url or self.openai_base_url
         if self.pools and elsewhere:
             raise ValueError(

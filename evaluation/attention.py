@@ -112,7 +112,7 @@ def analyse(model: Model, tasks: Sequence[Task], episodes: EpisodeArguments) -> 
         raise ConfigError("none of the tasks has several images: give a --dataset_name whose tasks have")
     network, base = model.network, without_adapters(model.network)
     if not install(base):
-        raise ConfigError("eager attention cannot be watched: leave --attn_implementation out")
+        raise ConfigError("eager attention cannot be measured: leave --attn_implementation out")
     factory, renderer = environment_factory(episodes, model), make_renderer(episodes, model)
     by_task = []
     for task in tqdm(tasks, desc="tasks"):
@@ -170,7 +170,9 @@ def main() -> None:
     arguments, episodes = parse((AttentionArguments, EpisodeArguments), defaults=defaults, description=__doc__)
     model, tasks = arguments.load()
     if model.network is None or arguments.use_vllm or arguments.vllm_server_base_url:
-        raise ConfigError("attention is watched inside the model, where vLLM and endpoints let nobody in")
+        raise ConfigError(
+            "attention can only be measured inside a model in Transformers: leave vLLM and the endpoint out"
+        )
     layers = analyse(model, tasks, episodes)
     RunDirectory(arguments.output_dir).write_start(analysis=arguments, episodes=episodes)
     write(layers, Path(arguments.output_dir))

@@ -195,7 +195,7 @@ def main() -> None:
     for folder in args.runs:
         run = stored_run(folder)
         if not run.records:
-            raise SystemExit(f"{run.path} holds no episode yet")
+            raise SystemExit(f"{run.path} holds no episode yet: wait until the run has played some")
         found = analyse(run)
         content[str(folder)] = {name: asdict(one) for name, one in found.items()}
         print(f"{folder}\n\n{table(found)}\n")

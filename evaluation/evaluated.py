@@ -141,7 +141,7 @@ def _scored(folder: Path, rule: str | None) -> Iterator[Sample]:
     for sample in read_samples(folder):
         if rule is not None and rule not in sample.scores:
             rules = ", ".join(sample.scores or ["strict"])
-            raise SystemExit(f"{folder} has no verdicts by {rule!r}, but by {rules}")
+            raise SystemExit(f"{folder} has no verdicts by {rule!r}: use one of {rules}")
         yield sample if rule is None else replace(sample, score=sample.scores[rule])
 
 

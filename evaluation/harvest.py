@@ -50,7 +50,10 @@ def stage_of(run: StoredRun, model: str | None) -> Stage:
     """
     episodes = run.info.arguments(EpisodeArguments, "episodes")
     if (episodes.crops, episodes.views) != ("true", "true"):
-        raise ConfigError(f"{run.folder} was played with crops {episodes.crops} and views {episodes.views}: name a run")
+        raise ConfigError(
+            f"{run.folder} was played with crops {episodes.crops} and views {episodes.views}: name a run with true "
+            "crops and views"
+        )
     chosen = run.info.chosen("script", "evaluation", "model")
     name = model or chosen.get("model_name_or_path") or "tiny"
     limits = {"min_pixels": chosen.get("min_pixels"), "max_pixels": chosen.get("max_pixels")}

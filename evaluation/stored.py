@@ -98,7 +98,8 @@ class StoredRun:
                 tasks = {"train": arguments.load_tasks(), "eval": arguments.read_tasks(held_out) if held_out else []}
         except (OSError, ValueError) as error:
             raise SystemExit(
-                f"the tasks of {self.folder} cannot be loaded as it loaded them ({error}): are you in its folder?"
+                f"the tasks of {self.folder} cannot be loaded ({error}): run this in the folder in which the run was "
+                "started"
             ) from error
         return {mode: {task.id: task for task in some} for mode, some in tasks.items()}
 
@@ -110,11 +111,15 @@ class StoredRun:
         """
         tasks = self.tasks[record.group.mode]
         if record.task_id not in tasks:
-            raise SystemExit(f"task {record.task_id} of {self.path} is not among its run's tasks: have they changed?")
+            raise SystemExit(
+                f"task {record.task_id} of {self.path} is not among the tasks of its run: restore the data that "
+                "the run was started with"
+            )
         task = tasks[record.task_id]
         if not self._was_played_on(record, task):
             raise SystemExit(
-                f"task {record.task_id} of {self.path} is not what it was played on: have the tasks changed?"
+                f"task {record.task_id} of {self.path} has changed since it was played: restore the data that the "
+                "run was started with"
             )
         return task
 

@@ -57,7 +57,9 @@ class Box:
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) for value in self.coordinates):
-            raise ValueError(f"box {self.coordinates} has a coordinate that is not a finite number")
+            raise ValueError(
+                f"box {self.coordinates} has a coordinate that is not a finite number: give four finite numbers"
+            )
 
     @classmethod
     def of(cls, numbers: Iterable[float], frame: Frame) -> Box:
@@ -184,7 +186,8 @@ class Framing:
         if self.frame in (Frame.UNIT, Frame.PER_MILLE):
             return UNIT_VIEW
         raise ValueError(
-            f"boxes of image {image} in {self.frame.value} pixels need its view, {len(self.views)} are known"
+            f"boxes of image {image} in {self.frame.value} pixels need the view of that image, and {len(self.views)} "
+            "are known: give a View for each image"
         )
 
     def read(self, numbers: Iterable[float], image: int = 0) -> Box:

@@ -110,7 +110,10 @@ class Server:
         try:
             return response.json()
         except requests.JSONDecodeError:
-            raise EndpointError(f"{self.base_url}{path} answered no JSON: {response.text[:2000]!r}") from None
+            raise EndpointError(
+                f"{self.base_url}{path} answered no JSON: {response.text[:2000]!r} (is this the address of an "
+                "OpenAI-compatible API?)"
+            ) from None
 
     def _hint(self, status: int) -> str:
         return f": {self.hints[status]}" if status in self.hints else ""

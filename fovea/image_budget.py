@@ -33,7 +33,8 @@ def within_budget(sizes: Sequence[Size], limits: Sequence[PixelLimits], max_toke
     least = sum(-(-limit.min_pixels // limit.factor**2) for limit in limits)
     if least > max_tokens:
         raise ValueError(
-            f"{len(sizes)} images have at least {least} visual tokens, more than --max_image_tokens {max_tokens}"
+            f"{len(sizes)} images have at least {least} visual tokens, more than --max_image_tokens {max_tokens}: "
+            "raise it"
         )
     low, high = 1, max(tokens)
     while low < high:

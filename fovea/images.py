@@ -108,7 +108,7 @@ def decoded_text(text: str) -> bytes | None:
     """
     match = _DATA_URI.fullmatch(text)
     if match is None and text.startswith("data:"):
-        raise ImageError(f"image {text[:40]!r}… is a data URI without base64")
+        raise ImageError(f"image {text[:40]!r}… is a data URI without base64: write data:image/png;base64,…")
     if match is None and not _BASE64.fullmatch(text):
         return None
     try:
@@ -186,9 +186,11 @@ def check_size(size: Size, name: str) -> None:
     """Raises ImageError for an image that is too large to be opened, or too thin to be shown."""
     width, height = size
     if width * height > MAX_IMAGE_PIXELS:
-        raise ImageError(f"image {name} has {width}x{height} pixels, the bound is {MAX_IMAGE_PIXELS}")
+        raise ImageError(f"image {name} has {width}x{height} pixels, the bound is {MAX_IMAGE_PIXELS}: resize it")
     if is_strip(size):
-        raise ImageError(f"image {name} is {width}x{height}: sides differ by over {MAX_ASPECT_RATIO}x")
+        raise ImageError(
+            f"image {name} is {width}x{height}: sides differ by over {MAX_ASPECT_RATIO}x: crop it, or leave it out"
+        )
 
 
 def image_size(source: Source) -> Size:
@@ -260,7 +262,7 @@ def _rotated_size(image: Image.Image) -> Size:
 
 def _decode_lazily(content: bytes) -> Image.Image:
     if not content:
-        raise ImageError("image is empty: it has neither bytes nor a path")
+        raise ImageError("image is empty: give bytes or a path")
     return Image.open(io.BytesIO(content))
 
 

@@ -129,7 +129,8 @@ def _check_call(function: Callable, kind: RewardKind) -> None:
         own.bind_partial(**{name: None for name in given if name in names})
     except TypeError as error:
         raise ValueError(
-            f"{getattr(function, '__name__', function)}{own} is called by name, and cannot be: {error}"
+            f"{getattr(function, '__name__', function)}{own} cannot be called by the names of its parameters "
+            f"({error}): let its decorator pass all arguments on"
         ) from None
 
 

@@ -84,7 +84,9 @@ def _checked(reward: Reward, paid: Any, arguments: Mapping[str, Any]) -> list[fl
         raise RewardError(f"reward {reward.name} returned {paid!r}: it must be a list of {number} numbers")
     values = list(paid.tolist() if hasattr(paid, "tolist") else paid)
     if len(values) != number:
-        raise RewardError(f"reward {reward.name} returned {len(values)} values for {number} completions")
+        raise RewardError(
+            f"reward {reward.name} returned {len(values)} values for {number} completions: return one for each"
+        )
     for row, value in enumerate(values):
         value = plain(value)
         if value is not None and not is_finite(value):

@@ -117,7 +117,7 @@ def mix(
     if weights is not None and (len(weights) != len(sources) or min(weights) < 0 or not sum(weights)):
         raise ValueError(f"--weights {list(weights)} for {len(sources)} sources: give one, not below 0, for each")
     if not 0 <= held_out < 1:
-        raise ValueError(f"--held_out {held_out} is a share of the pictures: from 0 to below 1")
+        raise ValueError(f"--held_out {held_out} is a share of the pictures: give a number from 0 to below 1")
     refuse_own_folder(folder, [source.path for source in sources])
     refuse_full_folder(folder)
     sieve = Sieve(against(forbidden, forbidden_split, forbidden_columns), per_image)

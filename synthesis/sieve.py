@@ -79,7 +79,10 @@ class Source:
             raise TraceError(f"{self.path} line {number}: not JSON: {error}") from None
         kind = next((name for name in NAMES if isinstance(row, dict) and name in row), None)
         if kind is None or self.name not in (None, NAMES[kind]):
-            raise TraceError(f"{self.path} line {number}: it is no row of {self.name or 'traces or tasks'}")
+            raise TraceError(
+                f"{self.path} line {number}: it is no row of {self.name or 'traces or tasks'}: give one kind of rows "
+                "in each file"
+            )
         self.name = NAMES[kind]
         return row
 

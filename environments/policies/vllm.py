@@ -170,7 +170,8 @@ class VllmServerPolicy(ThreadedTurns):
             written, logprobs = choice["token_ids"], [step["logprob"] for step in choice["logprobs"]["content"]]
         except (KeyError, IndexError, TypeError):
             raise RuntimeError(
-                f"{self._server.base_url} answered without tokens or log-probabilities: {answer}"
+                f"{self._server.base_url} answered without tokens or log-probabilities (start it as "
+                f"docs/my_cluster.md says): {answer}"
             ) from None
         _check(conversation, seen)
         return _reply(written, logprobs, self.renderer)

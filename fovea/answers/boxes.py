@@ -98,7 +98,8 @@ def reference_boxes(task: Task) -> list[Target]:
         ) from None
     if any(target.box.frame is not Frame.UNIT for target in targets):
         raise ValueError(
-            f"reference {task.answer!r} of task {task.id} is not in frame unit: fovea.data.task_files makes it so"
+            f"reference {task.answer!r} of task {task.id} is not in frame unit: load the task with "
+            "fovea.data.task_files, which converts it"
         )
     return targets
 

@@ -76,7 +76,7 @@ def text_score(task: Task, answer: str) -> float:
 def check_text(task: Task, answer: Any) -> Any:
     accepted_texts = as_list(answer)
     if not accepted_texts or any(not is_plain(text) or not str(text).strip() for text in accepted_texts):
-        raise ValueError(f"answer {answer!r} is no text, nor a list of texts that are all accepted")
+        raise ValueError(f"answer {answer!r} is no text, nor a list of accepted texts: write one of these")
     return answer
 
 
@@ -150,5 +150,5 @@ def check_list(task: Task, answer: Any) -> list[Any]:
         if _SEPARATOR.search(str(item)):
             raise ValueError(f"item {item!r} of the answer holds a separator: split it, or use kind text")
     if len(set(normalized_items)) < len(normalized_items):
-        raise ValueError(f"items of the answer {answer!r} are the same")
+        raise ValueError(f"items of the answer {answer!r} are the same: give each once")
     return items

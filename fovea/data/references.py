@@ -71,7 +71,7 @@ def _in_unit(target: Target, task: Task) -> Target:
     box, index = target.box, target.img_idx
     if not 0 <= index < max(1, len(task.images)):
         raise TaskError(
-            f"img_idx {index} of box {list(box.coordinates)}: the row has {len(task.images)} images, from 0"
+            f"img_idx {index} of box {list(box.coordinates)}: the row has {len(task.images)} images, which count from 0"
         )
     if box.frame is Frame.INPUT:
         raise TaskError(
@@ -81,7 +81,10 @@ def _in_unit(target: Target, task: Task) -> Target:
     size = (1, 1)
     if box.frame is Frame.ORIGINAL:
         if not task.images:
-            raise TaskError(f"box {list(box.coordinates)} is in pixels, but the row has no image")
+            raise TaskError(
+                f"box {list(box.coordinates)} is in pixels, but the row has no image: add the image, or write the "
+                "box in frame unit"
+            )
         size = image_size(task.images[index])
         if max(size) > 1 and max(map(abs, box.coordinates)) <= 1:
             raise TaskError(
@@ -95,7 +98,9 @@ def _in_unit(target: Target, task: Task) -> Target:
         raise TaskError(f"box {list(box.coordinates)} lies outside image {index} {extent}: is it [x1, y1, x2, y2]?")
     clipped_box = unit_box.clipped(View((1, 1), (1, 1)))
     if clipped_box.is_empty:
-        raise TaskError(f"box {list(box.coordinates)} lies outside image {index}: nothing of it is left inside")
+        raise TaskError(
+            f"box {list(box.coordinates)} lies outside image {index}: is it [x1, y1, x2, y2] of this image?"
+        )
     return Target(clipped_box, index)
 
 

@@ -78,9 +78,11 @@ def block_images(network: Any, tokenizer: Any, layers: Collection[int]) -> None:
     config = without_adapters(network).config
     number = config.get_text_config().num_hidden_layers
     if config.model_type not in FAMILIES:
-        raise ValueError(f"no intra-image attention for {config.model_type}: it is known of {', '.join(FAMILIES)}")
+        raise ValueError(
+            f"intra-image attention does not exist for {config.model_type}: use one of {', '.join(FAMILIES)}"
+        )
     if not layers or not set(layers) <= set(range(number)):
-        raise ValueError(f"intra-image layers {sorted(layers)}: the model's are 0 to {number - 1}, and some are needed")
+        raise ValueError(f"intra-image layers {sorted(layers)}: the model's are 0 to {number - 1}, name one or more")
     turn_ids = tokenizer(TURN, add_special_tokens=False).input_ids
     if tokenizer.decode(turn_ids) != TURN:
         raise ValueError(f"this tokenizer does not write {TURN!r}, by which a conversation's first message is told")

@@ -95,7 +95,9 @@ def checked_config(name: str, **options: Any) -> Any:
 
     config = AutoConfig.from_pretrained(name, **options)
     if config.model_type not in FRAMES:
-        raise ValueError(f"{name} is a {config.model_type}, which is not known here: known are {', '.join(FRAMES)}")
+        raise ValueError(
+            f"{name} is a {config.model_type}, which Fovea does not support: use one of {', '.join(FRAMES)}"
+        )
     return config
 
 

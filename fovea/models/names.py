@@ -118,7 +118,7 @@ def expect_another_folder(output_dir: str | Path | None, name: str, *, revision:
     """Raises ConfigError for an output folder that holds this model, its adapter or the base below it."""
     base, adapters = adapter_chain(name, revision=revision)
     if output_dir and Path(output_dir).resolve() in [Path(path).resolve() for path in (base, *adapters)]:
-        raise ConfigError(f"--output_dir {output_dir} holds the model that this starts from: name another")
+        raise ConfigError(f"--output_dir {output_dir} holds the model that this starts from: name another folder")
 
 
 def base_of(name: str) -> str:

@@ -103,7 +103,10 @@ class EpisodeRecord:
         values = {name: value for name, value in line.items() if name in names and value is not None}
         values.setdefault("task_id", line.get("id"))
         if values["task_id"] is None:
-            raise ValueError(f"a line has neither task_id nor id, but {sorted(line)}: it is no episode")
+            raise ValueError(
+                f"a line has neither task_id nor id, but {sorted(line)}: it is no episode (is the file of another "
+                "program?)"
+            )
         values["turns"] = tuple(map(turn_from_json, values.get("turns", ())))
         if "stop_reason" in values:
             values["stop_reason"] = StopReason(values["stop_reason"])
@@ -234,7 +237,7 @@ def _records(kind: type[EpisodeRecord], path: Path) -> Iterator[Any]:
         try:
             yield kind.from_json(line)
         except (TypeError, ValueError, KeyError) as error:
-            raise ValueError(f"line {number} of {path} cannot be read: {error}") from error
+            raise ValueError(f"line {number} of {path} cannot be read: {error}. Correct or delete it") from error
 
 
 def line_of(record: EpisodeRecord) -> str:

@@ -70,7 +70,9 @@ def start_run(run: RunDirectory, resume: str | bool | None, **settings: Any) -> 
     if asked is False:
         return Start(run, None, settings)
     if asked is True and last is None:
-        raise ConfigError(f"resume_from_checkpoint is true, and {run.path} holds no whole checkpoint: leave it out")
+        raise ConfigError(
+            f"resume_from_checkpoint is true, and {run.path} holds no whole checkpoint: leave the option out"
+        )
     checkpoint = Path(asked) if isinstance(asked, str) else last
     if asked is None:
         changed = list(changes(run.settings(), settings, free=FREE_SETTINGS))
@@ -106,7 +108,8 @@ def _check(checkpoint: Path, *, is_named: bool) -> None:
     """Raises ConfigError for a folder that no training can go on from."""
     if is_named and not (checkpoint / STATE).exists():
         raise ConfigError(
-            f"resume_from_checkpoint {str(checkpoint)!r} is no checkpoint of a training: it has no {STATE}"
+            f"resume_from_checkpoint {str(checkpoint)!r} is no checkpoint of a training, since it has no {STATE}: "
+            "name a folder checkpoint-N, or true for the last one"
         )
     if (checkpoint / STATE).exists() and not any(checkpoint.glob("rng_state*.pth")):
         raise ConfigError(

@@ -81,7 +81,7 @@ def conversation(row: Mapping[str, Any]) -> Conversation:
         role_key = next((key for key in ("role", "from") if key in raw), None)
         role = raw.get(role_key or "role")
         if not isinstance(role, str) or role not in ROLES:
-            raise TraceError(f"{column}[{number}] has the role {short(role)}: known are {', '.join(ROLES)}")
+            raise TraceError(f"{column}[{number}] has the role {short(role)}: use one of {', '.join(ROLES)}")
         roles.add(role)
         keys |= set(raw)
         messages.append(_message(raw, ROLES[role], f"{column}[{number}]"))

@@ -77,7 +77,7 @@ def read_trace(
         TraceError: for a row that is none, or whose images are not there.
     """
     if not isinstance(row, Mapping):
-        raise TraceError(f"it is a {type(row).__name__}, not an object with messages and images")
+        raise TraceError(f"it is a {type(row).__name__}: it must be an object with messages and images")
     if BROKEN in row:
         raise TraceError(row[BROKEN])
     read = conversation(row)

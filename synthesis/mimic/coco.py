@@ -78,7 +78,7 @@ def _pictures(
         if row["id"] in ids or name in sizes:
             raise AnnotationError(f"{path}: image {row['id']} ({name}) is there twice: give each its own id and file")
         if not min(size) > 0:
-            raise AnnotationError(f"{path}: image {row['id']} is {size[0]:g}x{size[1]:g}: sides are above 0")
+            raise AnnotationError(f"{path}: image {row['id']} is {size[0]:g}x{size[1]:g}: give both sides above 0")
         if name not in present and not (folder / name).is_file():
             left_out[f"are not in {folder}"].append(name)
         elif why := _why_unusable(folder / name, size):
@@ -136,7 +136,9 @@ def _instances(
         picture, kind = pictures.get(row["image_id"]), kinds.get(row["category_id"])
         box, id = row["bbox"], row.get("id")
         if id is not None and id in ids:
-            raise AnnotationError(f"{path}: annotation {id} is there twice, and would be counted twice")
+            raise AnnotationError(
+                f"{path}: annotation {id} is there twice, and would be counted twice: give each its own id"
+            )
         ids.add(id)
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
             raise AnnotationError(f"{path}: annotation {id} has bbox {box!r:.80}, not {LAYOUT}")

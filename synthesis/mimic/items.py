@@ -139,7 +139,7 @@ class Drawer:
         """The classes that are asked about."""
         usable = self.pool.usable()
         if len(usable) < 2:
-            raise ValueError(f"the pool's pictures show {len(usable)} classes: two at least are needed")
+            raise ValueError(f"the pool's pictures show {len(usable)} classes: give pictures of two or more")
         return usable
 
     def _counting(self, classes: Sequence[int], axes: Axes, streams: Streams) -> _Drawn | None:
