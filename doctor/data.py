@@ -1,4 +1,4 @@
-"""What the doctor says about tasks, before any of them meets an environment."""
+"""Checks of tasks, before an environment shows them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def given_away_answers(note: Note, tasks: Sequence[Task]) -> bool:
 
 
 def _gives_itself_away(task: Task) -> bool:
-    """Whether the answer stands in the question and is no alternative that it offers."""
+    """Returns True if the question contains the answer and does not offer it as one of several alternatives."""
     answer = str(task.answer).strip().lower()
     question = task.question.lower()
     is_open = task.kind in (AnswerKind.NUMBER, AnswerKind.TEXT, AnswerKind.MATH) and " or " not in question

@@ -1,4 +1,4 @@
-"""What the doctor says about an episode: its prompt, its tokens in the loss, its length."""
+"""Checks of an episode: its prompt, its tokens in the loss, its length."""
 
 from __future__ import annotations
 

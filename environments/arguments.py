@@ -1,4 +1,4 @@
-"""What a user sets about episodes, under the same names in every command."""
+"""Settings of episodes, under the same names in every command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from environments.zoom import ZoomEnvironment
 
 @dataclass
 class EpisodeArguments:
-    """How an episode runs: its environment, its limits, and how images and crops reach the model."""
+    """Settings of an episode: its environment, its limits, and the sizes of images and crops."""
 
     environment: str = field(
         default="zoom",
@@ -72,12 +72,12 @@ class EpisodeArguments:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the environment is one of ours, which is made of settings."""
+        """True if the environment is one of Fovea's, which reads these settings."""
         return self.environment in ENVIRONMENTS
 
     @property
     def cuts_crops(self) -> bool:
-        """Whether the environment is one of ours that zooms."""
+        """True if the environment is one of Fovea's and has the zoom tool."""
         return self.is_ours and issubclass(ENVIRONMENTS[self.environment], ZoomEnvironment)
 
     @property

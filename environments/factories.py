@@ -1,4 +1,4 @@
-"""What the episode arguments make for a model: its environments, and the renderer of its tokens."""
+"""Environments and the renderer of tokens, made from the episode arguments for a model."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _CALL = {"type": "function", "function": {"name": "t", "arguments": "{}"}}
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """What the model receives for one image, and how many placeholders stand for it.
+    """The model's inputs for one image, and the number of placeholders in the text.
 
     Qwen-VL: `pixel_values` [patches, patch width], `extent` its grid_thw [3]. LLaVA-OneVision: `pixel_values` [tiles,
     3, height, width], `extent` the image's (height, width) [2].
@@ -36,7 +36,7 @@ class ImageInputs:
     extent: torch.Tensor
     num_tokens: int
     is_whole: bool = False
-    """Whether a model that cuts images into tiles sees this one as a single tile."""
+    """True if a model that cuts images into tiles takes this image as a single tile."""
 
 
 @dataclass

@@ -103,14 +103,14 @@ def checked(row: Any, folder: Path) -> dict:
 
 
 def without_messages(row: Mapping[str, Any], cure: str = "") -> TraceError:
-    """What is wrong with a row in which no conversation is found."""
+    """The error for a row without a conversation."""
     if {"question", "answer"} <= row.keys():
         return TraceError("it is a task, with a question and an answer: `fovea data tasks` checks a file of them")
     return TraceError(f"there are no messages, but {sorted(row)}: write [{{role, content}}, …]{cure}")
 
 
 def image_sources(images: Any, folder: Path) -> list[Any]:
-    """What the images of a record can be opened from.
+    """The sources of a record's images, which `open_image` takes.
 
     Raises:
         TraceError: for one that is not there, or no image.

@@ -39,7 +39,7 @@ def of_each_family(tasks: Sequence[Task], number: int | None) -> list[Task]:
 
 @dataclass(kw_only=True)
 class EvaluationArguments(PlayerArguments, TimeArguments):
-    """What is evaluated, on which tasks, and where the answers go."""
+    """The checkpoint, the tasks and the output folder of an evaluation."""
 
     output_dir: str = field(metadata={"help": "Folder for samples.jsonl and summary.json."})
     dataset_name: str = field(
@@ -147,7 +147,7 @@ class EvaluationArguments(PlayerArguments, TimeArguments):
 
     @property
     def pools(self) -> bool:
-        """Whether images lose tokens or pixels."""
+        """True if images lose tokens or pixels."""
         return max(self.token_pooling, self.pixel_pooling) > 1
 
     def load_tasks(self) -> list[Task]:

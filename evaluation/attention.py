@@ -1,4 +1,4 @@
-"""What vision tokens attend to: `fovea analyse attention CHECKPOINT --dataset_name … --output_dir DIR`.
+"""Attention of vision tokens: `fovea analyse attention CHECKPOINT --dataset_name … --output_dir DIR`.
 
 For each layer of the language tower, how much of the attention of an image's tokens goes to tokens of the same image,
 of other images, and of text, as a mean over heads, tokens and tasks (MIMIC, arXiv 2601.07812: 50 tasks of 4 images).
@@ -41,7 +41,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(kw_only=True)
 class AttentionArguments(OfEachFamily, PlayerArguments):
-    """Which checkpoint is looked into, on which tasks."""
+    """The checkpoint and the tasks of the analysis."""
 
     output_dir: str = field(metadata={"help": "Folder for attention.csv and attention.json."})
     dataset_name: str = field(
@@ -88,7 +88,7 @@ class Watching:
         _, whole = attend(queries, keys, values, self.whole, self.whole, causal=True, scaling=scaling)
 
         def share(parts: Sequence[Call]) -> float:
-            """How much of the attention of images' tokens goes to the keys of these calls, each of them once."""
+            """The share of the image tokens' attention that goes to the keys of these calls, each key counted once."""
             shares = torch.zeros_like(whole)  # [heads, N]
             for call in parts:
                 rows = queries[call.at], keys[call.to], values[call.to], call.queries, call.keys
@@ -152,7 +152,7 @@ def write(layers: Sequence[Shares], folder: Path) -> None:
 
 
 def read(path: Path) -> list[Shares]:
-    """What `write` wrote to attention.json."""
+    """The shares in attention.json, as `write` wrote them."""
     return [Shares(**one) for one in json.loads(path.read_text())]
 
 

@@ -51,7 +51,7 @@ class Evaluated:
 
     @cached_property
     def clusters(self) -> dict[str, str]:
-        """What questions that ask the same several times share (HR-Bench's rotations), by question id, where known."""
+        """The cluster of each question by id, where known. Questions of a cluster ask the same (HR-Bench)."""
         return {id: samples[0].cluster for id, samples in self.seeds[0].items() if samples[0].cluster is not None}
 
     def clustered(self, ids: Sequence[str], clusters: Mapping[str, str] | None = None) -> np.ndarray:

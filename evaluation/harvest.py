@@ -36,7 +36,7 @@ from fovea.tasks import Task
 
 @dataclass(frozen=True)
 class Stage:
-    """What the episodes of a run were played in."""
+    """The environment and the limits of a run's episodes."""
 
     make_environment: Any
     limits: Limits

@@ -52,7 +52,7 @@ class StoredRun:
 
     @property
     def kind(self) -> type[Sample] | type[Rollout]:
-        """What a line of that file is."""
+        """The type of the records in the file."""
         return Sample if self.file == SAMPLES else Rollout
 
     @cached_property
@@ -124,7 +124,7 @@ class StoredRun:
         return task
 
     def _was_played_on(self, record: Sample | Rollout, task: Task) -> bool:
-        """Whether question, reference and images of a task are those of a record, as far as it holds them."""
+        """Returns True if a task has the question, reference and images that the record holds."""
         if record.question and record.question != task.question:
             return False
         if record.reference is not None and digest(record.reference) != digest(task.answer):

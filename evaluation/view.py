@@ -34,7 +34,7 @@ class LiveTrajectories:
         self._lock = Lock()
 
     def since(self, number: int) -> dict[str, Any]:
-        """What the viewer does not have yet: episodes from `number` on, and their tasks."""
+        """Data that the viewer does not have yet: episodes from `number` on, and their tasks."""
         with self._lock:
             for place, (set_number, stored) in enumerate(self.files):
                 self.shown.add(set_number, stored, self._new_records(place, stored))

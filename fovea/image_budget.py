@@ -1,4 +1,4 @@
-"""What several images may have together in visual tokens."""
+"""Sizes of several images within a common budget of visual tokens."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class PixelLimits:
 
     @property
     def sets_tokens(self) -> bool:
-        """Whether an image of fewer pixels has fewer visual tokens; where a processor cuts tiles it has not."""
+        """True if a smaller image has fewer visual tokens; false where a processor cuts tiles of a fixed size."""
         return self.factor > 1
 
     def fit_size(self, size: Size) -> Size:
@@ -136,7 +136,7 @@ class Readable(Protocol):
 
 _Read = TypeVar("_Read")
 Source = str | Path | bytes | Image.Image | Readable | dict
-"""What an image can be opened from: a path, encoded bytes, a PIL image, something that reads encoded bytes, or a
+"""Sources of an image: a path, encoded bytes, a PIL image, a reader of encoded bytes, or a
 `datasets` image dictionary."""
 
 
@@ -157,7 +157,7 @@ def encoded(source: Source) -> bytes | Image.Image:
 
 
 def is_strip(size: Size) -> bool:
-    """Whether an image is too thin to be opened."""
+    """Returns True if an image is too thin to be opened."""
     return max(size) > MAX_ASPECT_RATIO * min(size)
 
 
@@ -212,7 +212,7 @@ def stored_size(source: Source) -> Size:
 
 
 def exif_orientation(source: Source) -> int | None:
-    """How EXIF says that an image is turned or mirrored, 1 to 8; None where it says nothing, or cannot be read.
+    """The EXIF orientation of an image, 1 to 8; None if EXIF has none or cannot be read.
 
     Raises:
         ImageError: as `image_size`.
@@ -246,7 +246,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """How EXIF says that the image is turned; None where it says nothing, or cannot be read."""
+    """The EXIF orientation of an image; None if EXIF has none or cannot be read."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     except (SyntaxError, ValueError, KeyError, TypeError, struct.error):

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: seconds by phase, and how much was done in them.
+"""The time of a run by phase, in seconds, and the amount of work in each phase.
 
 Code says what it is doing (`with phase("vision"):`, or as a decorator). Time belongs to the innermost phase alone, so
 that phases add up to the whole; what happens outside any is "other". One ledger a process, and only its main thread
@@ -107,7 +107,7 @@ LEDGER = Ledger()
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """What happens in here, or in a function so decorated, is time of phase `name`."""
+    """Counts the time in this block, or in a function with this decorator, as time of phase `name`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

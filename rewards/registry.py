@@ -142,7 +142,7 @@ def required(function: Callable) -> list[str]:
 
 
 def score_episodes(reward: Reward, episodes: Sequence[Episode]) -> list[float | None]:
-    """What an EPISODE or GROUP reward pays each episode; consecutive episodes of one task are a group.
+    """Payments of an EPISODE or GROUP reward, one for each episode; consecutive episodes of one task are a group.
 
     Raises:
         RewardError: if the function raises or returns anything but finite numbers or None.
@@ -190,7 +190,7 @@ def plain(value: Any) -> Any:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a finite number of Python."""
+    """Returns True for a finite number of Python."""
     return isinstance(value, (bool, int, float)) and math.isfinite(value)
 
 

@@ -34,7 +34,7 @@ QUALITY = 92
 
 @dataclass(kw_only=True)
 class CollageArguments(TaskArguments):
-    """Which questions, and how small their details are to be."""
+    """The questions of collages, and the size of their details."""
 
     dataset_name: str = field(metadata={"help": "Tasks with one image each: file, folder, hub id or module:function."})
     output_dir: str = field(metadata={"help": "Folder for tasks.jsonl and the collages."})

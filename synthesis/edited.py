@@ -39,7 +39,7 @@ KINDS = ("paint", "recolour", "swap", "digits")
 
 @dataclass(kw_only=True)
 class EditArguments(TaskArguments):
-    """Which tasks are edited."""
+    """The tasks to edit."""
 
     dataset_name: str = field(
         default="",

@@ -46,7 +46,7 @@ def sides_of(source: Source, sieve: Sieve, share: float, seed: int) -> tuple[lis
 
 
 def counts_of(sizes: Sequence[int], weights: Sequence[float] | None) -> list[int]:
-    """How many rows of each source a mixture has: all, or as many as weights allow without a row twice.
+    """The number of rows from each source: all, or as many as the weights allow without repeating a row.
 
     >>> counts_of([100, 30], [2, 1]), counts_of([100, 30], None)
     ([60, 30], [100, 30])

@@ -1,4 +1,4 @@
-"""Which rows of a mixture are kept: duplicates, benchmark pictures, and pictures that look alike."""
+"""Selection of a mixture's rows: drops duplicates, benchmark pictures, and pictures that look alike."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = {"messages": "traces.jsonl", "question": "tasks.jsonl"}
 
 
 class RowPlace(NamedTuple):
-    """Where a row stands, and which pictures it shows."""
+    """The place of a row, and the pictures that it shows."""
 
     source: int
     offset: int
@@ -94,7 +94,7 @@ def row_images(row: Mapping[str, Any]) -> list[Any]:
 
 
 def pictures_of(row: Mapping[str, Any], folder: Path) -> list[Any]:
-    """What the pictures that a row asks about can be opened from; the crops of a trace have to be there as well.
+    """Sources of the pictures that a row asks about. The crops of a trace must exist as well.
 
     Raises:
         TraceError: for a trace that is none, or an image that is not there.
@@ -107,7 +107,7 @@ def pictures_of(row: Mapping[str, Any], folder: Path) -> list[Any]:
 
 
 def words_of(row: Mapping[str, Any]) -> str:
-    """What makes a row another one on the same pictures: all that a trace says, what a task asks and shows."""
+    """The text that tells rows on the same pictures apart: all turns of a trace, or a task's question and view."""
     names = ("question", "choices", "first_view_max_pixels")
     if "messages" in row:
         return json.dumps([message["content"] for message in row["messages"]])
@@ -167,7 +167,7 @@ class Sieve:
         return picture
 
     def is_held_out(self, picture: int, share: float, seed: int) -> bool:
-        """Whether a picture is held out, which the hash of the first of its group and the seed draw."""
+        """Returns True if a picture is held out. The seed and the hash of the first picture of its group decide."""
         first = self.looks.hash_of(self.group_of(picture))
         digest = hashlib.sha256(f"{seed} {first.tobytes().hex()}".encode()).digest()
         return int.from_bytes(digest[:4], "big") / 2**32 < share

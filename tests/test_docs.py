@@ -1,4 +1,4 @@
-"""What the documentation names is there: files, and functions or classes in them."""
+"""Files, functions and classes that the documentation names exist, and generated pages are current."""
 
 import argparse
 import ast

@@ -58,7 +58,7 @@ class Reader:
                 conversation.cache = Cache(prefix, nothing_own, prefix.num_tokens, num_images, prefix.next_position)
 
     def _prefixes_of(self, firsts: Sequence[Conversation]) -> list[Prefix]:
-        """What each distinct prompt leaves."""
+        """The stored prefix of each distinct prompt."""
         prompts = [conversation.token_ids[:-1] for conversation in firsts]
         common = self._common_prefix(prompts)
         length = common.num_tokens

@@ -1,4 +1,4 @@
-"""What a probe needs beyond the environment's settings: another image for each task."""
+"""The other image of each task, which a probe needs beside the environment's settings."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def choice_letter(task: Task) -> str:
 
 
 def misleading(choices: Sequence[str]) -> str | None:
-    """Why an answer could not name one of these options by its text: two are the same, or one is another's letter."""
+    """The reason that texts of options are ambiguous: two are the same, or one is another's letter. Else None."""
     letters_by_text: dict[str, str] = {}
     for letter, choice in zip(ascii_uppercase, choices, strict=False):
         if (text := normalized(choice)) in letters_by_text:

@@ -23,7 +23,7 @@ _BOXED = re.compile(r"\$*\s*\\(?:boxed|text|textbf|textit|mathrm|mathbf)\{([^{}]
 
 
 def boxed(text: str) -> str | None:
-    r"""What the last `\boxed{…}` of a text holds, braces in it counted; None without one.
+    r"""The content of the last `\boxed{…}` of a text, with nested braces; None without one.
 
     >>> boxed(r"so \boxed{\frac{1}{2}}."), boxed(r"\boxed{\text{a cat}}")
     ('\\frac{1}{2}', 'a cat')
@@ -99,7 +99,7 @@ def yes_no_score(task: Task, answer: str) -> float:
 
 
 def yes_or_no_in(answer: str) -> set[str]:
-    """Which of yes and no an answer says."""
+    """The set of "yes" and "no" that an answer says."""
     plain = re.sub(r"\bno (?:doubt|question)\b", "", normalized(answer))
     said = {_YES_NO.get(normalized(clause)) for clause in _CLAUSE.split(plain)} - {None}
     words = re.findall(r"[a-z]+", plain)

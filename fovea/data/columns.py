@@ -33,7 +33,7 @@ def value_of(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> A
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: None, or the not-a-number that pandas puts there."""
+    """Returns True for an empty cell: None, or the not-a-number of pandas."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -64,7 +64,7 @@ def check_types(fields: Mapping[str, Any]) -> None:
 
 
 def from_json(name: str, value: Any) -> Any:
-    """What a text of a JSON column says; None and an empty text stay None."""
+    """The value of a text in a JSON column. None and an empty text stay None."""
     if not isinstance(value, str):
         return value
     try:
@@ -77,7 +77,7 @@ def from_json(name: str, value: Any) -> Any:
 
 
 def from_cell(value: Any) -> Any:
-    """What a text says that is a list or an object, as JSON or as Python writes it; any other value as it is.
+    """The list or object that a text holds, as JSON or as Python writes it; any other value unchanged.
 
     >>> from_cell("[1, 2]"), from_cell("['cup', 'hat']"), from_cell("[sic]")
     ([1, 2], ['cup', 'hat'], '[sic]')

@@ -59,7 +59,7 @@ def _box_list(answer: Any) -> list[Any]:
 
 
 OUTSIDE = 0.01
-"""How far a box may reach beyond its image, as a share of its sides: what rounding does. It is clipped."""
+"""Share of the image's sides by which a box may reach beyond it because of rounding. Such a box is clipped."""
 
 
 def _in_unit(target: Target, task: Task) -> Target:
@@ -132,11 +132,11 @@ def kind_of_text(answer: Any) -> AnswerKind:
 
 
 _NO_NUMBERS = ("nan", "inf", "-inf", "infinity", "-infinity")
-"""What a computation leaves: read as a number, and refused as one."""
+"""Texts that computations leave in place of a number. They are read as numbers, and refused."""
 
 
 def _looks_like_boxes(answer: Any) -> bool:
-    """Whether an answer is four numbers, or a list of nothing but boxes."""
+    """Returns True if an answer is four numbers, or a list of boxes only."""
     if isinstance(answer, (list, tuple)) and answer and not is_four_numbers(answer):
         return all(isinstance(item, Mapping) or is_four_numbers(item) for item in answer)
     return is_four_numbers(answer)

@@ -237,4 +237,4 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 
 READERS = {".jsonl": _jsonl, ".json": _jsonl, ".tsv": _separated, ".csv": _separated, ".parquet": _parquet}
-"""How each kind of file is read."""
+"""The reader of each kind of file, by its suffix."""

@@ -32,7 +32,7 @@ from fovea.placeholders import MARK, PLACEHOLDER, escaped, marked, refuse_placeh
 from fovea.tasks import Task
 
 BAD_ROW = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
-"""What reading a row raises if it is no task."""
+"""Errors that reading a row raises if the row is no task."""
 
 
 def load_tasks(

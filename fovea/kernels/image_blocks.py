@@ -29,14 +29,14 @@ from fovea.kernels.token_pooling import num_pooled
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
 """Model families whose every forward has been compared with a dense mask, by tests."""
 KEY = "intra_image_attention"
-"""Where a configuration says it."""
+"""The key of the mask in a model's configuration."""
 TURN = "<|im_start|>assistant"
-"""What ends the first message to the model, in the templates of these families."""
+"""The text that ends the first message to the model, in the templates of these families."""
 
 
 @dataclass(frozen=True)
 class ImageBlocks:
-    """Which layers are masked, and how images are told in token ids."""
+    """The masked layers, and the token ids that mark images."""
 
     layers: frozenset[int]
     turn_ids: tuple[int, ...]
@@ -49,12 +49,12 @@ class ImageBlocks:
         return numbers if self.masks(ids, numbers) else [OUTSIDE] * len(ids)
 
     def masks(self, ids: Sequence[int], numbers: Sequence[int] | None = None) -> bool:
-        """Whether a conversation of these tokens, `numbers` by image, has several before the model's first turn."""
+        """Returns True if these tokens have several images before the model's first turn (`numbers` by image)."""
         numbers = number_images(ids, self.image_token_id) if numbers is None else numbers
         return max(numbers[: self._first_turn(ids)], default=OUTSIDE) > 0
 
     def has_turn(self, ids: Sequence[int]) -> bool:
-        """Whether these tokens reach the model's first turn."""
+        """Returns True if these tokens reach the model's first turn."""
         return self._first_turn(ids) < len(ids)
 
     def _first_turn(self, ids: Sequence[int]) -> int:
@@ -121,7 +121,7 @@ def inherit_image_blocks(network: Any, other: Any) -> None:
 
 
 def image_blocks(network: Any) -> ImageBlocks | None:
-    """What a network's configuration says of intra-image attention; None if nothing."""
+    """The intra-image mask in a network's configuration; None without one."""
     config = without_adapters(network).config
     if (spec := getattr(config, KEY, None)) is None:
         return None

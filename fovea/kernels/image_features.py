@@ -71,7 +71,7 @@ def _state(weights: list[torch.Tensor]) -> tuple:
 
 
 def _is_sharded(weight: torch.Tensor) -> bool:
-    """Whether ZeRO-3 or FSDP has split a weight between processes."""
+    """Returns True if ZeRO-3 or FSDP has split a weight between processes."""
     return hasattr(weight, "ds_id") or isinstance(weight, DTensor) or hasattr(weight, "_is_flat_param")
 
 

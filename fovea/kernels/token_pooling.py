@@ -54,7 +54,7 @@ def coarser_tiles(tiles: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def num_pooled(number: int, factor: int) -> int:
-    """How many tokens are left of `number`."""
+    """The number of tokens left of `number`."""
     return -(-number // factor)
 
 

@@ -183,9 +183,9 @@ def load_outline(name: str, *, min_pixels: int | None = None, max_pixels: int | 
 
 
 VISION_PARTS = ("visual.", "vision_tower.", "multi_modal_projector.", "image_newline")
-"""What belongs to the vision tower and its projector, by name."""
+"""Name prefixes of the vision tower and its projector."""
 PROJECTOR_PARTS = ("visual.merger.", "visual.deepstack_merger_list.", "multi_modal_projector.")
-"""What of it hands features on to the language tower, by name."""
+"""Name prefixes of the projector, which hands features on to the language tower."""
 
 
 def freeze_vision(network: Any, *, train_projector: bool = False) -> None:

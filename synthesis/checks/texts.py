@@ -1,4 +1,4 @@
-"""What is wrong with the texts of a trace: tags, answers, and what is told before it was seen."""
+"""Problems of a trace's texts: tags, answers, and answers told before the model has seen them."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ NUM_TOLD = 200
 
 
 def has_answer_tags(rows: Iterable[Any]) -> bool:
-    """Whether the last turns of these rows hold their answers in tags (or boxes); else the whole turn is the answer."""
+    """Returns True if the last turns of these rows put answers in tags or boxes; else the whole turn is the answer."""
     last_turns = []
     for row in rows:
         with suppress(TraceError, *BAD_ROW):

@@ -1,4 +1,4 @@
-"""What items are like: the options that all sources of pictures share."""
+"""Options of items that all sources of pictures share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SWEPT = tuple(LOWEST)
 
 @dataclass(kw_only=True)
 class ItemArguments:
-    """Which kinds of question, and how hard."""
+    """The kinds of questions, and their difficulty."""
 
     output_dir: str = field(metadata={"help": "Folder for tasks.jsonl and manifest.json."})
     num_tasks: int = field(default=2000, metadata={"help": "Items of each kind; with --sweep for each value."})

@@ -20,7 +20,7 @@ LAYOUT = 'COCO\'s format: {"images": [{id, file_name, width, height}], "categori
 )
 
 NO_CATEGORY = ("none", "null", "thing", "object")
-"""What exporters write where a class belongs to no category."""
+"""Names that exporters write for a class without a category."""
 
 
 def read_coco(path: Path, folder: Path, *, min_area: float, small: str) -> Pool:
@@ -94,7 +94,7 @@ def _pictures(
 
 
 def _why_unusable(file: Path, size: tuple[float, float]) -> str | None:
-    """Why the boxes of a picture of this annotated size do not say where things are in it; None if they do.
+    """The reason that boxes do not fit a picture annotated at this size; None if they fit.
 
     A picture that EXIF turns is shown turned. Sizes say whether it was annotated so only if it lies where it stood.
     """

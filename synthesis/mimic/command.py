@@ -25,7 +25,7 @@ POOL = "pool"
 
 @dataclass(kw_only=True)
 class MimicArguments(ItemArguments):
-    """Which pictures, and what items are like."""
+    """The pictures, and the properties of items."""
 
     annotations: str = field(
         default="", metadata={"help": "File of annotations in COCO's format (default: scenes are drawn)."}

@@ -16,11 +16,11 @@ from fovea.boxes import UNIT_VIEW, Box, Frame
 from synthesis.mimic.draws import FEW, some
 
 SMALL = ("image", "box")
-"""What becomes of an object under the smallest area: its image is not asked about its class, or it is not counted."""
+"""Treatments of an object below the smallest area: not asking about its class in its image, or not counting it."""
 
 
 class AnnotationError(ValueError):
-    """What is wrong with a file of annotations."""
+    """A mistake in a file of annotations."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Pool:
     """
 
     images: Sequence[Any]
-    """What `open_image` takes, one each."""
+    """One source for each picture, as `open_image` takes it."""
     names: Sequence[str]
-    """What each picture is called where it comes from; none twice."""
+    """The unique name of each picture where it comes from."""
     classes: Sequence[str]
     categories: Sequence[str]
     """Of each class, the category that it belongs to; empty for none."""
@@ -182,7 +182,7 @@ class Pool:
         return set(_row(self._by_picture, picture).tolist())
 
     def count_in(self, picture: int, kinds: Sequence[int]) -> list[int]:
-        """How many instances of each class count in a picture."""
+        """The number of countable instances of each class in a picture."""
         columns = [_column(self._counts, kind) for kind in kinds]
         return [int(values[rows == picture].sum()) for rows, values in columns]
 
