@@ -20,7 +20,7 @@ TRAININGS = {
     "grpo": ("doctor.grpo:examine", "rl.arguments:ARGUMENTS"),
     "sft": ("doctor.sft:examine", "sft.arguments:ARGUMENTS"),
 }
-"""By training: what examines it, and the dataclasses of its options."""
+"""The function that examines each training, and the dataclasses of its options."""
 
 
 def training_of(words: list[str]) -> str:

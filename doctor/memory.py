@@ -98,7 +98,7 @@ def loss_bytes(
 
 
 def alive_in_loss(network: Any, packed: Packed, *, autocast: torch.dtype | None = None) -> int:
-    """The same of this very network, as it is."""
+    """Bytes that are alive at the peak of the loss of this network, without extrapolation."""
     weights = [*network.parameters(), *network.buffers()]
     hooks = [weight.register_post_accumulate_grad_hook(_drop_gradient) for weight in weights if weight.requires_grad]
     with _Alive(weights) as alive, torch.autocast("cpu", autocast, enabled=autocast is not None):
@@ -113,7 +113,7 @@ def _drop_gradient(weight: torch.Tensor) -> None:
 
 
 WHOLE_PARTS = ("lora_", "lm_head", *VISION_PARTS)
-"""Parts of names of what is not quantized."""
+"""Parts of the names of weights that are not quantized."""
 
 
 def weight_bytes(network: Any, arguments: ModelConfig) -> int:
@@ -183,7 +183,7 @@ def as_trained(
 
 
 def cache_bytes(network: Any, num_tokens: int) -> int:
-    """Keys and values of so many tokens."""
+    """Bytes of the keys and values of `num_tokens` tokens."""
     text = network.config.get_text_config()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     size = without_adapters(network).get_output_embeddings().weight.element_size()

@@ -50,15 +50,15 @@ class EpisodeArguments:
     crops: str = field(
         default="true",
         metadata={
-            "help": "What a zoom returns: true, or to probe whether the model looks: noise, blank, a random place of "
-            "the image, the same place of another task's image, or the task's own target box.",
+            "help": "Image that a zoom returns: true, or to probe whether the model looks: noise, blank, a random "
+            "place of the image, the same place of another task's image, or the task's own target box.",
             "choices": list(CROP_MODES),
         },
     )
     views: str = field(
         default="true",
         metadata={
-            "help": "What the first view shows: true, or blurred, blank to probe what zooms alone are worth.",
+            "help": "Image of the first view: true, or blurred, blank to probe what zooms alone are worth.",
             "choices": list(VIEW_MODES),
         },
     )

@@ -65,7 +65,7 @@ def box_frame(arguments: EpisodeArguments, model: Model) -> Frame:
 
 
 def crop_limits(arguments: EpisodeArguments, first_view: PixelLimits) -> PixelLimits:
-    """Between how many pixels crops reach the model; those of first views where nothing else was chosen.
+    """Pixel limits of crops; those of first views unless others were chosen.
 
     Raises:
         ValueError: for limits beyond those of first views, within which alone the processor leaves images as they are.

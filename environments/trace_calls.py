@@ -11,7 +11,7 @@ from fovea.placeholders import escaped
 
 
 class CallError(ValueError):
-    """A call that cannot be read, with what is wrong about it."""
+    """A call that cannot be read, and the reason."""
 
 
 def call_tag(call: Any) -> str:

@@ -70,7 +70,7 @@ class EvaluationArguments(PlayerArguments, TimeArguments):
     tools: str = field(
         default="true",
         metadata={
-            "help": "What becomes of tool calls: carried out; refused, with the tools described as ever; or absent, "
+            "help": "Handling of tool calls: carried out; refused, with the tools described as ever; or absent, "
             "tools and all that the prompt says of them.",
             "choices": list(TOOL_MODES),
         },

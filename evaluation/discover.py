@@ -25,16 +25,16 @@ ARMS: Mapping[str, Mapping[str, str]] = {
     SCHEMA_ONLY: {"tools": "refused"},
     SINGLE_PASS: {"prompt": "direct"},
 }
-"""The arms of `fovea eval --arms`, each in a folder of its name, and in what it differs from a plain evaluation."""
+"""The arms of `fovea eval --arms`, by folder name, with the settings that differ from a plain evaluation."""
 OWN = ""
 """The name of the evaluation that a folder itself holds."""
 DEFAULT = "evaluation"
-"""The folder of a run's evaluation, by habit."""
+"""The usual folder of a run's evaluation."""
 
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run under the name by which it is told from the others: its evaluations, the main one first, its training."""
+    """A run under a unique name: its evaluations, the main one first, and its training."""
 
     name: str
     folder: Path

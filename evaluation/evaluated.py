@@ -59,7 +59,7 @@ class Evaluated:
         return by_cluster(self.scores(ids), ids, self.clusters if clusters is None else clusters)
 
     def summary(self) -> dict[str, Any]:
-        """Accuracy, pass@k where there are samples, and what it cost."""
+        """Accuracy, pass@k if there are several samples, and cost."""
         ids = list(self.families)
         questions = [samples for seed in self.seeds for samples in seed.values()]
         samples = [sample for question in questions for sample in question]

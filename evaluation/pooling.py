@@ -40,7 +40,9 @@ class PoolingArguments(OfEachFamily, EvaluationArguments):
     max_tasks: int | None = field(default=None, metadata={"help": "Use only so many tasks, as many of each family."})
     factors: list[int] = field(
         default_factory=lambda: [1, 2, 4, 8],
-        metadata={"help": "How many neighbouring tokens become one, one evaluation each; 1 leaves them as they are."},
+        metadata={
+            "help": "Numbers of neighbouring tokens that become one, one evaluation each; 1 leaves them as they are."
+        },
     )
 
     def __post_init__(self) -> None:

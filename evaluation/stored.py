@@ -145,8 +145,7 @@ class StoredRun:
         }
 
     def groups(self, *, of_batches: bool = False) -> dict[Group, list[Episode]]:
-        """The episodes by what they share, in the order of the file; with `of_batches` those of a training's batches
-        alone."""
+        """The episodes by group, in the order of the file; `of_batches` leaves only those of a training's batches."""
         groups: dict[Group, list[Episode]] = defaultdict(list)
         for record in self.records:
             if of_batches and isinstance(record, Rollout) and not record.is_of_a_batch:

@@ -129,7 +129,7 @@ class EngineArguments:
 
 @contextmanager
 def said_in_a_line() -> Iterator[None]:
-    """Whatever of files, of the hub, or of what is in them cannot be loaded, as a ConfigError."""
+    """Turns errors of loading from files or from the hub into a ConfigError."""
     try:
         yield
     except (OSError, ValueError) as error:

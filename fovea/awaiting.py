@@ -9,7 +9,7 @@ from typing import Any
 
 
 def awaited(value: Any) -> Any:
-    """The value; of a coroutine what it comes to. All run on one loop of this process, for clients that are kept."""
+    """The value, or the result of a coroutine. All coroutines run on one loop, so that clients can be kept."""
     return _event_loop().run_until_complete(value) if inspect.isawaitable(value) else value
 
 

@@ -26,7 +26,7 @@ class EndpointError(RuntimeError):
 
 
 class RefusedRequest(EndpointError):
-    """A server that will not answer this request, whatever it answers to others; `answer` is what it said.
+    """A server that refuses this request, though it may answer others; `answer` is its reply.
 
     The message begins with the reason and a colon, by which refusals are counted.
     """

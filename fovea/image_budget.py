@@ -48,6 +48,6 @@ def within_budget(sizes: Sequence[Size], limits: Sequence[PixelLimits], max_toke
 
 
 def _most(limits: PixelLimits, tokens: int) -> PixelLimits:
-    """The limits with at most so many visual tokens, but never below what the processor would enlarge again."""
+    """The limits with at most `tokens` visual tokens, but not below the processor's minimum."""
     most = max(limits.min_pixels, min(limits.max_pixels, tokens * limits.factor**2))
     return PixelLimits(limits.min_pixels, most, limits.factor)

@@ -60,7 +60,7 @@ class PixelLimits:
 
 
 def fitted_size(size: Size, *limits: PixelLimits) -> Size:
-    """The size after each of `limits` in turn: what is shown smaller has to stay within what a processor leaves."""
+    """The size after each of `limits` in turn. A smaller view must still meet the processor's limits."""
     for limit in limits:
         size = limit.fit_size(size)
     return size
@@ -73,7 +73,7 @@ def fit(image: Image.Image, *limits: PixelLimits) -> Image.Image:
 
 
 def coarser(image: Image.Image, factor: int) -> Image.Image:
-    """The image at its size, with what is left of it at a `factor`-th of its pixels (shrunk, and enlarged again)."""
+    """The image at the same size with the detail of a `factor`-th of its pixels (shrunk, then enlarged)."""
     if factor == 1:
         return image
     width, height = (max(1, round(side / factor**0.5)) for side in image.size)
@@ -125,7 +125,7 @@ def content_hash(data: bytes) -> str:
 
 
 class ImageError(ValueError):
-    """An image that cannot be used, with what is wrong about it."""
+    """An image that cannot be used, and the reason."""
 
 
 class Readable(Protocol):
@@ -241,7 +241,7 @@ _IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 256, 257, 258
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF turns it; as it is where that cannot be read."""
+    """The image rotated by its EXIF orientation; unchanged if that cannot be read."""
     return image if _orientation(image) in (None, 1) else ImageOps.exif_transpose(image)
 
 

@@ -26,7 +26,7 @@ class Ledger:
         self.restart()
 
     def restart(self, earlier: Path | None = None) -> None:
-        """Begins with nothing, or where a run stopped whose ledger is at `earlier`: what it did twice counts twice."""
+        """Starts empty, or with the ledger of a stopped run at `earlier`. Work that is done twice counts twice."""
         kept = _read(earlier)
         self.seconds: defaultdict[str, float] = defaultdict(float, kept.get("seconds", {}))
         self.seconds.pop("total", None)
@@ -119,5 +119,5 @@ def phase(name: str) -> Iterator[None]:
 
 
 def count(name: str, number: int) -> None:
-    """Adds to what was done so far under a name."""
+    """Adds `number` to the count of `name`."""
     LEDGER.counts[name] += number

@@ -15,7 +15,7 @@ _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
 
 def process_state(**options: Any) -> PartialState:
-    """Accelerate's state. It is told where there is no accelerator: else each process takes itself for the only one."""
+    """Accelerate's state. Without an accelerator it must be told, or each process takes itself for the only one."""
     return PartialState(cpu=_on_cpu(), **options)
 
 

@@ -1,4 +1,4 @@
-"""Tasks: what is asked about which images, and how the answer is to be compared."""
+"""Tasks: a question, its images, the reference answer, and the rule that compares answers."""
 
 from __future__ import annotations
 

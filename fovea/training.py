@@ -186,7 +186,7 @@ def _count_tokens(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
 
 
 class LedgerCallback(TrainerCallback):
-    """Starts the ledger with the training, times the optimizer, and keeps what is known at every log."""
+    """Starts the ledger with the training, times the optimizer, and writes the ledger at every log."""
 
     def __init__(self, run: RunDirectory) -> None:
         self.path = run.path / "ledger.json"

@@ -67,7 +67,7 @@ _OF_ALL = re.compile(
     r"\b(?:two|three|four|five|six|seven|eight|these|the|\d+) (?:images|pictures|photos|photographs|views|frames)\b",
     re.IGNORECASE,
 )
-"""Speaks of all images, or of what is in none or only one: one image more may answer that otherwise."""
+"""Questions about all images, or about none or only one: one image more may change their answers."""
 _LAST = re.compile(
     rf"\b(?:last|final|right(?:most)?|bottom|lower|other|next)(?:[ -]\w+){{0,2}} {_IMAGE}\b", re.IGNORECASE
 )

@@ -24,7 +24,7 @@ from environments.seats import Conversation
 ROOM = 256
 """Places for new tokens that a turn begins with; they double when they are full."""
 SHARE = 4
-"""Turns that wait join those that are being written when they are one in so many of them."""
+"""Waiting turns start when there is at least one for each `SHARE` turns being written."""
 
 
 @dataclass
@@ -55,12 +55,12 @@ class _Batch:
     turn: TurnCache
     """Keys and values of the rows."""
     positions: torch.Tensor
-    """Of the next token of each row [rows]."""
+    """Positions of the next token of each row [rows]."""
     tokens: list[int]
-    """Chosen and not fed yet, one a row."""
+    """The chosen token of each row, which was not fed yet."""
 
     def moved(self, counts: Sequence[int]) -> _Batch:
-        """Each row further by so many of the tokens that it was fed."""
+        """The batch after each row has kept `counts` of the tokens that it was fed."""
         if not any(counts):
             return self
         added = torch.tensor(counts, device=self.positions.device)

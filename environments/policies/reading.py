@@ -77,7 +77,7 @@ class Reader:
         ]  # fmt: skip
 
     def _common_prefix(self, prompts: Sequence[Sequence[int]]) -> Prefix:
-        """Of the text that all prompts begin with; it is remembered for prompts that come later."""
+        """The prefix of the text that begins all prompts; it is kept for later prompts."""
         if self._common is not None:
             ids, common = self._common
             if all(len(prompt) > len(ids) and prompt[: len(ids)] == ids for prompt in prompts):

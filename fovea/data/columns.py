@@ -17,7 +17,7 @@ MAX_CHARACTERS = 100_000
 
 
 class TaskError(ValueError):
-    """A row that is no task, with its number and what is wrong."""
+    """A row that is no task, with its number and the reason."""
 
 
 def value_of(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> Any:

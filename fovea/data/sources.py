@@ -163,7 +163,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def _separated(path: Path) -> Iterator[Row]:
-    """Rows of a TSV or CSV, whose values are texts, an empty one None. An image that only names a row is that row's."""
+    """Rows of a TSV or CSV with texts as values, None for an empty one. An image cell may name another row's image."""
     import datasets
 
     encoding = "utf-8-sig"

@@ -114,7 +114,7 @@ def apply_image_blocks(network: Any) -> None:
 
 
 def inherit_image_blocks(network: Any, other: Any) -> None:
-    """Masks in `network` what is masked in `other`: for a reference that is read anew from where a training began."""
+    """Masks `network` as `other` is masked, for a reference model that is loaded again from the start of a training."""
     if (spec := getattr(without_adapters(other).config, KEY, None)) is not None:
         setattr(without_adapters(network).config, KEY, spec)
         apply_image_blocks(network)

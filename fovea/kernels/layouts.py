@@ -85,7 +85,7 @@ def install(base: Any) -> bool:
 
 
 def _rows_of(value: Any, rows: Any, number: int) -> Any:
-    """Those rows of a tensor that has one for each of the batch's `number`; anything else as it is."""
+    """The `rows` of a tensor that has one row for each of the batch's `number`; any other value unchanged."""
     return value[rows] if isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) == number else value
 
 
@@ -124,7 +124,7 @@ class Call:
 def calls(
     queries: Sequence[Sequence[int]], keys: Sequence[Sequence[int]], device: torch.device, *, causal: bool
 ) -> list[Call]:
-    """The call of these sequences of tokens to those, leaving out pairs of which one is empty; none if all are."""
+    """One call of the query sequences to the key sequences. Pairs with an empty side are left out; [] if all are."""
     pairs = [(of, to) for of, to in zip(queries, keys, strict=True) if of and to]
     if not pairs:
         return []

@@ -117,7 +117,7 @@ def split_rows(rows: Sequence[Row], max_tokens: float) -> list[list[int]]:
 
 
 def split_further(parts: Sequence[list[int]], number: int) -> list[list[int]]:
-    """The same rows in `number` parts, the longest of them halved until there are so many."""
+    """The same rows in `number` parts: the longest part is halved until there are enough."""
     parts = list(parts)
     while len(parts) < number:
         longest = max(range(len(parts)), key=lambda place: len(parts[place]))

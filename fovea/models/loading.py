@@ -69,7 +69,7 @@ class Model:
 
 @dataclass(frozen=True)
 class RemoteModel(Model):
-    """A model behind an endpoint, of which nothing is here: boxes in per-mille, images within limits of our own."""
+    """A model behind an endpoint, without weights here: boxes in per-mille, images within Fovea's own limits."""
 
     network: Any = None
     processor: Any = None

@@ -34,7 +34,7 @@ def parse_layers(text: str) -> list[int]:
 
 
 def save_beside_adapter(network: Any, folder: Path) -> None:
-    """Writes down for an adapter what a whole model's configuration would say; takes away what was said before."""
+    """Writes the mask into an adapter's folder, in place of an earlier one; whole models keep it in config.json."""
     spec = getattr(without_adapters(network).config, KEY, None)
     (folder / ADAPTER_FILE).unlink(missing_ok=True)
     if spec is not None and network is not without_adapters(network):

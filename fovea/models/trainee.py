@@ -28,10 +28,10 @@ class Trainee:
     stands_on: str | None
     """The adapter that is merged below the new one: the whole model that PEFT would name is not all of it."""
     load_again: Callable[[], Model]
-    """Loads the model as it was before training, adapters merged: what GRPO's KL term compares with."""
+    """Loads the model as it was before training, adapters merged: the reference of GRPO's KL term."""
 
     def named(self, trainer: Any) -> Any:
-        """The trainer itself, whose adapter from now on says what it really stands on."""
+        """The trainer itself, after its adapter was told the name of its true base."""
         if self.stands_on is not None:
             trainer.model.peft_config["default"].base_model_name_or_path = self.stands_on
         return trainer

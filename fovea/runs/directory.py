@@ -1,4 +1,4 @@
-"""Run directories: what was run, with which versions, and what came of it, written as it happens."""
+"""Run directories: settings, versions and results of a run, written as it happens."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ class Accuracy:
     zoom_rate: float
     tokens_per_question: float
     context_tokens_per_question: float | None
-    """Of the prompt, crops and what was written; where they are known, as the next."""
+    """Tokens of prompt, crops and turns; None if unknown, as the next field."""
     image_tokens_per_question: float | None = None
     stop_reasons: Mapping[str, int] = field(default_factory=dict)
     rules: Mapping[str, float] = field(default_factory=dict)

@@ -17,7 +17,7 @@ _CANDIDATES = {
     "letter": (re.compile(r"\(?([A-H])[.)]?"), re.compile(r"(?<![\w'])\(?([B-H]|A(?=[).]))\b")),
     "verdict": (re.compile(r"(?i)(yes|no)\.?"), re.compile(r"(?i)\b(yes|no)\b")),
 }
-"""By kind of answer: how one is told, and how others of its kind are found in a thought."""
+"""By kind of answer: a pattern of the answer, and a pattern that finds such answers in a thought."""
 
 
 def tag_problems(texts: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -32,7 +32,7 @@ class SourceArguments(PixelArguments):
         default="tiny", metadata={"help": "The model to be trained: its frame, its processor's limits, its tool."}
     )
     image_dir: str | None = field(
-        default=None, metadata={"help": "Where relative image paths start (default: the folder of the file)."}
+        default=None, metadata={"help": "Folder of relative image paths (default: the folder of the file)."}
     )
     dataset_split: str | None = field(default=None, metadata={"help": "Split of a saved or hub dataset."})
     source_frame: str | None = field(

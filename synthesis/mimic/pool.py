@@ -105,7 +105,7 @@ class Pool:
 
     @cached_property
     def _may_be(self) -> Any:
-        """Bool, sparse by class: what is there, or perhaps is."""
+        """Bool, sparse by class: True if the class is in the picture, or may be."""
         return ((self._counts > 0) + self._doubtful).astype(bool).tocsc()
 
     @cached_property
@@ -170,7 +170,7 @@ class Pool:
         return {}
 
     def surely_without(self, rows: np.ndarray, kind: int) -> np.ndarray:
-        """Those of these pictures of which it is known that they do not show a class, where such things are known."""
+        """The pictures among `rows` that surely do not show a class; all of them if the pool knows no absences."""
         return rows if self.absent is None else np.intersect1d(rows, _column(self._absent, kind)[0])
 
     def perhaps(self, kinds: Sequence[int]) -> np.ndarray:

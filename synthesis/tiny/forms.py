@@ -97,7 +97,7 @@ def in_some_form(exchanges: list[Exchange], rng: np.random.Generator) -> list[Ex
     repeats = has_album and rng.random() < 0.5
 
     def written(answer: str, question: str) -> str:
-        """In this form; an answer may say itself before, and repeat what is asked, by name."""
+        """The answer in this form. It may first echo itself, and repeat the question or the name."""
         if answer.startswith("{"):
             target = json.loads(answer)
             asked = f"{_asked_of(question, target['label'])} " if repeats else ""
@@ -113,7 +113,7 @@ def in_some_form(exchanges: list[Exchange], rng: np.random.Generator) -> list[Ex
 
 
 def _asked_of(question: str, label: str) -> str:
-    """The question, or what is asked of the thing by name where the question has no name."""
+    """The question, or a question with the object's name if this one has none."""
     return question if label in question else questions.read_question(label)
 
 
