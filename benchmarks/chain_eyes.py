@@ -1,4 +1,4 @@
-"""What a model has to see to play the chain builder's roles on pictures of two shapes, and lessons that teach it.
+"""Lessons that teach a model to play the chain builder's roles on pictures of two shapes.
 
 A profile names both shapes and their digits. Questions of the checks ask for digits in several numbered images. All
 is asked in the builder's own words (`synthesis.chains.chats.WORDS`).
@@ -128,7 +128,7 @@ def one_an_image(places: Sequence[Place]) -> list[Place]:
 
 
 def lesson(library: Library, rng: np.random.Generator) -> tuple[list[dict[str, Any]], str]:
-    """What is asked as the builder asks it, and the true reply."""
+    """A question in the words of the chain builder, and the true reply."""
     if rng.random() < 0.4:
         image, digits = library.any(rng)
         text = {"type": "text", "text": WORDS["extract"].format()}

@@ -57,7 +57,7 @@ class Writer:
         return {"steps": steps, "question": which_digits(asked), "answer": ", ".join(digits[place] for place in asked)}
 
     def _connect(self, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-        """What both profiles name with different digits, as they were described, not as it is."""
+        """The relation of two profiles: a name in both whose described digits differ, right or wrong."""
         one, other = ({f"{row['attributes'][0]} {row['name']}": row["attributes"][1:] for row in told["objects"]
                        if row["attributes"]} for told in (first, second))  # fmt: skip
         shared = sorted(name for name in one.keys() & other.keys() if one[name] != other[name])

@@ -49,7 +49,7 @@ def train(words: tuple[str, ...], output_dir: Path, *, moments: list[float], log
 
 
 def difference(whole: Path, cut: Path) -> str:
-    """What the two runs differ in, empty if in nothing."""
+    """The difference between the two runs in words; empty if there is none."""
     if not (is_finished(whole) and is_finished(cut)):
         return "one did not finish"
     if (whole / "model.safetensors").read_bytes() != (cut / "model.safetensors").read_bytes():

@@ -1,4 +1,4 @@
-"""How much faster than stock TRL? `python -m benchmarks.grpo --json PATH --prompt_tokens 1000 --completion_tokens 250`.
+"""Speed against stock TRL: `python -m benchmarks.grpo --json PATH --prompt_tokens 1000 --completion_tokens 250`.
 
 TRL's own `GRPOTrainer` and Fovea's train the same random model (`--size`, a name in fovea/models/random_models.py) in
 the same environment on the same scripted rollouts, by turns. Three things are timed: the loss of recorded rollouts
@@ -101,7 +101,7 @@ def _rounds(sides: dict[str, Side], inputs: dict[str, Any], args: argparse.Names
 
 
 def _bounds(measured: Measured, args: argparse.Namespace) -> dict[str, float]:
-    """How much faster each stage can be at most: each token that is shared computed once, decoding as it is."""
+    """Upper bound of the speed-up of each stage: shared tokens are computed once, decoding stays as it is."""
     tokens = args.num_generations * (args.prompt_tokens + args.completion_tokens)
     bound = tokens / (args.prompt_tokens + args.num_generations * args.completion_tokens)
     if args.loss_only:

@@ -1,4 +1,4 @@
-"""How much host memory do large images take? `python -m benchmarks.host_memory --num_images 2000`.
+"""Host memory that large images take: `python -m benchmarks.host_memory --num_images 2000`.
 
 Groups of rollouts zoom into 3840x2160 images that lie in one dataset, through the environment and the processor as in
 training, once for each bound (`image_cache_gib`) and each in a process of its own. What is printed is that process's

@@ -38,7 +38,7 @@ def seconds(step: Callable[[], None]) -> float:
 
 
 def measured(num_images: int, text_tokens: int, heads: list[int], width: int, device: str, repeats: int) -> float:
-    """How many times longer the plain layer takes."""
+    """Ratio of the plain layer's time to the masked layer's time."""
     numbers = conversation(num_images, text_tokens)
     plain = PackedGroups(0, [len(numbers) - 1], [[1]], torch.device(device))
     masked = BlockedGroups(plain, numbers, [0])

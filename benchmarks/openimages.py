@@ -1,4 +1,4 @@
-"""How much memory and time OpenImages' files take: `python -m benchmarks.openimages --num_rows 5000000`.
+"""Memory and time that OpenImages' files take: `python -m benchmarks.openimages --num_rows 5000000`.
 
 Made-up files in the released layout, a sixth of a row's picture each, 600 classes as unevenly frequent as in life. The
 reading and the drawing run in a process of their own, whose peak memory is printed.

@@ -31,7 +31,7 @@ from rl.arguments import GRPOArguments
 from rl.trainer import ZoomGRPOTrainer
 
 ATTENTION = [operation for operation in flop_registry if "attention" in str(operation)]
-"""What PyTorch's counter knows of attention; on CPU it knows none, so none is counted anywhere."""
+"""Attention operations that PyTorch's counter knows. It knows none on CPU, so attention is counted nowhere."""
 
 
 def by_place(completions: Sequence[Any], **_: Any) -> list[float]:
@@ -197,7 +197,7 @@ def now() -> float:
 
 @dataclass(frozen=True)
 class Setup:
-    """What both sides train, and on how much."""
+    """The model that both sides train, and the sizes of its batch."""
 
     prompt_tokens: int
     completion_tokens: int

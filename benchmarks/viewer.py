@@ -1,4 +1,4 @@
-"""How fast is the trajectory viewer? `python -m benchmarks.viewer --num_episodes 5000` in headless Chromium.
+"""Speed of the trajectory viewer: `python -m benchmarks.viewer --num_episodes 5000` in headless Chromium.
 
 Builds a report of so many episodes on half as many distinct images, opens it some times, and prints when the first
 contentful paint was, when the list could be used, and how long filters, a search and a step to the next episode took.

@@ -1,4 +1,4 @@
-"""How long episodes wait for each other's turns: `python -m benchmarks.waiting`.
+"""Time that episodes wait for each other's turns: `python -m benchmarks.waiting`.
 
 An engine that is only a clock writes every turn at the same number of tokens a second. Lengths are drawn with a long
 tail, the longest about 6.6 times the mean. The same episodes are played turn by turn together, as any policy is, and
@@ -54,7 +54,7 @@ class Together:
     seconds: float = 0.0
 
     def turn(self, conversation: Conversation) -> tuple[float, Reply]:
-        """How long the next turn takes, and the turn."""
+        """Seconds that the next turn takes, and the turn."""
         number = sum(message["role"] == "assistant" for message in conversation.messages)
         turns = self.lengths[int(conversation.task.id)]
         text = CALL if number + 1 < len(turns) else "<answer>1</answer>"

@@ -103,7 +103,7 @@ def _prompt(renderer: Renderer, environment: ZoomEnvironment, task: Task) -> lis
 def _turns(
     renderer: Renderer, environment: ZoomEnvironment, frame: Frame, num_tokens: int, num_rows: int, num_zooms: int
 ) -> list[list[list[int]]]:
-    """What each row writes, turn by turn: with what it is shown in between just `num_tokens` tokens."""
+    """Token ids that each row writes, turn by turn. With the observations between they have `num_tokens` tokens."""
     size = 1000 if frame is Frame.PER_MILLE else environment._seen[0].view.input[0]
     shown = [renderer.observation_ids(environment.image_zoom_in_tool([0, 0, size // 4, size // 4]))] * num_zooms
     written = num_tokens - sum(map(len, shown))

@@ -26,11 +26,11 @@ from synthesis.varied import VariantArguments
 PAGE = Path(__file__).with_name("options.md")
 SECTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "Episodes": (
-        "What a model sees and may do in an episode. SFT, GRPO, `fovea eval`, `fovea traces` and the doctor take them.",
+        "Images, tools and limits of an episode. SFT, GRPO, `fovea eval`, `fovea traces` and the doctor take them.",
         (EpisodeArguments,),
     ),
     "Tasks, images and engines": (
-        "Where tasks come from, how large images are, what runs the model.",
+        "The source of tasks, the size of images, and the engine that runs the model.",
         (
             arguments.TaskArguments, arguments.PixelArguments, arguments.EngineArguments, arguments.PlayerArguments,
             arguments.SharingArguments, arguments.MaskArguments, arguments.TimeArguments,

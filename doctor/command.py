@@ -20,13 +20,13 @@ TRAININGS = {
     "grpo": ("doctor.grpo:examine", "rl.arguments:ARGUMENTS"),
     "sft": ("doctor.sft:examine", "sft.arguments:ARGUMENTS"),
 }
-"""By training: what examines it, and the dataclasses of its options."""
+"""The function that examines each training, and the dataclasses of its options."""
 
 
 def training_of(words: list[str]) -> str:
-    """Which training the words are for: the one that alone knows their options.
+    """The training that the command line is for, `sft` or `grpo`: the only one that knows its options.
 
-    Where both do, it is SFT if they come from a file, else GRPO.
+    If both know them, it is SFT with a config file, else GRPO.
     """
     files, words = config_names(words)
     named = {word[2:].partition("=")[0] for word in words if word.startswith("--")}

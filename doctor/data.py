@@ -1,4 +1,4 @@
-"""What the doctor says about tasks, before any of them meets an environment."""
+"""Checks of tasks, before an environment shows them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def unfit_tasks(note: Note, tasks: Sequence[Task]) -> None:
         return
     constant = best_constant([(task.family, str(task.answer)) for task in tasks])
     if constant > 0.8 and len(tasks) >= 10:
-        note.warn(f"one answer for each family scores {constant:.2f}: nothing need be seen", "balance the answers")
+        note.warn(f"one fixed answer for each family scores {constant:.2f}, without looking", "balance the answers")
     repeated = len(tasks) - len({task.id for task in tasks})
     if repeated:
-        note.warn(f"{repeated} tasks have the id of another one", "give each its own id: logs are paired by it")
+        note.warn(f"{repeated} tasks have the id of another one", "give each its own id: comparisons pair tasks by it")
     blind = sum(not task.images for task in tasks)
     kinds = ", ".join(sorted({task.kind.value for task in tasks}))
     note.ok(f"{len(tasks)} tasks, {blind} without images; kinds {kinds}; one answer a family scores {constant:.2f}")
@@ -65,7 +65,7 @@ def given_away_answers(note: Note, tasks: Sequence[Task]) -> bool:
 
 
 def _gives_itself_away(task: Task) -> bool:
-    """Whether the answer stands in the question and is no alternative that it offers."""
+    """Returns True if the question contains the answer and does not offer it as one of several alternatives."""
     answer = str(task.answer).strip().lower()
     question = task.question.lower()
     is_open = task.kind in (AnswerKind.NUMBER, AnswerKind.TEXT, AnswerKind.MATH) and " or " not in question

@@ -1,4 +1,4 @@
-"""What the doctor says about an environment: how it reads boxes, and at which size its images reach the model."""
+"""Checks of an environment: the frame in which it reads boxes, and the sizes at which images reach the model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NUM_SHOWN = 24
 
 @dataclass(frozen=True)
 class Subject:
-    """What a training puts together: model, tasks, environment and how episodes are rendered.
+    """The parts of a training: model, tasks, environment and the renderer of episodes.
 
     `frame` is the frame in which the environment reads boxes, which may have been chosen against the model's family.
     """
@@ -114,7 +114,7 @@ class _Script:
 
 
 def zoomed(environment: Any, image: Image.Image, first: Image.Image, region: Box, frame: Frame) -> Image.Image:
-    """What a zoom into `region` of the image returns, whose first view is `first`."""
+    """The crop that a zoom into `region` of the image returns; `first` is the image's first view."""
     arguments = {"bbox_2d": Framing(frame, (View(image.size, first.size),)).write(region), "label": "", "img_idx": 0}
     tool = getattr(environment, ZOOM)
     known = inspect.signature(tool).parameters

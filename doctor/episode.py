@@ -1,4 +1,4 @@
-"""What the doctor says about an episode: its prompt, its tokens in the loss, its length."""
+"""Checks of an episode: its prompt, its tokens in the loss, its length."""
 
 from __future__ import annotations
 
@@ -91,8 +91,7 @@ def overlong_episodes(note: Note, subject: Subject, engine_length: int | None) -
 
 
 def _longest(subject: Subject) -> tuple[int, list[int], int]:
-    """Of some tasks the tokens of the longest prompt, those of each image in it, and those of the largest crop or
-    focus."""
+    """Tokens of the longest prompt of some tasks, of each image in it, and of the largest crop or focus."""
     environment, renderer = subject.make_environment(), subject.renderer
     tools = tools_of(environment)
     prompt, shown, crop = 0, list[int](), 0

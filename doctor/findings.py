@@ -1,4 +1,4 @@
-"""What checks find, and how they say it."""
+"""Findings of checks, and the functions that report them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found. `cure` says what to do about it; a check that passes, or whose message says it, has none."""
+    """The result of a check. `cure` tells the user what to do; it is empty after a pass or if the message tells it."""
 
     check: str
     verdict: Verdict
@@ -52,7 +52,7 @@ class Examination:
         self.findings: list[Finding] = []
 
     def check(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What `function(note, *arguments)` returns; None if it raised, which is a failed check."""
+        """The result of `function(note, *arguments)`; None if it raised, which counts as a failed check."""
         note = Note(self, name)
         _say_what_runs(f"{name} …")
         try:
@@ -83,7 +83,7 @@ class Examination:
 
 @dataclass(frozen=True)
 class Note:
-    """How a check says what it found."""
+    """Reports the result of one check."""
 
     examination: Examination
     check: str

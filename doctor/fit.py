@@ -1,4 +1,4 @@
-"""Whether a training fits into the memory of a GPU, and what would make it fit."""
+"""Checks that a training fits into the memory of a GPU, and names options that make it smaller."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sft.arguments import SFTScriptArguments
 
 @dataclass(frozen=True)
 class Phase:
-    """What comes on top of what is always held: so many bytes for a time, and the options that make them fewer."""
+    """Memory that one phase takes in addition to memory that is always held, and options that reduce it."""
 
     name: str
     num_bytes: int
@@ -32,7 +32,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Launch:
-    """What is trained, and on what."""
+    """The settings of a training, its processes, and the memory of one GPU."""
 
     model_args: ModelConfig
     args: Any
@@ -82,7 +82,7 @@ def exceeded_grpo_memory(note: Note, subject: Subject, prompt_tokens: int, launc
 
 
 def _loss_bytes(subject: Subject, prompt_tokens: int, launch: Launch, prepare: Callable[[Any], Any]) -> tuple[int, int]:
-    """What the loss of a micro-batch keeps for backward: groups in shared rows, and every rollout alone."""
+    """Bytes that the loss of a micro-batch keeps for backward: groups in shared rows, and every rollout alone."""
     args, network = launch.args, subject.model.network
     completion = [1] * subject.limits.max_completion_tokens
     size, group = args.per_device_train_batch_size, args.num_generations
@@ -98,7 +98,7 @@ def _loss_bytes(subject: Subject, prompt_tokens: int, launch: Launch, prepare: C
 
 
 def _engine_bytes(launch: Launch) -> int:
-    """What vLLM takes of this GPU."""
+    """Bytes that vLLM takes of this GPU."""
     is_here = launch.args.use_vllm and launch.args.vllm_mode == "colocate"
     return int(launch.args.vllm_gpu_memory_utilization * (launch.gpu_gib or 0) * GIB) * is_here
 

@@ -60,7 +60,7 @@ def examine_episodes(
     examination: Examination, loaded: tuple[Model, bool], tasks: Sequence[Task], episodes: EpisodeArguments,
     rewards: Sequence[Reward], launch: Launch,
 ) -> None:  # fmt: skip
-    """What model, tasks and environment make together."""
+    """Checks model, tasks and environment together."""
     check, args = examination.check, launch.args
     check("family", lambda note: check_family(loaded[0].processor))
     check("precision", lost_updates, loaded[0].network, launch)

@@ -1,4 +1,4 @@
-"""Whether rollouts and loss agree about the model's log-probabilities."""
+"""Checks that rollouts and loss agree about the model's log-probabilities."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def differing_log_probabilities(note: Note, subject: Subject) -> None:
 
 
 def _greedy_tokens(network: Any, subject: Subject) -> tuple[int, int]:
-    """How many tokens that the model writes greedily are the likeliest by its plain forward, and how many it writes."""
+    """The number of greedy tokens that are also the likeliest by the model's plain forward, and the number of all."""
     renderer = subject.renderer
     policy = TransformersPolicy(network, renderer, Sampling(0.0))
     short = Limits(2, min(48, subject.limits.max_tokens_per_turn), subject.limits.max_completion_tokens)

@@ -1,4 +1,4 @@
-"""How much memory a training takes, known before it starts: its own code run on shapes alone.
+"""Memory of a training, computed before it starts: the training's own code runs on shapes alone.
 
 What backward needs is found by running the loss on fake tensors and counting what is alive; weights, gradients,
 optimizer states and caches are counted from shapes. All sizes are bytes on one device.
@@ -28,7 +28,7 @@ from fovea.models.trainee import adapt_language
 
 GIB = 2**30
 OVERHEAD = 1.05, 3 * GIB // 4
-"""What is taken beyond what is asked for: the allocator's gaps as a factor, the CUDA context in bytes."""
+"""Memory beyond the requested bytes: the allocator's gaps as a factor, and the CUDA context in bytes."""
 ADAM_BYTES = {"8bit": 2, "deepspeed": 12}
 """Bytes a trainable parameter: both moments in 8 bits; ZeRO's float32 weights and moments (Rajbhandari et al. 2020)."""
 GATHERED = 10**9
@@ -98,7 +98,7 @@ def loss_bytes(
 
 
 def alive_in_loss(network: Any, packed: Packed, *, autocast: torch.dtype | None = None) -> int:
-    """The same of this very network, as it is."""
+    """Bytes that are alive at the peak of the loss of this network, without extrapolation."""
     weights = [*network.parameters(), *network.buffers()]
     hooks = [weight.register_post_accumulate_grad_hook(_drop_gradient) for weight in weights if weight.requires_grad]
     with _Alive(weights) as alive, torch.autocast("cpu", autocast, enabled=autocast is not None):
@@ -113,7 +113,7 @@ def _drop_gradient(weight: torch.Tensor) -> None:
 
 
 WHOLE_PARTS = ("lora_", "lm_head", *VISION_PARTS)
-"""Parts of names of what is not quantized."""
+"""Parts of the names of weights that are not quantized."""
 
 
 def weight_bytes(network: Any, arguments: ModelConfig) -> int:
@@ -144,7 +144,7 @@ def optimizer_bytes(network: Any, optim: str, sharding: Sharding) -> int:
 
 
 def held_bytes(network: Any, arguments: ModelConfig, optim: str, sharding: Sharding) -> dict[str, int]:
-    """What a process holds all the time, by what it is."""
+    """Bytes that a process holds all the time, by purpose."""
     all_weights = weight_bytes(network, arguments)
     held = {"weights": sharding.share(all_weights, from_stage=3)}
     if sharding.zero_stage == 3:
@@ -183,7 +183,7 @@ def as_trained(
 
 
 def cache_bytes(network: Any, num_tokens: int) -> int:
-    """Keys and values of so many tokens."""
+    """Bytes of the keys and values of `num_tokens` tokens."""
     text = network.config.get_text_config()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     size = without_adapters(network).get_output_embeddings().weight.element_size()
@@ -199,7 +199,7 @@ def feature_bytes(network: Any, num_tokens: int) -> int:
 
 
 def vision_bytes(network: Any, num_tokens: int) -> int:
-    """What a frozen vision tower holds at once while it encodes images of so many tokens.
+    """Bytes that a frozen vision tower holds at once while it encodes images of `num_tokens` tokens.
 
     That is the widest place of a block: residual, normed input, and either queries, keys, values and output or the
     inner layer of the MLP and its gate.
@@ -212,14 +212,14 @@ def vision_bytes(network: Any, num_tokens: int) -> int:
 
 
 def prefill_bytes(network: Any, num_tokens: int) -> int:
-    """What the language tower holds at once while it reads so many tokens: residual, normed input, the MLP's inside."""
+    """Bytes that the language tower holds while it reads tokens: residual, normed input, inside of the MLP."""
     text = network.config.get_text_config()
     size = without_adapters(network).get_output_embeddings().weight.element_size()
     return num_tokens * (2 * text.hidden_size + 3 * text.intermediate_size) * size
 
 
 def rollout_bytes(network: Any, *, num_prompts: int, num_rollouts: int, prompt_tokens: int, episode_tokens: int) -> int:
-    """What rollouts with kept caches take beside the weights.
+    """Bytes that rollouts with kept caches take beside the weights.
 
     A turn goes on from a copy of its caches; prompts are read, images included, before there are any to copy.
     """
@@ -241,7 +241,7 @@ def outline(network: Any, dtype: torch.dtype, *, num_layers: int | None = None) 
 
 
 def device_gib() -> float | None:
-    """What the accelerator of this machine holds; None without one."""
+    """Memory of this machine's accelerator in GiB; None without an accelerator."""
     with suppress(RuntimeError, AssertionError):
         return torch.cuda.mem_get_info()[1] / GIB
     return None

@@ -1,4 +1,4 @@
-"""What the doctor knows of a model: its weights where they are small enough, else its shape."""
+"""The model that the doctor examines: its weights if they are small enough, else its shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor says about rewards: on episodes made to be told apart, and on those of the tasks."""
+"""Checks of rewards: on sample episodes that a reward should tell apart, and on episodes of the tasks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def blind_rewards(note: Note, names: Sequence[str], weights: Sequence[float] | N
 
 
 def _weighted_total(note: Note, rewards: dict[str, Reward], weights: Sequence[float]) -> dict[str, float] | None:
-    """What all rewards together pay each sample episode; None if one of them cannot be tried on a sample task."""
+    """The weighted sum of all rewards for each sample episode; None if one of them cannot be tried on a sample task."""
     episodes = sample_episodes(sample_task())
     payments: list[list[float | None]] = []
     for name, reward in rewards.items():

@@ -1,4 +1,4 @@
-"""What the words on the command line mean to a training, and where it is to run."""
+"""The training that the command line describes, and the machine that runs it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_settings(note: Note, types: tuple[type, ...], default_config: str, word
 
 
 def read_launch(note: Note, accelerate_config: str | None) -> Sharding:
-    """How the launch splits the training."""
+    """The processes and the ZeRO stage of the launch."""
     if accelerate_config is None:
         return Sharding()
     launch = read_config(accelerate_config)

@@ -1,4 +1,4 @@
-"""What the doctor says about traces: what of them carries loss, whose frame their boxes are in, how large crops are."""
+"""Checks of traces: tokens that carry loss, the frame of boxes, the sizes of crops."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def boxes_in_another_frame(note: Note, subject: Subject, records: Sequence[dict]
 
 
 def may_be_within(size: Size, limits: PixelLimits) -> bool:
-    """Whether an image of such a size may come of these limits, whose rule rounds sides to whole patches last."""
+    """Returns True if these limits may produce an image of this size; their rule rounds sides to whole patches last."""
     (width, height), patch = size, limits.factor
     least, most = (width - patch) * (height - patch), (width + patch) * (height + patch)
     return least < limits.max_pixels and most > limits.min_pixels

@@ -1,4 +1,4 @@
-"""What a user sets about episodes, under the same names in every command."""
+"""Settings of episodes, under the same names in every command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from environments.zoom import ZoomEnvironment
 
 @dataclass
 class EpisodeArguments:
-    """How an episode runs: its environment, its limits, and how images and crops reach the model."""
+    """Settings of an episode: its environment, its limits, and the sizes of images and crops."""
 
     environment: str = field(
         default="zoom",
@@ -50,15 +50,15 @@ class EpisodeArguments:
     crops: str = field(
         default="true",
         metadata={
-            "help": "What a zoom returns: true, or to probe whether the model looks: noise, blank, a random place of "
-            "the image, the same place of another task's image, or the task's own target box.",
+            "help": "Image that a zoom returns: true, or to probe whether the model looks: noise, blank, a random "
+            "place of the image, the same place of another task's image, or the task's own target box.",
             "choices": list(CROP_MODES),
         },
     )
     views: str = field(
         default="true",
         metadata={
-            "help": "What the first view shows: true, or blurred, blank to probe what zooms alone are worth.",
+            "help": "Image of the first view: true, or blurred, blank to probe what zooms alone are worth.",
             "choices": list(VIEW_MODES),
         },
     )
@@ -72,12 +72,12 @@ class EpisodeArguments:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the environment is one of ours, which is made of settings."""
+        """True if the environment is one of Fovea's, which reads these settings."""
         return self.environment in ENVIRONMENTS
 
     @property
     def cuts_crops(self) -> bool:
-        """Whether the environment is one of ours that zooms."""
+        """True if the environment is one of Fovea's and has the zoom tool."""
         return self.is_ours and issubclass(ENVIRONMENTS[self.environment], ZoomEnvironment)
 
     @property

@@ -25,7 +25,7 @@ from fovea.tasks import Task
 
 
 class EnvironmentCheckError(AssertionError):
-    """What is wrong with an environment, and how to mend it."""
+    """A mistake in an environment, with its cure."""
 
 
 def check_environment(
@@ -117,7 +117,7 @@ def _value(schema: Mapping[str, Any]) -> Any:
 
 
 def _opened(environment: Any, task: Task) -> list[tuple[str, str]]:
-    """How an episode begins, in a form that can be compared."""
+    """The first user message of an episode, in a form that can be compared."""
     try:
         return _compared(opening(environment, task)[1]["content"])
     except (ValueError, TypeError) as error:
@@ -125,7 +125,7 @@ def _opened(environment: Any, task: Task) -> list[tuple[str, str]]:
 
 
 def _described(opened: Sequence[tuple[str, str]], task: Task, environment: Any) -> str:
-    """What of the task an opening shows, and by which prompt."""
+    """The images of the task that an opening shows, and its prompt, in words."""
     text = "".join(text for kind, text in opened if kind == "text")
     images = sum(kind == "image" for kind, _ in opened)
     asks = "its question" if task.question in text else "NOT its question"
@@ -187,12 +187,15 @@ def _outcome(tool: Callable, arguments: dict, name: str, *, allow_type_error: bo
     except TypeError as error:
         if allow_type_error:
             return [("needs arguments", "")]
-        raise EnvironmentCheckError(f"tool {name} raised {error!r} on {arguments}") from error
+        raise EnvironmentCheckError(f"tool {name} raised {error!r} on {arguments}: mend its code") from error
     except Exception as error:
         raise EnvironmentCheckError(
             f"tool {name} raised {error!r} on {arguments}: raise ModelFault(kind, message) if the model is to blame"
         ) from error
-    _require(value is not None, f"tool {name} returned None on {arguments}, and the model would read 'None'")
+    _require(
+        value is not None,
+        f"tool {name} returned None on {arguments}, and the model would read 'None': return text or an image",
+    )
     try:
         return _compared(content_of(value, f"tool {name}"))
     except TypeError as error:

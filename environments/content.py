@@ -1,4 +1,4 @@
-"""What environments return, as content blocks: of `reset`, and of the tools that a model calls."""
+"""Values that environments return from `reset` and from tools, as content blocks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _blocks(value: Any, where: str) -> list[dict[str, Any]]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is text or a number, or lists and dictionaries of these."""
+    """Returns True for text, a number, or lists and dictionaries of these."""
     if isinstance(value, Mapping):
         return all(_is_plain(name) and _is_plain(item) for name, item in value.items())
     if isinstance(value, (list, tuple, set, frozenset)):

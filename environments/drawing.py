@@ -1,4 +1,4 @@
-"""An episode as one picture: the images as the model saw them, its boxes, its crops and what it said."""
+"""An episode as one picture: the images as the model saw them, its boxes, its crops and its text."""
 
 from __future__ import annotations
 

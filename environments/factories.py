@@ -1,4 +1,4 @@
-"""What the episode arguments make for a model: its environments, and the renderer of its tokens."""
+"""Environments and the renderer of tokens, made from the episode arguments for a model."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def box_frame(arguments: EpisodeArguments, model: Model) -> Frame:
 
 
 def crop_limits(arguments: EpisodeArguments, first_view: PixelLimits) -> PixelLimits:
-    """Between how many pixels crops reach the model; those of first views where nothing else was chosen.
+    """Pixel limits of crops; those of first views unless others were chosen.
 
     Raises:
         ValueError: for limits beyond those of first views, within which alone the processor leaves images as they are.

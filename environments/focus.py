@@ -116,7 +116,7 @@ class ChainEnvironment(NumberedEnvironment):
 
 
 def _text(value: Any, name: str) -> str:
-    """What the model wrote for an argument that is text; numbers are taken, as models write them for answers.
+    """The model's value of an argument that is text. Numbers are accepted, since models write answers as numbers.
 
     Raises:
         ModelFault: for anything else.

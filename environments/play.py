@@ -20,7 +20,7 @@ from fovea.tasks import Task
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a policy picks its tokens, in Transformers' terms: `temperature` 0 is greedy, `top_k` or `min_p` 0 is off."""
+    """Settings of sampling in Transformers' terms: `temperature` 0 is greedy, `top_k` or `min_p` 0 is off."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -29,7 +29,7 @@ class Sampling:
 
 
 class Policy(Protocol):
-    """What writes the next assistant turn of each conversation, in at most so many tokens each."""
+    """Writes the next assistant turn of each conversation, each in at most `max_tokens` tokens."""
 
     def reply(self, conversations: Sequence[Conversation], *, max_tokens: Sequence[int]) -> list[Reply]: ...
 

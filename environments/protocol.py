@@ -64,7 +64,7 @@ def _parse_call(text: str) -> Call | Fault:
 
 
 def is_well_formed(text: str) -> bool:
-    """Whether a turn keeps the format to the letter: thoughts once, then calls or one answer, and nothing else."""
+    """Returns True if a turn keeps the format exactly: thoughts once, then calls or one answer, and nothing else."""
     head, thought, body = text.partition("</think>")
     if not thought or not head.strip().startswith("<think>") or "<think>" in head.strip()[7:] or "</think>" in body:
         return False

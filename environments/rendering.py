@@ -26,7 +26,7 @@ _CALL = {"type": "function", "function": {"name": "t", "arguments": "{}"}}
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """What the model receives for one image, and how many placeholders stand for it.
+    """The model's inputs for one image, and the number of placeholders in the text.
 
     Qwen-VL: `pixel_values` [patches, patch width], `extent` its grid_thw [3]. LLaVA-OneVision: `pixel_values` [tiles,
     3, height, width], `extent` the image's (height, width) [2].
@@ -36,7 +36,7 @@ class ImageInputs:
     extent: torch.Tensor
     num_tokens: int
     is_whole: bool = False
-    """Whether a model that cuts images into tiles sees this one as a single tile."""
+    """True if a model that cuts images into tiles takes this image as a single tile."""
 
 
 @dataclass
@@ -198,7 +198,8 @@ class Renderer:
         features = sum(image.num_tokens for image in images)
         if placeholders != features:
             raise ValueError(
-                f"{name} has {placeholders} image placeholders but its {len(images)} images give {features} features"
+                f"{name} has {placeholders} image placeholders but its {len(images)} images give {features} "
+                "features: use the model's own processor and template"
             )
 
     def _template(self, messages: Sequence[dict], tools: Sequence[Callable], **options: Any) -> str:
@@ -222,7 +223,10 @@ class Renderer:
     def _ids(self, text: str, images: Sequence[Image.Image], among_several: bool) -> list[int]:
         parts = text.split(self.image_token)
         if len(parts) != len(images) + 1:
-            raise ValueError(f"the rendered text has {len(parts) - 1} image placeholders for {len(images)} images")
+            raise ValueError(
+                f"the rendered text has {len(parts) - 1} image placeholders for {len(images)} images: use a chat "
+                "template that shows each once"
+            )
         filled = [parts[0]]
         for image, part in zip(images, parts[1:], strict=True):
             inputs = self.image_inputs(image, among_several=among_several)

@@ -40,7 +40,7 @@ from fovea.tasks import Task
 
 @dataclass(frozen=True)
 class Limits:
-    """When an episode has to end: assistant turns, tokens in one of them, tokens after the prompt in all."""
+    """Limits of an episode: assistant turns, tokens in a turn, tokens after the prompt."""
 
     max_turns: int = 4
     max_tokens_per_turn: int = 512
@@ -53,7 +53,7 @@ class TaskNotShown(ValueError):
 
 @dataclass
 class Conversation:
-    """What a policy is asked to continue: chat messages, and with a renderer their exact token ids and images."""
+    """The conversation that a policy continues: chat messages, and with a renderer their token ids and images."""
 
     task: Task
     messages: list[dict]
@@ -177,7 +177,7 @@ class Seat:
 
     @property
     def tokens_left(self) -> int:
-        """How many tokens the next turn may have."""
+        """The number of tokens that the next turn may have."""
         return min(self.limits.max_tokens_per_turn, self.limits.max_completion_tokens - len(self.loss_mask))
 
     def take(self, reply: Reply) -> None:

@@ -14,11 +14,11 @@ TAUGHT = (
     "environment", "box_frame", "crop_min_pixels", "crop_max_pixels", "crop_padding", "min_pixels", "max_pixels",
     "max_image_tokens",
 )  # fmt: skip
-"""What a training teaches a model to expect."""
+"""Settings that a training teaches the model to expect."""
 KEPT = ("min_pixels", "max_pixels")
 """Of these, what a processor keeps with its checkpoint where a training says nothing."""
 LIMITS = ("max_turns", "max_tokens_per_turn", "max_episode_tokens")
-"""How long an episode of it was allowed to be: another training may choose otherwise, an evaluation goes by them."""
+"""Limits of the training's episodes. Another training may choose others; an evaluation uses these."""
 
 
 def taught_settings(model: str, names: Sequence[str] = TAUGHT) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def checkpoint_defaults(words: list[str]) -> dict[str, Any]:
 
 
 def untaught(model: str, *settings: Any) -> str:
-    """How these settings differ from those with which a checkpoint was trained; empty if they do not."""
+    """Differences between these settings and those that a checkpoint was trained with; empty without a difference."""
     now = {name: value for part in settings for name, value in vars(part).items()}
     before = _chosen(model)
     differing = [

@@ -11,7 +11,7 @@ from fovea.placeholders import escaped
 
 
 class CallError(ValueError):
-    """A call that cannot be read, with what is wrong about it."""
+    """A call that cannot be read, and the reason."""
 
 
 def call_tag(call: Any) -> str:
@@ -36,7 +36,7 @@ def call_tag(call: Any) -> str:
 
 
 def read_literal(text: str) -> Any:
-    """What a text of JSON says, or of a Python literal, as older data writes it; it is never evaluated.
+    """The value of a text in JSON, or in a Python literal as older data have it. The text is never executed.
 
     Raises:
         CallError: for a text that is neither.

@@ -107,7 +107,7 @@ CLEAR = 0.5
 
 
 class FrameEvidence:
-    """How far crops are from what is under their boxes, for each frame and each padding that they may have."""
+    """Distances of crops from the image regions under their boxes, for each possible frame and padding."""
 
     def __init__(
         self, limits: PixelLimits, *, frames: Sequence[Frame] = tuple(Frame), paddings: Sequence[float]

@@ -66,7 +66,7 @@ def numbered_traces(path: str | Path) -> Iterator[tuple[int, dict | TraceError]]
             except TraceError as error:
                 yield number, error
     except UnicodeDecodeError as error:
-        raise TraceError(f"{path} behind line {number}: it is not UTF-8 ({error.reason})") from None
+        raise TraceError(f"{path} behind line {number}: it is not UTF-8 ({error.reason}): save it as UTF-8") from None
 
 
 def checked(row: Any, folder: Path) -> dict:
@@ -76,7 +76,7 @@ def checked(row: Any, folder: Path) -> dict:
         TraceError: for a row that is none; `folder` is where relative paths of images start.
     """
     if not isinstance(row, Mapping):
-        raise TraceError(f"it is a {type(row).__name__}, not an object with messages and images")
+        raise TraceError(f"it is a {type(row).__name__}: it must be an object with messages and images")
     if BROKEN in row:
         raise TraceError(row[BROKEN])
     if "messages" not in row:
@@ -94,21 +94,23 @@ def checked(row: Any, folder: Path) -> dict:
                 f"itself is meant write \\{PLACEHOLDER}"
             )
     if sum(counts) != len(images):
-        raise TraceError(f"messages hold {sum(counts)} {PLACEHOLDER} placeholders for {len(images)} images")
+        raise TraceError(
+            f"messages hold {sum(counts)} {PLACEHOLDER} placeholders for {len(images)} images: write one for each"
+        )
     last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
     kept = {"messages": messages[: last + 1], "images": images[: sum(counts[: last + 1])]}
     return {**kept, "num_trailing": len(messages) - last - 1, "id": row.get("id")}
 
 
 def without_messages(row: Mapping[str, Any], cure: str = "") -> TraceError:
-    """What is wrong with a row in which no conversation is found."""
+    """The error for a row without a conversation."""
     if {"question", "answer"} <= row.keys():
         return TraceError("it is a task, with a question and an answer: `fovea data tasks` checks a file of them")
     return TraceError(f"there are no messages, but {sorted(row)}: write [{{role, content}}, …]{cure}")
 
 
 def image_sources(images: Any, folder: Path) -> list[Any]:
-    """What the images of a record can be opened from.
+    """The sources of a record's images, which `open_image` takes.
 
     Raises:
         TraceError: for one that is not there, or no image.
@@ -173,11 +175,13 @@ def _check_order(roles: Sequence[str]) -> None:
     if any(role == "system" for role in roles[1:]):
         raise TraceError("a system message stands behind others: only the first may be one")
     if not any(role == "assistant" for _, role in talk):
-        raise TraceError("no assistant turn is in it: there is nothing to learn")
+        raise TraceError("it has no assistant turn, so that nothing can be learned from it: leave it out")
     if talk[0][1] != "user":
         raise TraceError(f"messages[{talk[0][0]}] is the {talk[0][1]}'s: the user speaks first")
     for (_, before), (number, role) in pairwise(talk):
         if before == role == "assistant":
             raise TraceError(f"messages[{number}]: the assistant speaks twice in a row: join the two turns")
         if role == "tool" and before == "user":
-            raise TraceError(f"messages[{number}]: a tool answers the user, who called none")
+            raise TraceError(
+                f"messages[{number}]: a tool answers the user, who called none: put it behind a call of the assistant"
+            )

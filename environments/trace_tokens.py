@@ -37,7 +37,7 @@ class TraceEncoder:
         messages = [self._fitted(message) for message in trace.messages if message["role"] != "system"]
         start = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), None)
         if start is None:
-            raise ValueError("a trace has no assistant turn: there is nothing to learn from it")
+            raise ValueError("a trace has no assistant turn, so that nothing can be learned from it: leave it out")
         opening = [{"role": "system", "content": self.system}, *messages[:start]]
         ids, several = self.renderer.prompt_ids(opening, self.tools), len(images_of(opening)) > 1
         mask = [0] * len(ids)

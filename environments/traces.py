@@ -35,7 +35,7 @@ class TraceError(ValueError):
 
 
 def unfit(episode: Episode) -> str | None:
-    """Why an episode should not be imitated; None if nothing speaks against it."""
+    """The reason not to imitate an episode; None if there is none."""
     if episode.stop_reason is not StopReason.ANSWERED:
         return f"ended by {episode.stop_reason.value}"
     if episode.faults:

@@ -1,4 +1,4 @@
-"""How an environment shows images: their first views within a budget, and the frame in which boxes are written.
+"""First views of images within a budget of tokens, and the frame in which boxes are written.
 
 An environment has the shape that TRL's `environment_factory` expects: `reset(**row)` gives the content of the first
 user message, every other public method is a tool. In TRL's own loop and in ours a tool that finds the model at fault
@@ -29,7 +29,7 @@ BLUR_SHARE = 0.05
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """How an environment shows images and cuts crops.
+    """Settings of an environment that shows images and cuts crops.
 
     `frame` is the frame in which the model writes boxes. `padding` enlarges each box about its centre (1.5 in
     Chain-of-Focus). Boxes with a side below `min_side` (UNIT of the image they are in) are refused.
@@ -109,7 +109,7 @@ class ViewEnvironment:
         return PixelLimits(limits.min_pixels, max(limits.min_pixels, min(limits.max_pixels, most)), limits.factor)
 
     def _budget(self) -> int | None:
-        """What the first views may have together in visual tokens."""
+        """Visual tokens that the first views may have together."""
         return self._settings.max_image_tokens
 
     def _view_limits(self) -> list[PixelLimits]:
@@ -134,7 +134,7 @@ class ViewEnvironment:
 
     @property
     def _names_frame(self) -> bool:
-        """Whether the model is told how boxes are written: where it is asked for some, or was taught no frame."""
+        """True if the prompt describes the frame of boxes: if the answer is boxes, or no frame was taught."""
         return self._task.kind is AnswerKind.BOX or self._settings.names_frame
 
     @property
@@ -143,7 +143,7 @@ class ViewEnvironment:
         return Framing(self._settings.frame, tuple(seen.view for seen in self._seen[: len(self._task.images)]))
 
     def _describe_frame(self) -> str:
-        """How boxes are to be written; where images differ, for each of them."""
+        """The description of the frame of boxes; one line for each image if images differ."""
         framing = self.framing
         lines = [framing.describe(index) for index in range(max(1, len(framing.views)))]
         if len(set(lines)) == 1:
@@ -162,7 +162,7 @@ def _view(shown: Image.Image, mode: str) -> Image.Image:
 
 
 def nothing_to_see(mode: str, size: Size, rng: np.random.Generator) -> Image.Image | None:
-    """What probes show that show no image: a grey or a noisy one, (width, height); None in another mode."""
+    """A grey or noisy image (width, height) for probes that hide the image; None in another mode."""
     if mode == "blank":
         return Image.new("RGB", size, GREY)
     if mode == "noise":

@@ -85,7 +85,7 @@ class ZoomEnvironment(ViewEnvironment):
         return box
 
     def _shown(self, crop: Image.Image, original: Image.Image, region: Box, root: int) -> Image.Image:
-        """What the model gets to see in place of `crop`; seeded by the region, so that a replay is the same."""
+        """The image that the model sees in place of `crop`; seeded by the region, so that a replay is the same."""
         mode, size = self._settings.crops, crop.size
         if mode == "true":
             return crop

@@ -1,4 +1,4 @@
-"""What the analyses of finished evaluations have in common as commands."""
+"""Options and parsing that the analyses of finished evaluations share."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def of_each_family(tasks: Sequence[Task], number: int | None) -> list[Task]:
 
 @dataclass(kw_only=True)
 class EvaluationArguments(PlayerArguments, TimeArguments):
-    """What is evaluated, on which tasks, and where the answers go."""
+    """The checkpoint, the tasks and the output folder of an evaluation."""
 
     output_dir: str = field(metadata={"help": "Folder for samples.jsonl and summary.json."})
     dataset_name: str = field(
@@ -70,7 +70,7 @@ class EvaluationArguments(PlayerArguments, TimeArguments):
     tools: str = field(
         default="true",
         metadata={
-            "help": "What becomes of tool calls: carried out; refused, with the tools described as ever; or absent, "
+            "help": "Handling of tool calls: carried out; refused, with the tools described as ever; or absent, "
             "tools and all that the prompt says of them.",
             "choices": list(TOOL_MODES),
         },
@@ -115,7 +115,10 @@ class EvaluationArguments(PlayerArguments, TimeArguments):
                 "--all_checkpoints and --view_sizes_px"
             )
         if min(self.token_pooling, self.pixel_pooling) < 1:
-            raise ValueError("token_pooling and pixel_pooling are 1 (everything is left) or more")
+            raise ValueError(
+                f"token_pooling {self.token_pooling}, pixel_pooling {self.pixel_pooling}: give 1 (nothing is taken "
+                "away) or more"
+            )
         elsewhere = self.use_vllm or self.vllm_server_base_url or self.openai_base_url
         if self.pools and elsewhere:
             raise ValueError(
@@ -144,7 +147,7 @@ class EvaluationArguments(PlayerArguments, TimeArguments):
 
     @property
     def pools(self) -> bool:
-        """Whether images lose tokens or pixels."""
+        """True if images lose tokens or pixels."""
         return max(self.token_pooling, self.pixel_pooling) > 1
 
     def load_tasks(self) -> list[Task]:

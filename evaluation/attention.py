@@ -1,4 +1,4 @@
-"""What vision tokens attend to: `fovea analyse attention CHECKPOINT --dataset_name … --output_dir DIR`.
+"""Attention of vision tokens: `fovea analyse attention CHECKPOINT --dataset_name … --output_dir DIR`.
 
 For each layer of the language tower, how much of the attention of an image's tokens goes to tokens of the same image,
 of other images, and of text, as a mean over heads, tokens and tasks (MIMIC, arXiv 2601.07812: 50 tasks of 4 images).
@@ -41,7 +41,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(kw_only=True)
 class AttentionArguments(OfEachFamily, PlayerArguments):
-    """Which checkpoint is looked into, on which tasks."""
+    """The checkpoint and the tasks of the analysis."""
 
     output_dir: str = field(metadata={"help": "Folder for attention.csv and attention.json."})
     dataset_name: str = field(
@@ -88,7 +88,7 @@ class Watching:
         _, whole = attend(queries, keys, values, self.whole, self.whole, causal=True, scaling=scaling)
 
         def share(parts: Sequence[Call]) -> float:
-            """How much of the attention of images' tokens goes to the keys of these calls, each of them once."""
+            """The share of the image tokens' attention that goes to the keys of these calls, each key counted once."""
             shares = torch.zeros_like(whole)  # [heads, N]
             for call in parts:
                 rows = queries[call.at], keys[call.to], values[call.to], call.queries, call.keys
@@ -112,7 +112,7 @@ def analyse(model: Model, tasks: Sequence[Task], episodes: EpisodeArguments) -> 
         raise ConfigError("none of the tasks has several images: give a --dataset_name whose tasks have")
     network, base = model.network, without_adapters(model.network)
     if not install(base):
-        raise ConfigError("eager attention cannot be watched: leave --attn_implementation out")
+        raise ConfigError("eager attention cannot be measured: leave --attn_implementation out")
     factory, renderer = environment_factory(episodes, model), make_renderer(episodes, model)
     by_task = []
     for task in tqdm(tasks, desc="tasks"):
@@ -152,7 +152,7 @@ def write(layers: Sequence[Shares], folder: Path) -> None:
 
 
 def read(path: Path) -> list[Shares]:
-    """What `write` wrote to attention.json."""
+    """The shares in attention.json, as `write` wrote them."""
     return [Shares(**one) for one in json.loads(path.read_text())]
 
 
@@ -170,7 +170,9 @@ def main() -> None:
     arguments, episodes = parse((AttentionArguments, EpisodeArguments), defaults=defaults, description=__doc__)
     model, tasks = arguments.load()
     if model.network is None or arguments.use_vllm or arguments.vllm_server_base_url:
-        raise ConfigError("attention is watched inside the model, where vLLM and endpoints let nobody in")
+        raise ConfigError(
+            "attention can only be measured inside a model in Transformers: leave vLLM and the endpoint out"
+        )
     layers = analyse(model, tasks, episodes)
     RunDirectory(arguments.output_dir).write_start(analysis=arguments, episodes=episodes)
     write(layers, Path(arguments.output_dir))

@@ -1,4 +1,4 @@
-"""How episodes go: `fovea analyse episodes RUN [RUN …]`, of evaluations and of trainings.
+"""Behaviour in episodes of evaluations and trainings: `fovea analyse episodes RUN [RUN …]`.
 
 By family of tasks, and for a training also over its steps: how often a tool is called in each turn; whether the first
 zoom hits a target, whether a later one does where the first has missed, and how often the answer is right in each case;
@@ -36,7 +36,7 @@ BINS = 5
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What some episodes have in common. A share of nothing is None."""
+    """Counts and shares over some episodes. A share of no episodes is None."""
 
     n: int
     accuracy: float
@@ -71,13 +71,13 @@ class _Seen:
     hits: tuple[float | None, ...]
     """For each zoom the share of the target in the crop, None for one that hits none; no zooms without target boxes."""
     foci: tuple[bool, bool] | None
-    """Whether the first focus is right, and whether all images were found."""
+    """Two flags: the first focus is right, and all images were found."""
     answer: str
     reference: str
 
 
 def seen(episode: Episode, right: float) -> _Seen:
-    """What is counted of an episode that is right to this degree."""
+    """The counted properties of an episode; `right` is its degree of correctness."""
     task, chain = episode.task, chain_of_task(episode.task)
     hits = tuple(_hit(crop, episode) for crop in episode.crops) if task.boxes else ()
     foci = None
@@ -96,7 +96,7 @@ def _hit(crop: Crop, episode: Episode) -> float | None:
 
 
 def behaviour(episodes: Sequence[_Seen]) -> Behaviour:
-    """What they have in common; there is at least one."""
+    """Counts and shares over these episodes, of which there is at least one."""
     zoomed = [one for one in episodes if one.hits]
     missed = [one for one in zoomed if one.hits[0] is None]
     hit = [one for one in zoomed if any(share is not None for share in one.hits)]
@@ -198,7 +198,7 @@ def main() -> None:
     for folder in args.runs:
         run = stored_run(folder)
         if not run.records:
-            raise SystemExit(f"{run.path} holds no episode yet")
+            raise SystemExit(f"{run.path} holds no episode yet: wait until the run has played some")
         found = analyse(run)
         content[str(folder)] = {name: asdict(one) for name, one in found.items()}
         print(f"{folder}\n\n{table(found)}\n")

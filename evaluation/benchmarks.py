@@ -21,7 +21,7 @@ from fovea.tasks import Task
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where a benchmark lives, which of its files hold questions, and how one of their rows becomes a task's columns.
+    """A benchmark: its hub id, its files of questions, and the function that turns a row into a task's columns.
 
     `columns` gives None for a row that is left out. `averaged_within` names a metadata entry: scores are averaged
     within its values first, then across them.
@@ -56,7 +56,7 @@ def load_benchmark(
 
 
 def _folder(benchmark: Benchmark, source: str | Path | None) -> Path:
-    """Where the files are: `source` if it exists, else a copy of the hub's."""
+    """The folder of the files: `source` if it exists, else a copy from the hub."""
     if source is not None and Path(source).exists():
         return Path(source)
     if source is not None and Path(source).suffix in READERS:

@@ -128,7 +128,7 @@ def compare(*patterns: str | Path, seed: int = 0, rule: str | None = None) -> di
 
 
 def _has_published_mean(evaluation: Evaluated, rule: str) -> bool:
-    """Whether the mean over questions is the benchmark's own, which may be over families or of all lists together."""
+    """Returns True if the mean over questions is the benchmark's own; some average over families or over all lists."""
     samples = [sample for seed in evaluation.seeds for of_one in seed.values() for sample in of_one]
     return isclose(accuracy_of(samples).rules[rule], fmean(sample.score for sample in samples), abs_tol=1e-9)
 

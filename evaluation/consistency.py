@@ -42,7 +42,7 @@ class Consistency:
 
 
 def meaning(task: Task, sample: Sample) -> str:
-    """What an answer says, whatever letter its option has; "" where there is no answer."""
+    """The text of an answer, without the letter of its option; "" if there is no answer."""
     answer = sample.answer or ""
     letter = constant_of(task, answer)
     options = dict(zip(ascii_uppercase, task.choices, strict=False))

@@ -1,4 +1,4 @@
-"""What a report compares: each run with each, and each run with itself with something taken away; and in words."""
+"""Comparisons in a report: each run with each, and each run with itself under another condition; also in words."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def compare_runs(runs: Sequence[FoundRun], *, seed: int = 0) -> Compared:
 
 CROPS = {"random": "crops of random places", "other": "crops of another image", "target": "crops of the target box",
          "noise": "noise", "blank": "blank crops"}  # fmt: skip
-"""What zooms may return instead of true crops, in words."""
+"""Names in words for the images that zooms may return instead of true crops."""
 
 
 def headline(runs: Sequence[FoundRun], compared: Compared) -> list[str]:

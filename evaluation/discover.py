@@ -25,16 +25,16 @@ ARMS: Mapping[str, Mapping[str, str]] = {
     SCHEMA_ONLY: {"tools": "refused"},
     SINGLE_PASS: {"prompt": "direct"},
 }
-"""The arms of `fovea eval --arms`, each in a folder of its name, and in what it differs from a plain evaluation."""
+"""The arms of `fovea eval --arms`, by folder name, with the settings that differ from a plain evaluation."""
 OWN = ""
 """The name of the evaluation that a folder itself holds."""
 DEFAULT = "evaluation"
-"""The folder of a run's evaluation, by habit."""
+"""The usual folder of a run's evaluation."""
 
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run under the name by which it is told from the others: its evaluations, the main one first, its training."""
+    """A run under a unique name: its evaluations, the main one first, and its training."""
 
     name: str
     folder: Path
@@ -48,7 +48,7 @@ class FoundRun:
 
     @property
     def info(self) -> RunInfo:
-        """How the run was started, or its main evaluation."""
+        """The start record (run.json) of the training, or of its main evaluation."""
         return self.training.info if self.training else self.main.info if self.evaluations else read_run(self.folder)
 
     @property
@@ -95,7 +95,7 @@ def evaluations_to_compare(folder: Path) -> dict[str, Path]:
 
 
 def _ask_the_same(folders: Sequence[Path]) -> bool:
-    """Whether all questions of one folder are among those of another of the same benchmark, or of none."""
+    """Returns True if all questions of one folder are among another's, and both have the same benchmark or none."""
     asked = [(read_run(folder).chosen("evaluation").get("benchmark"), _questions(folder)) for folder in folders]
     return any(
         benchmark == other_benchmark
@@ -143,13 +143,13 @@ def _arms_in(folder: Path) -> dict[str, Path]:
 
 
 def _has_line(path: Path) -> bool:
-    """Whether a file holds a line that was written to its end."""
+    """Returns True if a file holds at least one complete line."""
     with path.open("rb") as file:
         return file.readline().endswith(b"\n")
 
 
 def is_plain(folder: Path) -> bool:
-    """Whether nothing was taken away or forced in an evaluation, so that it speaks of the checkpoint itself."""
+    """Returns True if an evaluation took nothing away and forced nothing, so that it measures the checkpoint itself."""
     settings = read_run(folder).chosen("evaluation", "episodes")
     plain_settings = {"crops": "true", "views": "true", "tools": "true", "prompt": "protocol", "force": "nothing",
                       "text_only": False, "token_pooling": 1, "pixel_pooling": 1}  # fmt: skip

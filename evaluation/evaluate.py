@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _summaries(arguments: EvaluationArguments, episodes: EpisodeArguments) -> Iterator[tuple[str, Summary]]:
-    """What was evaluated, by name."""
+    """Summaries of the evaluations, by name."""
     LEDGER.restart()
     if arguments.all_checkpoints:
         for step, found in play_history(arguments, episodes).items():

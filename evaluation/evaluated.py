@@ -51,7 +51,7 @@ class Evaluated:
 
     @cached_property
     def clusters(self) -> dict[str, str]:
-        """What questions that ask the same several times share (HR-Bench's rotations), by question id, where known."""
+        """The cluster of each question by id, where known. Questions of a cluster ask the same (HR-Bench)."""
         return {id: samples[0].cluster for id, samples in self.seeds[0].items() if samples[0].cluster is not None}
 
     def clustered(self, ids: Sequence[str], clusters: Mapping[str, str] | None = None) -> np.ndarray:
@@ -59,7 +59,7 @@ class Evaluated:
         return by_cluster(self.scores(ids), ids, self.clusters if clusters is None else clusters)
 
     def summary(self) -> dict[str, Any]:
-        """Accuracy, pass@k where there are samples, and what it cost."""
+        """Accuracy, pass@k if there are several samples, and cost."""
         ids = list(self.families)
         questions = [samples for seed in self.seeds for samples in seed.values()]
         samples = [sample for question in questions for sample in question]
@@ -141,7 +141,7 @@ def _scored(folder: Path, rule: str | None) -> Iterator[Sample]:
     for sample in read_samples(folder):
         if rule is not None and rule not in sample.scores:
             rules = ", ".join(sample.scores or ["strict"])
-            raise SystemExit(f"{folder} has no verdicts by {rule!r}, but by {rules}")
+            raise SystemExit(f"{folder} has no verdicts by {rule!r}: use one of {rules}")
         yield sample if rule is None else replace(sample, score=sample.scores[rule])
 
 

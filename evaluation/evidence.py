@@ -1,4 +1,4 @@
-"""What a report says about looking: the analyses that the runs' evaluations allow, as their commands print them."""
+"""Analyses that a report shows: those that the runs' evaluations allow, as their commands print them."""
 
 from __future__ import annotations
 

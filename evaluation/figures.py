@@ -36,7 +36,7 @@ def of_evaluations(
 
 
 def _frontiers(runs: Sequence[FoundRun], summaries: Mapping[tuple[str, str], Summary]) -> list[str]:
-    """What accuracy costs: in tokens, in visual tokens, and in seconds by each engine and device that has played."""
+    """Plots of accuracy against cost: tokens, visual tokens, and seconds for each engine and device."""
     stored = {(run.name, name): stored.folder for run in runs for name, stored in run.evaluations.items()}
     costs: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
     are_known = all(summary.context_tokens_per_question is not None for summary in summaries.values())
@@ -112,7 +112,7 @@ def _by_axis(runs: Sequence[FoundRun], shown: Trajectories) -> list[str]:
 
 
 def _evaluated(runs: Sequence[FoundRun], shown: Trajectories) -> Iterator[tuple[str, Any, Any]]:
-    """What is shown of each evaluated episode: the evaluation's name, the task, the episode."""
+    """The name of the evaluation, the task and the episode, for each evaluated episode in the viewer."""
     names = {str(stored.folder): f"{run.name} / {name}" for run in runs for name, stored in run.evaluations.items()}
     for episode in shown.episodes:
         name = names.get(shown.sets[episode["set"]]["folder"])
@@ -131,7 +131,7 @@ def _need(targets: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _groups(runs: Sequence[FoundRun]) -> list[str]:
-    """How many of a training's groups were never, sometimes and always right; those that were replaced count too."""
+    """Plots of a training's groups: never, sometimes and always right. Replaced groups count too."""
     drawn = []
     for run in runs:
         counts: dict[int, Counter[str]] = defaultdict(Counter)
@@ -146,7 +146,7 @@ def _groups(runs: Sequence[FoundRun]) -> list[str]:
 
 
 OUTCOMES = ("never", "sometimes", "always")
-"""How often the rollouts of a group are right. Those of the first and last kind teach nothing by accuracy."""
+"""Kinds of groups by the correctness of their rollouts. Accuracy teaches nothing in the first and the last kind."""
 
 
 def _outcome(scores: Sequence[float]) -> str:
@@ -168,7 +168,7 @@ def _sweeps(runs: Sequence[FoundRun]) -> list[str]:
 
 
 def _attention(runs: Sequence[FoundRun]) -> list[str]:
-    """Where visual tokens look, layer by layer: a plot for each of images and text."""
+    """Plots of the attention of visual tokens, layer by layer: one for images and one for text."""
     found = {name: attention.read(path) for run in runs for name, path in _named(run, ATTENTION)}
     return [
         plots.by_layer(

@@ -36,7 +36,7 @@ from fovea.tasks import Task
 
 @dataclass(frozen=True)
 class Stage:
-    """What the episodes of a run were played in."""
+    """The environment and the limits of a run's episodes."""
 
     make_environment: Any
     limits: Limits
@@ -50,7 +50,10 @@ def stage_of(run: StoredRun, model: str | None) -> Stage:
     """
     episodes = run.info.arguments(EpisodeArguments, "episodes")
     if (episodes.crops, episodes.views) != ("true", "true"):
-        raise ConfigError(f"{run.folder} was played with crops {episodes.crops} and views {episodes.views}: name a run")
+        raise ConfigError(
+            f"{run.folder} was played with crops {episodes.crops} and views {episodes.views}: name a run with true "
+            "crops and views"
+        )
     chosen = run.info.chosen("script", "evaluation", "model")
     name = model or chosen.get("model_name_or_path") or "tiny"
     limits = {"min_pixels": chosen.get("min_pixels"), "max_pixels": chosen.get("max_pixels")}

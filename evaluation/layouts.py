@@ -121,7 +121,7 @@ _MIRB_ASKS = {
     "count": _NUMBER,
     "3d_scene": f"The following images are different views of the same 3D scene. {_NUMBER}",
 }
-"""What the authors' evaluation and lmms-eval put before a question, by subset."""
+"""Texts that the authors' evaluation and lmms-eval put before a question, by subset."""
 
 
 def mirb(row: Row, file: Path) -> dict[str, Any]:
@@ -200,7 +200,7 @@ _MVBENCH_SOURCES = {
     ),
     **dict.fromkeys(("object_shuffle", "action_count", "state_change", "character_order"), "perception"),
 }
-"""What the folders of videos are called from which several of MVBench's tasks are taken."""
+"""Names of the video folders that several of MVBench's tasks share."""
 
 
 def _frames(folder: Path, video: Path, part: tuple[float, float] | None = None, task: str = "") -> list[str]:

@@ -58,7 +58,7 @@ def f1(counts: Iterable[Sequence[int]]) -> float:
 
 
 def _list_counts(reply: str, truth: Sequence[str]) -> tuple[int, int, int]:
-    """How many true items the released code finds, how many it takes the reply to hold, and how many there are."""
+    """True items that the released code finds, items that it reads in the reply, and items in the reference."""
     said = [item.lower() for item in f" {reply}".split(", ")]
     return sum(str(item).lower() in said for item in truth), len(said), len(truth)
 
@@ -140,7 +140,7 @@ def _named(task: Task, reply: str) -> set[str]:
 
 
 _INTRODUCTION = re.compile(r"^[^,;\n]*:")
-"""What stands before a list: "The images show:"."""
+"""The introduction of a list, such as "The images show:"."""
 MOST_WORDS = 3
 """Of an item of a list: longer ones are parts of a sentence."""
 

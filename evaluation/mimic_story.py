@@ -40,7 +40,7 @@ DRAWN = ("--num_scenes", "1000", "--view_px", "128")
 
 @dataclass(frozen=True)
 class Story:
-    """Where it is told, with which seed, and whether whole."""
+    """The folder of a story, its seed, and True for its full length."""
 
     folder: Path
     seed: int

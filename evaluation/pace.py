@@ -1,4 +1,4 @@
-"""How long the episodes of an evaluation took, by what they were played, and how many side by side.
+"""Time that the episodes of an evaluation took, by engine, device and number of episodes side by side.
 
 With --batch_size 1 seconds an episode are its latency, else what an episode takes of the time at that throughput.
 Loading a model and its tasks is not counted. Every start of an evaluation adds a line to pace.jsonl.
@@ -17,7 +17,7 @@ PACE = "pace.jsonl"
 
 @dataclass(frozen=True)
 class Setting:
-    """What played: an engine on a device, so many episodes side by side in each of so many processes."""
+    """The engine, its device, its episodes side by side, and the number of its processes."""
 
     engine: str
     device: str

@@ -16,7 +16,7 @@ def num_written(folder: Path) -> int:
 
 
 PARTS = "samples.*.part.jsonl"
-"""What several processes write, each its own, until the main one joins them."""
+"""Files that several processes write, one each, until the main process joins them."""
 
 
 def put_in_order(folder: Path, hashes: Mapping[str, str]) -> None:

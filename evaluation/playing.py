@@ -114,7 +114,7 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
 
 
 def setting_of(arguments: EvaluationArguments) -> Setting:
-    """What plays an evaluation in this process."""
+    """The engine and device that play an evaluation in this process."""
     if arguments.openai_base_url or arguments.vllm_server_base_url:
         engine, device = "endpoint" if arguments.openai_base_url else "vLLM server", "elsewhere"
     else:

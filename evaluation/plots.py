@@ -19,7 +19,7 @@ CURVES = {
 }
 """Metrics that are drawn against the step: what each is called, and its unit."""
 LOSSES = {True: "GRPO loss", False: "SFT loss, nats a token"}
-"""Two numbers under one name: those of runs with rewards and without stand in plots of their own."""
+"""Titles of the loss of runs with rewards (True) and without: both have one name, and separate plots."""
 MOST_INSIDE = 4
 """Entries of a legend that fit among the curves; longer ones stand below."""
 Curve = Sequence[tuple[float, float]]

@@ -1,4 +1,4 @@
-"""What shorter images are worth: `fovea analyse pooling CHECKPOINT --dataset_name … --output_dir DIR`.
+"""Accuracy with fewer visual tokens: `fovea analyse pooling CHECKPOINT --dataset_name … --output_dir DIR`.
 
 The same questions with the visual tokens of each image as they are, and averaged two by two, four by four, eight by
 eight (MIMIC, arXiv 2601.07812). Beside each the control: as many tokens as before, and that many times fewer pixels in
@@ -31,7 +31,7 @@ KINDS = ("token_pooling", "pixel_pooling")
 
 @dataclass(kw_only=True)
 class PoolingArguments(OfEachFamily, EvaluationArguments):
-    """Which checkpoint is evaluated, on which tasks, and how far its images are shortened."""
+    """The checkpoint, the tasks, and the factors by which images lose tokens."""
 
     dataset_name: str = field(
         default="synthesis.shapes.albums:test_albums",
@@ -40,7 +40,9 @@ class PoolingArguments(OfEachFamily, EvaluationArguments):
     max_tasks: int | None = field(default=None, metadata={"help": "Use only so many tasks, as many of each family."})
     factors: list[int] = field(
         default_factory=lambda: [1, 2, 4, 8],
-        metadata={"help": "How many neighbouring tokens become one, one evaluation each; 1 leaves them as they are."},
+        metadata={
+            "help": "Numbers of neighbouring tokens that become one, one evaluation each; 1 leaves them as they are."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -90,7 +92,7 @@ def write(points: Sequence[Point], folder: Path) -> None:
 
 
 def read(path: Path) -> list[Point]:
-    """What `write` wrote to pooling.json."""
+    """The points in pooling.json, as `write` wrote them."""
     points = [Point(**one) for one in json.loads(path.read_text())]
     return [replace(point, interval=(point.interval[0], point.interval[1])) for point in points]
 

@@ -1,4 +1,4 @@
-"""What would other rewards have paid? `fovea rescore RUN --reward_funcs accuracy ./mine.py:f --reward_weights 0.9 0.1`.
+"""Scores a finished run by other rewards: `fovea rescore RUN --reward_funcs accuracy ./mine.py:f --reward_weights 1 1`.
 
 RUN is the folder of a training (episodes.jsonl) or of an evaluation (samples.jsonl). Its tasks are loaded as the run
 loaded them; no model is. Rewards, advantages and rankings within groups are set beside those of the run's own rewards.
@@ -69,7 +69,7 @@ def _mean(rewards: np.ndarray) -> float:
 
 
 def _reranked(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether some pair of a group's rollouts changed places."""
+    """Returns True if two rollouts of the group changed places in the ranking."""
     return bool((np.sign(before[:, None] - before) * np.sign(after[:, None] - after) < 0).any())
 
 

@@ -31,7 +31,7 @@ def letters(task: Task) -> str:
 
 
 def verdicts(task: Task, reply: str) -> dict[str, float]:
-    """What the rules of the published tools that score this benchmark say of a reply."""
+    """Scores of a reply by the rules of the published tools for this benchmark, by name."""
     rules = PUBLISHED.get(str(task.metadata.get("benchmark")), {})
     return {name: float(rule(task, reply)) for name, rule in rules.items()}
 
@@ -173,7 +173,7 @@ def _mirb(task: Task, reply: str) -> bool:
 
 
 def _open_answers(reply: str) -> set[str | float]:
-    """What an open reply may mean (MMMU's reading): the ends of its sentences, and the numbers in them."""
+    """Possible answers in an open reply (MMMU's reading): the ends of its sentences, and its numbers."""
     text = reply.strip().strip(".").lower()
     sentences = re.split(r"\.\s(?=[A-Z])|\n", text)
     marks = ["could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result "]

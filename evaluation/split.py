@@ -1,4 +1,4 @@
-"""What the tool did: the difference between an evaluation with the tool and one without it, split into four terms.
+"""Effect of the tool: the difference between evaluations with and without it, split into four terms.
 
 On questions that are wrong without the tool, right answers with it are a gain: of calls where the tool was called, of
 the schema (the tool's description in the prompt) where it was not. On questions that are right without the tool, wrong
@@ -35,14 +35,14 @@ SIGNS = {"call_gain": 1, "schema_gain": 1, "call_harm": -1, "schema_harm": -1}
 
 
 def has_arms(pattern: str | Path) -> bool:
-    """Whether all folders that a pattern finds hold both arms of the split."""
+    """Returns True if every folder of a pattern holds both arms of the split."""
     folders = folders_of(pattern)
     arms = (WITH_TOOL, WITHOUT_TOOL)
     return bool(folders) and all((folder / arm / SAMPLES).exists() for folder in folders for arm in arms)
 
 
 def called(sample: Sample) -> bool:
-    """Whether the model called a tool in an episode, or tried to."""
+    """Returns True if the model called a tool in an episode, or tried to."""
     return any(turn.calls_a_tool for turn in sample.turns)
 
 

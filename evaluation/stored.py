@@ -52,7 +52,7 @@ class StoredRun:
 
     @property
     def kind(self) -> type[Sample] | type[Rollout]:
-        """What a line of that file is."""
+        """The type of the records in the file."""
         return Sample if self.file == SAMPLES else Rollout
 
     @cached_property
@@ -98,7 +98,8 @@ class StoredRun:
                 tasks = {"train": arguments.load_tasks(), "eval": arguments.read_tasks(held_out) if held_out else []}
         except (OSError, ValueError) as error:
             raise SystemExit(
-                f"the tasks of {self.folder} cannot be loaded as it loaded them ({error}): are you in its folder?"
+                f"the tasks of {self.folder} cannot be loaded ({error}): run this in the folder in which the run was "
+                "started"
             ) from error
         return {mode: {task.id: task for task in some} for mode, some in tasks.items()}
 
@@ -110,16 +111,20 @@ class StoredRun:
         """
         tasks = self.tasks[record.group.mode]
         if record.task_id not in tasks:
-            raise SystemExit(f"task {record.task_id} of {self.path} is not among its run's tasks: have they changed?")
+            raise SystemExit(
+                f"task {record.task_id} of {self.path} is not among the tasks of its run: restore the data that "
+                "the run was started with"
+            )
         task = tasks[record.task_id]
         if not self._was_played_on(record, task):
             raise SystemExit(
-                f"task {record.task_id} of {self.path} is not what it was played on: have the tasks changed?"
+                f"task {record.task_id} of {self.path} has changed since it was played: restore the data that the "
+                "run was started with"
             )
         return task
 
     def _was_played_on(self, record: Sample | Rollout, task: Task) -> bool:
-        """Whether question, reference and images of a task are those of a record, as far as it holds them."""
+        """Returns True if a task has the question, reference and images that the record holds."""
         if record.question and record.question != task.question:
             return False
         if record.reference is not None and digest(record.reference) != digest(task.answer):
@@ -140,8 +145,7 @@ class StoredRun:
         }
 
     def groups(self, *, of_batches: bool = False) -> dict[Group, list[Episode]]:
-        """The episodes by what they share, in the order of the file; with `of_batches` those of a training's batches
-        alone."""
+        """The episodes by group, in the order of the file; `of_batches` leaves only those of a training's batches."""
         groups: dict[Group, list[Episode]] = defaultdict(list)
         for record in self.records:
             if of_batches and isinstance(record, Rollout) and not record.is_of_a_batch:

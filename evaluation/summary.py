@@ -1,4 +1,4 @@
-"""What the samples of an evaluation come to."""
+"""The summary of the samples of an evaluation."""
 
 from __future__ import annotations
 

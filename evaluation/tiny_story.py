@@ -82,7 +82,7 @@ def evaluate(model: str | Path, folder: Path, *options: str, config: str = EVALU
 
 
 def told_in(root: Path, *, seed: int, is_full: bool) -> Path:
-    """Where a story of a paper is told: that of seed 0 in its folder, others and the full one below it."""
+    """The folder of a paper's story: seed 0 in its own folder, other seeds and the full story in folders below it."""
     root = root / "full" if is_full else root
     return root if seed == 0 else root / f"seed_{seed}"
 

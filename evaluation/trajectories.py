@@ -31,7 +31,7 @@ LOST = "lost"
 
 @dataclass
 class Trajectories:
-    """What the viewer shows: sets of episodes (`run`, `name`), their tasks, and pictures by content hash.
+    """Data of the viewer: sets of episodes (`run`, `name`), their tasks, and pictures by content hash.
 
     Pictures are at most `max_image_px` on their longer side. The viewer draws crops from them. A crop of an image that
     had to be made smaller has a picture of its own, cut from the image.
@@ -170,7 +170,7 @@ class Trajectories:
         return name
 
     def _crop(self, images: Sequence[str | None], crop: Crop) -> dict[str, Any]:
-        """What is shown of a crop: its place among the images of the episode, where it was cut, how large it was."""
+        """Data of a crop for the viewer: the image's number in the episode, the box, and the size."""
         box = [round(value, 4) for value in crop.region.coordinates]
         shown: dict[str, Any] = {"index": crop.img_idx, "image": crop.root, "box": box, "size": list(crop.input_size)}
         name = images[crop.root] if crop.root < len(images) else None
@@ -181,7 +181,7 @@ class Trajectories:
         return shown
 
     def _is_shrunk(self, name: str) -> bool:
-        """Whether a picture has fewer pixels than its image."""
+        """Returns True if a picture has fewer pixels than its image."""
         if name not in self._shrunk:
             try:
                 self._shrunk[name] = max(image_size(self.sources[name][0])) > self.max_image_px
@@ -201,7 +201,7 @@ def _drawn(target: Target) -> dict[str, Any]:
 
 
 def _episode(record: Sample | Rollout, crop_of: Callable[[Crop], dict[str, Any]]) -> dict[str, Any]:
-    """What the viewer shows of an episode, without what its task holds; `crop_of` makes that of a crop."""
+    """Data of an episode for the viewer, without the data of its task; `crop_of` makes those of a crop."""
     shown: dict[str, Any] = {
         "answer": record.answer,
         "stop_reason": record.stop_reason.value,

@@ -34,7 +34,7 @@ class LiveTrajectories:
         self._lock = Lock()
 
     def since(self, number: int) -> dict[str, Any]:
-        """What the viewer does not have yet: episodes from `number` on, and their tasks."""
+        """Data that the viewer does not have yet: episodes from `number` on, and their tasks."""
         with self._lock:
             for place, (set_number, stored) in enumerate(self.files):
                 self.shown.add(set_number, stored, self._new_records(place, stored))
@@ -99,10 +99,10 @@ def make_server(folders: Sequence[Path], *, host: str = "127.0.0.1", port: int =
 
 
 class Server(ThreadingHTTPServer):
-    """A server that says nothing of readers who leave."""
+    """A server that ignores readers who close the page."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A page that was closed before its answer came is no error."""
+        """Ignores pages that were closed before their answers came."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 

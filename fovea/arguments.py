@@ -22,7 +22,7 @@ from fovea.tasks import Task
 
 @dataclass(kw_only=True)
 class TaskArguments:
-    """Where tasks come from."""
+    """The source of tasks: dataset, columns, and rows to read."""
 
     dataset_name: str = field(
         default="synthesis.shapes:training_tasks",
@@ -65,7 +65,7 @@ class TaskArguments:
 
 @dataclass(kw_only=True)
 class PixelArguments:
-    """How large images reach the model."""
+    """Limits on the size of images that reach the model."""
 
     min_pixels: int | None = field(
         default=None,
@@ -78,7 +78,7 @@ class PixelArguments:
 
 @dataclass(kw_only=True)
 class TimeArguments:
-    """How long a command may take."""
+    """Limits on the time of a command."""
 
     max_minutes: float | None = field(
         default=None, metadata={"help": "Stop after so many minutes, and keep what has been made by then."}
@@ -87,7 +87,7 @@ class TimeArguments:
 
 @dataclass(kw_only=True)
 class SharingArguments:
-    """Whether what sequences share is computed once."""
+    """Sharing of computation between sequences with a common prefix."""
 
     shared_prefix: bool = field(
         default=True,
@@ -100,7 +100,7 @@ class SharingArguments:
 
 @dataclass(kw_only=True)
 class MaskArguments:
-    """What images may see of each other."""
+    """Attention between different images."""
 
     intra_image_layers: str | None = field(
         default=None,
@@ -113,7 +113,7 @@ class MaskArguments:
 
 @dataclass(kw_only=True)
 class EngineArguments:
-    """What vLLM is told beyond what is set here."""
+    """Arguments of vLLM beyond those that Fovea sets."""
 
     vllm_engine_kwargs: dict[str, Any] | str | None = field(
         default=None,
@@ -129,7 +129,7 @@ class EngineArguments:
 
 @contextmanager
 def said_in_a_line() -> Iterator[None]:
-    """Whatever of files, of the hub, or of what is in them cannot be loaded, as a ConfigError."""
+    """Turns errors of loading from files or from the hub into a ConfigError."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -138,7 +138,7 @@ def said_in_a_line() -> Iterator[None]:
 
 @dataclass(kw_only=True)
 class PlayerArguments(TaskArguments, PixelArguments, EngineArguments):
-    """Which model plays which tasks, and how it samples."""
+    """The model that plays, the tasks, and the sampling."""
 
     model_name_or_path: str = field(default="tiny", metadata={"help": "Checkpoint: folder, hub id, adapter or tiny."})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy; above it, episodes are sampled."})

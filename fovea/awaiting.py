@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 from functools import cache
-from threading import Lock
+from threading import RLock
 from typing import Any
 
-_ONE_AT_A_TIME = Lock()
+_ONE_AT_A_TIME = RLock()
 
 
 def awaited(value: Any) -> Any:
-    """The value; of a coroutine what it comes to. All run on one loop of this process, for clients that are kept."""
+    """The value, or the result of a coroutine. All run on one loop, so that clients can be kept."""
     if not inspect.isawaitable(value):
         return value
     with _ONE_AT_A_TIME:

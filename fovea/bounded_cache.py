@@ -1,4 +1,4 @@
-"""What was used last, kept within a bound on its size."""
+"""A cache of recently used values, with a bound on their total size."""
 
 from __future__ import annotations
 

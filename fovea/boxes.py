@@ -30,7 +30,7 @@ class Frame(StrEnum):
 
 @dataclass(frozen=True)
 class View:
-    """How one image is seen: its original size and the size the model receives, both (width, height) in pixels."""
+    """The sizes of one image: as opened, and as the model receives it, both (width, height) in pixels."""
 
     original: Size
     input: Size
@@ -57,7 +57,9 @@ class Box:
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) for value in self.coordinates):
-            raise ValueError(f"box {self.coordinates} has a coordinate that is not a finite number")
+            raise ValueError(
+                f"box {self.coordinates} has a coordinate that is not a finite number: give four finite numbers"
+            )
 
     @classmethod
     def of(cls, numbers: Iterable[float], frame: Frame) -> Box:
@@ -85,7 +87,7 @@ class Box:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the box holds no area because it is inverted or flat."""
+        """True if the box is inverted or flat, so that it holds no area."""
         return self.width <= 0 or self.height <= 0
 
     def to(self, frame: Frame, view: View) -> Box:
@@ -184,7 +186,8 @@ class Framing:
         if self.frame in (Frame.UNIT, Frame.PER_MILLE):
             return UNIT_VIEW
         raise ValueError(
-            f"boxes of image {image} in {self.frame.value} pixels need its view, {len(self.views)} are known"
+            f"boxes of image {image} in {self.frame.value} pixels need the view of that image, and {len(self.views)} "
+            "are known: give a View for each image"
         )
 
     def read(self, numbers: Iterable[float], image: int = 0) -> Box:
@@ -197,7 +200,7 @@ class Framing:
         return [round(number, 6) if self.frame is Frame.UNIT else round(number) for number in numbers]
 
     def describe(self, image: int = 0) -> str:
-        """How boxes are to be written, for a prompt."""
+        """Instructions for a prompt: how to write boxes."""
         width, height = self.view(image).extent(self.frame)
         sides = f"from 0 to {width:g}" if width == height else f"x from 0 to {width:g} and y from 0 to {height:g}"
         return f"Write boxes as [x1, y1, x2, y2] with {'numbers ' if width == height else ''}{sides}."

@@ -24,7 +24,7 @@ _STEP = re.compile(
 
 
 class ChainError(ValueError):
-    """What is wrong with a chain, and where."""
+    """A mistake in a chain, with its place."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def read_steps(text: str) -> tuple[Step, ...]:
 
 
 def problem_of(chain: Chain, num_images: int) -> str | None:
-    """What a chain lacks, or which image it names that is not there; None if nothing."""
+    """The first mistake in a chain: a missing text, or an image that does not exist; None if there is none."""
     for number, step in enumerate(chain.steps, start=1):
         if not step.question.strip() or not step.answer.strip():
             return f"step {number} has no {'answer' if step.question.strip() else 'question'}"

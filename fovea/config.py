@@ -22,7 +22,7 @@ _HINTS = {
     "generation_batch_size": " (it is per_device_train_batch_size x processes x gradient_accumulation_steps, or "
     "steps_per_generation in place of the last: change one of these, or num_generations)"
 }
-"""What to do about settings that TRL refuses, by a name in its message."""
+"""Cures for settings that TRL refuses, by a name in its message."""
 
 
 class ConfigError(SystemExit):
@@ -92,7 +92,7 @@ def config_names(words: Sequence[str]) -> tuple[list[str] | None, list[str]]:
 
 
 def value_of(option: str, words: Sequence[str]) -> str | None:
-    """What a command line, or else the last of its files that says it, gives for an option that is one word.
+    """The value of a one-word option on the command line, else in the last of its files that sets it.
 
     >>> value_of("model_name_or_path", ["--seed", "1", "--model_name_or_path=runs/rl"])
     'runs/rl'
@@ -186,7 +186,7 @@ def find_config(name: str) -> Path:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """What the YAML file called `name` says.
+    """The settings in the YAML file called `name`.
 
     Raises:
         ConfigError: if there is none (`find_config`), or it is no YAML of `key: value` lines, with the place.

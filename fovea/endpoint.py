@@ -26,7 +26,7 @@ class EndpointError(RuntimeError):
 
 
 class RefusedRequest(EndpointError):
-    """A server that will not answer this request, whatever it answers to others; `answer` is what it said.
+    """A server that refuses this request, though it may answer others; `answer` is its reply.
 
     The message begins with the reason and a colon, by which refusals are counted.
     """
@@ -110,7 +110,10 @@ class Server:
         try:
             return response.json()
         except requests.JSONDecodeError:
-            raise EndpointError(f"{self.base_url}{path} answered no JSON: {response.text[:2000]!r}") from None
+            raise EndpointError(
+                f"{self.base_url}{path} answered no JSON: {response.text[:2000]!r} (is this the address of an "
+                "OpenAI-compatible API?)"
+            ) from None
 
     def _hint(self, status: int) -> str:
         return f": {self.hints[status]}" if status in self.hints else ""
@@ -221,16 +224,16 @@ class ChatEndpoint:
 
 
 def is_whole(answer: dict[str, Any]) -> bool:
-    """Whether the model ended an answer of `ChatEndpoint.chat` itself: it was neither cut nor filtered."""
+    """Returns True if the model itself ended an answer of `ChatEndpoint.chat`: it was not cut or filtered."""
     return str(answer["finish_reason"]).lower() not in CUT
 
 
 CUT = frozenset(("length", "max_tokens", "model_length", "content_filter", "safety", "abort", "incomplete", "error"))
-"""How servers call an end that is not the model's own."""
+"""Finish reasons of servers for answers that the model did not end itself."""
 
 
 def _text_of(message: dict[str, Any]) -> Any:
-    """What a message says: its text, parts of text joined, with calls that the server parsed written as they were."""
+    """The text of a message. Parts are joined, and calls that the server parsed are written out again."""
     content = message.get("content") or ""
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):  # thoughts are parts as well
         content = "".join(part["text"] for part in content if part.get("type") == "text")
@@ -249,7 +252,7 @@ _UNKNOWN = (
 
 
 def _is_refused(name: str, answer: str) -> bool:
-    """Whether a server's refusal says that it does not take the setting `name`, rather than echo the request."""
+    """Returns True if a server's refusal names the setting `name` as the reason, and does not only echo it."""
     try:
         body = json.loads(answer)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What one finished rollout is: its turns, its crops, how it ended. Rewards read it; `fovea.runs.records` keeps it."""
+"""A finished rollout: its turns, its crops and its end. Rewards read it; `fovea.runs.records` stores it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StopReason(StrEnum):
 
 
 class FaultKind(StrEnum):
-    """What a model can do wrong in a tool call."""
+    """Mistakes of a model in a tool call."""
 
     BAD_JSON = "bad_json"
     UNKNOWN_TOOL = "unknown_tool"
@@ -102,7 +102,7 @@ class Focus:
 
 @dataclass(frozen=True)
 class Observation:
-    """What the environment answered: text, the crops that came with it, and the images that were brought back whole."""
+    """The environment's answer: text, the crops that came with it, and the images that were brought back whole."""
 
     text: str
     crops: tuple[Crop, ...] = ()
@@ -130,7 +130,7 @@ class Turn:
 
     @property
     def calls_a_tool(self) -> bool:
-        """Whether the model called a tool here, or tried to."""
+        """True if the model called a tool in this turn, or tried to."""
         return any(isinstance(action, (Call, Fault)) for action in self.actions)
 
 
@@ -161,7 +161,7 @@ class Episode:
     framing: Framing | None = field(default=None, repr=False, compare=False)
     """In which frame the model writes boxes, with the views of the task's images."""
     environment_reward: float | None = None
-    """What the environment's own `get_reward` paid, where it has one."""
+    """The value of the environment's own `get_reward`, if it has one."""
     num_image_tokens: int | None = None
     """Visual tokens of all images that the model saw; None where they are not known."""
 

@@ -1,4 +1,4 @@
-"""What several images may have together in visual tokens."""
+"""Sizes of several images within a common budget of visual tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def within_budget(sizes: Sequence[Size], limits: Sequence[PixelLimits], max_toke
     least = sum(-(-limit.min_pixels // limit.factor**2) for limit in limits)
     if least > max_tokens:
         raise ValueError(
-            f"{len(sizes)} images have at least {least} visual tokens, more than --max_image_tokens {max_tokens}"
+            f"{len(sizes)} images have at least {least} visual tokens, more than --max_image_tokens {max_tokens}: "
+            "raise it"
         )
     low, high = 1, max(tokens)
     while low < high:
@@ -47,6 +48,6 @@ def within_budget(sizes: Sequence[Size], limits: Sequence[PixelLimits], max_toke
 
 
 def _most(limits: PixelLimits, tokens: int) -> PixelLimits:
-    """The limits with at most so many visual tokens, but never below what the processor would enlarge again."""
+    """The limits with at most `tokens` visual tokens, but not below the processor's minimum."""
     most = max(limits.min_pixels, min(limits.max_pixels, tokens * limits.factor**2))
     return PixelLimits(limits.min_pixels, most, limits.factor)

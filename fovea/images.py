@@ -42,7 +42,7 @@ class PixelLimits:
 
     @property
     def sets_tokens(self) -> bool:
-        """Whether an image of fewer pixels has fewer visual tokens; where a processor cuts tiles it has not."""
+        """True if a smaller image has fewer visual tokens; false where a processor cuts tiles of a fixed size."""
         return self.factor > 1
 
     def fit_size(self, size: Size) -> Size:
@@ -60,7 +60,7 @@ class PixelLimits:
 
 
 def fitted_size(size: Size, *limits: PixelLimits) -> Size:
-    """The size after each of `limits` in turn: what is shown smaller has to stay within what a processor leaves."""
+    """The size after each of `limits` in turn. A smaller view must still meet the processor's limits."""
     for limit in limits:
         size = limit.fit_size(size)
     return size
@@ -73,7 +73,7 @@ def fit(image: Image.Image, *limits: PixelLimits) -> Image.Image:
 
 
 def coarser(image: Image.Image, factor: int) -> Image.Image:
-    """The image at its size, with what is left of it at a `factor`-th of its pixels (shrunk, and enlarged again)."""
+    """The image at the same size with the detail of a `factor`-th of its pixels (shrunk, then enlarged)."""
     if factor == 1:
         return image
     width, height = (max(1, round(side / factor**0.5)) for side in image.size)
@@ -108,7 +108,7 @@ def decoded_text(text: str) -> bytes | None:
     """
     match = _DATA_URI.fullmatch(text)
     if match is None and text.startswith("data:"):
-        raise ImageError(f"image {text[:40]!r}… is a data URI without base64")
+        raise ImageError(f"image {text[:40]!r}… is a data URI without base64: write data:image/png;base64,…")
     if match is None and not _BASE64.fullmatch(text):
         return None
     try:
@@ -125,7 +125,7 @@ def content_hash(data: bytes) -> str:
 
 
 class ImageError(ValueError):
-    """An image that cannot be used, with what is wrong about it."""
+    """An image that cannot be used, and the reason."""
 
 
 class Readable(Protocol):
@@ -136,7 +136,7 @@ class Readable(Protocol):
 
 _Read = TypeVar("_Read")
 Source = str | Path | bytes | Image.Image | Readable | dict
-"""What an image can be opened from: a path, encoded bytes, a PIL image, something that reads encoded bytes, or a
+"""Sources of an image: a path, encoded bytes, a PIL image, a reader of encoded bytes, or a
 `datasets` image dictionary."""
 
 
@@ -157,7 +157,7 @@ def encoded(source: Source) -> bytes | Image.Image:
 
 
 def is_strip(size: Size) -> bool:
-    """Whether an image is too thin to be opened."""
+    """Returns True if an image is too thin to be opened."""
     return max(size) > MAX_ASPECT_RATIO * min(size)
 
 
@@ -186,9 +186,11 @@ def check_size(size: Size, name: str) -> None:
     """Raises ImageError for an image that is too large to be opened, or too thin to be shown."""
     width, height = size
     if width * height > MAX_IMAGE_PIXELS:
-        raise ImageError(f"image {name} has {width}x{height} pixels, the bound is {MAX_IMAGE_PIXELS}")
+        raise ImageError(f"image {name} has {width}x{height} pixels, the bound is {MAX_IMAGE_PIXELS}: resize it")
     if is_strip(size):
-        raise ImageError(f"image {name} is {width}x{height}: sides differ by over {MAX_ASPECT_RATIO}x")
+        raise ImageError(
+            f"image {name} is {width}x{height}: sides differ by over {MAX_ASPECT_RATIO}x: crop it, or leave it out"
+        )
 
 
 def image_size(source: Source) -> Size:
@@ -210,7 +212,7 @@ def stored_size(source: Source) -> Size:
 
 
 def exif_orientation(source: Source) -> int | None:
-    """How EXIF says that an image is turned or mirrored, 1 to 8; None where it says nothing, or cannot be read.
+    """The EXIF orientation of an image, 1 to 8; None if EXIF has none or cannot be read.
 
     Raises:
         ImageError: as `image_size`.
@@ -239,12 +241,12 @@ _IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 256, 257, 258
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF turns it; as it is where that cannot be read."""
+    """The image rotated by its EXIF orientation; unchanged if that cannot be read."""
     return image if _orientation(image) in (None, 1) else ImageOps.exif_transpose(image)
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """How EXIF says that the image is turned; None where it says nothing, or cannot be read."""
+    """The EXIF orientation of an image; None if EXIF has none or cannot be read."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
@@ -260,7 +262,7 @@ def _rotated_size(image: Image.Image) -> Size:
 
 def _decode_lazily(content: bytes) -> Image.Image:
     if not content:
-        raise ImageError("image is empty: it has neither bytes nor a path")
+        raise ImageError("image is empty: give bytes or a path")
     return Image.open(io.BytesIO(content))
 
 

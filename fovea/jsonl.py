@@ -26,7 +26,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             records.append(json.loads(line))
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise ValueError(f"{path} line {number} is no JSON ({error}): {line[:80]!r}") from None
+                raise ValueError(
+                    f"{path} line {number} is no JSON ({error}): correct or delete it, it begins with {line[:80]!r}"
+                ) from None
     return records
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: seconds by phase, and how much was done in them.
+"""The time of a run by phase, in seconds, and the amount of work in each phase.
 
 Code says what it is doing (`with phase("vision"):`, or as a decorator). Time belongs to the innermost phase alone, so
 that phases add up to the whole; what happens outside any is "other". One ledger a process, and only its main thread
@@ -26,7 +26,7 @@ class Ledger:
         self.restart()
 
     def restart(self, earlier: Path | None = None) -> None:
-        """Begins with nothing, or where a run stopped whose ledger is at `earlier`: what it did twice counts twice."""
+        """Starts empty, or with the ledger of a stopped run at `earlier`. Work that is done twice counts twice."""
         kept = _read(earlier)
         self.seconds: defaultdict[str, float] = defaultdict(float, kept.get("seconds", {}))
         self.seconds.pop("total", None)
@@ -107,7 +107,7 @@ LEDGER = Ledger()
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """What happens in here, or in a function so decorated, is time of phase `name`."""
+    """Counts the time in this block, or in a function with this decorator, as time of phase `name`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -119,5 +119,5 @@ def phase(name: str) -> Iterator[None]:
 
 
 def count(name: str, number: int) -> None:
-    """Adds to what was done so far under a name."""
+    """Adds `number` to the count of `name`."""
     LEDGER.counts[name] += number

@@ -1,4 +1,4 @@
-r"""Where images stand in a text: `<image>` in files, one character inside. A literal one is written `\<image>`."""
+r"""Placeholders of images in a text: `<image>` in files, one character inside. A literal one is written `\<image>`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PLACEHOLDER = "<image>"
 MARK = "\ufffc"
 """Stands for an image in a question once it is loaded (Unicode's object replacement character)."""
 IMAGE_LABEL = "Image {}: "
-"""What stands before an image that is spoken of by its number."""
+"""The label before an image that the text mentions by its number."""
 ANY_LABEL = IMAGE_LABEL.format("[0-9]+")
 """The pattern of such labels."""
 _REAL = re.compile(r"(?<!\\)<image>")

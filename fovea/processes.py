@@ -1,4 +1,4 @@
-"""What a process knows of those beside it, and on how many cores it computes where there is no accelerator."""
+"""Facts about the processes of a launch, and the number of cores for each where there is no accelerator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
 
 def process_state(**options: Any) -> PartialState:
-    """Accelerate's state. It is told where there is no accelerator: else each process takes itself for the only one."""
+    """Accelerate's state. Without an accelerator it must be told, or each process takes itself for the only one."""
     return PartialState(cpu=_on_cpu(), **options)
 
 
@@ -26,7 +26,7 @@ def expect_cpu() -> None:
 
 
 def _on_cpu() -> bool:
-    """Whether Accelerate has to be told that there is no accelerator, or that it is not wanted.
+    """Returns True if Accelerate must be told to use the CPU: there is no accelerator, or it is not wanted.
 
     DeepSpeed would be left out if it were told.
     """
@@ -54,7 +54,7 @@ def take_cores() -> None:
 
 
 def _set_by_the_user() -> bool:
-    """Whether the variable was there before a launcher could set it; True where that cannot be seen.
+    """Returns True if the variable was set before a launcher could set it, or if nobody can tell.
 
     What a process was started with is all that can be seen of it: a shell that exports the variable passes it to the
     launcher, but does not show it itself.

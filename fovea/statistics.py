@@ -22,7 +22,7 @@ def wilson_interval(successes: float, total: int, *, z: float = 1.96) -> tuple[f
 
 
 def best_constant(questions: Sequence[tuple[str, str]]) -> float:
-    """What not looking could score: the accuracy of one answer to all questions of a family, the best for each.
+    """Accuracy without looking: one fixed answer for all questions of a family, the best for each family.
 
     `questions` are (family, answer).
 

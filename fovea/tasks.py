@@ -1,4 +1,4 @@
-"""Tasks: what is asked about which images, and how the answer is to be compared."""
+"""Tasks: a question, its images, the reference answer, and the rule that compares answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fovea.placeholders import MARK
 
 
 class AnswerKind(StrEnum):
-    """How an answer is to be compared with its reference."""
+    """Rules by which an answer is compared with its reference."""
 
     CHOICE = "choice"
     YES_NO = "yes_no"
@@ -76,7 +76,7 @@ class Task:
         return ["" if item is None else str(item) for item in items]
 
     def fields(self) -> dict[str, Any]:
-        """What rewards in TRL's form and environments receive of any task, whatever columns its row has."""
+        """Fields of any task, whatever columns its row has, for rewards in TRL's form and for environments."""
         return {
             "id": self.id,
             "question": self.question,
@@ -87,7 +87,7 @@ class Task:
         }
 
     def row(self) -> dict[str, Any]:
-        """What an environment is reset with: the row's own columns, `fields`, the question as asked, the whole task."""
+        """Arguments of an environment's reset: the row's own columns, `fields`, the question as asked, and the task."""
         return {
             **self.columns,
             **self.fields(),

@@ -1,4 +1,4 @@
-"""What SFT and GRPO share: how a training runs, ends, and is watched."""
+"""Code that SFT and GRPO share: start, end and monitoring of a training."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ TYPICAL_WEIGHT = 0.02
 
 
 def lost_to_rounding(dtype: torch.dtype, rate: float) -> str | None:
-    """Why a training of weights of 16 bits, without a copy in float32, would hardly move them; None if it would.
+    """The reason that training 16-bit weights without a copy in float32 hardly moves them; None if it moves them.
 
     Adam's steps are about as large as the rate, and less than half the distance between two numbers is rounded away:
     of bfloat16 (8 bits of significand) that is 2^-9 of a weight.
@@ -186,7 +186,7 @@ def _count_tokens(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
 
 
 class LedgerCallback(TrainerCallback):
-    """Starts the ledger with the training, times the optimizer, and keeps what is known at every log."""
+    """Starts the ledger with the training, times the optimizer, and writes the ledger at every log."""
 
     def __init__(self, run: RunDirectory) -> None:
         self.path = run.path / "ledger.json"

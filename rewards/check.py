@@ -1,4 +1,4 @@
-"""What does a reward pay for? `fovea rewards test ./mine.py:f` runs it over episodes made to be told apart.
+"""Tests a reward: `fovea rewards test ./mine.py:f` runs it over episodes made to be told apart.
 
 Right and wrong ones, malformed ones, and those that try to be paid without having looked. Beside the payments it says
 what looks like a mistake: a reward that pays all alike, that does not read the answer, that pays a wrong answer more
@@ -98,7 +98,7 @@ def sample_episodes(task: Task) -> dict[str, Episode]:
 
 
 def remarks(paid: Mapping[str, float | None]) -> list[str]:
-    """What looks like a mistake in these payments."""
+    """Suspected mistakes in these payments, in words."""
     known = {name: value for name, value in paid.items() if value is not None}
     if len(set(known.values())) < 2:
         return ["it pays every episode alike: it does not see what it is given, and no advantage comes of it"]

@@ -39,7 +39,7 @@ def image_cost(task: Task, episode: Episode) -> float | None:
 
 
 def _images(task: Task, episode: Episode) -> tuple[int | None, int, int]:
-    """How many images were focused on and needed, how many were focused on, how many are needed."""
+    """Numbers of images: focused and needed (None if unknown), focused, needed."""
     wanted, chain = chain_of_task(task), chain_of(episode)
     needed = set(wanted.images) if wanted else {target.img_idx for target in task.boxes}
     focused = set(chain.images) if chain else set()

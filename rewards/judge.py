@@ -55,7 +55,7 @@ def judge(task: Task, episodes: Sequence[Episode]) -> list[float | None]:
 
 
 def verdict(endpoint: ChatEndpoint, episode: Episode) -> float | None:
-    """What the judge says of one episode."""
+    """The judge's verdict on one episode: 1, 0, or None if it gives none."""
     if not episode.answer or not episode.answer.strip():
         return 0.0
     asked = {

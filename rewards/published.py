@@ -66,7 +66,7 @@ def right_with_a_zoom(task: Task, episode: Episode) -> float:
 
 
 def curiosity(task: Task, episodes: Sequence[Episode]) -> list[float]:
-    """What Pixel-Reasoner adds where a rollout zooms: more the fewer of its group do, less for each further zoom."""
+    """Pixel-Reasoner's bonus for a rollout that zooms: larger if few of its group do, smaller for each further zoom."""
     rate = sum(episode.num_zooms > 0 for episode in episodes) / len(episodes)
     bonus = max(CURIOSITY_RATE - rate, 0) / 2 / rate * CURIOSITY_SCALE if rate else 0.0
     return [bonus - EXTRA_CALL_COST * (episode.num_zooms - 1) if episode.num_zooms else 0.0 for episode in episodes]

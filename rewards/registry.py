@@ -129,7 +129,8 @@ def _check_call(function: Callable, kind: RewardKind) -> None:
         own.bind_partial(**{name: None for name in given if name in names})
     except TypeError as error:
         raise ValueError(
-            f"{getattr(function, '__name__', function)}{own} is called by name, and cannot be: {error}"
+            f"{getattr(function, '__name__', function)}{own} cannot be called by the names of its parameters "
+            f"({error}): let its decorator pass all arguments on"
         ) from None
 
 
@@ -141,7 +142,7 @@ def required(function: Callable) -> list[str]:
 
 
 def score_episodes(reward: Reward, episodes: Sequence[Episode]) -> list[float | None]:
-    """What an EPISODE or GROUP reward pays each episode; consecutive episodes of one task are a group.
+    """Payments of an EPISODE or GROUP reward, one for each episode; consecutive episodes of one task are a group.
 
     Raises:
         RewardError: if the function raises or returns anything but finite numbers or None.
@@ -189,7 +190,7 @@ def plain(value: Any) -> Any:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a finite number of Python."""
+    """Returns True for a finite number of Python."""
     return isinstance(value, (bool, int, float)) and math.isfinite(value)
 
 

@@ -1,4 +1,4 @@
-"""What several rewards come to, as TRL computes it: the weighted sum of a rollout, and its advantage in its group."""
+"""Totals of several rewards as TRL computes them: the weighted sum of a rollout, and its advantage in its group."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _named_async(reward: Reward) -> Callable:
 
 @contextmanager
 def _naming(reward: Reward, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """What is raised inside comes out as a RewardError that names the reward and the tasks it was asked about."""
+    """Turns an error inside into a RewardError that names the reward and the tasks it was asked about."""
     try:
         yield
     except RewardError:
@@ -64,7 +64,7 @@ def _naming(reward: Reward, arguments: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _asked(arguments: Mapping[str, Any], row: int | None = None) -> str:
-    """What a reward was asked about: tasks and answers where episodes are known, else the number of completions."""
+    """The input of a reward in words: tasks and answers if episodes are known, else the number of completions."""
     episodes = arguments.get("episode")
     if not episodes:
         return f"{len(arguments.get('completions') or ())} completions"
@@ -84,7 +84,9 @@ def _checked(reward: Reward, paid: Any, arguments: Mapping[str, Any]) -> list[fl
         raise RewardError(f"reward {reward.name} returned {paid!r}: it must be a list of {number} numbers")
     values = list(paid.tolist() if hasattr(paid, "tolist") else paid)
     if len(values) != number:
-        raise RewardError(f"reward {reward.name} returned {len(values)} values for {number} completions")
+        raise RewardError(
+            f"reward {reward.name} returned {len(values)} values for {number} completions: return one for each"
+        )
     for row, value in enumerate(values):
         value = plain(value)
         if value is not None and not is_finite(value):
@@ -97,7 +99,7 @@ def _checked(reward: Reward, paid: Any, arguments: Mapping[str, Any]) -> list[fl
 
 
 def score(reward: Reward, episodes: Sequence[Episode]) -> list[float | None]:
-    """What any reward but a model pays each episode, without a trainer; TRL's own kind gets texts instead of token ids.
+    """Payments of any reward but a model, without a trainer. TRL's own kind receives texts instead of token ids.
 
     Raises:
         RewardError: if the function raises or returns nonsense.
@@ -142,7 +144,7 @@ def check_columns(rewards: Sequence[Reward], tasks: Sequence[Task]) -> None:
 
 
 def columns(tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """What TRL's own kind of reward function receives about tasks, beside the completions: every column of their rows.
+    """Columns that TRL's own kind of reward function receives beside the completions: every column of the rows.
 
     All rows have the same columns, None where a task has none.
     """

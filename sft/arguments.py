@@ -16,7 +16,7 @@ from fovea.plugins import load_object
 
 @dataclass(kw_only=True)
 class SFTScriptArguments(PixelArguments, TimeArguments, SharingArguments, MaskArguments):
-    """Which traces to learn from."""
+    """The source of traces, and the weights that SFT trains."""
 
     dataset_name: str = field(
         default="synthesis.oracle_traces:write_default_traces",

@@ -38,7 +38,7 @@ class ColdStartTrainer(MaskedCheckpoints, SFTTrainer):
         return super().compute_loss(partial(self._forward, model) if self.packs else model, inputs, *args, **kwargs)
 
     def _forward(self, model: Any, labels: torch.Tensor | None = None, **inputs: Any) -> Any:
-        """What `model` gives for the padded batch [B, N], from one row in which each token stands once."""
+        """The output of `model` for the padded batch [B, N], computed from one row in which each token stands once."""
         if labels is None:  # TRL wants the logits of the batch as it is
             return model(**inputs)
         renderer: Any = self.renderer

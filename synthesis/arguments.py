@@ -14,7 +14,7 @@ from fovea.config import ConfigError
 
 @dataclass(kw_only=True)
 class TraceSourceArguments(TaskArguments, PixelArguments):
-    """Which tasks become traces, for which model, and where they go."""
+    """The tasks that become traces, the model they are for, and the output folder."""
 
     output_dir: str = field(metadata={"help": "Folder for traces.jsonl and the images as the model sees them."})
     dataset_name: str = field(
@@ -26,7 +26,7 @@ class TraceSourceArguments(TaskArguments, PixelArguments):
 
 
 def part_of(shard: str) -> tuple[int, int]:
-    """Which part `--shard I/N` names: its number, and how many there are.
+    """The number of the part that `--shard I/N` names, and the number of parts.
 
     >>> part_of("3/16")
     (3, 16)

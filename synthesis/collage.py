@@ -34,7 +34,7 @@ QUALITY = 92
 
 @dataclass(kw_only=True)
 class CollageArguments(TaskArguments):
-    """Which questions, and how small their details are to be."""
+    """The questions of collages, and the size of their details."""
 
     dataset_name: str = field(metadata={"help": "Tasks with one image each: file, folder, hub id or module:function."})
     output_dir: str = field(metadata={"help": "Folder for tasks.jsonl and the collages."})
@@ -146,11 +146,13 @@ def collages(tasks: Sequence[Task], arguments: CollageArguments) -> Iterator[Tas
         ConfigError: if there are too few different pictures to have a distractor, or a grid of one.
     """
     if min(arguments.sides, default=0) < 2:
-        raise ConfigError(f"--sides {arguments.sides}: a grid needs two pictures a side or more")
+        raise ConfigError(f"--sides {arguments.sides}: give two pictures a side or more")
     single = [task for task in tasks if len(task.images) == 1]
     hashes = [source_hash(task.images[0]) for task in single]
     if len(set(hashes)) < 2:
-        raise ConfigError(f"{len(set(hashes))} different pictures are too few: a collage needs others than its own")
+        raise ConfigError(
+            f"{len(set(hashes))} different pictures are too few for a collage: give tasks on two pictures or more"
+        )
     pool: dict[str, Task] = {}
     for task, picture in zip(single, hashes, strict=True):
         pool.setdefault(picture, task)

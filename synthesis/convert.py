@@ -54,10 +54,10 @@ from synthesis.formats.writing import WRITERS, written
 
 @dataclass(kw_only=True)
 class ConvertArguments(SourceArguments):
-    """What is converted, for which model, into what."""
+    """The traces to convert, the model they are for, and the format to write."""
 
     output_dir: str = field(metadata={"help": "Folder for the converted traces."})
-    to: str = field(default=OWN, metadata={"help": "What to write: fovea, or the name of another format."})
+    to: str = field(default=OWN, metadata={"help": "Format to write: fovea, or the name of another one."})
     strip: str | None = field(
         default=None, metadata={"help": "Regular expression: what it matches is taken out of questions."}
     )

@@ -43,7 +43,7 @@ class HashTable:
         self._owners.append(owner)
 
     def owners_of(self, picture_hash: np.ndarray) -> Iterator[int]:
-        """To whom the hashes belong that are like this one, in the order in which they were added."""
+        """Owners of the hashes that are like this one, in the order in which they were added."""
         for place in alike(picture_hash, self._hashes[: len(self._owners)]):
             yield self._owners[place]
 

@@ -39,7 +39,7 @@ KINDS = ("paint", "recolour", "swap", "digits")
 
 @dataclass(kw_only=True)
 class EditArguments(TaskArguments):
-    """Which tasks are edited."""
+    """The tasks to edit."""
 
     dataset_name: str = field(
         default="",
@@ -99,7 +99,10 @@ def edited(task: Task, number: int, others: Mapping[str, Task]) -> Task:
     metadata["edit"] = {"of": task.id, "kind": edit["kind"], "was": written(task)}
     changed = replace(task, id=f"{task.id}-edit{number}", images=images, answer=edit["answer"], metadata=metadata)
     if score(changed, written(task)) > 0:
-        raise ValueError(f"{place}: {task.answer!r} still scores against {edit['answer']!r}: nothing could be told")
+        raise ValueError(
+            f"{place}: {task.answer!r} still scores against {edit['answer']!r}, so that the edit changes nothing: "
+            "give another answer"
+        )
     return changed
 
 
@@ -116,7 +119,9 @@ def _paint(image: Image.Image, box: Box, edit: Mapping[str, Any], others: Mappin
     }
     kept = {name: side for name, side in sides.items() if inside[name]}
     if not kept:
-        raise ValueError(f"{place}: the box is the whole image, and nothing is around it to paint with")
+        raise ValueError(
+            f"{place}: the box is the whole image, and nothing around it is left to paint with: give a smaller box"
+        )
     weights = sum(1 / distance for _, distance in kept.values())
     filled = sum(colour / distance for colour, distance in kept.values()) / weights
     filled = np.broadcast_to(filled, (bottom - top, right - left, 3))

@@ -32,11 +32,17 @@ def join(shards: Sequence[Path], folder: Path) -> int:
     with replacing(folder / "traces.jsonl") as file:
         for order, shard in enumerate(tqdm(sorted(shards), desc="shards")):
             if not (shard / "traces.jsonl").exists():
-                raise FileNotFoundError(f"{shard / 'traces.jsonl'} does not exist: has this shard been worked on?")
+                raise FileNotFoundError(
+                    f"{shard / 'traces.jsonl'} does not exist: run the command of this shard first, or leave the "
+                    "shard out"
+                )
             for number, record in enumerate(read_jsonl(shard / "traces.jsonl")):
                 name = record.get("id") or f"{shard.name}-{len(known)}"
                 if name in known:
-                    raise TraceError(f"{known[name]} and {shard} both hold a trace of {name!r}")
+                    raise TraceError(
+                        f"{known[name]} and {shard} both hold a trace of {name!r}: name each shard once, and play "
+                        "each task in one shard"
+                    )
                 known[name] = shard
                 places = [f"images/{order}-{number}-{Path(image).name}" for image in record["images"]]
                 for image, place in zip(record["images"], places, strict=True):

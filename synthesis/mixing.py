@@ -46,7 +46,7 @@ def sides_of(source: Source, sieve: Sieve, share: float, seed: int) -> tuple[lis
 
 
 def counts_of(sizes: Sequence[int], weights: Sequence[float] | None) -> list[int]:
-    """How many rows of each source a mixture has: all, or as many as weights allow without a row twice.
+    """The number of rows from each source: all, or as many as the weights allow without repeating a row.
 
     >>> counts_of([100, 30], [2, 1]), counts_of([100, 30], None)
     ([60, 30], [100, 30])
@@ -117,7 +117,7 @@ def mix(
     if weights is not None and (len(weights) != len(sources) or min(weights) < 0 or not sum(weights)):
         raise ValueError(f"--weights {list(weights)} for {len(sources)} sources: give one, not below 0, for each")
     if not 0 <= held_out < 1:
-        raise ValueError(f"--held_out {held_out} is a share of the pictures: from 0 to below 1")
+        raise ValueError(f"--held_out {held_out} is a share of the pictures: give a number from 0 to below 1")
     refuse_own_folder(folder, [source.path for source in sources])
     refuse_full_folder(folder)
     sieve = Sieve(against(forbidden, forbidden_split, forbidden_columns), per_image)

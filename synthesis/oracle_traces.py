@@ -40,7 +40,7 @@ DEFAULT_FOLDER = Path("runs/tiny/traces")
 
 @dataclass(kw_only=True)
 class TraceArguments(TraceSourceArguments):
-    """Which tasks with boxes are played, for which model, and how well."""
+    """The tasks with boxes that the oracle plays, the model the traces are for, and the oracle's precision."""
 
     num_traces: int = field(default=500, metadata={"help": "Scenes to draw where no tasks are named."})
     seed: int = field(default=11, metadata={"help": "Seed of the scenes and of the oracle's hand."})
@@ -119,7 +119,7 @@ def _oracle(arguments: TraceArguments, environment: str, frame: Frame) -> Policy
 
 
 def _without_a_tool(ids: Sequence[str]) -> str:
-    """How many episodes called no tool, and which; empty if all did."""
+    """The number of episodes without a tool call, and their ids, in words; empty if all called one."""
     if not ids:
         return ""
     named = ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
@@ -150,7 +150,7 @@ def say_dropped(dropped: Counter[str], played: int) -> None:
 
 
 HANDICAP = ("--noise", "0.12", "--looseness", "1.0", "3.0")
-"""How the boxes of the default cold start are drawn: GRPO has something to learn from it."""
+"""Options that loosen the boxes of the default cold start, so that GRPO has something to learn."""
 
 
 def write_default_traces() -> Path:

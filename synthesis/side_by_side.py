@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 
 
 def side_by_side(job: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
-    """What the job makes of each item, as it comes; `num_workers` threads, and few items are drawn ahead.
+    """Results of the job on each item, as they finish, from `num_workers` threads. Few items are drawn ahead.
 
-    After an exception of a job, or Ctrl-C while it is waited for, nothing new begins: what is under way is finished and
-    given, then the exception is raised. Who takes no more of it ends what has not begun.
+    After an exception of a job, or Ctrl-C, no new job starts: running jobs finish and give their results, then the
+    exception is raised. If the caller takes no more results, jobs that have not started are cancelled.
     """
     waiting = iter(items)
     failure: BaseException | None = None

@@ -1,4 +1,4 @@
-"""Which rows of a mixture are kept: duplicates, benchmark pictures, and pictures that look alike."""
+"""Selection of a mixture's rows: drops duplicates, benchmark pictures, and pictures that look alike."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = {"messages": "traces.jsonl", "question": "tasks.jsonl"}
 
 
 class RowPlace(NamedTuple):
-    """Where a row stands, and which pictures it shows."""
+    """The place of a row, and the pictures that it shows."""
 
     source: int
     offset: int
@@ -79,7 +79,10 @@ class Source:
             raise TraceError(f"{self.path} line {number}: not JSON: {error}") from None
         kind = next((name for name in NAMES if isinstance(row, dict) and name in row), None)
         if kind is None or self.name not in (None, NAMES[kind]):
-            raise TraceError(f"{self.path} line {number}: it is no row of {self.name or 'traces or tasks'}")
+            raise TraceError(
+                f"{self.path} line {number}: it is no row of {self.name or 'traces or tasks'}: give one kind of rows "
+                "in each file"
+            )
         self.name = NAMES[kind]
         return row
 
@@ -91,7 +94,7 @@ def row_images(row: Mapping[str, Any]) -> list[Any]:
 
 
 def pictures_of(row: Mapping[str, Any], folder: Path) -> list[Any]:
-    """What the pictures that a row asks about can be opened from; the crops of a trace have to be there as well.
+    """Sources of the pictures that a row asks about. The crops of a trace must exist as well.
 
     Raises:
         TraceError: for a trace that is none, or an image that is not there.
@@ -104,7 +107,7 @@ def pictures_of(row: Mapping[str, Any], folder: Path) -> list[Any]:
 
 
 def words_of(row: Mapping[str, Any]) -> str:
-    """What makes a row another one on the same pictures: all that a trace says, what a task asks and shows."""
+    """The text that tells rows on the same pictures apart: all turns of a trace, or a task's question and view."""
     names = ("question", "choices", "first_view_max_pixels")
     if "messages" in row:
         return json.dumps([message["content"] for message in row["messages"]])
@@ -164,7 +167,7 @@ class Sieve:
         return picture
 
     def is_held_out(self, picture: int, share: float, seed: int) -> bool:
-        """Whether a picture is held out, which the hash of the first of its group and the seed draw."""
+        """Returns True if a picture is held out. The seed and the hash of the first picture of its group decide."""
         first = self.looks.hash_of(self.group_of(picture))
         digest = hashlib.sha256(f"{seed} {first.tobytes().hex()}".encode()).digest()
         return int.from_bytes(digest[:4], "big") / 2**32 < share

@@ -67,7 +67,7 @@ _OF_ALL = re.compile(
     r"\b(?:two|three|four|five|six|seven|eight|these|the|\d+) (?:images|pictures|photos|photographs|views|frames)\b",
     re.IGNORECASE,
 )
-"""Speaks of all images, or of what is in none or only one: one image more may answer that otherwise."""
+"""Questions about all images, or about none or only one: one image more may change their answers."""
 _LAST = re.compile(
     rf"\b(?:last|final|right(?:most)?|bottom|lower|other|next)(?:[ -]\w+){{0,2}} {_IMAGE}\b", re.IGNORECASE
 )
@@ -83,7 +83,7 @@ _LETTERED = re.compile(r"(?:^|\s)\(?[A-H][).:]\s")
 
 @dataclass(kw_only=True)
 class VariantArguments(TaskArguments):
-    """Which tasks are varied, and how."""
+    """The tasks to vary, and the variations."""
 
     output_dir: str = field(metadata={"help": "Folder for tasks.jsonl and the pictures."})
     kinds: list[str] = field(
@@ -100,7 +100,7 @@ class VariantArguments(TaskArguments):
 
 
 def _parts(task: Task) -> tuple[str, str]:
-    """What stands in front of the question's text, the marks of its images and their labels, and the text."""
+    """The marks and labels of images before the question's text, and the text."""
     end = match.end() if (match := _FRONT.match(task.question)) else 0
     return task.question[:end], task.question[end:]
 

@@ -1,4 +1,4 @@
-"""What Fovea overrides in TRL and Transformers is still what the override was written for.
+"""Methods of TRL and Transformers that Fovea overrides are unchanged since the override was written.
 
 A change of the original fails here, whatever else passes: read what changed, adapt the override, record the new digest.
 """

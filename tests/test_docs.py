@@ -1,4 +1,4 @@
-"""What the documentation names is there: files, and functions or classes in them."""
+"""Files, functions and classes that the documentation names exist, and generated pages are current."""
 
 import argparse
 import ast
@@ -63,11 +63,58 @@ def test_the_site_has_no_broken_link(tmp_path):
     assert (tmp_path / "recipes.html").exists()
 
 
-def test_the_page_of_options_is_current():
-    spec = importlib.util.spec_from_file_location("write_options", ROOT / "docs" / "write_options.py")
+def writer_of(page):
+    """The module `docs/write_PAGE.py`."""
+    spec = importlib.util.spec_from_file_location(f"write_{page}", ROOT / "docs" / f"write_{page}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    assert module.PAGE.read_text() == module.page(), "run python docs/write_options.py"
+    return module
+
+
+@pytest.mark.parametrize("page", ["options", "errors"])
+def test_generated_pages_are_current(page):
+    module = writer_of(page)
+    assert module.PAGE.read_text() == module.page(), f"run python docs/write_{page}.py"
+
+
+def test_messages_are_collected_with_their_cures():
+    module = writer_of("errors")
+    text = """
+def _require(condition, problem):
+    if not condition:
+        raise CheckError(problem)
+
+def load(path, kind):
+    if problem := wrong(path):
+        raise TaskError(problem)
+    raise TaskError(f"{path} is no {KIND}: " "give a file")
+
+def wrong(path):
+    return f"{path} is empty" if path else None
+
+def check(note, count):
+    _require(count, f"{count} rows are too few")
+    note.fail(f"{count} broken", "mend them")
+"""
+    source = module.Module("fovea/x.py", tree := ast.parse(text), {f.name: f for f in tree.body})
+    assert set(module.raised(source, {"KIND": "table"})) == {
+        ("TaskError", "… is empty"),
+        ("TaskError", "… is no table: give a file"),
+        ("CheckError", "… rows are too few"),
+        ("finding", "… broken -> mend them"),
+    }
+
+
+def test_rows_of_troubleshooting_quote_messages_that_exist():
+    """Those of Fovea; the last tables quote other libraries too."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    ours = page[: page.index("## Messages of TRL")]
+    quoted = [part for row in re.findall(r"^\| (.+?) \|", ours, re.M) for part in re.findall(r"`([^`]*…[^`]*)`", row)]
+    messages = (ROOT / "docs" / "errors.md").read_text()
+    pieces = {piece.strip() for text in quoted for piece in text.split("…") if len(piece.split()) > 2}
+    assert len(pieces) > 15
+    assert not {piece for piece in pieces if piece not in messages}
 
 
 class Parsed(BaseException):

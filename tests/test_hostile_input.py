@@ -1,4 +1,4 @@
-"""What people and models feed in by mistake or malice, and what comes of it: a clear outcome each time."""
+"""Hostile or mistaken input of people and models has a clear outcome each time."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Which way imports may run, between the rooms and between the inner rooms of fovea and environments."""
+"""Directions of imports between the rooms, and between the inner rooms of fovea and environments."""
 
 import ast
 import subprocess

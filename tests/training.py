@@ -1,4 +1,4 @@
-"""What the tests' trainings have in common."""
+"""Settings and helpers that the tests' trainings share."""
 
 import json
 

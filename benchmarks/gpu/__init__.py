@@ -1,1 +1,1 @@
-"""What only a GPU can show, in slices of known cost: `python -m benchmarks.gpu` (docs/gpu.md)."""
+"""Measurements that need a GPU, in slices of known cost: `python -m benchmarks.gpu` (docs/gpu.md)."""

@@ -1,4 +1,4 @@
-"""What only a GPU can show, in one command: `python -m benchmarks.gpu --minutes 9 --json runs/gpu/results.json`.
+"""Measurements that need a GPU, in one command: `python -m benchmarks.gpu --minutes 9 --json runs/gpu/results.json`.
 
 Slices, the most telling first: `kernels` (attention against float64), `exact` (log-probabilities and gradients against
 stock TRL), `greedy` (rollouts token for token), `loss` (loss and backward at released shapes: seconds, memory, and the
@@ -35,7 +35,7 @@ def all_cases(small: bool, folder: Path) -> list[Case]:
 
 
 def about(small: bool) -> dict[str, Any]:
-    """Where and with what this is measured. CUDA stays untouched here: the cases' processes are to have it."""
+    """The card, versions and commit of a measurement. CUDA stays untouched here: the cases' processes use it."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         card = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()

@@ -1,4 +1,4 @@
-"""What a slice consists of, and what its parts need to know of the machine."""
+"""The parts of a slice, and the facts about the machine that they need."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Case:
     seconds: float
     measure: Callable[[float], dict[str, Any]]
     is_elastic: bool = False
-    """Whether it goes on for as long as there is time, a minute at least."""
+    """True if the case runs for as long as there is time, and for a minute at least."""
 
     @property
     def key(self) -> str:
@@ -35,7 +35,7 @@ def device() -> str:
 
 
 def place() -> dict[str, Any]:
-    """Where models stand, and in which type: bfloat16 on a GPU."""
+    """Device and dtype of models: bfloat16 on a GPU."""
     return {"device": "cuda", "dtype": torch.bfloat16} if device() == "cuda" else {}
 
 

@@ -1,4 +1,4 @@
-"""Which policy plays: the model in this process, vLLM, its server, or an endpoint."""
+"""Choice of the policy: the model in this process, vLLM, its server, or an endpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fovea.models.names import resolve_path
 
 
 def make_policy(arguments: PlayerArguments, model: Model, renderer: Renderer | None) -> Policy:
-    """What plays: the model itself, vLLM with its checkpoint, or an endpoint, which alone needs no renderer."""
+    """The policy: the model itself, vLLM with its checkpoint, or an endpoint, which alone needs no renderer."""
     sampling = Sampling(arguments.temperature)
     if arguments.openai_base_url:
         return EndpointPolicy(

@@ -24,7 +24,7 @@ from environments.seats import Conversation
 ROOM = 256
 """Places for new tokens that a turn begins with; they double when they are full."""
 SHARE = 4
-"""Turns that wait join those that are being written when they are one in so many of them."""
+"""Waiting turns start when there is at least one for each `SHARE` turns being written."""
 
 
 @dataclass
@@ -35,11 +35,11 @@ class OpenTurn:
     max_tokens: int
     token_ids: list[int] = field(default_factory=list)
     draws: np.random.Generator | None = None
-    """What its tokens are drawn from, if it has a seed."""
+    """Random generator of the turn's tokens, if the turn has a seed."""
 
     @property
     def text(self) -> list[int]:
-        """What it has written, and what stands right before."""
+        """The last tokens before the turn, and the tokens of the turn so far."""
         return [*self.conversation.token_ids[-CONTEXT:], *self.token_ids]
 
 
@@ -53,14 +53,14 @@ class _Batch:
 
     rows: list[OpenTurn]
     turn: TurnCache
-    """What they have computed."""
+    """Keys and values of the rows."""
     positions: torch.Tensor
-    """Of the next token of each row [rows]."""
+    """Positions of the next token of each row [rows]."""
     tokens: list[int]
-    """Chosen and not fed yet, one a row."""
+    """The chosen token of each row, which was not fed yet."""
 
     def moved(self, counts: Sequence[int]) -> _Batch:
-        """Each row further by so many of the tokens that it was fed."""
+        """The batch after each row has kept `counts` of the tokens that it was fed."""
         if not any(counts):
             return self
         added = torch.tensor(counts, device=self.positions.device)
@@ -124,7 +124,7 @@ class Decoder:
         return len(self._batch.rows) if self._batch is not None else 0
 
     def _are_due(self, few: Sequence[OpenTurn]) -> bool:
-        """Whether these turns begin now: not each alone, for they take a forward of their own."""
+        """Returns True if enough turns wait: a start takes a forward of its own, so turns start together."""
         return bool(few) and len(few) * SHARE >= self._num_rows
 
     def _write(self, choose: Choice) -> list[OpenTurn]:

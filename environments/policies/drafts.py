@@ -22,7 +22,7 @@ REMEMBERED = 50_000
 
 
 class Drafts:
-    """What has followed each `CONTEXT` tokens of late.
+    """Guesses of the next tokens: tokens that followed each run of `CONTEXT` tokens recently.
 
     >>> drafts = Drafts()
     >>> for last in (7, 8, 9):

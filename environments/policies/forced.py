@@ -14,7 +14,7 @@ from environments.rendering import Renderer
 from environments.seats import Conversation, Reply
 
 OPENINGS = {"zoom": "<think></think>\n<tool_call>\n", "answer": "<think></think>\n<answer>"}
-"""How a forced first turn begins."""
+"""First tokens of a forced first turn."""
 
 
 @dataclass

@@ -87,7 +87,7 @@ def zooms_of(task: Task) -> list[int]:
 
 
 def label_of(task: Task, place: int) -> str:
-    """What the box at this place is called; "" where nothing says it."""
+    """The label of the box at this place; "" if the task has none."""
     return dict(enumerate(task.texts("labels"))).get(place, "")
 
 

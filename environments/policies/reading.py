@@ -58,7 +58,7 @@ class Reader:
                 conversation.cache = Cache(prefix, nothing_own, prefix.num_tokens, num_images, prefix.next_position)
 
     def _prefixes_of(self, firsts: Sequence[Conversation]) -> list[Prefix]:
-        """What each distinct prompt leaves."""
+        """The stored prefix of each distinct prompt."""
         prompts = [conversation.token_ids[:-1] for conversation in firsts]
         common = self._common_prefix(prompts)
         length = common.num_tokens
@@ -77,7 +77,7 @@ class Reader:
         ]  # fmt: skip
 
     def _common_prefix(self, prompts: Sequence[Sequence[int]]) -> Prefix:
-        """Of the text that all prompts begin with; it is remembered for prompts that come later."""
+        """The prefix of the text that begins all prompts; it is kept for later prompts."""
         if self._common is not None:
             ids, common = self._common
             if all(len(prompt) > len(ids) and prompt[: len(ids)] == ids for prompt in prompts):

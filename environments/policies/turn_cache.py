@@ -28,12 +28,12 @@ class Prefix:
     num_tokens: int
     next_position: int
     is_masked: bool = False
-    """Whether its images are masked from each other, in the layers that the network masks."""
+    """True if the prompt's images are masked from each other, in the layers that the network masks."""
 
 
 @dataclass
 class Cache:
-    """What is kept of a conversation: its prompt's prefix, and keys and values of what came behind it."""
+    """The stored part of a conversation: the prefix of its prompt, and keys and values of the tokens behind it."""
 
     prefix: Prefix
     layers: list[torch.Tensor]
@@ -69,7 +69,7 @@ class TurnCache:
         self.group = self._groups_of(prefix_of_row)
 
     def _groups_of(self, prefix_of_row: Sequence[Prefix]) -> torch.Tensor:
-        """Which of the stored prefixes each row has [rows]."""
+        """The number of the stored prefix that each row has [rows]."""
         order = {id(prefix): number for number, prefix in enumerate(self.prefixes)}
         numbers = [order[id(prefix)] for prefix in prefix_of_row]
         return torch.tensor(numbers, device=self.prefix[0].device)
@@ -112,7 +112,7 @@ class TurnCache:
         self._chunk_mask: torch.Tensor | None = None
 
     def _mask(self) -> torch.Tensor:
-        """Which places before it each new token sees [rows, 1, width, prefix + reach]."""
+        """Mask of the earlier places that each new token sees [rows, 1, width, prefix + reach]."""
         if self._chunk_mask is None:
             width = self.at.shape[1]
             before = self.in_prefix[self.group][:, None, :].expand(-1, width, -1)
@@ -183,7 +183,7 @@ class TurnCache:
 
 
 class _Chunks:
-    """What the new tokens of `TurnCache`'s rows attend to where images are masked.
+    """Keys that the new tokens of `TurnCache`'s rows attend to, where images are masked from each other.
 
     `images` numbers each row's new tokens. Keys are the new tokens, the prefixes and what the rows have, end to end.
     """

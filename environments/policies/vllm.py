@@ -43,7 +43,7 @@ def start_engine(path: str, **kwargs: Any) -> Any:
 
 
 def cpu_engine_kwargs() -> dict[str, Any]:
-    """What `vllm.LLM` needs on CPU: eager, fp32, one process. Sets the environment variables that the engine reads."""
+    """Arguments of `vllm.LLM` on CPU: eager, fp32, one process. Sets the engine's environment variables."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -135,7 +135,7 @@ class VllmServerPolicy(ThreadedTurns):
     num_retries: int = 5
     max_bytes: int = 2**28
     model: str | None = None
-    """What the server has to run, as --model_name_or_path; a training, which sends its weights, does not say."""
+    """The model that the server must run, as --model_name_or_path. A training sends weights and names none."""
 
     def __post_init__(self) -> None:
         self._urls: BoundedCache[str] = BoundedCache(self.max_bytes, size=len)
@@ -171,7 +171,8 @@ class VllmServerPolicy(ThreadedTurns):
             written, logprobs = choice["token_ids"], [step["logprob"] for step in choice["logprobs"]["content"]]
         except (KeyError, IndexError, TypeError):
             raise RuntimeError(
-                f"{self._server.base_url} answered without tokens or log-probabilities: {answer}"
+                f"{self._server.base_url} answered without tokens or log-probabilities (start it as "
+                f"docs/my_cluster.md says): {answer}"
             ) from None
         _check(conversation, seen)
         return _reply(written, logprobs, self.renderer)
@@ -195,7 +196,7 @@ def _folded(conversation: Conversation, renderer: Renderer) -> list[int]:
 
 
 def _is_read(conversation: Conversation, seen: Sequence[int] | None) -> bool:
-    """Whether vLLM read the very tokens that the loss will read."""
+    """Returns True if vLLM read exactly the tokens that the loss will read."""
     return list(seen or ()) == list(conversation.token_ids)
 
 

@@ -21,7 +21,7 @@ from fovea.models.processors import pixel_limits
 from fovea.tasks import Task
 
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
-"""Pixels of the views that are tried, of those that the task has as it is."""
+"""Sizes of the tried views, as shares of the pixels of the task's own views."""
 
 
 @dataclass(frozen=True)

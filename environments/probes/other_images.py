@@ -1,4 +1,4 @@
-"""What a probe needs beyond the environment's settings: another image for each task."""
+"""The other image of each task, which a probe needs beside the environment's settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def with_others(tasks: Sequence[Task]) -> list[Task]:
             after = [*range(place + 1, len(names)), *range(place)]
             other = next((sources[index] for index in after if names[index] != names[place]), None)
             if other is None:
-                raise ValueError("all tasks show the same image: crops of another image need tasks on at least two")
+                raise ValueError(
+                    "all tasks show the same image: for crops of another image, give tasks on at least two"
+                )
             task = replace(task, metadata={**task.metadata, "other_image": other})
             place += 1
         extended_tasks.append(task)

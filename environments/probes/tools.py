@@ -1,4 +1,4 @@
-"""Probes of what a tool does: an environment whose tools are shown but refused, or not shown."""
+"""Probes of a tool's effect: an environment whose tools are shown but refused, or not shown."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _TAGGED = re.compile(r"\s*(?:<think>.*</think>)?\s*<answer>(.*)</answer>\s*", re
 
 
 def score(task: Task, answer: str, framing: Framing | None = None) -> float:
-    """How right `answer` is for `task`, 0 to 1; `framing` says in which frame the boxes of an answer are written."""
+    """The score of `answer` for `task`, 0 to 1. `framing` gives the frame in which the answer's boxes are written."""
     if task.kind is AnswerKind.BOX:
         return box_score(task, answer, framing)
     return _SCORERS[task.kind](task, answer)

@@ -69,12 +69,12 @@ def _boxes_of(data: Any, image: int | None = None) -> Iterator[tuple[tuple[float
 
 
 def is_four_numbers(value: Any) -> bool:
-    """Whether a value is a list of four finite numbers."""
+    """Returns True for a list of four finite numbers."""
     return isinstance(value, (list, tuple)) and len(value) == 4 and all(map(is_finite, value))
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a number that a float can hold."""
+    """Returns True for a number that a float can hold."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
@@ -98,7 +98,8 @@ def reference_boxes(task: Task) -> list[Target]:
         ) from None
     if any(target.box.frame is not Frame.UNIT for target in targets):
         raise ValueError(
-            f"reference {task.answer!r} of task {task.id} is not in frame unit: fovea.data.task_files makes it so"
+            f"reference {task.answer!r} of task {task.id} is not in frame unit: load the task with "
+            "fovea.data.task_files, which converts it"
         )
     return targets
 

@@ -110,15 +110,17 @@ def choice_letter(task: Task) -> str:
     if len(letter) == 1 and letter in _letters(task):
         return letter
     problem = f"none of the choices {list(task.choices)}, nor the letter of one" if task.choices else "no letter"
-    raise ValueError(f"answer {task.answer!r} is {problem}")
+    raise ValueError(f"answer {task.answer!r} is {problem}: write the letter or the text of the right choice")
 
 
 def misleading(choices: Sequence[str]) -> str | None:
-    """Why an answer could not name one of these options by its text: two are the same, or one is another's letter."""
+    """The reason that texts of options are ambiguous: two are the same, or one is another's letter. Else None."""
     letters_by_text: dict[str, str] = {}
     for letter, choice in zip(ascii_uppercase, choices, strict=False):
         if (text := normalized(choice)) in letters_by_text:
-            return f"choices {letters_by_text[text]} and {letter} are the same, {choice!r}"
+            return (
+                f"choices {letters_by_text[text]} and {letter} are the same, {choice!r}: give the choices other texts"
+            )
         letters_by_text[text] = letter
         if len(text) == 1 and text.upper() in ascii_uppercase[: len(choices)] and text.upper() != letter:
             return f"choice {letter} reads {choice!r}, the letter of another: give the choices other texts"
@@ -128,9 +130,11 @@ def misleading(choices: Sequence[str]) -> str | None:
 def check_choice(task: Task, answer: Any) -> Any:
     choices = task.choices
     if len(choices) > MAX_CHOICES:
-        raise ValueError(f"{len(choices)} choices are more than there are letters ({MAX_CHOICES})")
+        raise ValueError(
+            f"{len(choices)} choices are more than there are letters ({MAX_CHOICES}): leave some out, or use kind text"
+        )
     if len(choices) == 1:
-        raise ValueError(f"one choice alone, {choices[0]!r}, leaves nothing to choose")
+        raise ValueError(f"one choice alone, {choices[0]!r}, leaves nothing to choose: give two, or leave choices out")
     if problem := misleading(choices):
         raise ValueError(problem)
     if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):

@@ -1,4 +1,4 @@
-"""What an answer to an edited picture does: it follows the edit, stays with what was right before, or does neither."""
+"""Outcomes of an answer to an edited picture: it follows the edit, keeps the former right answer, or does neither."""
 
 from __future__ import annotations
 

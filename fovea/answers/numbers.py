@@ -109,7 +109,7 @@ _MARKED = re.compile(r"[-+]?[$€£¥₹]?\s?[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is nothing but one number in digits, perhaps with a sign of a currency or of percent."""
+    """Returns True if a text is one number in digits and nothing else; a sign of currency or percent is allowed."""
     return _MARKED.fullmatch(text.strip()) is not None and to_number(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""Whether a text tells the answer to a task: what a thought before a zoom, or advice, must not do."""
+"""Detects texts that tell the answer to a task, which a thought before a zoom, or advice, must not do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TOLD = (
 
 
 def tells(text: str, task: Task) -> bool:
-    """Whether a text holds the right answer as words of its own; what the question itself says tells nothing."""
+    """Returns True if a text holds the right answer as separate words. Words of the question itself do not count."""
     if task.kind is AnswerKind.CHOICE:  # all options stand in the question; the letter, or the option alone, tells
         letter = choice_letter(task)
         if re.search(_TOLD.format(letter=letter), text):
@@ -37,7 +37,7 @@ def tells(text: str, task: Task) -> bool:
 
 
 def holds(text: str, words: str) -> bool:
-    """Whether a text holds some words, numbers with or without their commas."""
+    """Returns True if a text holds these words; numbers match with or without their commas."""
     sought = words.strip().lower()
     if not sought or sought in COMMON:
         return False

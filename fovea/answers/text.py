@@ -23,7 +23,7 @@ _BOXED = re.compile(r"\$*\s*\\(?:boxed|text|textbf|textit|mathrm|mathbf)\{([^{}]
 
 
 def boxed(text: str) -> str | None:
-    r"""What the last `\boxed{…}` of a text holds, braces in it counted; None without one.
+    r"""The content of the last `\boxed{…}` of a text, with nested braces; None without one.
 
     >>> boxed(r"so \boxed{\frac{1}{2}}."), boxed(r"\boxed{\text{a cat}}")
     ('\\frac{1}{2}', 'a cat')
@@ -76,7 +76,7 @@ def text_score(task: Task, answer: str) -> float:
 def check_text(task: Task, answer: Any) -> Any:
     accepted_texts = as_list(answer)
     if not accepted_texts or any(not is_plain(text) or not str(text).strip() for text in accepted_texts):
-        raise ValueError(f"answer {answer!r} is no text, nor a list of texts that are all accepted")
+        raise ValueError(f"answer {answer!r} is no text, nor a list of accepted texts: write one of these")
     return answer
 
 
@@ -99,7 +99,7 @@ def yes_no_score(task: Task, answer: str) -> float:
 
 
 def yes_or_no_in(answer: str) -> set[str]:
-    """Which of yes and no an answer says."""
+    """The set of "yes" and "no" that an answer says."""
     plain = re.sub(r"\bno (?:doubt|question)\b", "", normalized(answer))
     said = {_YES_NO.get(normalized(clause)) for clause in _CLAUSE.split(plain)} - {None}
     words = re.findall(r"[a-z]+", plain)
@@ -150,5 +150,5 @@ def check_list(task: Task, answer: Any) -> list[Any]:
         if _SEPARATOR.search(str(item)):
             raise ValueError(f"item {item!r} of the answer holds a separator: split it, or use kind text")
     if len(set(normalized_items)) < len(normalized_items):
-        raise ValueError(f"items of the answer {answer!r} are the same")
+        raise ValueError(f"items of the answer {answer!r} are the same: give each once")
     return items

@@ -17,7 +17,7 @@ MAX_CHARACTERS = 100_000
 
 
 class TaskError(ValueError):
-    """A row that is no task, with its number and what is wrong."""
+    """A row that is no task, with its number and the reason."""
 
 
 def value_of(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> Any:
@@ -26,14 +26,14 @@ def value_of(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> A
     for part in columns.get(name, name).split("."):
         if not isinstance(value, Mapping) or part not in value:
             if name in columns:
-                raise TaskError(f"no column {columns[name]!r} for {name}; the row has {sorted(row)}")
+                raise TaskError(f"no column {columns[name]!r} for {name}: name one of the row's columns, {sorted(row)}")
             return None
         value = value[part]
     return value
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: None, or the not-a-number that pandas puts there."""
+    """Returns True for an empty cell: None, or the not-a-number of pandas."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -44,37 +44,40 @@ def check_types(fields: Mapping[str, Any]) -> None:
             f"question is {fields['question']!r}: it must be text; name its column with --columns question=…"
         )
     if len(fields["question"]) > MAX_CHARACTERS:
-        raise TaskError(f"question has {len(fields['question'])} characters, the bound is {MAX_CHARACTERS}")
+        raise TaskError(
+            f"question has {len(fields['question'])} characters, the bound is {MAX_CHARACTERS}: shorten it, or leave "
+            "the row out"
+        )
     if fields["answer"] is None:
         raise TaskError("answer is missing: name its column with --columns answer=…")
     if isinstance(fields["choices"], (str, Mapping)):
         raise TaskError(f"choices is {fields['choices']!r}: it must be a list of texts (or name it in --json_columns)")
     if not isinstance(fields["metadata"] or {}, Mapping):
-        raise TaskError(f"metadata is {fields['metadata']!r}: it must be an object")
+        raise TaskError(f"metadata is {fields['metadata']!r}: it must be an object (or name it in --json_columns)")
     max_pixels = fields["first_view_max_pixels"]
     if max_pixels is not None and (
         isinstance(max_pixels, bool) or not isinstance(max_pixels, (int, float)) or not max_pixels >= 1
     ):
-        raise TaskError(f"first_view_max_pixels is {max_pixels!r}: it must be a number of pixels")
+        raise TaskError(f"first_view_max_pixels is {max_pixels!r}: it must be a number of pixels, 1 or more")
     if not isinstance(fields["boxes"] or [], (list, tuple)):
         raise TaskError(f"boxes is {fields['boxes']!r}: it must be a list of boxes")
 
 
 def from_json(name: str, value: Any) -> Any:
-    """What a text of a JSON column says; None and an empty text stay None."""
+    """The value of a text in a JSON column. None and an empty text stay None."""
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value) if value.strip() else None
     except ValueError as error:
         raise TaskError(
-            f"{name} is {value[:80]!r}, which is no JSON ({error}), though json_columns names it (CSV and TSV do not "
-            "need it: there lists and objects are told by their form)"
+            f"{name} is {value[:80]!r}, which is no JSON ({error}): correct it, or take {name} out of --json_columns "
+            "(in CSV and TSV files, lists and objects are recognised without it)"
         ) from None
 
 
 def from_cell(value: Any) -> Any:
-    """What a text says that is a list or an object, as JSON or as Python writes it; any other value as it is.
+    """The list or object that a text holds, as JSON or as Python writes it; any other value unchanged.
 
     >>> from_cell("[1, 2]"), from_cell("['cup', 'hat']"), from_cell("[sic]")
     ([1, 2], ['cup', 'hat'], '[sic]')
@@ -121,7 +124,7 @@ def known_columns(names: Sequence[str] | None) -> list[str]:
     """
     for name in names or ():
         if name not in COLUMNS:
-            raise ValueError(f"--json_columns {name!r} is no column of ours: {', '.join(COLUMNS)}")
+            raise ValueError(f"--json_columns {name!r} is no column of Fovea: use some of {', '.join(COLUMNS)}")
     return list(names or ())
 
 
@@ -135,6 +138,6 @@ def parse_columns(pairs: list[str] | None) -> dict[str, str]:
     for pair in pairs or []:
         name, sign, column = pair.partition("=")
         if not sign or name not in COLUMNS:
-            raise ValueError(f"--columns {pair!r}: write our name=your column; ours are {', '.join(COLUMNS)}")
+            raise ValueError(f"--columns {pair!r}: write Fovea's name=your column; Fovea's are {', '.join(COLUMNS)}")
         columns[name] = column
     return columns

@@ -1,4 +1,4 @@
-"""What a question is, in a few characters: by which a run that goes on notices that its data are others now."""
+"""A short digest of a question. A run that continues compares digests to notice changed data."""
 
 from __future__ import annotations
 

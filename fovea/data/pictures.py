@@ -16,7 +16,7 @@ from fovea.images import ImageError, check_size, decoded_text, open_image, store
 
 
 def image_source(image: Any, folder: Path) -> Any:
-    """What an image of a row can be opened from: a path is made absolute, base64 and data URIs become bytes.
+    """The source of a row's image, for `open_image`: paths become absolute, base64 and data URIs become bytes.
 
     Raises:
         TaskError: for one that is empty, no image, or not there.
@@ -89,7 +89,7 @@ _OF_A_PICTURE = re.compile(rb"\xff[\xc0-\xcf\xda\xdb]")
 
 
 def looks_whole(beginning: bytes, ending: bytes, length: int) -> bool:
-    """Whether a file of `length` bytes begins and ends as a whole PNG, JPEG, GIF or WebP does.
+    """Returns True if a file of `length` bytes begins and ends like a whole PNG, JPEG, GIF or WebP.
 
     `beginning` is its first 12 bytes, `ending` its last `TAIL`. False says only that it has to be decoded to know.
     """

@@ -59,7 +59,7 @@ def _box_list(answer: Any) -> list[Any]:
 
 
 OUTSIDE = 0.01
-"""How far a box may reach beyond its image, as a share of its sides: what rounding does. It is clipped."""
+"""Share of the image's sides by which a box may reach beyond it because of rounding. Such a box is clipped."""
 
 
 def _in_unit(target: Target, task: Task) -> Target:
@@ -71,7 +71,7 @@ def _in_unit(target: Target, task: Task) -> Target:
     box, index = target.box, target.img_idx
     if not 0 <= index < max(1, len(task.images)):
         raise TaskError(
-            f"img_idx {index} of box {list(box.coordinates)}: the row has {len(task.images)} images, from 0"
+            f"img_idx {index} of box {list(box.coordinates)}: the row has {len(task.images)} images, which count from 0"
         )
     if box.frame is Frame.INPUT:
         raise TaskError(
@@ -81,7 +81,10 @@ def _in_unit(target: Target, task: Task) -> Target:
     size = (1, 1)
     if box.frame is Frame.ORIGINAL:
         if not task.images:
-            raise TaskError(f"box {list(box.coordinates)} is in pixels, but the row has no image")
+            raise TaskError(
+                f"box {list(box.coordinates)} is in pixels, but the row has no image: add the image, or write the "
+                "box in frame unit"
+            )
         size = image_size(task.images[index])
         if max(size) > 1 and max(map(abs, box.coordinates)) <= 1:
             raise TaskError(
@@ -95,7 +98,9 @@ def _in_unit(target: Target, task: Task) -> Target:
         raise TaskError(f"box {list(box.coordinates)} lies outside image {index} {extent}: is it [x1, y1, x2, y2]?")
     clipped_box = unit_box.clipped(View((1, 1), (1, 1)))
     if clipped_box.is_empty:
-        raise TaskError(f"box {list(box.coordinates)} lies outside image {index}: nothing of it is left inside")
+        raise TaskError(
+            f"box {list(box.coordinates)} lies outside image {index}: is it [x1, y1, x2, y2] of this image?"
+        )
     return Target(clipped_box, index)
 
 
@@ -127,11 +132,11 @@ def kind_of_text(answer: Any) -> AnswerKind:
 
 
 _NO_NUMBERS = ("nan", "inf", "-inf", "infinity", "-infinity")
-"""What a computation leaves: read as a number, and refused as one."""
+"""Texts that computations leave in place of a number. They are read as numbers, and refused."""
 
 
 def _looks_like_boxes(answer: Any) -> bool:
-    """Whether an answer is four numbers, or a list of nothing but boxes."""
+    """Returns True if an answer is four numbers, or a list of boxes only."""
     if isinstance(answer, (list, tuple)) and answer and not is_four_numbers(answer):
         return all(isinstance(item, Mapping) or is_four_numbers(item) for item in answer)
     return is_four_numbers(answer)

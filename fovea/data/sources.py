@@ -163,7 +163,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def _separated(path: Path) -> Iterator[Row]:
-    """Rows of a TSV or CSV, whose values are texts, an empty one None. An image that only names a row is that row's."""
+    """Rows of a TSV or CSV with texts as values, None for an empty one. An image cell may name another row's image."""
     import datasets
 
     encoding = "utf-8-sig"
@@ -237,4 +237,4 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 
 READERS = {".jsonl": _jsonl, ".json": _jsonl, ".tsv": _separated, ".csv": _separated, ".parquet": _parquet}
-"""How each kind of file is read."""
+"""The reader of each kind of file, by its suffix."""

@@ -32,7 +32,7 @@ from fovea.placeholders import MARK, PLACEHOLDER, escaped, marked, refuse_placeh
 from fovea.tasks import Task
 
 BAD_ROW = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
-"""What reading a row raises if it is no task."""
+"""Errors that reading a row raises if the row is no task."""
 
 
 def load_tasks(
@@ -95,7 +95,9 @@ def to_tasks(
         try:
             task = _task(row, number, folder, columns or {}, json_columns, source)
             if row_numbers.setdefault(task.id, number) != number:
-                raise TaskError(f"id {task.id!r} is that of row {row_numbers[task.id]} already: ids tell tasks apart")
+                raise TaskError(
+                    f"id {task.id!r} is that of row {row_numbers[task.id]} already: give each task its own id"
+                )
             tasks.append(task)
         except BAD_ROW as error:
             problem = f"row {number} of {source}: {error}"
@@ -219,7 +221,7 @@ def _task(
     source: str,
 ) -> Task:
     if not isinstance(row, Mapping):
-        raise TaskError(f"it is a {type(row).__name__}, not an object with columns")
+        raise TaskError(f"it is a {type(row).__name__}: a row must be an object with the columns question and answer")
     if BROKEN in row:
         raise TaskError(row[BROKEN])
     fields = {name: None if is_missing(value := value_of(row, name, columns)) else value for name in COLUMNS}
@@ -228,7 +230,7 @@ def _task(
         fields["choices"] = _lettered(row)
     fields = read_cells(fields, from_table=Path(source).suffix in (".csv", ".tsv"))
     if fields["question"] is None and {"messages", "conversations"} & row.keys():
-        raise TaskError("it is a conversation, a trace for SFT: a task has a question and an answer")
+        raise TaskError("it is a conversation, which is a trace for SFT: a task needs the columns question and answer")
     check_types(fields)
     images = fields["images"] if fields["images"] is not None else value_of(row, "image", columns)
     images = [] if is_missing(images) else images if isinstance(images, (list, tuple)) else [images]
@@ -261,6 +263,6 @@ def tasks_from(name: str, **options: Any) -> list[Task]:
         tasks, limit = list(load_object(name)()), options.get("limit")
         repeated_ids = [id for id, count in Counter(task.id for task in tasks).items() if count > 1]
         if repeated_ids:
-            raise TaskError(f"{name} gives {repeated_ids[0]!r} as the id of several tasks: ids tell tasks apart")
+            raise TaskError(f"{name} gives {repeated_ids[0]!r} as the id of several tasks: give each its own id")
         return [checked(task) for task in (tasks[:limit] if limit else tasks)]
     return load_tasks(name, **options)

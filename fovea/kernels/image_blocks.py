@@ -29,14 +29,14 @@ from fovea.kernels.token_pooling import num_pooled
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
 """Model families whose every forward has been compared with a dense mask, by tests."""
 KEY = "intra_image_attention"
-"""Where a configuration says it."""
+"""The key of the mask in a model's configuration."""
 TURN = "<|im_start|>assistant"
-"""What ends the first message to the model, in the templates of these families."""
+"""The text that ends the first message to the model, in the templates of these families."""
 
 
 @dataclass(frozen=True)
 class ImageBlocks:
-    """Which layers are masked, and how images are told in token ids."""
+    """The masked layers, and the token ids that mark images."""
 
     layers: frozenset[int]
     turn_ids: tuple[int, ...]
@@ -49,12 +49,12 @@ class ImageBlocks:
         return numbers if self.masks(ids, numbers) else [OUTSIDE] * len(ids)
 
     def masks(self, ids: Sequence[int], numbers: Sequence[int] | None = None) -> bool:
-        """Whether a conversation of these tokens, `numbers` by image, has several before the model's first turn."""
+        """Returns True if these tokens have several images before the model's first turn (`numbers` by image)."""
         numbers = number_images(ids, self.image_token_id) if numbers is None else numbers
         return max(numbers[: self._first_turn(ids)], default=OUTSIDE) > 0
 
     def has_turn(self, ids: Sequence[int]) -> bool:
-        """Whether these tokens reach the model's first turn."""
+        """Returns True if these tokens reach the model's first turn."""
         return self._first_turn(ids) < len(ids)
 
     def _first_turn(self, ids: Sequence[int]) -> int:
@@ -78,9 +78,11 @@ def block_images(network: Any, tokenizer: Any, layers: Collection[int]) -> None:
     config = without_adapters(network).config
     number = config.get_text_config().num_hidden_layers
     if config.model_type not in FAMILIES:
-        raise ValueError(f"no intra-image attention for {config.model_type}: it is known of {', '.join(FAMILIES)}")
+        raise ValueError(
+            f"intra-image attention does not exist for {config.model_type}: use one of {', '.join(FAMILIES)}"
+        )
     if not layers or not set(layers) <= set(range(number)):
-        raise ValueError(f"intra-image layers {sorted(layers)}: the model's are 0 to {number - 1}, and some are needed")
+        raise ValueError(f"intra-image layers {sorted(layers)}: the model's are 0 to {number - 1}, name one or more")
     turn_ids = tokenizer(TURN, add_special_tokens=False).input_ids
     if tokenizer.decode(turn_ids) != TURN:
         raise ValueError(f"this tokenizer does not write {TURN!r}, by which a conversation's first message is told")
@@ -112,14 +114,14 @@ def apply_image_blocks(network: Any) -> None:
 
 
 def inherit_image_blocks(network: Any, other: Any) -> None:
-    """Masks in `network` what is masked in `other`: for a reference that is read anew from where a training began."""
+    """Masks `network` as `other` is masked, for a reference model that is loaded again from the start of a training."""
     if (spec := getattr(without_adapters(other).config, KEY, None)) is not None:
         setattr(without_adapters(network).config, KEY, spec)
         apply_image_blocks(network)
 
 
 def image_blocks(network: Any) -> ImageBlocks | None:
-    """What a network's configuration says of intra-image attention; None if nothing."""
+    """The intra-image mask in a network's configuration; None without one."""
     config = without_adapters(network).config
     if (spec := getattr(config, KEY, None)) is None:
         return None

@@ -58,11 +58,11 @@ class _Memory:
         self._names: dict[tuple, int] = {}
 
     def name(self, weights: list[torch.Tensor]) -> bytes:
-        """A name of weights as they are now; those that have changed since get a new one."""
+        """A name for the current values of weights. Changed weights get a new name."""
         return str(self._names.setdefault(_state(weights), len(self._names))).encode()
 
     def alike(self, weights: list[torch.Tensor], others: list[torch.Tensor]) -> None:
-        """Gives others, which are equal now, the same name."""
+        """Gives `others`, which have the same values now, the same name."""
         self._names[_state(others)] = self._names.setdefault(_state(weights), len(self._names))
 
 
@@ -71,7 +71,7 @@ def _state(weights: list[torch.Tensor]) -> tuple:
 
 
 def _is_sharded(weight: torch.Tensor) -> bool:
-    """Whether ZeRO-3 or FSDP has split a weight between processes."""
+    """Returns True if ZeRO-3 or FSDP has split a weight between processes."""
     return hasattr(weight, "ds_id") or isinstance(weight, DTensor) or hasattr(weight, "_is_flat_param")
 
 

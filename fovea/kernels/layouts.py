@@ -25,11 +25,11 @@ _MARK = "layout_"
 
 
 Stock = Callable[[Any], torch.Tensor]
-"""What Transformers' own attention gives for some rows of the batch: [rows, heads, T, D]."""
+"""Calls Transformers' own attention for some rows of the batch and returns [rows, heads, T, D]."""
 
 
 class Layout(Protocol):
-    """Who attends to whom. Queries [B, heads, T, D]; keys and values [B, key heads, S, D]; result like the queries."""
+    """Computes attention. Queries [B, heads, T, D]; keys and values [B, key heads, S, D]; result like the queries."""
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, stock: Stock
@@ -49,7 +49,7 @@ def allow_layouts(network: Any) -> bool:
 
 
 def attends_to_all(base: Any) -> bool:
-    """Whether each token attends to all before it, as layouts take for granted: no sliding windows, no dropout."""
+    """Returns True if each token attends to all before it, as layouts require: no sliding windows, no dropout."""
     text = base.config.get_text_config()
     slides = "sliding_attention" in (getattr(text, "layer_types", None) or ())
     return not slides and not text.to_dict().get("attention_dropout")
@@ -85,7 +85,7 @@ def install(base: Any) -> bool:
 
 
 def _rows_of(value: Any, rows: Any, number: int) -> Any:
-    """Those rows of a tensor that has one for each of the batch's `number`; anything else as it is."""
+    """The `rows` of a tensor that has one row for each of the batch's `number`; any other value unchanged."""
     return value[rows] if isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) == number else value
 
 
@@ -95,7 +95,7 @@ def without_adapters(network: Any) -> Any:
 
 
 def no_mask(network: Any) -> Any:
-    """What a forward with a layout passes as its attention mask: something the model takes for a finished one.
+    """The attention mask for a forward with a layout: a value that the model takes for a finished mask.
 
     Raises:
         ValueError: for a network without `allow_layouts`, which would pass over its layout in silence.
@@ -124,7 +124,7 @@ class Call:
 def calls(
     queries: Sequence[Sequence[int]], keys: Sequence[Sequence[int]], device: torch.device, *, causal: bool
 ) -> list[Call]:
-    """The call of these sequences of tokens to those, leaving out pairs of which one is empty; none if all are."""
+    """One call of the query sequences to the key sequences. Pairs with an empty side are left out; [] if all are."""
     pairs = [(of, to) for of, to in zip(queries, keys, strict=True) if of and to]
     if not pairs:
         return []

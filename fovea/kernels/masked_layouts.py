@@ -117,7 +117,7 @@ def blocked(own: Sequence[Call], before: Sequence[Call], images: Sequence[int]) 
 
 
 def _within(call: Call, images: Sequence[int]) -> tuple[list[Call], list[Call]]:
-    """What stands for a causal call of sequences to themselves: own calls, and those of text to images before it."""
+    """The replacements of a causal call of sequences to themselves: own calls, and calls of text to images."""
     device = call.queries.offsets.device
     texts: list[list[int]] = []
     pictures: list[list[int]] = []

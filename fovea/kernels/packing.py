@@ -38,7 +38,7 @@ class Row:
 
     @property
     def prompt_key(self) -> tuple:
-        """What rows of one prompt share: its tokens, and its images' content and extents."""
+        """The key that rows of one prompt share: its tokens, and the content and extents of its images."""
         images = ((content_key(pixels), tuple(extent.flatten().tolist())) for pixels, extent in self.prompt_images)
         return tuple(self.prompt_ids), tuple(images)
 
@@ -117,7 +117,7 @@ def split_rows(rows: Sequence[Row], max_tokens: float) -> list[list[int]]:
 
 
 def split_further(parts: Sequence[list[int]], number: int) -> list[list[int]]:
-    """The same rows in `number` parts, the longest of them halved until there are so many."""
+    """The same rows in `number` parts: the longest part is halved until there are enough."""
     parts = list(parts)
     while len(parts) < number:
         longest = max(range(len(parts)), key=lambda place: len(parts[place]))
@@ -127,7 +127,7 @@ def split_further(parts: Sequence[list[int]], number: int) -> list[list[int]]:
 
 
 def num_common(prompts: Sequence[Sequence[int]], image_token_id: int) -> int:
-    """How many tokens of text all prompts begin with; at least two of each prompt are left out of it."""
+    """The number of text tokens that begin all prompts. At least two tokens of each prompt are left out."""
     same = takewhile(lambda tokens: set(tokens) == {tokens[0]} - {image_token_id}, zip(*prompts, strict=False))
     return max(0, min(sum(1 for _ in same), min(map(len, prompts)) - 2))
 
@@ -168,7 +168,7 @@ class _Line:
     def inputs(
         self, common: int, prefixes: Sequence[int], branches: Sequence[Sequence[int]], device: torch.device
     ) -> dict[str, Any]:
-        """What the model is called with, but for labels; the lengths are those of `PackedGroups`."""
+        """Arguments of the model's forward, without labels. The lengths are those of `PackedGroups`."""
         layout = PackedGroups(common, prefixes, branches, device)
         if self.blocks is not None and any(number != OUTSIDE for number in self.numbers):
             layout = BlockedGroups(layout, self.numbers, self.blocks.layers)

@@ -29,7 +29,7 @@ def pooled_tokens(network: Any, factor: int) -> Iterator[None]:
         ValueError: for a factor below 1, or a network of which image features are not known.
     """
     if factor < 1:
-        raise ValueError(f"token_pooling {factor} is below 1: give how many tokens become one")
+        raise ValueError(f"token_pooling {factor} is below 1: give the number of tokens that become one, 1 or more")
     if factor == 1:  # also for what is no network of ours, as a model behind an endpoint
         yield
         return
@@ -54,7 +54,7 @@ def coarser_tiles(tiles: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def num_pooled(number: int, factor: int) -> int:
-    """How many tokens are left of `number`."""
+    """The number of tokens left of `number`."""
     return -(-number // factor)
 
 

@@ -69,7 +69,7 @@ class Model:
 
 @dataclass(frozen=True)
 class RemoteModel(Model):
-    """A model behind an endpoint, of which nothing is here: boxes in per-mille, images within limits of our own."""
+    """A model behind an endpoint, without weights here: boxes in per-mille, images within Fovea's own limits."""
 
     network: Any = None
     processor: Any = None
@@ -95,7 +95,9 @@ def checked_config(name: str, **options: Any) -> Any:
 
     config = AutoConfig.from_pretrained(name, **options)
     if config.model_type not in FRAMES:
-        raise ValueError(f"{name} is a {config.model_type}, which is not known here: known are {', '.join(FRAMES)}")
+        raise ValueError(
+            f"{name} is a {config.model_type}, which Fovea does not support: use one of {', '.join(FRAMES)}"
+        )
     return config
 
 
@@ -181,9 +183,9 @@ def load_outline(name: str, *, min_pixels: int | None = None, max_pixels: int | 
 
 
 VISION_PARTS = ("visual.", "vision_tower.", "multi_modal_projector.", "image_newline")
-"""What belongs to the vision tower and its projector, by name."""
+"""Name prefixes of the vision tower and its projector."""
 PROJECTOR_PARTS = ("visual.merger.", "visual.deepstack_merger_list.", "multi_modal_projector.")
-"""What of it hands features on to the language tower, by name."""
+"""Name prefixes of the projector, which hands features on to the language tower."""
 
 
 def freeze_vision(network: Any, *, train_projector: bool = False) -> None:

@@ -12,7 +12,7 @@ from fovea.kernels.layouts import without_adapters
 from fovea.models.names import ADAPTER_CONFIG
 
 ADAPTER_FILE = f"{KEY}.json"
-"""Where an adapter's folder says what a whole model's configuration would."""
+"""The file in an adapter's folder with settings that a whole model has in its configuration."""
 
 
 def parse_layers(text: str) -> list[int]:
@@ -34,7 +34,7 @@ def parse_layers(text: str) -> list[int]:
 
 
 def save_beside_adapter(network: Any, folder: Path) -> None:
-    """Writes down for an adapter what a whole model's configuration would say; takes away what was said before."""
+    """Writes the mask into an adapter's folder, in place of an earlier one; whole models keep it in config.json."""
     spec = getattr(without_adapters(network).config, KEY, None)
     (folder / ADAPTER_FILE).unlink(missing_ok=True)
     if spec is not None and network is not without_adapters(network):
@@ -43,7 +43,7 @@ def save_beside_adapter(network: Any, folder: Path) -> None:
 
 
 def saved_mask(folder: Path) -> Any:
-    """What the folder of a model or an adapter says of intra-image attention; None if nothing, or for no folder."""
+    """The intra-image mask stored in the folder of a model or an adapter; None without one, or without a folder."""
     if (folder / ADAPTER_FILE).exists():
         return json.loads((folder / ADAPTER_FILE).read_text())
     if (folder / ADAPTER_CONFIG).exists() or not (folder / "config.json").exists():

@@ -1,4 +1,4 @@
-"""Where a model name leads: `tiny`, a local folder, a hub id, or a PEFT adapter on top of one."""
+"""Resolution of model names: `tiny`, a local folder, a hub id, or a PEFT adapter on top of one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def resolve_path(name: str) -> str:
-    """Where a model name leads: to shipped weights (`EMBEDDED`), of a folder to its absolute path, else to itself.
+    """The path or hub id of a model name: shipped weights (`EMBEDDED`), a folder's absolute path, else the name itself.
 
     Raises:
         FileNotFoundError: for a folder without a model, or a path that leads nowhere: no hub is asked for it.
@@ -34,7 +34,7 @@ def resolve_path(name: str) -> str:
 
 
 def _starts_in_a_folder(path: Path) -> bool:
-    """Whether the first part of a relative path is a folder here, so that it is no `owner/name` of the hub."""
+    """Returns True if the first part of a relative path is a folder here, so that it is no `owner/name` of the hub."""
     return len(path.parts) > 2 or (len(path.parts) == 2 and Path(path.parts[0]).is_dir())
 
 
@@ -110,7 +110,7 @@ def _commit(name: str) -> str | None:
 
 
 def holds_model(folder: str | Path) -> bool:
-    """Whether a folder holds a whole model or an adapter."""
+    """Returns True if a folder holds a whole model or an adapter."""
     return any((Path(folder) / file).exists() for file in ("config.json", ADAPTER_CONFIG))
 
 
@@ -118,7 +118,7 @@ def expect_another_folder(output_dir: str | Path | None, name: str, *, revision:
     """Raises ConfigError for an output folder that holds this model, its adapter or the base below it."""
     base, adapters = adapter_chain(name, revision=revision)
     if output_dir and Path(output_dir).resolve() in [Path(path).resolve() for path in (base, *adapters)]:
-        raise ConfigError(f"--output_dir {output_dir} holds the model that this starts from: name another")
+        raise ConfigError(f"--output_dir {output_dir} holds the model that this starts from: name another folder")
 
 
 def base_of(name: str) -> str:

@@ -41,7 +41,7 @@ class Language(Tower):
     head_width: int
     vocabulary: int | None = None
     is_tied: bool = False
-    """Whether the output head is the embedding."""
+    """True if the output head shares the weights of the embedding."""
     max_positions: int = 32_768
 
 

@@ -1,4 +1,4 @@
-"""What is trained: the model that TRL's arguments name, with its adapter, and what the KL term compares it with."""
+"""The trained model: weights that TRL's arguments name, an adapter, and the reference of the KL term."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fovea.processes import process_state, take_cores
 
 @dataclass(frozen=True)
 class Trainee:
-    """What is trained: the model, and the new adapter that its trainer is to put on it, if any."""
+    """The trained model, and the new adapter that its trainer adds, if any."""
 
     model: Model
     new_adapter: PeftConfig | None
     stands_on: str | None
     """The adapter that is merged below the new one: the whole model that PEFT would name is not all of it."""
     load_again: Callable[[], Model]
-    """Loads the model as it was before training, adapters merged: what GRPO's KL term compares with."""
+    """Loads the model as it was before training, adapters merged: the reference of GRPO's KL term."""
 
     def named(self, trainer: Any) -> Any:
-        """The trainer itself, whose adapter from now on says what it really stands on."""
+        """The trainer itself, after its adapter was told the name of its true base."""
         if self.stands_on is not None:
             trainer.model.peft_config["default"].base_model_name_or_path = self.stands_on
         return trainer
@@ -105,7 +105,7 @@ def _what_is_trained(new_adapter: PeftConfig | None, *, train_vision: bool, trai
 
 
 def _quantized(arguments: ModelConfig) -> dict[str, Any]:
-    """How the weights are to be quantized, if at all; the head and the vision tower never are."""
+    """Quantization options of loading, empty without any. Head and vision tower are never quantized."""
     quantization = get_quantization_config(arguments)
     if quantization is None:
         return {}
@@ -132,7 +132,7 @@ def adapt_language(arguments: ModelConfig) -> None:
 
 ADAPTER_SHAPE = ("peft_type", "r", "lora_alpha", "target_modules", "target_parameters", "modules_to_save", "bias",
                  "use_rslora", "use_dora")  # fmt: skip
-"""What of an adapter's settings has to be the same for training to go on with its weights; dropout may change."""
+"""Settings of an adapter that must match for a training to continue its weights. Its dropout may differ."""
 
 
 def _set_dropout(network: Any, rate: float) -> None:
@@ -145,7 +145,7 @@ def _set_dropout(network: Any, rate: float) -> None:
 
 
 def _is_like(adapter: str, wanted_config: PeftConfig) -> bool:
-    """Whether the adapter in a folder has the shape of the one that is wanted."""
+    """Returns True if the adapter in a folder has the shape of the wanted one."""
 
     def shape(config: PeftConfig) -> dict[str, Any]:
         settings = {name: getattr(config, name, None) or None for name in ADAPTER_SHAPE}

@@ -16,7 +16,7 @@ from fovea.replacing import replaced
 MARK = "whole"
 """The empty file in a checkpoint to which every process has written its part."""
 LAST_FILE = "training_args.bin"
-"""What a Trainer writes last into the folder of its model."""
+"""The last file that a Trainer writes into the folder of its model."""
 UNFINISHED = "unfinished"
 """The empty file in the folder of a run that is being trained: a push to the hub leaves `LAST_FILE` there meanwhile."""
 COMPLETE = "complete"
@@ -95,7 +95,7 @@ class WholeCheckpoints:
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))  # type: ignore[misc]
 
     def _save_more(self, folder: Path) -> None:
-        """What a trainer has to keep beyond the Trainer's own; every process calls it."""
+        """Saves state that a trainer keeps beyond the Trainer's own. Every process calls it."""
 
 
 def _model_alone() -> AbstractContextManager[None]:
@@ -160,10 +160,10 @@ def step_of(checkpoint: str | Path) -> int:
 
 
 def is_finished(folder: str | Path) -> bool:
-    """Whether a training has left its model in `folder`."""
+    """Returns True if a training has left its model in `folder`."""
     return (Path(folder) / LAST_FILE).exists() and not (Path(folder) / UNFINISHED).exists()
 
 
 def is_complete(folder: str | Path) -> bool:
-    """Whether a training has left its model in `folder` after all of its steps."""
+    """Returns True if a training has left its model in `folder` after all of its steps."""
     return is_finished(folder) and (Path(folder) / COMPLETE).exists()

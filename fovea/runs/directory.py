@@ -1,4 +1,4 @@
-"""Run directories: what was run, with which versions, and what came of it, written as it happens."""
+"""Run directories: settings, versions and results of a run, written as it happens."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RunDirectory:
 
 
 def changes(before: Mapping[str, Mapping[str, Any]], now: dict[str, Any], *, free: re.Pattern[str]) -> Iterator[str]:
-    """What differs between a run's stored settings and those of now, `free` names and those new since then apart."""
+    """Differences between a run's stored settings and the current ones, without `free` names and names added since."""
     for part, settings in now.items():
         old, new = before.get(part, {}), plain(settings)
         for name in sorted(old.keys() & new.keys()):

@@ -1,4 +1,4 @@
-"""What TRL's model card cannot say: a base that is a folder, and how a model that looks is asked."""
+"""Facts that TRL's model card lacks: a base that is a folder, and the prompt of a model that looks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs leave behind, as typed records: lines of samples.jsonl and episodes.jsonl, run.json, summary.json.
+"""Files of runs as typed records: lines of samples.jsonl and episodes.jsonl, run.json, summary.json.
 
 Nothing else reads or writes these files. Each record that is written bears the number of its `SCHEMA`. Files of version
 0.1, which bear none, are read too; files of a newer schema are refused.
@@ -25,7 +25,7 @@ Arguments = TypeVar("Arguments")
 
 
 class Group(NamedTuple):
-    """What the episodes on one task share; in a training, those of one step. `step` is None in an evaluation."""
+    """The key that episodes on one task share, in a training those of one step. `step` is None in an evaluation."""
 
     step: int | None
     mode: str
@@ -34,7 +34,7 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeRecord:
-    """What is kept of an episode: no pixels, no token ids. A field without a value stays out of the file."""
+    """The stored part of an episode: no pixels, no token ids. A field without a value stays out of the file."""
 
     task_id: str
     question: str = ""
@@ -49,10 +49,10 @@ class EpisodeRecord:
     num_image_tokens: int | None = None
     """Those of images among them."""
     faults: Mapping[str, int] = field(default_factory=dict)
-    """How often each kind of fault occurred."""
+    """The number of faults of each kind."""
     turns: tuple[Turn, ...] = ()
     framing: Framing | None = None
-    """How the boxes of an answer are to be read; kept where the answer is boxes."""
+    """The frame of the answer's boxes; stored only if the answer is boxes."""
     environment_reward: float | None = None
 
     @classmethod
@@ -103,7 +103,10 @@ class EpisodeRecord:
         values = {name: value for name, value in line.items() if name in names and value is not None}
         values.setdefault("task_id", line.get("id"))
         if values["task_id"] is None:
-            raise ValueError(f"a line has neither task_id nor id, but {sorted(line)}: it is no episode")
+            raise ValueError(
+                f"a line has neither task_id nor id, but {sorted(line)}: it is no episode (is the file of another "
+                "program?)"
+            )
         values["turns"] = tuple(map(turn_from_json, values.get("turns", ())))
         if "stop_reason" in values:
             values["stop_reason"] = StopReason(values["stop_reason"])
@@ -117,7 +120,7 @@ class Sample(EpisodeRecord):
     """A line of samples.jsonl: an episode of an evaluation, scored."""
 
     sample: int = 0
-    """Which of several episodes on one task this is."""
+    """The number of this episode among several on one task."""
     family: str = "all"
     score: float
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -125,10 +128,10 @@ class Sample(EpisodeRecord):
     within: Any = None
     """The group of questions whose scores are averaged first, where the benchmark does so."""
     cluster: str | None = None
-    """What questions share that ask the same several times, and so count once where chance is reckoned with."""
+    """Key of questions that ask the same several times, and therefore count once in intervals."""
     why: str = ""
     constant: str | None = None
-    """What would always have to be said to be right without looking: of a choice the letter, else the reference."""
+    """The fixed answer that would be right for this question: the letter of a choice, else the reference."""
     task_hash: str | None = None
     """By which an evaluation that goes on notices that a question has changed."""
 
@@ -156,7 +159,7 @@ class Rollout(EpisodeRecord):
 
     @property
     def is_of_a_batch(self) -> bool:
-        """Whether a training's batch holds it: it is no held-out one, nor of a group that others have replaced."""
+        """True if a training's batch holds the episode: it is not held out, and its group was not replaced."""
         return self.mode == "train" and (self.advantage is not None or not self.rewards)
 
     @property
@@ -175,7 +178,7 @@ class RunInfo:
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
     dirty: bool | None = None
-    """Whether the source tree had uncommitted changes."""
+    """True if the source tree had uncommitted changes."""
 
     def chosen(self, *parts: str) -> dict[str, Any]:
         """The options of these parts together, later parts winning."""
@@ -189,7 +192,7 @@ class RunInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """What an evaluation, or a family of its questions, comes to. Several samples a task are averaged."""
+    """The accuracy of an evaluation, or of a family of its questions. Several samples of a task are averaged."""
 
     n: int
     """Questions."""
@@ -197,12 +200,12 @@ class Accuracy:
     interval: tuple[float, float]
     """95%, Wilson."""
     best_constant: float
-    """What one and the same answer to every question of a family would score: a floor for not looking."""
+    """The accuracy of the best single answer to every question of a family: a baseline without looking."""
     zooms_per_question: float
     zoom_rate: float
     tokens_per_question: float
     context_tokens_per_question: float | None
-    """Of the prompt, crops and what was written; where they are known, as the next."""
+    """Tokens of prompt, crops and turns; None if unknown, as the next field."""
     image_tokens_per_question: float | None = None
     stop_reasons: Mapping[str, int] = field(default_factory=dict)
     rules: Mapping[str, float] = field(default_factory=dict)
@@ -234,7 +237,7 @@ def _records(kind: type[EpisodeRecord], path: Path) -> Iterator[Any]:
         try:
             yield kind.from_json(line)
         except (TypeError, ValueError, KeyError) as error:
-            raise ValueError(f"line {number} of {path} cannot be read: {error}") from error
+            raise ValueError(f"line {number} of {path} cannot be read: {error}. Correct or delete it") from error
 
 
 def line_of(record: EpisodeRecord) -> str:
@@ -250,7 +253,7 @@ def append(path: Path, records: Iterable[EpisodeRecord]) -> None:
 
 
 def read_run(folder: str | Path) -> RunInfo:
-    """How the run in a folder was started; empty where there is none."""
+    """The start record (run.json) of a folder; empty if there is none."""
     path = Path(folder) / RUN
     return _of(RunInfo, json.loads(path.read_text())) if path.exists() else RunInfo()
 

@@ -1,4 +1,4 @@
-"""How a training starts in its folder: anew, or from its last whole checkpoint."""
+"""Starts a training in its folder: anew, or from its last whole checkpoint."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ NO_LENGTH = re.compile(r"(?!(?:max_steps|num_train_epochs)$).*")
 WEIGHTS = "weights of model_name_or_path"
 """Among what a run is made of: it does not go on once the model below it was trained anew."""
 STATE = "trainer_state.json"
-"""What a Trainer knows of its progress, in each of its checkpoints."""
+"""The file in each checkpoint with a Trainer's progress."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a run is to start. Nothing is written before `begin`, so that whatever is found wrong until then costs
-    nothing."""
+    """The start of a run. Nothing is written before `begin`, so that an error found until then costs nothing."""
 
     run: RunDirectory
     checkpoint: str | None
@@ -56,7 +55,7 @@ class Start:
 
 
 def start_run(run: RunDirectory, resume: str | bool | None, **settings: Any) -> Start:
-    """How a run starts, by what its folder holds.
+    """The start of a run, determined by the content of its folder.
 
     `resume` is TRL's `resume_from_checkpoint`: a checkpoint, true for the last whole one in the run's folder, false for
     a fresh start, or None for the last whole one if there is one.
@@ -70,7 +69,9 @@ def start_run(run: RunDirectory, resume: str | bool | None, **settings: Any) -> 
     if asked is False:
         return Start(run, None, settings)
     if asked is True and last is None:
-        raise ConfigError(f"resume_from_checkpoint is true, and {run.path} holds no whole checkpoint: leave it out")
+        raise ConfigError(
+            f"resume_from_checkpoint is true, and {run.path} holds no whole checkpoint: leave the option out"
+        )
     checkpoint = Path(asked) if isinstance(asked, str) else last
     if asked is None:
         changed = list(changes(run.settings(), settings, free=FREE_SETTINGS))
@@ -106,7 +107,8 @@ def _check(checkpoint: Path, *, is_named: bool) -> None:
     """Raises ConfigError for a folder that no training can go on from."""
     if is_named and not (checkpoint / STATE).exists():
         raise ConfigError(
-            f"resume_from_checkpoint {str(checkpoint)!r} is no checkpoint of a training: it has no {STATE}"
+            f"resume_from_checkpoint {str(checkpoint)!r} is no checkpoint of a training, since it has no {STATE}: "
+            "name a folder checkpoint-N, or true for the last one"
         )
     if (checkpoint / STATE).exists() and not any(checkpoint.glob("rng_state*.pth")):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What is wrong with the calls of a trace: refused by the environment, other crops, targets that no crop shows."""
+"""Problems of a trace's calls: refused by the environment, other crops, targets that no crop shows."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from synthesis.formats.dialects import TOOL, Cutting
 
 @dataclass
 class CheckedCalls:
-    """What was found out about the calls of a trace."""
+    """Results of checking the calls of a trace."""
 
     problems: list[tuple[str, str]] = field(default_factory=list)
     num_calls: int = 0
     regions: list[tuple[int, Box]] = field(default_factory=list)
-    """What each crop shows: an image of the task, and a region of it (UNIT)."""
+    """The image of the task, and its region (UNIT), that each crop shows."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class _Shown:
     root: int
     region: Box
     is_view: bool = False
-    """Whether it is a first view still, which the environment knows at the size that the trace has it."""
+    """True for an unchanged first view, which the environment knows at the size that the trace has it."""
 
 
 class CallChecker:
@@ -81,7 +81,7 @@ class CallChecker:
     def _examined(
         self, call: Call, shown: list[_Shown], crops: Iterator[Image.Image], cutting: Cutting
     ) -> _Shown | tuple[str, str] | None:
-        """What a call shows, or what is wrong with it: the kind and the words; None for a tool that does not zoom."""
+        """The image that a call shows, or its problem as (kind, words); None for a tool that does not zoom."""
         if call.name not in self._tools:
             return "refused call", f"there is no tool {call.name!r}"
         if call.name == FOCUS_TOOL:
@@ -109,7 +109,7 @@ class CallChecker:
     def _focused(
         self, call: Call, shown: list[_Shown], images: Iterator[Image.Image], cutting: Cutting
     ) -> tuple[str, str] | None:
-        """What is wrong with a call that brings images back; from here on they are seen as it shows them."""
+        """The problem of a call that brings images back, or None. Later calls see the images as shown here."""
         if refusal := self._refusal(call, cutting):
             return "refused call", refusal
         for index in images_asked_for(call):
@@ -129,7 +129,7 @@ class CallChecker:
         return Box.of(numbers, frame).to(Frame.UNIT, view)
 
     def _refusal(self, call: Call, cutting: Cutting) -> str | None:
-        """Why the environment refuses a call on a first view. A crop it would know at another size than the trace."""
+        """The environment's refusal of a call on a first view. It would know a crop at another size than the trace."""
         arguments = dict(call.arguments)
         framing, index = framing_of(self._environment), arguments.get("img_idx", 0)
         is_read = framing is not None and isinstance(index, int) and 0 <= index < len(framing.views)

@@ -33,7 +33,7 @@ MIN_COVERAGE = 0.5
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a trace: the kind, by which problems are counted, and the words for this one."""
+    """A problem of a trace: its kind, by which problems are counted, and words for this one."""
 
     line: int
     kind: str
@@ -73,7 +73,7 @@ class Checker:
         self._pictures: dict[bytes, HashTable] = defaultdict(HashTable)
 
     def cutting_of(self, foreign: ForeignTrace) -> Cutting:
-        """How the boxes of a trace are meant: as its format says, else as the crops of its file tell."""
+        """The reading of a trace's boxes: from its format, else from the crops of its file."""
         finding = self._findings.get(foreign.format)
         if foreign.cutting.frame is not None or finding is None or finding.usual is None:
             return foreign.cutting
@@ -81,7 +81,7 @@ class Checker:
 
     @property
     def num_problems(self) -> int:
-        """How many problems there are, notes left out."""
+        """The number of problems without notes."""
         return sum(not problem.is_note for problem in self.problems)
 
     def examine(self, line: int, foreign: ForeignTrace | TraceError) -> None:
@@ -115,7 +115,7 @@ class Checker:
         self.problems.append(Problem(line, kind, message[:500]))
 
     def _compare(self, line: int, name: object, last: str, regions: list) -> None:
-        """What only the task of a trace can tell: a wrong answer, and boxes that no crop shows."""
+        """Reports problems that need the trace's task: a wrong answer, and boxes that no crop shows."""
         task = (self._tasks or {}).get(str(name))
         if task is None:
             self._add(line, "no task", f"no task has its id {name!r}")

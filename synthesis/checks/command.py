@@ -36,7 +36,7 @@ from synthesis.formats.sources import SourceArguments
 
 @dataclass(kw_only=True)
 class CheckArguments(SourceArguments):
-    """Which traces, for which model, and what is shown of them."""
+    """The traces, their model, and the output of the check."""
 
     tasks: str | None = field(
         default=None, metadata={"help": "Tasks with the ids of the traces: are answers right, and boxes shown?"}

@@ -27,7 +27,7 @@ from synthesis.arguments import with_names
 
 @dataclass(kw_only=True)
 class TaskCheckArguments(TaskArguments):
-    """Which tasks, and what is shown of them."""
+    """The tasks, and the output of the check."""
 
     dataset_name: str = field(
         metadata={"help": "Tasks: JSONL, Parquet or CSV file, dataset folder, hub id, or package.module:function"}
@@ -36,7 +36,7 @@ class TaskCheckArguments(TaskArguments):
 
 
 def broken_images(tasks: Iterable[Task]) -> list[str]:
-    """What is wrong with images that cannot be shown."""
+    """Problems of images that cannot be shown, in words."""
     problems = []
     for task in tasks:
         for number, image in enumerate(task.images):

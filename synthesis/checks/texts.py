@@ -1,4 +1,4 @@
-"""What is wrong with the texts of a trace: tags, answers, and what is told before it was seen."""
+"""Problems of a trace's texts: tags, answers, and answers told before the model has seen them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CANDIDATES = {
     "letter": (re.compile(r"\(?([A-H])[.)]?"), re.compile(r"(?<![\w'])\(?([B-H]|A(?=[).]))\b")),
     "verdict": (re.compile(r"(?i)(yes|no)\.?"), re.compile(r"(?i)\b(yes|no)\b")),
 }
-"""By kind of answer: how one is told, and how others of its kind are found in a thought."""
+"""By kind of answer: a pattern of the answer, and a pattern that finds such answers in a thought."""
 
 
 def tag_problems(texts: Sequence[str]) -> Iterator[tuple[str, str]]:

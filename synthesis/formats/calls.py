@@ -12,7 +12,7 @@ from environments.traces import TraceError
 
 
 def literal_at(text: str, where: str) -> Any:
-    """What a text that stands at `where` says.
+    """The value of a text; `where` names its place in errors.
 
     Raises:
         TraceError: for a text that is neither JSON nor a literal.
@@ -29,7 +29,7 @@ def short(value: Any) -> str:
 
 
 def thought_and_json(text: str) -> tuple[str, str]:
-    """What stands before the JSON of a call, and the JSON; brackets in the thought are no JSON."""
+    """The text before the JSON of a call, and the JSON. Brackets in the thought do not count as JSON."""
     start = len(behind_thoughts(text)[0])
     places = [start + match.start() for match in re.finditer(r"[\[{]", text[start:])]
     for place in places:

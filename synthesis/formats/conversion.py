@@ -1,4 +1,4 @@
-"""What came of a conversion, for people."""
+"""The result of a conversion, in words."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from synthesis.formats.wording import Changes
 
 @dataclass
 class Conversion:
-    """What came of the traces of a file."""
+    """The result of converting the traces of a file."""
 
     formats: Counter[str] = field(default_factory=Counter)
     evidence: dict[str, str] = field(default_factory=dict)
     num_written: int = 0
     dropped: dict[int, str] = field(default_factory=dict)
-    """Why a trace was dropped, by its number in the file."""
+    """The reason that a trace was dropped, by its number in the file."""
     changes: Changes = field(default_factory=Changes)
     tail: str | None = None
     """With what all questions end, as far as they do."""

@@ -1,4 +1,4 @@
-"""How projects write a zoom and an answer, turned into the zoom environment's tags.
+"""Zooms and answers as other projects write them, turned into the zoom environment's tags.
 
 Inside, a call is `<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d", "img_idx", …}}</tool_call>` and an
 answer `<answer>…</answer>`. The numbers of boxes stay as they were written; `Cutting` says how to read them.
@@ -26,7 +26,7 @@ TOOL = "image_zoom_in_tool"
 BOX_NAMES = ("bbox_2d", "bbox", "box", "bounding_box")
 INDEX_NAMES = ("img_idx", "image_idx", "image_index", "img_index")
 MARGIN = 0.1
-"""What Pixel-Reasoner's tool adds to a box on each side, in shares of the image."""
+"""Share of the image's sides that Pixel-Reasoner's tool adds to a box on each side."""
 POINT_RADIUS, DOTTED_RADIUS = 182, 100
 """Pixels from a point of ViGoRL to the sides of its crop: of a visual search, and where a red dot marks the point."""
 
@@ -43,7 +43,7 @@ class Cutting:
     margin: float = 0.0
 
     def region(self, box: Box) -> Box:
-        """What is cut (UNIT, it may reach beyond the image) for a box in UNIT."""
+        """The region (UNIT, it may reach beyond the image) that the tool cuts for a box in UNIT."""
         x1, y1, x2, y2 = box.enlarged(self.scale or 1.0).coordinates
         return Box(x1 - self.margin, y1 - self.margin, x2 + self.margin, y2 + self.margin, Frame.UNIT)
 

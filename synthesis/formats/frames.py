@@ -1,4 +1,4 @@
-"""How are the boxes of a file meant? Where its format does not say it, the crops behind them tell."""
+"""The frame of a file's boxes. If its format does not tell it, the crops behind the boxes do."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from synthesis.formats.wording import Changes, calls_in
 
 @dataclass
 class Finding:
-    """How the boxes of a format were found to be meant: the evidence, and the reading of most traces."""
+    """The reading of a format's boxes: the evidence, and the reading that fits most traces."""
 
     evidence: FrameEvidence
     usual: Reading | None
 
     def words(self) -> str:
-        """What was found, for a summary."""
+        """The reading and its evidence, for a summary."""
         meant = (
             f"boxes are read in {self.usual[0].value}, enlarged x{self.usual[1]:g}" if self.usual else "no reading fits"
         )
@@ -55,12 +55,12 @@ def found_readings(
 
 
 def evidence_of(findings: Mapping[str, Finding]) -> dict[str, str]:
-    """What was found out by crops, by format, for a summary."""
+    """The readings that crops decided, by format, for a summary."""
     return {name: finding.words() for name, finding in findings.items() if finding.evidence.num_zooms}
 
 
 def cutting_of(foreign: ForeignTrace, finding: Finding | None, given: Cutting, changes: Changes) -> Cutting:
-    """How the boxes of a trace are meant; as `given` says where no crop can tell.
+    """The reading of a trace's boxes; `given` where no crop can tell.
 
     Raises:
         TraceError: where nothing tells.

@@ -19,7 +19,7 @@ from fovea.placeholders import PLACEHOLDER, escaped, parts_of
 from synthesis.formats.calls import literal_at, short, thought_and_json
 
 COLUMNS = ("messages", "conversations", "conversation", "message_list")
-"""Where a conversation stands, besides `prompt` and `completion`."""
+"""Columns that may hold a conversation, besides `prompt` and `completion`."""
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -62,7 +62,7 @@ class Conversation:
     messages: list[Message]
     images: list[Any]
     layout: frozenset[str]
-    """What the row was written with: names of columns, keys and roles, by which formats are told apart."""
+    """Names of the row's columns, keys and roles, by which formats are recognised."""
 
 
 def conversation(row: Mapping[str, Any]) -> Conversation:
@@ -81,7 +81,7 @@ def conversation(row: Mapping[str, Any]) -> Conversation:
         role_key = next((key for key in ("role", "from") if key in raw), None)
         role = raw.get(role_key or "role")
         if not isinstance(role, str) or role not in ROLES:
-            raise TraceError(f"{column}[{number}] has the role {short(role)}: known are {', '.join(ROLES)}")
+            raise TraceError(f"{column}[{number}] has the role {short(role)}: use one of {', '.join(ROLES)}")
         roles.add(role)
         keys |= set(raw)
         messages.append(_message(raw, ROLES[role], f"{column}[{number}]"))
@@ -181,7 +181,7 @@ def _content(content: Any, where: str) -> tuple[str, list[Any]]:
 
 
 def _unwrapped(text: str) -> str:
-    """What a tool returned, without the tags around it."""
+    """The text that a tool returned, without the tags around it."""
     parts = _WRAPPED.findall(text)
     return "\n".join(part for _, part in parts) if parts and not _WRAPPED.sub("", text).strip() else text
 

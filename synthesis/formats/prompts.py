@@ -22,7 +22,7 @@ DEEPEYES, FILE_NAME = "deepeyes", "prompts.parquet"
 
 
 def is_prompt(row: Any) -> bool:
-    """Whether a row is a prompt with a reference for its answer, without a reply."""
+    """Returns True if a row is a prompt with a reference for its answer, and without a reply."""
     return isinstance(row, Mapping) and {"prompt", "reward_model"} <= row.keys() and "completion" not in row
 
 
@@ -50,7 +50,7 @@ def task_row(row: Mapping[str, Any], strip: re.Pattern | None = None) -> dict[st
 
 
 def _is_letter_of(asked: str, answer: Any) -> bool:
-    """Whether a reference is the letter of one of the options that a prompt lists."""
+    """Returns True if a reference is the letter of an option that the prompt lists."""
     if not isinstance(answer, str) or not re.fullmatch("[A-Z]", answer.strip()):
         return False
     letters = set(re.findall(r"^\s*\(?([A-Z])[).:]", asked, re.MULTILINE))

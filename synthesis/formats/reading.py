@@ -53,7 +53,7 @@ NUM_TOLD = 200
 
 
 def has_answer_tags(rows: Iterable[Any]) -> bool:
-    """Whether the last turns of these rows hold their answers in tags (or boxes); else the whole turn is the answer."""
+    """Returns True if the last turns of these rows put answers in tags or boxes; else the whole turn is the answer."""
     last_turns = []
     for row in rows:
         with suppress(TraceError, *BAD_ROW):
@@ -77,7 +77,7 @@ def read_trace(
         TraceError: for a row that is none, or whose images are not there.
     """
     if not isinstance(row, Mapping):
-        raise TraceError(f"it is a {type(row).__name__}, not an object with messages and images")
+        raise TraceError(f"it is a {type(row).__name__}: it must be an object with messages and images")
     if BROKEN in row:
         raise TraceError(row[BROKEN])
     read = conversation(row)

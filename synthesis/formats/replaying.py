@@ -43,7 +43,7 @@ SAME_REGION = 0.9
 
 @dataclass(frozen=True)
 class Stage:
-    """What traces are played in: the environment and the model's frame and limits, and what is taken off questions."""
+    """Settings of a replay: the environment, the model's frame and limits, and the text to remove from questions."""
 
     make_environment: Callable[[], Any]
     frame: Frame
@@ -54,7 +54,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Place:
-    """What an image of a conversation shows: a region (UNIT) of the task's image `root`; boxes on it are in `view`."""
+    """The content of a conversation's image: a region (UNIT) of the task's image `root`. Boxes on it are in `view`."""
 
     root: int
     region: Box
@@ -64,7 +64,7 @@ class Place:
 def places_of(
     messages: Iterable[Mapping[str, Any]], sizes: Sequence[Size], framing: Framing | None, frame: Frame
 ) -> list[Place]:
-    """What the images of a conversation show: first views of originals of `sizes`, then crops."""
+    """The content of a conversation's images: first views of originals of `sizes`, then crops."""
     framing = framing or Framing(frame)
     places = [Place(root, WHOLE, framing.view(root)) for root in range(len(sizes))]
     for block in (block for message in messages for block in blocks_of(message["content"])):
@@ -80,7 +80,7 @@ class Rewriting:
     def __init__(self, turns: Sequence[_Turn], views: Sequence[Image.Image], cutting: Cutting, stage: Stage) -> None:
         self.changes = Changes()
         self.cuts: list[tuple[Box, Image.Image | None]] = []
-        """What each call cut in the file (UNIT of its root), and the crop there."""
+        """The region (UNIT of its root) that each call cut in the file, and the crop there."""
         self._turns, self._sizes, self._frame = turns, [view.size for view in views], stage.frame
         self._cutting, self._source_limits = cutting, stage.source_limits
         first_views = [View(view.size, fit(view, stage.source_limits).size) for view in views]

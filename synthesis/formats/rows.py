@@ -45,7 +45,7 @@ class WrittenTrace:
 
     @property
     def base(self) -> dict[str, Any]:
-        """What all formats keep of the record beside its messages."""
+        """Columns that all formats keep of the record beside its messages."""
         return {"images": self.record["images"], "id": self.record["id"]}
 
     @property

@@ -23,7 +23,7 @@ NUM_JUDGED = 300
 
 @dataclass(kw_only=True)
 class SourceArguments(PixelArguments):
-    """Which traces, for which model, and how their file was written."""
+    """The traces, the model they are for, and the format of their file."""
 
     dataset_name: str = field(
         metadata={"help": "Traces of any format: a file, a folder with traces.jsonl, a saved dataset or a hub id."}
@@ -32,7 +32,7 @@ class SourceArguments(PixelArguments):
         default="tiny", metadata={"help": "The model to be trained: its frame, its processor's limits, its tool."}
     )
     image_dir: str | None = field(
-        default=None, metadata={"help": "Where relative image paths start (default: the folder of the file)."}
+        default=None, metadata={"help": "Folder of relative image paths (default: the folder of the file)."}
     )
     dataset_split: str | None = field(default=None, metadata={"help": "Split of a saved or hub dataset."})
     source_frame: str | None = field(
@@ -84,7 +84,7 @@ class SourceArguments(PixelArguments):
         )
 
     def findings(self, model: Model, episodes: EpisodeArguments) -> dict[str, Finding]:
-        """How the boxes of each format in the file are meant, where the format does not say it."""
+        """The reading of boxes for each format in the file that does not tell it."""
         padding = episodes.crop_padding
         return found_readings(
             (trace for _, trace in tqdm(_first(self.traces()), desc="frames", leave=False)),

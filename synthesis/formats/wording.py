@@ -16,13 +16,13 @@ _INSTRUCTIONS = re.compile(
     r"\s*(?:Think (?:first, call \*\*\w+\*\* if needed|in the mind first, and then decide)[^\n]*Format strictly as:"
     r"[^\n]*|Guidelines: Understand the given visual information[^\n]*)\s*\Z"
 )
-"""What Chain-of-Focus, DeepEyes and Pixel-Reasoner write behind a question: how their own protocols go."""
+"""Texts that Chain-of-Focus, DeepEyes and Pixel-Reasoner write behind a question to explain their own protocols."""
 _PREFIX = re.compile(r"\A(?:\s*Question:)+\s*")
 
 
 @dataclass
 class Changes:
-    """What was changed on the way in: counts, and the first example of each."""
+    """Changes made while reading: counts, and the first example of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, tuple[str, str]] = field(default_factory=dict)

@@ -25,7 +25,7 @@ from synthesis.formats.rows import Drawn, WrittenTrace, centre
 
 
 def _square(box: Box, size: Size) -> Box:
-    """What ViGoRL's tool cuts for the centre of a box (UNIT)."""
+    """The region (UNIT) that ViGoRL's tool cuts for the centre of a box."""
     x, y = centre(box, size)
     width, height = size
     radius = POINT_RADIUS
@@ -33,13 +33,13 @@ def _square(box: Box, size: Size) -> Box:
 
 
 def _with_margin(box: Box, size: Size) -> Box:
-    """What Pixel-Reasoner's tool cuts for a box (UNIT)."""
+    """The region (UNIT) that Pixel-Reasoner's tool cuts for a box."""
     return Box(box.x1 - MARGIN, box.y1 - MARGIN, box.x2 + MARGIN, box.y2 + MARGIN, Frame.UNIT)
 
 
 @dataclass(frozen=True)
 class Writer:
-    """How a format is written: a row, and whether a file is one JSON list and not a row a line.
+    """The writer of a format: its row, and `is_list` for files that are one JSON list instead of a row a line.
 
     `tool` says what the format's own zoom tool cuts for a box (UNIT) of an image of some size.
     """
@@ -65,7 +65,7 @@ WRITERS: dict[str, Writer] = {
     "pixel_reasoner": Writer(rows.pixel_reasoner, _with_margin, is_list=True),
     "vigorl": Writer(rows.vigorl, _square),
 }
-"""What can be written, by name."""
+"""The formats that can be written, by name."""
 
 
 def written(

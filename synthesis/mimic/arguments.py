@@ -1,4 +1,4 @@
-"""What items are like: the options that all sources of pictures share."""
+"""Options of items that all sources of pictures share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SWEPT = tuple(LOWEST)
 
 @dataclass(kw_only=True)
 class ItemArguments:
-    """Which kinds of question, and how hard."""
+    """The kinds of questions, and their difficulty."""
 
     output_dir: str = field(metadata={"help": "Folder for tasks.jsonl and manifest.json."})
     num_tasks: int = field(default=2000, metadata={"help": "Items of each kind; with --sweep for each value."})
@@ -51,7 +51,10 @@ class ItemArguments:
         if set(self.kinds) - set(KINDS) or len(set(self.kinds)) < len(self.kinds) or not self.kinds:
             raise ConfigError(f"--kinds {' '.join(self.kinds)}: use some of {', '.join(KINDS)}, each once")
         if not 0 <= self.min_area < 1 or self.num_tasks < 1:
-            raise ConfigError("--min_area is from 0 to 1, --num_tasks begins at 1")
+            raise ConfigError(
+                f"--min_area {self.min_area}, --num_tasks {self.num_tasks}: give an area from 0 to 1, and 1 task or "
+                "more"
+            )
         for name, lowest in LOWEST.items():
             values = self.values_of(name)
             if getattr(self, name) == [] or min(values, default=lowest) < lowest:

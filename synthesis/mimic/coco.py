@@ -20,7 +20,7 @@ LAYOUT = 'COCO\'s format: {"images": [{id, file_name, width, height}], "categori
 )
 
 NO_CATEGORY = ("none", "null", "thing", "object")
-"""What exporters write where a class belongs to no category."""
+"""Names that exporters write for a class without a category."""
 
 
 def read_coco(path: Path, folder: Path, *, min_area: float, small: str) -> Pool:
@@ -78,7 +78,7 @@ def _pictures(
         if row["id"] in ids or name in sizes:
             raise AnnotationError(f"{path}: image {row['id']} ({name}) is there twice: give each its own id and file")
         if not min(size) > 0:
-            raise AnnotationError(f"{path}: image {row['id']} is {size[0]:g}x{size[1]:g}: sides are above 0")
+            raise AnnotationError(f"{path}: image {row['id']} is {size[0]:g}x{size[1]:g}: give both sides above 0")
         if name not in present and not (folder / name).is_file():
             left_out[f"are not in {folder}"].append(name)
         elif why := _why_unusable(folder / name, size):
@@ -94,7 +94,7 @@ def _pictures(
 
 
 def _why_unusable(file: Path, size: tuple[float, float]) -> str | None:
-    """Why the boxes of a picture of this annotated size do not say where things are in it; None if they do.
+    """The reason that boxes do not fit a picture annotated at this size; None if they fit.
 
     A picture that EXIF turns is shown turned. Sizes say whether it was annotated so only if it lies where it stood.
     """
@@ -136,7 +136,9 @@ def _instances(
         picture, kind = pictures.get(row["image_id"]), kinds.get(row["category_id"])
         box, id = row["bbox"], row.get("id")
         if id is not None and id in ids:
-            raise AnnotationError(f"{path}: annotation {id} is there twice, and would be counted twice")
+            raise AnnotationError(
+                f"{path}: annotation {id} is there twice, and would be counted twice: give each its own id"
+            )
         ids.add(id)
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
             raise AnnotationError(f"{path}: annotation {id} has bbox {box!r:.80}, not {LAYOUT}")

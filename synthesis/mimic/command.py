@@ -25,7 +25,7 @@ POOL = "pool"
 
 @dataclass(kw_only=True)
 class MimicArguments(ItemArguments):
-    """Which pictures, and what items are like."""
+    """The pictures, and the properties of items."""
 
     annotations: str = field(
         default="", metadata={"help": "File of annotations in COCO's format (default: scenes are drawn)."}
@@ -36,9 +36,11 @@ class MimicArguments(ItemArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if bool(self.annotations) != bool(self.images):
-            raise ConfigError("--annotations and --images belong together: a file, and the folder of its pictures")
+            raise ConfigError(
+                "--annotations and --images belong together: give the file and the folder of its pictures"
+            )
         if self.num_scenes < 1:
-            raise ConfigError("--num_scenes begins at 1")
+            raise ConfigError(f"--num_scenes {self.num_scenes}: give 1 or more")
 
 
 def pool_of(arguments: MimicArguments) -> Pool:

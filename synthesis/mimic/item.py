@@ -13,7 +13,7 @@ from synthesis.mimic.pool import Pool
 
 @dataclass(frozen=True)
 class Axes:
-    """What an item is like apart from its classes; MIMIC's axes of difficulty."""
+    """Properties of an item apart from its classes; MIMIC's axes of difficulty."""
 
     spread: int = 2
     """Pictures that show what is asked about: for the common class all, for the odd one the minority."""
@@ -29,7 +29,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Item:
-    """What was drawn: pictures in their order, by their row in the pool, and what is asked about them."""
+    """A drawn item: pictures in their order, by their row in the pool, and the question about them."""
 
     kind: str
     pictures: tuple[int, ...]

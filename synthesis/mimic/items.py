@@ -27,7 +27,7 @@ MAX_CLASSES_DRAWN = 20
 
 
 class CannotDraw(ValueError):
-    """Why the pool has no such item."""
+    """The reason that the pool has no such item."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Drawer:
         return chosen
 
     def _are_related(self, kind: int, other: int) -> bool:
-        """Whether one holds the other, or both hold a third."""
+        """Returns True if one class holds the other, or both hold a third."""
         return other in self._related[kind]
 
     @cached_property
@@ -139,7 +139,7 @@ class Drawer:
         """The classes that are asked about."""
         usable = self.pool.usable()
         if len(usable) < 2:
-            raise ValueError(f"the pool's pictures show {len(usable)} classes: two at least are needed")
+            raise ValueError(f"the pool's pictures show {len(usable)} classes: give pictures of two or more")
         return usable
 
     def _counting(self, classes: Sequence[int], axes: Axes, streams: Streams) -> _Drawn | None:
@@ -218,7 +218,7 @@ class Drawer:
         self, kinds: Sequence[int], shows: np.ndarray, count: int, answer: list[str], streams: Streams,
         *, category: str | None = None,
     ) -> _Drawn | None:  # fmt: skip
-        """What was drawn, with pictures that show none of the classes, nor others of the category."""
+        """The drawn classes and pictures, with pictures that show none of the classes, nor others of the category."""
         others = self.pool.without(kinds, count, streams.of("others"), category=category)
         return None if others is None else _Drawn(tuple(kinds), tuple(map(int, shows)), tuple(map(int, others)), answer)
 

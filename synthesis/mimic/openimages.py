@@ -212,7 +212,7 @@ class _Names(Sequence):
 
 
 class _Paths(_Names):
-    """Where the picture of each id will be."""
+    """The future path of each picture by its id."""
 
     def __init__(self, folder: Path, ids: pa.Array) -> None:
         super().__init__(ids)

@@ -16,11 +16,11 @@ from fovea.boxes import UNIT_VIEW, Box, Frame
 from synthesis.mimic.draws import FEW, some
 
 SMALL = ("image", "box")
-"""What becomes of an object under the smallest area: its image is not asked about its class, or it is not counted."""
+"""Treatments of an object below the smallest area: not asking about its class in its image, or not counting it."""
 
 
 class AnnotationError(ValueError):
-    """What is wrong with a file of annotations."""
+    """A mistake in a file of annotations."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Pool:
     """
 
     images: Sequence[Any]
-    """What `open_image` takes, one each."""
+    """One source for each picture, as `open_image` takes it."""
     names: Sequence[str]
-    """What each picture is called where it comes from; none twice."""
+    """The unique name of each picture where it comes from."""
     classes: Sequence[str]
     categories: Sequence[str]
     """Of each class, the category that it belongs to; empty for none."""
@@ -105,7 +105,7 @@ class Pool:
 
     @cached_property
     def _may_be(self) -> Any:
-        """Bool, sparse by class: what is there, or perhaps is."""
+        """Bool, sparse by class: True if the class is in the picture, or may be."""
         return ((self._counts > 0) + self._doubtful).astype(bool).tocsc()
 
     @cached_property
@@ -170,7 +170,7 @@ class Pool:
         return {}
 
     def surely_without(self, rows: np.ndarray, kind: int) -> np.ndarray:
-        """Those of these pictures of which it is known that they do not show a class, where such things are known."""
+        """The pictures among `rows` that surely do not show a class; all of them if the pool knows no absences."""
         return rows if self.absent is None else np.intersect1d(rows, _column(self._absent, kind)[0])
 
     def perhaps(self, kinds: Sequence[int]) -> np.ndarray:
@@ -182,7 +182,7 @@ class Pool:
         return set(_row(self._by_picture, picture).tolist())
 
     def count_in(self, picture: int, kinds: Sequence[int]) -> list[int]:
-        """How many instances of each class count in a picture."""
+        """The number of countable instances of each class in a picture."""
         columns = [_column(self._counts, kind) for kind in kinds]
         return [int(values[rows == picture].sum()) for rows, values in columns]
 

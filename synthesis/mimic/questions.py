@@ -1,4 +1,4 @@
-"""How the four tasks of MIMIC are asked: several templates each, none of which bends a class name."""
+"""Questions of the four tasks of MIMIC: several templates each, none of which inflects a class name."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ NEEDS = {
     "common": "--spread is 2 or more",
     "odd": "--distractors, the majority, is more than --spread, the minority",
 }
-"""What the axes of each kind have to be like."""
+"""Conditions on the axes of each kind."""
 
 
 def _fits(kind: str, axes: Axes) -> bool:
@@ -51,7 +51,7 @@ def _fits(kind: str, axes: Axes) -> bool:
 
 
 def all_series(arguments: ItemArguments, kind: str) -> list[list[Axes]]:
-    """What items of a kind can be like: every combination of the axes' values, for each value of the sweep.
+    """Possible axes of a kind's items: every combination of the axes' values, for each value of the sweep.
 
     A sweep of the spread keeps the number of images: what does not show it makes room for what does.
 

@@ -153,7 +153,7 @@ class AlbumQuestion:
     kind: AnswerKind
     steps: tuple[Step, ...]
     shapes: tuple[tuple[int, Shape], ...] = ()
-    """What has to be looked at closely: the image and the shape."""
+    """Shapes that need a close look, each with its image."""
 
     def task(self, id: str, family: str, view_px: int) -> Task:
         num_images = len(self.album.scenes)
@@ -262,7 +262,7 @@ _MAKERS = {"find": _find, "read": _read, "compare": _compare, "sum": _sum, "coun
 
 
 def balance(tasks: Sequence[Task]) -> str:
-    """What the best constant answer of each family is worth, and the best fixed position: of find and odd, by size."""
+    """Accuracy of the best constant answer of each family, and of the best fixed position for find and odd, by size."""
     answers = [(f"{task.family}, {task.metadata['num_images']} images", str(task.answer)) for task in tasks]
     lines = [f"best constant answer of each family and size: {best_constant(answers):.3f} (n={len(tasks)})"]
     for family in sorted({task.family for task in tasks}):

@@ -1,4 +1,4 @@
-"""What can be asked about a scene, in the words that the tiny model's pre-training and the tasks share."""
+"""Questions about a scene, in the words that the tiny model's pre-training and the tasks share."""
 
 from __future__ import annotations
 

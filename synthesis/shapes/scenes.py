@@ -80,7 +80,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is drawn: shapes on the ground, and panels with shapes of their own."""
+    """The content of a picture: shapes on the ground, and panels with shapes of their own."""
 
     shapes: tuple[Shape, ...]
     panels: tuple[Panel, ...]
@@ -189,7 +189,7 @@ def _draw_shape(draw: ImageDraw.ImageDraw, shape: Shape, size_px: int, rng: np.r
 
 
 def glyph_box(shape: Shape) -> Box:
-    """Where the digit of `shape` stands, in UNIT of the scene: centred, in triangles a little lower."""
+    """The box of the digit on `shape`, in UNIT of the scene: centred, in triangles a little lower."""
     height, width = shape.print_height, shape.print_height * 0.62
     middle_x = (shape.box.x1 + shape.box.x2) / 2
     middle_y = shape.box.y1 + shape.box.height * (0.6 if shape.form == "triangle" else 0.5)

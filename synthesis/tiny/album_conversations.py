@@ -1,4 +1,4 @@
-"""What the tiny model is taught about several images: conversations about albums, never the zoom protocol.
+"""Lessons about several images for the tiny model: conversations about albums, never the zoom protocol.
 
 An album is shown with its images numbered. Then it is asked which image shows something, where in it, how many there
 are; closer views are read and compared, as with single scenes.

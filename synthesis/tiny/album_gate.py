@@ -44,14 +44,14 @@ def _asked(task: Task, question: str, *, is_blank: bool = False) -> list[dict]:
 
 
 def finding(asker: Asker, tasks: Sequence[Task], *, is_blank: bool = False) -> list[bool]:
-    """Whether the image is named that shows the shape."""
+    """For each task, True if the model names the image that shows the shape."""
     asked = [_asked(task, task.metadata["sub_questions"][0], is_blank=is_blank) for task in tasks]
     replies = asker.ask(asked, max_new_tokens=4, batch_size=16)
     return [reply.strip() == task.answer for reply, task in zip(replies, tasks, strict=True)]
 
 
 def own_places(asker: Asker, tasks: Sequence[Task]) -> tuple[list[bool], list[bool], list[bool]]:
-    """Whether the model's own image is right, whether its own box holds the digit, and whether it then reads it."""
+    """Three flags for each task: the model's image is right, its box holds the digit, and it reads the digit there."""
     asked = [_asked(task, questions.locate_question(task.metadata["labels"][0])) for task in tasks]
     places = [_place(reply, len(task.images)) for reply, task in
               zip(asker.ask(asked, max_new_tokens=48, batch_size=16), tasks, strict=True)]  # fmt: skip

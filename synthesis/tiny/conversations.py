@@ -1,4 +1,4 @@
-"""What the tiny model is pre-trained on: conversations about scenes, never the zoom protocol.
+"""The tiny model's pre-training: conversations about scenes, never the zoom protocol.
 
 A conversation shows a scene's first view, asks where things are (answered in Qwen's grounding JSON), how many there
 are and which colour they have; then shows crops and asks to read and compare their digits. Every answer carries loss.
@@ -135,7 +135,7 @@ def sample_reading(rng: np.random.Generator) -> list[Exchange]:
 
 
 def sample_first_view_reading(rng: np.random.Generator) -> list[Exchange]:
-    """What the control reader is trained on: a first view and the questions of the families that need a zoom.
+    """A lesson of the control reader: a first view and questions of the families that need a zoom.
 
     One time in five it is a closer view instead, so that the control keeps reading those.
     """
@@ -173,7 +173,7 @@ def sample_comparison(rng: np.random.Generator) -> list[Exchange]:
 
 
 def sample_picture(rng: np.random.Generator) -> Picture:
-    """What the vision tower sees on its own: an eye chart, a crop, or a first view."""
+    """A picture for the vision tower alone: an eye chart, a crop, or a first view."""
     kind = rng.random()
     if kind < 0.7:
         return sample_chart(rng)

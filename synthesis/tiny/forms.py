@@ -19,7 +19,7 @@ from synthesis.tiny.conversations import (
 WORDS = "the a of in on is are what where how many scene image some one two left right".split()  # noqa: SIM905
 """Words without a meaning here: put before some conversations, so that the model bears a prompt of any length."""
 LEADS = ("", "", "", "I see. ", "Let me look. ", "Here it is:\n", "Well, ", "<{0}>{1} {2}.</{0}>\n", "{0} {1} {2}. ")
-"""What stands before an answer; {0}, {1} and {2} stand for random words."""
+"""Texts before an answer; {0}, {1} and {2} stand for random words."""
 WRAPS = (
     ("", ""),
     ("[", "]"),
@@ -33,7 +33,7 @@ WRAPS = (
     ("<{0}><{1}>", "</{1}></{0}>"),
     ("= ", " =\nDone."),
 )
-"""What stands on both sides of it."""
+"""Texts on both sides of an answer."""
 PLACES = (
     '{{"bbox_2d": {box}, "label": "{label}"}}',
     '{{"label": "{label}", "bbox_2d": {box}}}',
@@ -43,7 +43,7 @@ PLACES = (
     '{{"what": {{"bbox_2d": {box}}}, "image": 0}}',
     "box: {box}; of: {label}",
 )
-"""How a place is written."""
+"""Templates of a place."""
 ALBUM_PLACES = (
     '{{"image": {image}, "bbox_2d": {box}, "label": "{label}"}}',
     '{{"bbox_2d": {box}, "label": "{label}", "image": {image}}}',
@@ -57,7 +57,7 @@ ALBUM_PLACES = (
     "{label}: [{image}] {box}",
     "the {label} is in {image} at {box}",
 )
-"""How a place in one of several images is written."""
+"""Templates of a place in one of several images."""
 
 
 NAMELESS = ("And here?", "So?")
@@ -66,7 +66,7 @@ NAMELESS = ("And here?", "So?")
 
 @dataclass(frozen=True)
 class Form:
-    """How answers are written: a lead, then the answer between two marks; places in a template of their own."""
+    """The form of answers: a lead, then the answer between two marks; places in a template of their own."""
 
     lead: str
     before: str
@@ -97,7 +97,7 @@ def in_some_form(exchanges: list[Exchange], rng: np.random.Generator) -> list[Ex
     repeats = has_album and rng.random() < 0.5
 
     def written(answer: str, question: str) -> str:
-        """In this form; an answer may say itself before, and repeat what is asked, by name."""
+        """The answer in this form. It may first echo itself, and repeat the question or the name."""
         if answer.startswith("{"):
             target = json.loads(answer)
             asked = f"{_asked_of(question, target['label'])} " if repeats else ""
@@ -113,7 +113,7 @@ def in_some_form(exchanges: list[Exchange], rng: np.random.Generator) -> list[Ex
 
 
 def _asked_of(question: str, label: str) -> str:
-    """The question, or what is asked of the thing by name where the question has no name."""
+    """The question, or a question with the object's name if this one has none."""
     return question if label in question else questions.read_question(label)
 
 

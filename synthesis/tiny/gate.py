@@ -85,7 +85,7 @@ def reading_from_true_crops(asker: Asker, tasks: list[Task]) -> list[bool]:
 
 
 def own_boxes(asker: Asker, tasks: list[Task]) -> tuple[list[bool], list[bool]]:
-    """Whether the crop of the model's own box holds the digit, and whether the model then reads it."""
+    """Two flags for each task: the crop of the model's own box holds the digit, and the model reads it."""
     cases = [task for task in tasks if not task.metadata.get("nested")]
     asked = [[_user(questions.locate_question(task.metadata["labels"][0]), _view(task))] for task in cases]
     boxes = [_parse_box(reply) for reply in asker.ask(asked, max_new_tokens=40)]

@@ -108,7 +108,7 @@ class NumberHead(nn.Module):
 
 @dataclass
 class Watched:
-    """What a forward pass leaves for the auxiliary losses."""
+    """Outputs of a forward pass that the auxiliary losses read."""
 
     attention: list[torch.Tensor]
     """Of the first head of the layer that looks, [B, N, N]."""

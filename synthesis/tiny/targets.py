@@ -1,4 +1,4 @@
-"""What each place of a picture shows, as the dense losses of pre-training ask for it."""
+"""Targets of the dense losses of pre-training: the content of each place of a picture."""
 
 from __future__ import annotations
 

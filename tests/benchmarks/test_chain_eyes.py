@@ -1,4 +1,4 @@
-"""What the eyes of served chains are taught is what the builder asks, and what its scripted roles take for true."""
+"""Lessons of the eyes of served chains ask as the builder asks, and agree with its scripted roles."""
 
 import json
 

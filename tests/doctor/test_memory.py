@@ -23,7 +23,7 @@ def many_layers(number):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_memory_of_the_loss_is_that_of_a_real_one(checkpointing):
-    """What is alive at most, drawn out from two and four fake layers, against that of six real ones."""
+    """The peak extrapolated from two and four fake layers, against the peak of six real ones."""
     rows = [Row([1 + number // 4] * 40, [2] * 60, [], 0) for number in range(8)]
     prepare = partial(memory.as_trained, arguments=ModelConfig(), checkpointing=checkpointing)
     network = many_layers(6)

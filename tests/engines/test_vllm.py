@@ -130,7 +130,7 @@ def test_its_log_probabilities_are_the_trainers(engine, model, episodes_of):
 
 
 def test_in_bfloat16_it_differs_by_no_more_than_rounding_does(model, episodes_of):
-    """Where the base writes freely, bfloat16 itself moves log-probabilities by more than 1e-2."""
+    """If the base writes freely, bfloat16 itself moves log-probabilities by more than 1e-2."""
     engine = start_engine(resolve_path("tiny"), max_model_len=1024, dtype="bfloat16")
     rounded = load_model("tiny", dtype="bfloat16")
     sampled = episodes_of(VllmPolicy, engine, temperature=1.0)

@@ -1,4 +1,4 @@
-"""What environments return: which values are content, whose pixels they are, and whose fault an error is."""
+"""Return values of environments: accepted content, ownership of pixels, and blame for errors."""
 
 from __future__ import annotations
 

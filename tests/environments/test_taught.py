@@ -1,4 +1,4 @@
-"""What a training has taught a checkpoint is known from the folder it left."""
+"""The folder of a training tells the settings that its checkpoint was taught."""
 
 from environments.arguments import EpisodeArguments
 from environments.taught import checkpoint_defaults, taught_settings, untaught

@@ -1,4 +1,4 @@
-"""Where visual tokens look: shares against the maps that eager attention keeps."""
+"""Attention of visual tokens: shares against the maps that eager attention keeps."""
 
 import json
 

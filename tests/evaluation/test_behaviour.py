@@ -1,4 +1,4 @@
-"""How episodes go, counted on episodes made by hand and on a stored evaluation."""
+"""Counts over episodes, on episodes made by hand and on a stored evaluation."""
 
 import json
 import sys

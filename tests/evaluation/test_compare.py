@@ -175,7 +175,7 @@ def test_runs_can_be_compared_by_a_published_rule(tmp_path):
         rows = [row | {"scores": {"strict": 0, "lmms-eval": score}} for row, score in zip(rows, scores, strict=True)]
         (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert compare(a, b, rule="lmms-eval")["pairs"][0]["difference"] == 1.0
-    with pytest.raises(SystemExit, match="no verdicts by 'mine', but by strict, lmms-eval"):
+    with pytest.raises(SystemExit, match="no verdicts by 'mine': use one of strict, lmms-eval"):
         compare(a, b, rule="mine")
 
 

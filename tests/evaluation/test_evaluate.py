@@ -166,7 +166,7 @@ def test_episodes_of_images_that_have_changed_since_are_refused(tiny, episode_ar
     folder = tmp_path / "out" / "view_64"
     assert len(stored_run(folder).groups()) == 1, "a bound on its views is no other task"
     picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "a.png")
-    with pytest.raises(SystemExit, match="is not what it was played on"):
+    with pytest.raises(SystemExit, match="has changed since it was played"):
         stored_run(folder).groups()
 
 

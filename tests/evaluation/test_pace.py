@@ -1,4 +1,4 @@
-"""What an evaluation took is counted over all its starts, by what has played most of it."""
+"""The time of an evaluation is summed over all its starts, under the setting that played most of it."""
 
 import json
 from dataclasses import replace

@@ -87,7 +87,7 @@ def test_what_is_written_is_read_and_drawn(points, arguments, tiny, make_task, t
         ({"view_sizes_px": [64]}, "a sweep of its own"),
         ({"arms": ["with_tool"]}, "a sweep of its own"),
         ({"all_checkpoints": True}, "a sweep of its own"),
-        ({"pixel_pooling": 0}, "1 .everything is left. or more"),
+        ({"pixel_pooling": 0}, "give 1 .nothing is taken away. or more"),
     ],
     ids=str,
 )

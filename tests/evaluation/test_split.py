@@ -1,4 +1,4 @@
-"""What the tool did: gains less harms are the difference, and planted checkpoints are told apart."""
+"""Effect of the tool: gains less harms are the difference, and planted checkpoints are told apart."""
 
 import json
 

@@ -12,7 +12,7 @@ HERE = Box(0.1, 0.1, 0.4, 0.4, Frame.UNIT)
 
 @pytest.fixture
 def pay(make_task, make_episode):
-    """What a preset pays a group of (answer, zooms, well formed), whose right answer is 7."""
+    """The payments of a preset for a group of (answer, zooms, well formed), whose right answer is 7."""
 
     def paid(preset, *rollouts):
         settings = yaml.safe_load((CONFIGS / "rewards" / f"{preset}.yaml").read_text())

@@ -304,7 +304,7 @@ def test_asynchronous_rewards_share_a_loop(make_episode):
 
 @pytest.mark.parametrize("function", [by_position, decorated(plain)])
 def test_a_reward_that_cannot_be_called_by_name_is_refused_when_it_is_named(function):
-    with pytest.raises(ValueError, match="is called by name, and cannot be"):
+    with pytest.raises(ValueError, match="cannot be called by the names of its parameters"):
         kind_of(function)
 
 

@@ -1,4 +1,4 @@
-"""What a training does about looking: the information gap, probes at evaluation, pictures for trackers."""
+"""Measures of a training against blindness: the information gap, probes at evaluation, pictures for trackers."""
 
 from contextlib import nullcontext
 from dataclasses import replace

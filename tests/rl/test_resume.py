@@ -98,7 +98,7 @@ def test_a_reference_that_has_moved_is_not_replaced_in_silence(build, tmp_path):
 
 
 class Hub:
-    """What is pushed, and what the folder said of itself by then."""
+    """The pushes to the hub, and the state of the folder at each."""
 
     def __init__(self):
         self.uploads = []

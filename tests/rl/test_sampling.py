@@ -190,7 +190,7 @@ def test_drawing_by_difficulty_needs_answers(build, monkeypatch):
 
 @pytest.mark.parametrize("process", [0, 1])
 def test_an_epoch_that_is_gone_on_with_has_its_own_order_in_every_process(process):
-    """What Accelerate wraps a sampler in then hides it from `set_epoch`."""
+    """The wrapper that Accelerate puts around a sampler then hides it from `set_epoch`."""
 
     def batches(sampler, *, skipped=0, is_told=False):
         stock = DataLoader(range(12), batch_size=1, sampler=sampler)

@@ -1,4 +1,4 @@
-"""What a group shares is computed once, and neither a log-probability nor a gradient changes."""
+"""The shared part of a group is computed once, and neither a log-probability nor a gradient changes."""
 
 import json
 

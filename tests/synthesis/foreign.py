@@ -296,7 +296,7 @@ BOTH = [[(0, (0.1, 0.2, 0.4, 0.6)), (0, (0.5, 0.4, 0.9, 0.8))], [(2, (0.25, 0.25
 
 @dataclass(frozen=True)
 class Published:
-    """How a format is published: the row, the stories that it can tell, its tool, and what it is told as."""
+    """A published format: its row, the stories that it can tell, its tool, and the name that it is recognised by."""
 
     row: object
     turns: list

@@ -85,7 +85,7 @@ def test_paint_takes_the_colours_around_also_at_an_edge():
         ({"kind": "recolour", "target": 0, "answer": "2"}, "turn is None"),
         ({"kind": "recolour", "target": 0, "turn": 360, "answer": "2"}, "turn is 360"),
         ({"kind": "swap", "target": 0, "with": "c", "answer": "2"}, "with is 'c'"),
-        ({"kind": "paint", "target": 0, "answer": "3"}, "nothing could be told"),
+        ({"kind": "paint", "target": 0, "answer": "3"}, "the edit changes nothing"),
         ({"kind": "digits", "target": 0, "answer": "2"}, "glyphs and digits"),
     ],
 )
@@ -96,7 +96,7 @@ def test_an_edit_that_cannot_be_made_is_refused_by_name(edit, said):
 
 
 def test_a_box_of_the_whole_picture_cannot_be_painted_over():
-    with pytest.raises(ValueError, match="nothing is around it"):
+    with pytest.raises(ValueError, match="nothing around it is left"):
         list(with_edits([task({"kind": "paint", "target": 0, "answer": "2"}, box=(0, 0, 1, 1))]))
 
 

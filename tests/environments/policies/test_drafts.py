@@ -1,4 +1,4 @@
-"""What is guessed to follow, from what has followed."""
+"""Guesses of the next tokens, from tokens that followed before."""
 
 import pytest
 

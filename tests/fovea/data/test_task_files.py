@@ -187,7 +187,7 @@ def test_ids_that_differ_in_signs_alone_keep_images_of_their_own(folder, make_ta
 
 
 def test_unknown_column_names_are_refused():
-    with pytest.raises(ValueError, match="ours are"):
+    with pytest.raises(ValueError, match="Fovea's are"):
         parse_columns(["problem=question"])
 
 

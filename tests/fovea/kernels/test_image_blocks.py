@@ -191,7 +191,7 @@ def test_a_cached_forward_equals_one_without(name):
 
 
 def places(ids, images, image_token_id, length):
-    """Where each image of a row begins in its left-padded batch."""
+    """The first place of each image of a row in its left-padded batch."""
     starts = [at for at, token in enumerate(ids) if token == image_token_id and ids[at - 1] != image_token_id]
     return [(length - len(ids) + start, image) for start, image in zip(starts, images, strict=True)]
 

@@ -189,7 +189,7 @@ def test_weights_are_known_by_what_they_hold(tmp_path):
 
 
 def test_an_adapter_is_not_merged_into_the_folder_that_it_comes_from(tmp_path, monkeypatch):
-    """What is left of it there would be laid on the merged weights once more."""
+    """An adapter left in that folder would be applied to the merged weights once more."""
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr("sys.argv", ["fovea merge", str(tmp_path), "--output_dir", str(tmp_path)])
     with pytest.raises(ConfigError, match="holds the model that this starts from"):

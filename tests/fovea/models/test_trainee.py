@@ -1,4 +1,4 @@
-"""Which adapter is trained: one that is there already, or a new one, and where it goes."""
+"""The adapter of a training: an existing one or a new one, and its folder."""
 
 import pytest
 from peft import LoraConfig, get_peft_model

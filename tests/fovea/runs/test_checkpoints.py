@@ -38,7 +38,7 @@ def test_a_fresh_start_counts_neither_old_checkpoints_nor_the_old_model(tmp_path
 
 
 class Saver:
-    """What of a Trainer writes a checkpoint."""
+    """The part of a Trainer that writes a checkpoint."""
 
     def _save(self, output_dir=None, state_dict=None):
         pass

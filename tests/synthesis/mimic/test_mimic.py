@@ -62,7 +62,7 @@ def annotated(folder, *, num_images=260, seed=0, everywhere=None):
 
 
 class Counted:
-    """What a file says of each picture by a plain loop: certain counts, and classes that may be there beside them."""
+    """Counts and possible classes of each picture in a file, by a plain loop."""
 
     def __init__(self, path, small="image"):
         data = json.loads(path.read_text())
@@ -83,7 +83,7 @@ class Counted:
                 self.certain[name][kind] += 1
 
     def check(self, task):
-        """Whether an item is right, certain, and like its axes say."""
+        """Checks that an item is right, certain, and as its axes say."""
         made, axes = task.metadata, task.metadata["axes"]
         pictures, classes = made["pictures"], made["classes"]
         assert len(set(pictures)) == len(pictures) == len(task.images) == made["num_images"]

@@ -78,7 +78,7 @@ def tasks_of(folder):
 
 
 class Counted:
-    """What the files say of each picture, by plain loops."""
+    """Counts of each picture in the files, by plain loops."""
 
     def __init__(self, arguments):
         self.certain, self.doubtful, self.absent = defaultdict(Counter), defaultdict(set), defaultdict(set)
