@@ -60,6 +60,16 @@ def content_of(word: str | None) -> str:
     return digest(Path(name).read_text()) if name and Path(name).is_file() else ""
 
 
+def player_of(word: str) -> str:
+    """Who a word names, wherever that is: a model without its server, a function by what its file says.
+
+    >>> player_of("Qwen/Qwen3-8B@http://localhost:8000/v1"), player_of("runs/my_model"), player_of("truth")
+    ('Qwen/Qwen3-8B', 'runs/my_model', 'truth')
+    """
+    content, function = content_of(word), word.rpartition(":")[2]
+    return f"{content}:{function}" if content else word.partition("@http")[0]
+
+
 @dataclass(frozen=True)
 class Casting:
     """How a word becomes a player: by its own name, of a chat model, or of a function."""
@@ -82,6 +92,10 @@ class Casting:
         if not hasattr(self._known[word], role):
             raise ConfigError(f"--{role} {word}: it cannot {role}")
         return self._known[word]
+
+    def is_chat(self, word: str) -> bool:
+        """Whether a word names a chat model, whose answers hang on prompt and temperature."""
+        return word not in self.by_name and ("@http" in word or ":" not in word)
 
     def _made(self, word: str) -> Any:
         if word in self.by_name:
