@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,8 @@ BY_RULE = ("adjust", "verify", "summarise")
 
 
 def cast_roles(
-    words: Mapping[str, str | None], agent: str | None, *, temperature: float, prompts: str | None, seed: int,
-    cache_folder: Path,
+    words: Mapping[str, str | None], agent: str | None, *, temperature: float, prompts: str | None,
+    max_tokens: Mapping[str, int], seed: int, cache_folder: Path,
 ) -> Team:  # fmt: skip
     """The team that these words name; `agent` stands for every role without a word of its own.
 
@@ -34,7 +34,7 @@ def cast_roles(
     """
     changed = read_prompts(prompts, PROMPTS)
     named = {"truth": lambda: Truth(seed), "rules": lambda: Rules(seed)}
-    of_chat = partial(ChatRole, prompts=changed)
+    of_chat = partial(ChatRole, prompts=changed, max_tokens=max_tokens)
     player = Casting(named, of_chat, FunctionRole, temperature, cache_folder).player
     chosen = chosen_words(words, agent, dict.fromkeys(BY_RULE, "rules"))
     team = {role: player(word, role) for role, word in chosen.items()}
@@ -52,6 +52,19 @@ def chosen_words(words: Mapping[str, str | None], agent: str | None, by_default:
     if missing:
         raise ConfigError(f"nobody plays {' and '.join(missing)}: give --{missing[0]}, or --agent for all roles")
     return {role: str(word) for role, word in chosen.items()}
+
+
+def tokens_of(arguments: Any, roles: Sequence[str]) -> dict[str, int]:
+    """How many tokens each role may write, by the options --ROLE_max_tokens.
+
+    Raises:
+        ConfigError: for none at all.
+    """
+    chosen = {role: getattr(arguments, f"{role}_max_tokens") for role in roles}
+    for role, number in chosen.items():
+        if number < 1:
+            raise ConfigError(f"--{role}_max_tokens {number}: it begins at 1")
+    return chosen
 
 
 def content_of(word: str | None) -> str:

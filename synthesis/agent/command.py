@@ -28,9 +28,9 @@ from fovea.images import ImageError
 from fovea.models.loading import load_outline
 from fovea.runs.directory import RunDirectory, changes, plain
 from fovea.tasks import Task
-from synthesis.agent.casting import cast_roles, content_of
+from synthesis.agent.casting import cast_roles, content_of, tokens_of
 from synthesis.agent.outcomes import FREE_SETTINGS, Outcome, append_outcome, finish, read_outcomes
-from synthesis.agent.roles import NAMES
+from synthesis.agent.roles import MAX_TOKENS, NAMES
 from synthesis.agent.solving import Agent, Bounds, GivenUp, Team
 from synthesis.agent.writing import played
 from synthesis.arguments import TraceSourceArguments, part_of
@@ -65,6 +65,22 @@ class AgentArguments(TraceSourceArguments):
     )
     prompts: str | None = field(default=None, metadata={"help": "YAML with other words for roles of chat models."})
     temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of chat models."})
+    locate_max_tokens: int = field(
+        default=MAX_TOKENS["locate"],
+        metadata={"help": "Most tokens of a box, as a chat model writes it, its thoughts included."},
+    )
+    look_max_tokens: int = field(
+        default=MAX_TOKENS["look"], metadata={"help": "Most tokens of an answer, thoughts included."}
+    )
+    adjust_max_tokens: int = field(
+        default=MAX_TOKENS["adjust"], metadata={"help": "Most tokens of a better box, thoughts included."}
+    )
+    verify_max_tokens: int = field(
+        default=MAX_TOKENS["verify"], metadata={"help": "Most tokens of a verdict, thoughts included."}
+    )
+    summarise_max_tokens: int = field(
+        default=MAX_TOKENS["summarise"], metadata={"help": "Most tokens of each text of a trace, thoughts included."}
+    )
     num_sights: int = field(default=3, metadata={"help": "Times that the first view must be answered rightly."})
     max_attempts: int = field(default=4, metadata={"help": "Zooms (or chains of them) before a task is given up."})
     max_asks: int = field(default=3, metadata={"help": "Times that a role is asked for an answer that can be used."})
@@ -176,7 +192,7 @@ def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
     if arguments.retry_failed:
         outcomes = {task_id: outcome for task_id, outcome in outcomes.items() if outcome.is_trace}
     team = cast_roles(words, arguments.agent, temperature=arguments.temperature, prompts=arguments.prompts,
-                      seed=arguments.seed, cache_folder=folder)  # fmt: skip
+                      max_tokens=tokens_of(arguments, NAMES), seed=arguments.seed, cache_folder=folder)  # fmt: skip
     save_tasks(tasks, folder / "tasks")
     directory.write_start(**settings, evaluation={"dataset_name": str(folder / "tasks"), "output_dir": str(folder)})
     outline = load_outline(

@@ -20,7 +20,7 @@ from environments.arguments import EpisodeArguments
 from fovea.config import ConfigError, parse
 from fovea.endpoint import EndpointError
 from fovea.runs.directory import RunDirectory, changes
-from synthesis.agent.casting import Casting, chosen_words, content_of, player_of, read_prompts
+from synthesis.agent.casting import Casting, chosen_words, content_of, player_of, read_prompts, tokens_of
 from synthesis.chains.arguments import ChainArguments
 from synthesis.chains.building import Builder
 from synthesis.chains.chats import WORDS, ChainChat, ChainFunction
@@ -76,7 +76,7 @@ def cast(arguments: ChainArguments) -> Cast:
     """
     folder = Path(arguments.output_dir)
     prompts = read_prompts(arguments.prompts, WORDS)
-    of_chat = partial(ChainChat, prompts=prompts)
+    of_chat = partial(ChainChat, prompts=prompts, max_tokens=tokens_of(arguments, NAMES))
     by_name = {"truth": lambda: Truth(folder / POOL)}
     casting = Casting(by_name, of_chat, ChainFunction, arguments.temperature, folder)
     words = {role: getattr(arguments, role) for role in NAMES}

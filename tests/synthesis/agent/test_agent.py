@@ -22,7 +22,7 @@ from synthesis.agent.chats import ChatRole, EndpointChat, Told
 from synthesis.agent.command import AgentArguments, run
 from synthesis.agent.functions import FunctionRole
 from synthesis.agent.questions import looked_for, question_of
-from synthesis.agent.roles import ADVICE, Judgement, Note, RoleError, Sight, Usage, tells
+from synthesis.agent.roles import ADVICE, MAX_TOKENS, Judgement, Note, RoleError, Sight, Usage, tells
 from synthesis.agent.rules import CANNOT_SEE, Rules, Truth
 from synthesis.agent.solving import Agent, Bounds, GivenUp, Team
 from synthesis.agent.writing import played
@@ -310,6 +310,34 @@ def test_prompts_and_cut_replies_cost_and_remembered_ones_do_not(serve, tmp_path
     assert usage == Usage({"look": 2}, {"look": 6}, {"look": 80}, num_asked=3)
 
 
+@pytest.mark.parametrize("role", ["locate", "look", "adjust", "verify", "summarise"])
+@pytest.mark.parametrize(("cut_by", "said"), [
+    ("length", "cut off, raise --{}_max_tokens with --retry_failed true"), ("content_filter", "by the server: content"),
+])  # fmt: skip
+def test_a_reply_that_was_cut_names_the_option_that_allows_more(role, cut_by, said, make_task):
+    box = Box(0.1, 0.1, 0.2, 0.2, Frame.UNIT)
+    shown = {"locate": (SIGHT, "cup"), "look": (SIGHT, "How?", []), "adjust": (SIGHT, box, "Look left."),
+             "verify": (make_task(), "8"), "summarise": (make_task(), [], "8")}[role]  # fmt: skip
+    chat = Chat("", cut_by)
+    with pytest.raises(RoleError, match=said.format(role)):
+        getattr(ChatRole(chat), role)(*shown, Usage())
+    assert chat.max_tokens == MAX_TOKENS[role]
+    with pytest.raises(RoleError):
+        getattr(ChatRole(chat, max_tokens={role: 7}), role)(*shown, Usage())
+    assert chat.max_tokens == 7
+
+
+def test_a_model_in_this_process_is_cut_too_and_a_larger_limit_goes_on(tmp_path):
+    arguments = arguments_of(tmp_path / "out", look="tiny", prompts="roles/tiny.yaml", num_scenes=1, look_max_tokens=1)
+    run(arguments, EpisodeArguments(**CROPS))
+    cut = "| a reply was cut off, raise --look_max_tokens with --retry_failed true | 1 |"
+    assert cut in (tmp_path / "out" / "summary.md").read_text()
+    run(replace(arguments, look_max_tokens=64, retry_failed=True), EpisodeArguments(**CROPS))
+    assert "cut off" not in (tmp_path / "out" / "summary.md").read_text()
+    with pytest.raises(ConfigError, match="--look_max_tokens 0: it begins at 1"):
+        run(replace(arguments, look_max_tokens=0), EpisodeArguments(**CROPS))
+
+
 class OnlyInTheSecond(Truth):
     """Finds its target in the second image alone, and reads it only after an adjustment."""
 
@@ -349,13 +377,14 @@ def test_a_function_that_draws_on_its_image_changes_no_trace(factory, make_task)
 class Chat:
     frame = Frame.PER_MILLE
 
-    def __init__(self, reply):
-        self.reply = reply
+    def __init__(self, reply, cut_by=""):
+        self.reply, self.cut_by = reply, cut_by
 
     def ask(self, messages, *, max_tokens, draw):
+        self.max_tokens = max_tokens
         self.asked = messages[-1]["content"][-1]["text"]
         self.shown_before = [block.get("text", "image") for message in messages for block in message["content"]][:-1]
-        return Told(self.reply, 1)
+        return Told(self.reply, 1, cut_by=self.cut_by)
 
     def shown(self, image):
         return image
@@ -475,6 +504,7 @@ def test_a_task_with_more_images_than_the_budget_holds_is_given_up_alone(tmp_pat
     run(arguments, EpisodeArguments(**CROPS, max_image_tokens=8))
     outcomes = {line["task_id"]: line["reason"] for line in map(json.loads, (tmp_path / "out/outcomes.jsonl").open())}
     assert outcomes["1"] == "answered at sight" and "9 images have at least" in outcomes["9"]
+    assert "| not shown | 1 |" in (tmp_path / "out" / "summary.md").read_text()
 
 
 @pytest.mark.parametrize("refusal", [400, 403])

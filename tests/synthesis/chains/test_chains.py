@@ -19,15 +19,18 @@ from fovea.data.task_files import load_tasks
 from fovea.endpoint import EndpointError
 from fovea.jsonl import read_jsonl
 from fovea.tasks import AnswerKind
+from synthesis.agent.casting import Casting
+from synthesis.agent.chats import Told
 from synthesis.agent.roles import RoleError, Usage
 from synthesis.chains import command
 from synthesis.chains.arguments import ChainArguments
+from synthesis.chains.chats import ChainChat
 from synthesis.chains.checking import _asked, _is_right, problems
 from synthesis.chains.command import run
 from synthesis.chains.index import candidates
 from synthesis.chains.paths import sample_paths
 from synthesis.chains.pool import image_paths, pool_of
-from synthesis.chains.roles import UNKNOWN, Draft, Link, Profile, Relation, RelationKind, SeenObject
+from synthesis.chains.roles import MAX_TOKENS, UNKNOWN, Draft, Link, Profile, Relation, RelationKind, SeenObject
 from synthesis.chains.stages import Job, Stage
 from synthesis.chains.truth import Truth, draw_pool, relation_of, true_edges
 from tests.conftest import TINY_CROPS
@@ -374,6 +377,37 @@ def test_lines_are_known_by_who_made_them_and_not_by_where_it_is(tmp_path):
     mine = words(f"{tmp_path}/a/mine.py:look")
     assert mine == words(f"{tmp_path}/b/mine.py:look", 0.0) and mine != words(f"{tmp_path}/b/mine.py:ask")
     assert mine != words(f"{tmp_path}/b/other.py:look")
+
+
+class CutChat:
+    """A chat model that never comes to an end."""
+
+    def ask(self, messages, *, max_tokens, draw):
+        self.max_tokens = max_tokens
+        return Told("<think>Well", max_tokens, cut_by="length")
+
+    def shown(self, image):
+        return image
+
+
+@pytest.mark.parametrize("role", STAGES)
+def test_a_reply_that_was_cut_names_the_option_that_allows_more(role):
+    image, profile = Image.new("RGB", (8, 8)), Profile("A hat.")
+    shown = {"extract": (image,), "connect": (profile, profile), "annotate": (image, image, "a hat"),
+             "ask": ({0: profile, 2: profile}, LINKS), "look": ("What?", {0: image})}[role]  # fmt: skip
+    chat, steps = CutChat(), 128 if role == "ask" else 0
+    for limits, most in (({}, MAX_TOKENS[role] + steps), ({role: 7}, 7 + steps)):
+        with pytest.raises(RoleError, match=f"cut off, raise --{role}_max_tokens with --retry_failed true"):
+            getattr(ChainChat(chat, max_tokens=limits), role)(*shown, Usage())
+        assert chat.max_tokens == most
+
+
+def test_cut_replies_are_counted_with_their_cure(arguments, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(Casting, "_made", lambda self, word: self.of_chat(CutChat()))
+    folder = run(replace(arguments, images=str(pool / "images"), agent="m", extract_max_tokens=9), EPISODES)
+    cure = "| extract: a reply was cut off, raise --extract_max_tokens with --retry_failed true | 16 |"
+    assert cure in (folder / "summary.md").read_text()
+    assert "at most 9 tokens" in (folder / "extract.jsonl").read_text()
 
 
 def test_what_no_role_may_answer_is_left_out_and_said(arguments, pool, tmp_path):
