@@ -56,10 +56,11 @@ def _is_up(url: str) -> bool:
 
 
 @contextmanager
-def scripted_chat(reply: Callable[[str, list[Image.Image]], str | None]) -> Iterator[str]:
+def scripted_chat(reply: Callable[[str, list[Image.Image]], str | None], refusal: int = 401) -> Iterator[str]:
     """An OpenAI-compatible server, while it is up, as a role is cast.
 
-    `reply` is given the text and the images of the last message. Where it returns None the server refuses (401).
+    `reply` is given the text and the images of the last message. Where it returns None the server answers with the
+    status `refusal`.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -69,7 +70,7 @@ def scripted_chat(reply: Callable[[str, list[Image.Image]], str | None]) -> Iter
             choice = {"message": {"content": told or ""}, "finish_reason": "stop"}
             usage = {"completion_tokens": len((told or "").split())}
             body = json.dumps({"choices": [choice], "usage": usage}).encode()
-            self.send_response(401 if told is None else 200)
+            self.send_response(refusal if told is None else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -128,7 +128,8 @@ class ChatEndpoint:
     """A model behind the OpenAI protocol (`/chat/completions` below `base_url`, `/v1` included).
 
     The key is read from the environment variable `api_key_variable`, if it is set. With `cache`, a JSONL file, an
-    answer to the same request of the same address is remembered for good, unless it is empty or was cut.
+    answer to the same request is remembered for good, unless it is empty or was cut. A request names its model, and
+    not the address: a model that is served elsewhere is the same model.
     """
 
     base_url: str
@@ -141,7 +142,13 @@ class ChatEndpoint:
         key = os.environ.get(self.api_key_variable)
         self.server = Server(
             self.base_url,
-            hints={0: "is it running there?", 401: f"set {self.api_key_variable}", 404: "does the address end in /v1?"},
+            hints={
+                0: "is it running there?",
+                401: f"set {self.api_key_variable}",
+                402: "is there credit left?",
+                404: "does the address end in /v1?",
+                429: "is there quota left?",
+            },
             num_connections=self.num_connections,
             headers={"Authorization": f"Bearer {key}"} if key else {},
         )
@@ -158,14 +165,57 @@ class ChatEndpoint:
         `num_prompt_tokens` were read for it. `is_cached` says that it was remembered, and cost nothing this time.
 
         Raises:
-            RefusedRequest: if the endpoint refuses this request, or answers it with an error or no text.
+            RefusedRequest: if the endpoint refuses this request, or answers it with an error or no text, but answers a
+                plain question that is put in the same way.
             EndpointError: if it refuses any request.
         """
         request = {"model": self.model, "messages": messages, **options}
-        named = {"base_url": self.base_url, **request}
-        request_hash = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
-        if request_hash in self._known:
-            return {"num_prompt_tokens": None, **self._known[request_hash], "is_cached": True}
+        request_hash = _hash_of(request)
+        for known in (request_hash, _hash_of({"base_url": self.base_url, **request})):  # earlier files knew the address
+            if known in self._known:
+                return {"num_prompt_tokens": None, **self._known[known], "is_cached": True}
+        try:
+            answer = self._answer(request)
+        except RefusedRequest as refusal:
+            self._expect_plain_answer(request, refusal)
+            raise
+        if self.cache is not None and answer["text"] and is_whole(answer):
+            with self._lock:
+                self._known[request_hash] = answer
+                self.cache.parent.mkdir(parents=True, exist_ok=True)
+                with self.cache.open("a") as file:
+                    file.write(json.dumps({"request": request_hash, "answer": answer}) + "\n")
+        return {**answer, "is_cached": False}
+
+    def _expect_plain_answer(self, request: dict[str, Any], refusal: RefusedRequest) -> None:
+        """Puts a plain question, with an image if the refused request has some, and with the same settings.
+
+        Providers say by the same statuses that they dislike a picture and that an account is empty.
+
+        Raises:
+            EndpointError: if it is refused as well, so that the refusal is not the request's own.
+        """
+        has_image = any(
+            part["type"] == "image_url"
+            for message in request["messages"]
+            if isinstance(message["content"], list)
+            for part in message["content"]
+        )
+        try:
+            self._answer({**request, "messages": _plain_question(has_image)})
+        except RefusedRequest:
+            asked = "a plain question about a plain image" if has_image else "a plain question"
+            raise EndpointError(
+                f"{refusal}\nIt refuses {asked} too: look at credit, key and settings, and at what {self.model} takes"
+            ) from None
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The endpoint's answer in the form of `chat`.
+
+        Raises:
+            RefusedRequest: if it refuses this request, or answers it with an error or no text.
+            EndpointError: if it refuses any request.
+        """
         completion = self._ask(request)
         if isinstance(completion, dict) and completion.get("error"):
             raise RefusedRequest(f"answered with an error: {self.base_url}: {completion['error']!r:.2000}")
@@ -186,13 +236,7 @@ class ChatEndpoint:
             raise RefusedRequest(f"answered without a text: {self.base_url}: {answer['text']!r:.2000}")
         if str(answer["finish_reason"]).lower() == "error":
             raise RefusedRequest(f"answer ended with an error: {self.base_url}: {completion!r:.2000}")
-        if self.cache is not None and answer["text"] and is_whole(answer):
-            with self._lock:
-                self._known[request_hash] = answer
-                self.cache.parent.mkdir(parents=True, exist_ok=True)
-                with self.cache.open("a") as file:
-                    file.write(json.dumps({"request": request_hash, "answer": answer}) + "\n")
-        return {**answer, "is_cached": False}
+        return answer
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The endpoint's answer; settings that it says it does not take are left out from then on, and told."""
@@ -221,6 +265,18 @@ class ChatEndpoint:
                     f"{self.base_url} takes no {', '.join(left_out)}: left out from now on, its own default holds"
                 )
             return answer
+
+
+def _hash_of(request: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _plain_question(has_image: bool) -> list[dict[str, Any]]:
+    """Messages to which nobody can object."""
+    if not has_image:
+        return [{"role": "user", "content": "What is 1 + 1?"}]
+    image = {"type": "image_url", "image_url": {"url": data_url(Image.new("RGB", (64, 64), "white"))}}
+    return [{"role": "user", "content": [image, {"type": "text", "text": "Which colour is this?"}]}]
 
 
 def is_whole(answer: dict[str, Any]) -> bool:

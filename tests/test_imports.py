@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "fovea.data": VOCABULARY,
     "fovea.runs": VOCABULARY,
     "fovea.kernels": VOCABULARY,
-    "fovea.models": VOCABULARY | {"fovea.kernels"},
+    "fovea.models": VOCABULARY | {"fovea.runs", "fovea.kernels"},
     "fovea.arguments": VOCABULARY | {"fovea.data", "fovea.models"},
     "fovea.training": VOCABULARY | {"fovea.runs", "fovea.kernels", "fovea.models", "fovea.arguments"},
     "environments": FOVEA,

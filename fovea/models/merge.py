@@ -1,7 +1,7 @@
 """`fovea merge ADAPTER --output_dir DIR`: an adapter and its base as one ordinary model folder.
 
 The settings of the adapter's training go along (run.json): `fovea eval` shows the merged model views and crops of the
-sizes that it has learned from.
+sizes that it has learned from. So does its model card (README.md).
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from huggingface_hub import create_repo, upload_folder
+
 from fovea.commands import plain_parser
 from fovea.models.loading import load_model
 from fovea.models.names import expect_another_folder
+from fovea.runs.checkpoints import KEPT_HERE
+from fovea.runs.model_card import of_merged
 
 
 def main() -> None:
@@ -23,11 +27,16 @@ def main() -> None:
     args = parser.parse_args()
     expect_another_folder(args.output_dir, args.adapter)
     model = load_model(args.adapter, dtype=args.dtype)
-    upload = {"push_to_hub": True, "repo_id": args.push_to_hub} if args.push_to_hub else {}
-    model.network.save_pretrained(args.output_dir, **upload)
-    model.processor.save_pretrained(args.output_dir, **upload)
-    if (settings := Path(args.adapter) / "run.json").exists():
-        shutil.copy(settings, args.output_dir)
+    model.network.save_pretrained(args.output_dir)
+    model.processor.save_pretrained(args.output_dir)
+    adapter, folder = Path(args.adapter), Path(args.output_dir)
+    if (settings := adapter / "run.json").exists():
+        shutil.copy(settings, folder)
+    if (card := adapter / "README.md").exists():
+        (folder / "README.md").write_text(of_merged(card.read_text(), adapter, args.push_to_hub or str(folder)))
+    if args.push_to_hub:
+        repository = create_repo(args.push_to_hub, exist_ok=True)
+        upload_folder(repo_id=repository.repo_id, folder_path=folder, ignore_patterns=list(KEPT_HERE))
     print(f"merged into {args.output_dir}")
 
 

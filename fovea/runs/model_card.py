@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from huggingface_hub import ModelCard
+
 from fovea.runs.records import read_run
 
 _NO_BASE = "[None](https://huggingface.co/None)"
@@ -18,3 +20,11 @@ def with_base(text: str, folder: Path, name: str) -> str:
     command = f"fovea eval {name} --dataset_name tasks.jsonl --output_dir evaluation"
     start = f"## Quick start\n\nThe model answers in turns, with tools. Fovea plays them:\n\n```sh\n{command}\n```\n"
     return _QUICK_START.sub(lambda _: start, text)
+
+
+def of_merged(text: str, folder: Path, name: str) -> str:
+    """The card of the adapter in `folder` as that of the whole model `name` which it was merged into."""
+    card = ModelCard(with_base(text, folder, name), ignore_metadata_errors=True)
+    tags = [tag for tag in card.data.get("tags") or [] if tag != "lora" and not tag.startswith("base_model:adapter:")]
+    card.data["library_name"], card.data["tags"] = "transformers", tags
+    return str(card)

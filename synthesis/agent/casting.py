@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,8 @@ BY_RULE = ("adjust", "verify", "summarise")
 
 
 def cast_roles(
-    words: Mapping[str, str | None], agent: str | None, *, temperature: float, prompts: str | None, seed: int,
-    cache_folder: Path,
+    words: Mapping[str, str | None], agent: str | None, *, temperature: float, prompts: str | None,
+    max_tokens: Mapping[str, int], seed: int, cache_folder: Path,
 ) -> Team:  # fmt: skip
     """The team that these words name; `agent` stands for every role without a word of its own.
 
@@ -34,7 +34,7 @@ def cast_roles(
     """
     changed = read_prompts(prompts, PROMPTS)
     named = {"truth": lambda: Truth(seed), "rules": lambda: Rules(seed)}
-    of_chat = partial(ChatRole, prompts=changed)
+    of_chat = partial(ChatRole, prompts=changed, max_tokens=max_tokens)
     player = Casting(named, of_chat, FunctionRole, temperature, cache_folder).player
     chosen = chosen_words(words, agent, dict.fromkeys(BY_RULE, "rules"))
     team = {role: player(word, role) for role, word in chosen.items()}
@@ -54,10 +54,33 @@ def chosen_words(words: Mapping[str, str | None], agent: str | None, by_default:
     return {role: str(word) for role, word in chosen.items()}
 
 
+def tokens_of(arguments: Any, roles: Sequence[str]) -> dict[str, int]:
+    """How many tokens each role may write, by the options --ROLE_max_tokens.
+
+    Raises:
+        ConfigError: for none at all.
+    """
+    chosen = {role: getattr(arguments, f"{role}_max_tokens") for role in roles}
+    for role, number in chosen.items():
+        if number < 1:
+            raise ConfigError(f"--{role}_max_tokens {number}: it begins at 1")
+    return chosen
+
+
 def content_of(word: str | None) -> str:
     """A hash of the file that a role's word or --prompts names, "" where it names none: what it says may change."""
     name = (word or "").rpartition(":")[0] or word or ""
     return digest(Path(name).read_text()) if name and Path(name).is_file() else ""
+
+
+def player_of(word: str) -> str:
+    """Who a word names, wherever that is: a model without its server, a function by what its file says.
+
+    >>> player_of("Qwen/Qwen3-8B@http://localhost:8000/v1"), player_of("runs/my_model"), player_of("truth")
+    ('Qwen/Qwen3-8B', 'runs/my_model', 'truth')
+    """
+    content, function = content_of(word), word.rpartition(":")[2]
+    return f"{content}:{function}" if content else word.partition("@http")[0]
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,10 @@ class Casting:
         if not hasattr(self._known[word], role):
             raise ConfigError(f"--{role} {word}: it cannot {role}")
         return self._known[word]
+
+    def is_chat(self, word: str) -> bool:
+        """Whether a word names a chat model, whose answers hang on prompt and temperature."""
+        return word not in self.by_name and ("@http" in word or ":" not in word)
 
     def _made(self, word: str) -> Any:
         if word in self.by_name:

@@ -30,7 +30,7 @@ from fovea.images import fit
 from fovea.models.loading import Model
 from fovea.placeholders import IMAGE_LABEL
 from fovea.tasks import Task
-from synthesis.agent.roles import Judgement, Note, RoleError, Sight, Usage, box_of
+from synthesis.agent.roles import MAX_TOKENS, CutReply, Judgement, Note, RoleError, Sight, Usage, box_of
 
 Messages = list[dict[str, Any]]
 """Chat messages whose content is a list of blocks, images inside them."""
@@ -38,13 +38,13 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Told:
-    """A reply of a chat model and what it cost; `problem` says why it cannot be used, if it was cut."""
+    """A reply of a chat model and what it cost; `cut_by` says what ended it, if the model did not."""
 
     text: str
     num_tokens: int = 0
     num_prompt_tokens: int = 0
     is_cached: bool = False
-    problem: str = ""
+    cut_by: str = ""
 
 
 class Chat(Protocol):
@@ -70,13 +70,12 @@ class EndpointChat:
     def ask(self, messages: Messages, *, max_tokens: int, draw: int) -> Told:
         asked = messages_of(Conversation(NOBODY, messages))
         answer = self.endpoint.chat(asked, max_tokens=max_tokens, temperature=self.temperature)
-        cut = f"it was cut off, at most {max_tokens} tokens: {answer['finish_reason']}"
         return Told(
             answer["text"],
             answer["num_tokens"] or 0,
             answer["num_prompt_tokens"] or 0,
             answer["is_cached"],
-            "" if is_whole(answer) else cut,
+            "" if is_whole(answer) else str(answer["finish_reason"]).lower(),
         )
 
     def shown(self, image: Image.Image) -> Image.Image:
@@ -100,7 +99,7 @@ class LocalChat:
             ids = self.renderer.prompt_ids(whole, ())
             torch.manual_seed(zlib.crc32(f"{draw} {ids}".encode()))  # the same, whatever else is asked meanwhile
             [reply] = self.policy.reply([Conversation(NOBODY, whole, ids, images)], max_tokens=[max_tokens])
-        return Told(reply.text, reply.num_tokens, len(ids))
+        return Told(reply.text, reply.num_tokens, len(ids), cut_by="length" if reply.is_truncated else "")
 
     def shown(self, image: Image.Image) -> Image.Image:
         return fit(image, self.model.limits)
@@ -112,23 +111,37 @@ NOBODY = Task("", (), "", None)
 
 @dataclass
 class Asked:
-    """A chat model that is asked in the words of roles; `prompts` replaces those of single roles."""
+    """A chat model that is asked in the words of roles.
+
+    `prompts` replaces those of single roles, and `max_tokens` the tokens that single roles may write.
+    """
 
     chat: Chat
-    prompts: dict[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    max_tokens: Mapping[str, int] = field(default_factory=dict)
     words: ClassVar[Mapping[str, str]] = {}
+    most_tokens: ClassVar[Mapping[str, int]] = {}
 
     def _prompt(self, role: str, **values: Any) -> str:
         return self.prompts.get(role, self.words[role]).format(**values)
 
-    def _ask(self, role: str, messages: Messages, usage: Usage, *, max_tokens: int) -> str:
-        told = self.chat.ask(messages, max_tokens=max_tokens, draw=usage.num_asked)
+    def _most(self, role: str) -> int:
+        return self.max_tokens.get(role, self.most_tokens[role])
+
+    def _ask(self, role: str, messages: Messages, usage: Usage, *, max_tokens: int | None = None) -> str:
+        most = max_tokens or self._most(role)
+        told = self.chat.ask(messages, max_tokens=most, draw=usage.num_asked)
         usage.add(role, told.num_tokens, told.num_prompt_tokens, is_cached=told.is_cached)
-        if told.problem:
-            raise RoleError(told.problem)
+        if told.cut_by in BY_LENGTH:
+            cure = f"raise --{role}_max_tokens with --retry_failed true"
+            raise CutReply(f"a reply was cut off, {cure}: {told.cut_by}, at most {most} tokens")
+        if told.cut_by:
+            raise CutReply(f"a reply was stopped by the server: {told.cut_by}")
         return told.text.rpartition("</think>")[2].strip()
 
 
+BY_LENGTH = ("length", "max_tokens", "model_length", "incomplete")
+"""How servers call the end of a reply that was too long."""
 PROMPTS = {
     "locate": 'Find what answers this: {target}\nAnswer with its box as JSON, {{"bbox_2d": [x1, y1, x2, y2]}}, or with '
     "none if it is not in the image. {form}",
@@ -147,13 +160,13 @@ PROMPTS = {
 class ChatRole(Asked):
     """All five roles by one chat model."""
 
-    words = PROMPTS
+    words, most_tokens = PROMPTS, MAX_TOKENS
 
     def locate(self, sight: Sight, target: str, usage: Usage) -> Box | None:
         image = self.chat.shown(sight.image)
         prompt = self._prompt("locate", target=target, form=self._framing(image).describe(0))
         messages = [user_message(prompt, *self._labelled(sight))]
-        return self._box(self._ask("locate", messages, usage, max_tokens=128), image)
+        return self._box(self._ask("locate", messages, usage), image)
 
     def look(self, sight: Sight, question: str, notes: Sequence[Note], usage: Usage) -> str:
         messages: Messages = []
@@ -166,7 +179,7 @@ class ChatRole(Asked):
         if not notes or notes[-1].sight is not sight:
             shown += self._labelled(sight)
         messages.append(user_message(self._prompt("look", question=question), *shown))
-        return self._ask("look", messages, usage, max_tokens=256)
+        return self._ask("look", messages, usage)
 
     def adjust(self, sight: Sight, box: Box, advice: str, usage: Usage) -> Box | None:
         image = self.chat.shown(sight.image)
@@ -174,11 +187,11 @@ class ChatRole(Asked):
         numbers = json.dumps(framing.write(box))
         prompt = self._prompt("adjust", box=numbers, advice=advice, form=framing.describe(0))
         messages = [user_message(prompt, *self._labelled(sight))]
-        return self._box(self._ask("adjust", messages, usage, max_tokens=128), image)
+        return self._box(self._ask("adjust", messages, usage), image)
 
     def verify(self, task: Task, answer: str, usage: Usage) -> Judgement:
         prompt = self._prompt("verify", question=task.prompt, reference=written(task), answer=json.dumps(answer))
-        text = self._ask("verify", [user_message(prompt)], usage, max_tokens=128)
+        text = self._ask("verify", [user_message(prompt)], usage)
         match = re.match(r"\W*(right|wrong)\b[\s:.,*-]*(.*)", text, re.IGNORECASE | re.DOTALL)
         if match is None:
             raise RoleError(f"{text[:80]!r} begins with neither 'right' nor 'wrong'")
@@ -193,7 +206,7 @@ class ChatRole(Asked):
         prompt = self._prompt(
             "summarise", question=task.prompt, steps=json.dumps(steps), answer=json.dumps(answer), count=count
         )
-        text = self._ask("summarise", [user_message(prompt)], usage, max_tokens=128 * count)
+        text = self._ask("summarise", [user_message(prompt)], usage, max_tokens=count * self._most("summarise"))
         return json_in(text, "[]")
 
     def _labelled(self, sight: Sight) -> list[Image.Image | str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,16 @@ from fovea.data.task_files import save_tasks
 from fovea.endpoint import EndpointError, RefusedRequest
 from fovea.images import ImageError
 from fovea.models.loading import load_outline
-from fovea.runs.directory import RunDirectory, changes
+from fovea.runs.directory import RunDirectory, changes, plain
 from fovea.tasks import Task
-from synthesis.agent.casting import cast_roles, content_of
+from synthesis.agent.casting import cast_roles, content_of, tokens_of
 from synthesis.agent.outcomes import FREE_SETTINGS, Outcome, append_outcome, finish, read_outcomes
-from synthesis.agent.roles import NAMES
+from synthesis.agent.roles import MAX_TOKENS, NAMES
 from synthesis.agent.solving import Agent, Bounds, GivenUp, Team
 from synthesis.agent.writing import played
 from synthesis.arguments import TraceSourceArguments, part_of
 from synthesis.shapes import make_tasks
 from synthesis.side_by_side import side_by_side
-
-MAX_REFUSALS = 20
-"""Tasks that may be refused one after the other: what refuses more has no credit left, or takes none of them."""
 
 
 @dataclass(kw_only=True)
@@ -69,6 +65,22 @@ class AgentArguments(TraceSourceArguments):
     )
     prompts: str | None = field(default=None, metadata={"help": "YAML with other words for roles of chat models."})
     temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of chat models."})
+    locate_max_tokens: int = field(
+        default=MAX_TOKENS["locate"],
+        metadata={"help": "Most tokens of a box, as a chat model writes it, its thoughts included."},
+    )
+    look_max_tokens: int = field(
+        default=MAX_TOKENS["look"], metadata={"help": "Most tokens of an answer, thoughts included."}
+    )
+    adjust_max_tokens: int = field(
+        default=MAX_TOKENS["adjust"], metadata={"help": "Most tokens of a better box, thoughts included."}
+    )
+    verify_max_tokens: int = field(
+        default=MAX_TOKENS["verify"], metadata={"help": "Most tokens of a verdict, thoughts included."}
+    )
+    summarise_max_tokens: int = field(
+        default=MAX_TOKENS["summarise"], metadata={"help": "Most tokens of each text of a trace, thoughts included."}
+    )
     num_sights: int = field(default=3, metadata={"help": "Times that the first view must be answered rightly."})
     max_attempts: int = field(default=4, metadata={"help": "Zooms (or chains of them) before a task is given up."})
     max_asks: int = field(default=3, metadata={"help": "Times that a role is asked for an answer that can be used."})
@@ -108,8 +120,10 @@ def work(task: Task, task_hash: str, agent: Agent, limits: Limits, folder: Path)
     try:
         solution = agent.solve(task)
         episode = played(task, solution, agent.make_environment, limits)
-    except (GivenUp, ImageError, TaskNotShown, RefusedRequest) as reason:
+    except (GivenUp, RefusedRequest) as reason:
         return Outcome.given_up(task, task_hash, reason, agent.usage)
+    except (ImageError, TaskNotShown) as error:
+        return Outcome.given_up(task, task_hash, GivenUp(f"not shown: {error}"), agent.usage)
     return Outcome.of(episode, task_hash, agent.usage, folder)
 
 
@@ -127,35 +141,16 @@ def work_on_all(
     """Outcomes as they come. Each worker has an environment factory, and so an image store, of its own.
 
     Raises:
-        EndpointError: when `MAX_REFUSALS` tasks in a row were refused; those refused last get no outcome.
+        EndpointError: when an endpoint refuses every request; tasks that were under way get no outcome.
     """
     own = threading.local()
-    refused: list[Outcome] = []
 
     def job(task: Task) -> Outcome:
         if not hasattr(own, "factory"):
             own.factory = make_factory()
         return work(task, hashes[task.id], Agent(team, bounds, own.factory), limits, folder)
 
-    num_in_a_row = num_answered = 0
-    begun = takewhile(lambda task: num_in_a_row < MAX_REFUSALS, tasks)
-    for outcome in side_by_side(job, begun, num_workers):
-        if outcome.is_refused:
-            refused.append(outcome)
-            num_in_a_row, num_answered = num_in_a_row + 1, 0
-            continue
-        if outcome.requests and num_in_a_row < MAX_REFUSALS:
-            num_in_a_row, num_answered = 0, num_answered + 1
-        if num_answered > 2 * num_workers:  # more than were begun before the last refusal
-            yield from refused
-            refused.clear()
-        yield outcome
-    if num_in_a_row >= MAX_REFUSALS:
-        raise EndpointError(
-            f"{num_in_a_row} tasks in a row were refused, and are left as they were. The last: {refused[-1].reason}\n"
-            "Is there credit left? The same command goes on where this one ends"
-        )
-    yield from refused
+    return side_by_side(job, tasks, num_workers)
 
 
 def hash_of(task: Task) -> str:
@@ -163,6 +158,13 @@ def hash_of(task: Task) -> str:
     metadata = {name: task.metadata.get(name) for name in ("labels", "questions", "nested", "readings")}
     boxes = [target.to_dict() for target in task.boxes]
     return digest([fingerprint(task), metadata, boxes, task.first_view_max_pixels])
+
+
+def _served_anywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose models do not say where they are served."""
+    arguments = plain(settings.get("agent", {}))
+    models = {name: word.partition("@http")[0] for name in ("agent", *NAMES) if (word := arguments.get(name))}
+    return {**settings, "agent": arguments | models}
 
 
 def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
@@ -182,14 +184,15 @@ def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
     files = {"prompts": arguments.prompts, "agent": arguments.agent, **words}
     content = {f"content of {name}": content_of(word) for name, word in files.items()}
     settings = {"agent": arguments, "episodes": episodes, "content": content}
-    if outcomes and (changed := list(changes(directory.settings(), settings, free=FREE_SETTINGS))):
+    before, now = map(_served_anywhere, (directory.settings(), settings))
+    if outcomes and (changed := list(changes(before, now, free=FREE_SETTINGS))):
         raise ConfigError(
             f"{folder} holds outcomes of other settings ({'; '.join(changed)}): use another --output_dir, or delete it"
         )
     if arguments.retry_failed:
         outcomes = {task_id: outcome for task_id, outcome in outcomes.items() if outcome.is_trace}
     team = cast_roles(words, arguments.agent, temperature=arguments.temperature, prompts=arguments.prompts,
-                      seed=arguments.seed, cache_folder=folder)  # fmt: skip
+                      max_tokens=tokens_of(arguments, NAMES), seed=arguments.seed, cache_folder=folder)  # fmt: skip
     save_tasks(tasks, folder / "tasks")
     directory.write_start(**settings, evaluation={"dataset_name": str(folder / "tasks"), "output_dir": str(folder)})
     outline = load_outline(
@@ -218,6 +221,9 @@ def main() -> None:
     arguments, episodes = parse((AgentArguments, EpisodeArguments), description=__doc__)
     try:
         folder = run(arguments, episodes)
+    except EndpointError as error:
+        done = f"What was answered is in {arguments.output_dir}: the same command goes on with it"
+        raise SystemExit(f"{error}\n{done}") from error
     except (FileNotFoundError, TaskError, RuntimeError) as error:
         raise SystemExit(str(error)) from error
     print(f"written to {folder / 'traces.jsonl'}; the traces as pages: fovea report {folder}")

@@ -22,7 +22,9 @@ from fovea.tasks import Task
 from synthesis.agent.roles import COSTS_HEAD, Usage, cost_row
 
 OUTCOMES = "outcomes.jsonl"
-FREE_SETTINGS = re.compile(r"output_dir|max_tasks|num_workers|image_cache_gib|num_scenes|retry_failed")
+FREE_SETTINGS = re.compile(
+    r"output_dir|max_tasks|num_workers|image_cache_gib|num_scenes|retry_failed|[a-z]+_max_tokens"
+)
 """Settings that may change when the agent goes on."""
 AT_SIGHT, BY_ZOOM = "answered at sight", "answered by zooming"
 

@@ -19,12 +19,18 @@ from fovea.tasks import Task
 
 Value = TypeVar("Value")
 NAMES = ("locate", "look", "adjust", "verify", "summarise")
+MAX_TOKENS = {"locate": 128, "look": 256, "adjust": 128, "verify": 128, "summarise": 128}
+"""Tokens that a chat model may write in each role, its thoughts included; in summarise for each text."""
 MAX_ANSWER = 2000
 """Characters of an answer or a thought; a longer one is nonsense."""
 
 
 class RoleError(ValueError):
     """An answer of a role that cannot be used, and why. The role is asked again a bounded number of times."""
+
+
+class CutReply(RoleError):
+    """An answer that its model did not end; the message begins with what to do, and a colon, by which it is counted."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from fovea.images import pixels_under
 from fovea.tasks import AnswerKind, Task
 from synthesis.agent.questions import looked_for, question_of
 from synthesis.agent.roles import (
+    CutReply,
     Judgement,
     Note,
     RoleError,
@@ -199,6 +200,8 @@ class Agent:
         """What a role answers, asked again after answers that cannot be used."""
         try:
             return asked(ask, self.bounds.max_asks)
+        except CutReply as error:
+            raise GivenUp(str(error)) from None
         except RoleError as error:
             raise GivenUp(f"{role} is unusable: {error}") from None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fovea.arguments import PixelArguments
 from fovea.config import ConfigError
 from synthesis.arguments import part_of
-from synthesis.chains.roles import NAMES
+from synthesis.chains.roles import MAX_TOKENS, NAMES
 
 
 @dataclass(kw_only=True)
@@ -37,6 +37,23 @@ class ChainArguments(PixelArguments):
     look: str | None = field(default=None, metadata={"help": "Who answers questions in the checks."})
     prompts: str | None = field(default=None, metadata={"help": "YAML with other words for roles of chat models."})
     temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of chat models."})
+    extract_max_tokens: int = field(
+        default=MAX_TOKENS["extract"],
+        metadata={"help": "Most tokens of a profile, as a chat model writes it, its thoughts included."},
+    )
+    connect_max_tokens: int = field(
+        default=MAX_TOKENS["connect"], metadata={"help": "Most tokens of what connects two images, thoughts included."}
+    )
+    annotate_max_tokens: int = field(
+        default=MAX_TOKENS["annotate"], metadata={"help": "Most tokens of a relation, thoughts included."}
+    )
+    ask_max_tokens: int = field(
+        default=MAX_TOKENS["ask"],
+        metadata={"help": "Most tokens of the questions along a path, thoughts included; 128 more for each step."},
+    )
+    look_max_tokens: int = field(
+        default=MAX_TOKENS["look"], metadata={"help": "Most tokens of an answer in the checks, thoughts included."}
+    )
     num_candidates: int = field(
         default=4, metadata={"help": "Pairs that are asked about: each image with so many nearest by their profiles."}
     )

@@ -39,7 +39,7 @@ class Album:
 
 @dataclass
 class Builder:
-    """The stages of a pool. `cast[role]` plays a role; `cast.words(role)` is what lines of its stage depend on."""
+    """The stages of a pool. `cast[role]` plays a role; `cast.words[role]` is what lines of its stage depend on."""
 
     arguments: ChainArguments
     cast: Any
@@ -65,6 +65,7 @@ class Builder:
             jobs: dict[str, Job] = getattr(self, f"_{name}")()
             if is_worked_on:
                 self.cast[name]  # made before many threads ask for it
+                _tell_unused(stage, jobs)
                 stage.work(jobs, self.arguments.num_workers)
             elif missing := sum(key not in stage.lines for key in jobs):
                 raise ConfigError(f"{missing} of {len(jobs)} lines of {name} are missing: finish --stage {name}")
@@ -215,7 +216,10 @@ class Builder:
         return Job(self._about(pictures), job)
 
     def _key(self, role: str, *shown: Any) -> str:
-        return digest([role, self.cast.words(role), *shown])
+        """The key of a line. A line that an earlier version wrote keeps the key that it has."""
+        key, former = (digest([role, words[role], *shown]) for words in (self.cast.words, self.cast.former_words))
+        lines = self.stages[role].lines
+        return former if former in lines and key not in lines else key
 
     def _once(self, name: str, before: Sequence[str], make: Callable[[], Value]) -> Value:
         """What is made of the lines of these stages, made anew only when there are more of them."""
@@ -223,6 +227,16 @@ class Builder:
         if name not in self._made or self._made[name][0] != num_lines:
             self._made[name] = num_lines, make()
         return self._made[name][1]
+
+
+def _tell_unused(stage: Stage, jobs: Mapping[str, Job]) -> None:
+    """Prints how many lines of a stage this command does not use, if it has others to make."""
+    unused, missing = stage.lines.keys() - jobs.keys(), jobs.keys() - stage.lines.keys()
+    if unused and missing:
+        print(
+            f"{stage.name}: {len(unused)} lines are kept but not used, {len(missing)} are to be made. The lines are of "
+            "another model, prompt, temperature or picture, or follow from a line that was mended since"
+        )
 
 
 def _draft_of(value: Any, album: Album) -> Draft:

@@ -14,7 +14,7 @@ from fovea.placeholders import IMAGE_LABEL
 from synthesis.agent.chats import Asked, json_in, user_message
 from synthesis.agent.functions import by_name
 from synthesis.agent.roles import RoleError, Usage
-from synthesis.chains.roles import Link, Profile
+from synthesis.chains.roles import MAX_TOKENS, Link, Profile
 
 MAX_PIXELS = 2**20
 """Pictures are sent at this size at most."""
@@ -39,15 +39,15 @@ WORDS = {
 class ChainChat(Asked):
     """All five roles by one chat model."""
 
-    words = WORDS
+    words, most_tokens = WORDS, MAX_TOKENS
 
     def extract(self, image: Image.Image, usage: Usage) -> Any:
         message = user_message(self._prompt("extract"), self._shown(image))
-        return json_in(self._ask("extract", [message], usage, max_tokens=1024), "{}")
+        return json_in(self._ask("extract", [message], usage), "{}")
 
     def connect(self, first: Profile, second: Profile, usage: Usage) -> Any:
         both = {"first": json.dumps(first.to_json()), "second": json.dumps(second.to_json())}
-        text = self._ask("connect", [user_message(self._prompt("connect", **both))], usage, max_tokens=512)
+        text = self._ask("connect", [user_message(self._prompt("connect", **both))], usage)
         reply = json_in(text, "{}")
         if not isinstance(reply, Mapping) or not isinstance(reply.get("connected"), bool):
             raise RoleError(f"{text[:80]!r} does not say whether they are connected")
@@ -56,21 +56,22 @@ class ChainChat(Asked):
     def annotate(self, first: Image.Image, second: Image.Image, shared: str, usage: Usage) -> Any:
         images = map(self._shown, (first, second))
         message = user_message(self._prompt("annotate", shared=shared), *images)
-        return json_in(self._ask("annotate", [message], usage, max_tokens=512), "{}")
+        return json_in(self._ask("annotate", [message], usage), "{}")
 
     def ask(self, profiles: Mapping[int, Profile], links: Sequence[Link], usage: Usage) -> Any:
         shown = [f"Image {number}: {json.dumps(profile.to_json())}" for number, profile in sorted(profiles.items())]
         related = [f"Image {link.first} to image {link.second} ({link.relation.kind}): {link.relation.words}"
                    for link in links]  # fmt: skip
         prompt = self._prompt("ask", profiles="\n".join(shown), links="\n".join(related), count=len(links))
-        return json_in(self._ask("ask", [user_message(prompt)], usage, max_tokens=512 + 128 * len(links)), "{}")
+        most = self._most("ask") + 128 * len(links)
+        return json_in(self._ask("ask", [user_message(prompt)], usage, max_tokens=most), "{}")
 
     def look(self, question: str, images: Mapping[int, Image.Image], usage: Usage) -> str:
         shown: list[Image.Image | str] = []
         for number, image in sorted(images.items()):
             shown += [IMAGE_LABEL.format(number), self._shown(image)]
         message = user_message(self._prompt("look", question=question), *shown)
-        return self._ask("look", [message], usage, max_tokens=512)
+        return self._ask("look", [message], usage)
 
     def _shown(self, image: Image.Image) -> Image.Image:
         return self.chat.shown(fit(image, PixelLimits(1, MAX_PIXELS, 1)))

@@ -12,14 +12,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from environments.arguments import EpisodeArguments
 from fovea.config import ConfigError, parse
+from fovea.endpoint import EndpointError
 from fovea.runs.directory import RunDirectory, changes
-from synthesis.agent.casting import Casting, chosen_words, content_of, read_prompts
+from synthesis.agent.casting import Casting, chosen_words, content_of, player_of, read_prompts, tokens_of
 from synthesis.chains.arguments import ChainArguments
 from synthesis.chains.building import Builder
 from synthesis.chains.chats import WORDS, ChainChat, ChainFunction
@@ -34,7 +35,7 @@ FREE_SETTINGS = re.compile("(?!(num_scenes|seed)$).*")
 """Settings that may change when a pool was drawn: lines know by their keys what they were made of."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cast:
     """Who plays each role, made when the role is first asked, and the words by which lines of its stage are known."""
 
@@ -45,10 +46,26 @@ class Cast:
     def __getitem__(self, role: str) -> Any:
         return self.casting.player(self.chosen[role], role)
 
-    def words(self, role: str) -> str:
-        """All that an answer of this role hangs on, its question apart."""
+    @cached_property
+    def words(self) -> Mapping[str, str]:
+        """All that an answer of a role hangs on, its question apart: who answers, but not where it is served."""
+        return {role: self._words(role) for role in self.chosen}
+
+    def _words(self, role: str) -> str:
         word = self.chosen[role]
-        return f"{word} {content_of(word)} {self.casting.temperature} {self.prompts.get(role, WORDS[role])}"
+        said = f" {self.casting.temperature} {self._prompt(role)}" if self.casting.is_chat(word) else ""
+        return f"{player_of(word)}{said}"
+
+    @cached_property
+    def former_words(self) -> Mapping[str, str]:
+        """The words as earlier versions wrote them, the addresses of servers and files included."""
+        return {
+            role: f"{word} {content_of(word)} {self.casting.temperature} {self._prompt(role)}"
+            for role, word in self.chosen.items()
+        }
+
+    def _prompt(self, role: str) -> str:
+        return self.prompts.get(role, WORDS[role])
 
 
 def cast(arguments: ChainArguments) -> Cast:
@@ -59,7 +76,7 @@ def cast(arguments: ChainArguments) -> Cast:
     """
     folder = Path(arguments.output_dir)
     prompts = read_prompts(arguments.prompts, WORDS)
-    of_chat = partial(ChainChat, prompts=prompts)
+    of_chat = partial(ChainChat, prompts=prompts, max_tokens=tokens_of(arguments, NAMES))
     by_name = {"truth": lambda: Truth(folder / POOL)}
     casting = Casting(by_name, of_chat, ChainFunction, arguments.temperature, folder)
     words = {role: getattr(arguments, role) for role in NAMES}
@@ -101,6 +118,9 @@ def main() -> None:
     )
     try:
         folder = run(arguments, episodes)
+    except EndpointError as error:
+        done = f"What was answered is in {arguments.output_dir}: the same command goes on with it"
+        raise SystemExit(f"{error}\n{done}") from error
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         raise SystemExit(str(error)) from error
     print(f"written to {folder}; the traces as pages: fovea report {folder}")

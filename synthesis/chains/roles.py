@@ -18,6 +18,8 @@ from fovea.chains import Chain, Step, problem_of
 from synthesis.agent.roles import RoleError, Usage, checked_text
 
 NAMES = ("extract", "connect", "annotate", "ask", "look")
+MAX_TOKENS = {"extract": 1024, "connect": 512, "annotate": 512, "ask": 512, "look": 512}
+"""Tokens that a chat model may write in each role, its thoughts included; in ask 128 more for each step."""
 MAX_OBJECTS = 40
 NOTHING = ("", "none", "n/a", "null", "nothing")
 UNKNOWN = "cannot tell"

@@ -10,9 +10,11 @@ from environments.arguments import EpisodeArguments
 from environments.factories import box_frame, environment_factory
 from environments.play import play
 from environments.policies.chain_oracle import make_oracle
+from environments.seats import TaskNotShown
 from environments.traces import trace_record, unfit
 from fovea.data.references import kind_of_text
 from fovea.data.task_files import load_tasks, save_tasks
+from fovea.images import ImageError
 from fovea.models.loading import load_outline
 from fovea.placeholders import label_images
 from fovea.runs.records import SAMPLES, Sample, append
@@ -20,9 +22,6 @@ from fovea.tasks import Task
 from synthesis.agent.roles import COSTS_HEAD, cost_row
 from synthesis.chains.building import Builder
 from synthesis.chains.checking import read_problems
-
-BATCH = 64
-"""Chains that are played at a time."""
 
 
 def tasks_of(builder: Builder) -> Iterator[Task]:
@@ -59,15 +58,18 @@ def write(builder: Builder, episodes: EpisodeArguments) -> str:
     (folder / SAMPLES).unlink(missing_ok=True)
     unfit_for = Counter[str]()
     with (folder / "traces.jsonl").open("w") as file:
-        for start in range(0, len(tasks), BATCH):
-            played = play(oracle, tasks[start : start + BATCH], environment_factory=factory, limits=episodes.limits())
-            for episode in played:
-                if reason := unfit(episode):
-                    unfit_for[reason] += 1
-                    continue
-                file.write(json.dumps(trace_record(episode, folder, name=episode.task.id)) + "\n")
-                sample = Sample.of(episode, family=episode.task.family, score=1.0, why="the chain's own answer")
-                append(folder / SAMPLES, [sample])
+        for task in tasks:
+            try:
+                [episode] = play(oracle, [task], environment_factory=factory, limits=episodes.limits())
+            except (ImageError, TaskNotShown) as error:
+                unfit_for[f"not shown, {error.__cause__ or error}"] += 1
+                continue
+            if reason := unfit(episode):
+                unfit_for[reason] += 1
+                continue
+            file.write(json.dumps(trace_record(episode, folder, name=task.id)) + "\n")
+            sample = Sample.of(episode, family=task.family, score=1.0, why="the chain's own answer")
+            append(folder / SAMPLES, [sample])
     text = summary(builder, len(tasks) - unfit_for.total(), unfit_for)
     (folder / "summary.md").write_text(text + "\n")
     return text

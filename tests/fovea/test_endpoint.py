@@ -1,5 +1,6 @@
 """Endpoints: what is tried again, what is remembered, what is left out, and what is said about refusals."""
 
+import hashlib
 import json
 
 import pytest
@@ -54,12 +55,13 @@ def test_what_an_endpoint_refuses_is_left_out_from_then_on(serve):
         ((401, "who are you"), "answered 401: who are you: set OPENAI_API_KEY"),
         ((404, "no"), r"does the address end in /v1\?"),
         ((200, "<html>"), "answered no JSON: '<html>'"),
+        ((402, "no"), "is there credit left?"),
         ((200, "{}"), "answered without a choice"),
     ],
 )
 def test_refusals_are_told_as_they_are_with_what_to_do(serve, answer, message):
     with pytest.raises(RuntimeError, match=message):
-        endpoint(serve(answer)).chat(MESSAGES)
+        endpoint(serve(answer, says("2"))).chat(MESSAGES)
 
 
 def test_a_server_that_is_not_there_is_named():
@@ -79,12 +81,23 @@ def test_an_image_is_a_png_in_a_url():
     assert data_url(Image.new("RGB", (2, 2))).startswith("data:image/png;base64,iVBORw0KGgo")
 
 
-def test_what_says_nothing_is_not_remembered_nor_what_another_server_said(serve, tmp_path):
+def test_what_says_nothing_is_not_remembered_nor_what_another_model_said(serve, tmp_path):
     cut = 200, json.dumps({"choices": [{"message": {"content": "wel"}, "finish_reason": "length"}]})
     server, other, cache = serve(says(None), cut, says("7")), serve(says("8")), tmp_path / "answers.jsonl"
     said = [endpoint(server, cache=cache).chat(MESSAGES)["text"] for _ in range(4)]
     assert said == ["", "wel", "7", "7"] and len(server.requests) == 3
-    assert endpoint(other, cache=cache).chat(MESSAGES)["text"] == "8"
+    assert endpoint(other, cache=cache).chat(MESSAGES)["text"] == "7", "the same model behind another address"
+    elsewhere = ChatEndpoint(f"http://127.0.0.1:{other.server_port}/v1", "another", cache=cache)
+    assert elsewhere.chat(MESSAGES)["text"] == "8"
+
+
+def test_what_was_remembered_by_the_address_too_is_still_known(serve, tmp_path):
+    server, cache = serve(), tmp_path / "answers.jsonl"
+    request = {"base_url": endpoint(server).base_url, "model": "m", "messages": MESSAGES}
+    row = {"request": hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest(),
+           "answer": {"text": "7", "finish_reason": "stop", "num_tokens": 1}}  # fmt: skip
+    cache.write_text(json.dumps(row) + "\n")
+    assert endpoint(server, cache=cache).chat(MESSAGES)["text"] == "7" and not server.requests
 
 
 NOT_THE_REASON = [
@@ -98,7 +111,7 @@ NOT_THE_REASON = [
 
 @pytest.mark.parametrize("answer", NOT_THE_REASON)
 def test_a_refusal_that_names_a_setting_for_another_reason_drops_none(serve, answer):
-    server = serve((400, answer), says("8"))
+    server = serve((400, answer), says("2"), says("8"))
     model = endpoint(server)
     with pytest.raises(RefusedRequest):
         model.chat(MESSAGES, temperature=0, seed=3, top_p=1)
@@ -133,12 +146,12 @@ def test_of_two_settings_that_exclude_each_other_one_stays(serve):
 
 
 def test_a_setting_whose_absence_did_not_help_is_sent_again(serve):
-    server = serve((400, "temperature is not supported"), (400, "the image is broken"), says("8"))
+    server = serve((400, "temperature is not supported"), (400, "the image is broken"), says("2"), says("8"))
     model = endpoint(server)
     with pytest.raises(RefusedRequest, match="the image is broken"):
         model.chat(MESSAGES, temperature=0.5)
     model.chat(MESSAGES, temperature=0.5)
-    assert "temperature" in server.requests[2]
+    assert "temperature" in server.requests[3]
 
 
 CALLED = {"function": {"name": "zoom", "arguments": '{"bbox": [1, 2]}'}}
@@ -182,7 +195,7 @@ def test_only_what_the_model_ended_is_whole_and_remembered(serve, tmp_path, reas
 def test_an_answer_that_ended_in_an_error_is_none(serve):
     said = 200, json.dumps({"choices": [{"message": {"content": "7"}, "finish_reason": "error"}]})
     with pytest.raises(EndpointError, match="with an error"):
-        endpoint(serve(said)).chat(MESSAGES)
+        endpoint(serve(said, says("2"))).chat(MESSAGES)
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 520, 524])
@@ -200,21 +213,33 @@ def test_pauses_grow_to_two_minutes_in_all():
     assert pauses == sorted(pauses) and 100 <= sum(pauses) <= 140
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        (403, "moderated"),
-        (451, "for legal reasons"),
-        (200, '{"error": {"message": "the provider refuses", "code": 502}}'),
-        (200, '{"choices": []}'),
-        (200, '{"choices": null}'),
-        (200, '{"choices": [{"message": {"content": 7}}]}'),
-        (200, "[]"),
-    ],
-)
+REFUSALS = [
+    (403, "moderated"),
+    (451, "for legal reasons"),
+    (200, '{"error": {"message": "the provider refuses", "code": 502}}'),
+    (200, '{"choices": []}'),
+    (200, '{"choices": null}'),
+    (200, '{"choices": [{"message": {"content": 7}}]}'),
+    (200, "[]"),
+]
+
+
+@pytest.mark.parametrize("answer", REFUSALS)
 def test_what_concerns_one_request_alone_is_a_refusal_of_it(serve, answer):
+    server = serve(answer, says("2"))
     with pytest.raises(RefusedRequest):
-        endpoint(serve(answer)).chat(MESSAGES)
+        endpoint(server).chat(MESSAGES, max_tokens=5)
+    assert server.requests[1].keys() == server.requests[0].keys() and "What?" not in str(server.requests[1])
+
+
+@pytest.mark.parametrize("content", ["What?", [{"type": "image_url", "image_url": {"url": "data:"}}]])
+@pytest.mark.parametrize("answer", [*REFUSALS, (400, "Arrearage"), (403, "key limit exceeded"), (401, "who are you")])
+def test_who_refuses_a_plain_question_as_well_has_not_refused_one_request(serve, answer, content):
+    server = serve(answer, answer)
+    with pytest.raises(EndpointError) as raised:
+        endpoint(server).chat([{"role": "user", "content": content}])
+    assert not isinstance(raised.value, RefusedRequest)
+    assert all(("image_url" in str(request)) == (content != "What?") for request in server.requests)
 
 
 @pytest.mark.parametrize("status", [401, 404])

@@ -64,7 +64,7 @@ def test_the_bare_question_needs_no_tokens_either(serve, tmp_path, episode_argum
 )
 def test_a_refusal_says_what_to_do(serve, status, body, said):
     with pytest.raises(RuntimeError, match=said):
-        ChatEndpoint(address(serve((status, body))), "m").chat([{"role": "user", "content": "?"}])
+        ChatEndpoint(address(serve((status, body), says("2"))), "m").chat([{"role": "user", "content": "?"}])
 
 
 def test_a_forced_beginning_is_refused(serve, tmp_path):

@@ -1,6 +1,9 @@
 import copy
 import json
+import os
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +67,36 @@ def test_a_saved_adapter_loads_merged_on_its_base(tiny, tmp_path):
     base = load_model("tiny").network
     assert not torch.equal(loaded.get_parameter(name), base.get_parameter(name))
     assert torch.equal(loaded.model.visual.blocks[0].attn.qkv.weight, base.model.visual.blocks[0].attn.qkv.weight)
+
+
+def test_a_merged_model_has_the_card_and_the_settings_of_its_adapter_and_so_has_its_copy_on_the_hub(
+    tmp_path, monkeypatch
+):
+    from peft import LoraConfig, get_peft_model
+
+    from fovea.models.loading import LANGUAGE_LINEARS
+
+    adapter, whole = tmp_path / "adapter", tmp_path / "whole"
+    adapted = get_peft_model(load_model("tiny").network, LoraConfig(r=2, target_modules=LANGUAGE_LINEARS))
+    adapted.peft_config["default"].base_model_name_or_path = "tiny"
+    adapted.save_pretrained(adapter)
+    (adapter / "run.json").write_text('{"settings": {}}')
+    start = "## Quick start\n\nfovea eval adapter\n\n## Training procedure\n\nGRPO\n"
+    head = "---\nbase_model: tiny\nlibrary_name: peft\ntags:\n- lora\n- base_model:adapter:tiny\n- grpo\n---\n\n"
+    (adapter / "README.md").write_text(head + start)
+    uploaded = {}
+    monkeypatch.setattr(merge, "create_repo", lambda name, exist_ok: SimpleNamespace(repo_id=name))
+
+    def upload_folder(*, repo_id, folder_path, ignore_patterns):
+        uploaded[repo_id] = os.listdir(folder_path)
+
+    monkeypatch.setattr(merge, "upload_folder", upload_folder)
+    monkeypatch.setattr(sys, "argv", ["fovea merge", str(adapter), "--output_dir", str(whole), "--push_to_hub", "me/x"])
+    merge.main()
+    card = (whole / "README.md").read_text()
+    assert "fovea eval me/x --dataset_name" in card and "GRPO" in card and "base_model: tiny" in card
+    assert "library_name: transformers" in card and "- grpo" in card and "lora" not in card and "adapter" not in card
+    assert {"README.md", "run.json", "model.safetensors", "config.json"} <= set(uploaded["me/x"])
 
 
 @pytest.mark.parametrize("name", ["./none", "/none/at/all", "a/b/c", "here/none"])

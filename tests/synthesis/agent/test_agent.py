@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from benchmarks.serving import scripted_chat
 from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.seats import Limits
@@ -21,7 +22,7 @@ from synthesis.agent.chats import ChatRole, EndpointChat, Told
 from synthesis.agent.command import AgentArguments, run
 from synthesis.agent.functions import FunctionRole
 from synthesis.agent.questions import looked_for, question_of
-from synthesis.agent.roles import ADVICE, Judgement, Note, RoleError, Sight, Usage, tells
+from synthesis.agent.roles import ADVICE, MAX_TOKENS, Judgement, Note, RoleError, Sight, Usage, tells
 from synthesis.agent.rules import CANNOT_SEE, Rules, Truth
 from synthesis.agent.solving import Agent, Bounds, GivenUp, Team
 from synthesis.agent.writing import played
@@ -309,6 +310,34 @@ def test_prompts_and_cut_replies_cost_and_remembered_ones_do_not(serve, tmp_path
     assert usage == Usage({"look": 2}, {"look": 6}, {"look": 80}, num_asked=3)
 
 
+@pytest.mark.parametrize("role", ["locate", "look", "adjust", "verify", "summarise"])
+@pytest.mark.parametrize(("cut_by", "said"), [
+    ("length", "cut off, raise --{}_max_tokens with --retry_failed true"), ("content_filter", "by the server: content"),
+])  # fmt: skip
+def test_a_reply_that_was_cut_names_the_option_that_allows_more(role, cut_by, said, make_task):
+    box = Box(0.1, 0.1, 0.2, 0.2, Frame.UNIT)
+    shown = {"locate": (SIGHT, "cup"), "look": (SIGHT, "How?", []), "adjust": (SIGHT, box, "Look left."),
+             "verify": (make_task(), "8"), "summarise": (make_task(), [], "8")}[role]  # fmt: skip
+    chat = Chat("", cut_by)
+    with pytest.raises(RoleError, match=said.format(role)):
+        getattr(ChatRole(chat), role)(*shown, Usage())
+    assert chat.max_tokens == MAX_TOKENS[role]
+    with pytest.raises(RoleError):
+        getattr(ChatRole(chat, max_tokens={role: 7}), role)(*shown, Usage())
+    assert chat.max_tokens == 7
+
+
+def test_a_model_in_this_process_is_cut_too_and_a_larger_limit_goes_on(tmp_path):
+    arguments = arguments_of(tmp_path / "out", look="tiny", prompts="roles/tiny.yaml", num_scenes=1, look_max_tokens=1)
+    run(arguments, EpisodeArguments(**CROPS))
+    cut = "| a reply was cut off, raise --look_max_tokens with --retry_failed true | 1 |"
+    assert cut in (tmp_path / "out" / "summary.md").read_text()
+    run(replace(arguments, look_max_tokens=64, retry_failed=True), EpisodeArguments(**CROPS))
+    assert "cut off" not in (tmp_path / "out" / "summary.md").read_text()
+    with pytest.raises(ConfigError, match="--look_max_tokens 0: it begins at 1"):
+        run(replace(arguments, look_max_tokens=0), EpisodeArguments(**CROPS))
+
+
 class OnlyInTheSecond(Truth):
     """Finds its target in the second image alone, and reads it only after an adjustment."""
 
@@ -348,13 +377,14 @@ def test_a_function_that_draws_on_its_image_changes_no_trace(factory, make_task)
 class Chat:
     frame = Frame.PER_MILLE
 
-    def __init__(self, reply):
-        self.reply = reply
+    def __init__(self, reply, cut_by=""):
+        self.reply, self.cut_by = reply, cut_by
 
     def ask(self, messages, *, max_tokens, draw):
+        self.max_tokens = max_tokens
         self.asked = messages[-1]["content"][-1]["text"]
         self.shown_before = [block.get("text", "image") for message in messages for block in message["content"]][:-1]
-        return Told(self.reply, 1)
+        return Told(self.reply, 1, cut_by=self.cut_by)
 
     def shown(self, image):
         return image
@@ -474,28 +504,45 @@ def test_a_task_with_more_images_than_the_budget_holds_is_given_up_alone(tmp_pat
     run(arguments, EpisodeArguments(**CROPS, max_image_tokens=8))
     outcomes = {line["task_id"]: line["reason"] for line in map(json.loads, (tmp_path / "out/outcomes.jsonl").open())}
     assert outcomes["1"] == "answered at sight" and "9 images have at least" in outcomes["9"]
+    assert "| not shown | 1 |" in (tmp_path / "out" / "summary.md").read_text()
 
 
-def test_an_endpoint_without_credit_ends_the_run_and_loses_nothing(tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "from pathlib import Path\nfrom fovea.endpoint import RefusedRequest\n"
-        "def look(image, question, task):\n"
-        "    number, allowed = int(task.id.split('-')[-1]), int(Path(__file__).with_name('credit').read_text())\n"
-        "    if number in (0, 1) or number >= allowed:\n"
-        "        raise RefusedRequest('refused 400: https://host/v1/chat/completions answered: no')\n"
-        "    return str(task.answer)\n"
-    )
-    arguments = arguments_of(tmp_path / "out", look=f"{tmp_path}/mine.py:look", num_scenes=40, num_workers=2)
-    (tmp_path / "credit").write_text("5")
-    with pytest.raises(EndpointError, match=r"tasks in a row were refused.*refused 400") as raised:
+@pytest.mark.parametrize("refusal", [400, 403])
+@pytest.mark.parametrize("credit", [3, 12])
+def test_an_endpoint_without_credit_ends_the_run_and_loses_nothing(tmp_path, picture, refusal, credit):
+    picture.save(tmp_path / "a.png")
+    rows = [{"images": ["a.png"], "question": f"Which is number {n}?", "answer": "7", "id": f"t{n}"} for n in range(5)]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    left = [credit]
+
+    def reply(text, images):
+        left[0] -= 1
+        return None if left[0] < 0 or "number 0?" in text else "7"
+
+    with scripted_chat(reply, refusal) as word:
+        arguments = arguments_of(tmp_path / "out", dataset_name=str(tmp_path / "tasks.jsonl"), look=word)
+        with pytest.raises(EndpointError, match=f"{refusal}(.|\n)*too: look at credit"):
+            run(arguments, EpisodeArguments(**CROPS))
+        path = tmp_path / "out" / "outcomes.jsonl"
+        written = [json.loads(line) for line in path.open()] if path.exists() else []
+        assert all(outcome["task_id"] == "t0" for outcome in written if outcome["is_refused"])
+        left[0] = 100
+        folder = run(arguments, EpisodeArguments(**CROPS))
+    assert "4 traces of 5 tasks" in (summary := (folder / "summary.md").read_text())
+    assert f"| refused {refusal} | 1 |" in summary
+
+
+def test_a_model_behind_another_address_goes_on_and_another_model_does_not(tmp_path):
+    def reply(text, images):
+        return "7"
+
+    with scripted_chat(reply) as here, scripted_chat(reply) as there:
+        arguments = arguments_of(tmp_path / "out", look=here, num_scenes=2)
         run(arguments, EpisodeArguments(**CROPS))
-    assert 20 <= int(str(raised.value).split()[0]) <= 24
-    written = [json.loads(line) for line in (tmp_path / "out" / "outcomes.jsonl").open()]
-    assert len(written) == 3 and not any(outcome["is_refused"] for outcome in written)
-    (tmp_path / "credit").write_text("40")
-    folder = run(arguments, EpisodeArguments(**CROPS))
-    assert "38 traces of 40 tasks" in (summary := (folder / "summary.md").read_text())
-    assert "| refused 400 | 2 |" in summary
+        run(replace(arguments, look=there, num_scenes=3), EpisodeArguments(**CROPS))
+        assert len((tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()) == 3
+        with pytest.raises(ConfigError, match='look was "scripted", is "other"'):
+            run(replace(arguments, look=there.replace("scripted", "other")), EpisodeArguments(**CROPS))
 
 
 def test_tasks_that_were_given_up_are_worked_on_again_where_that_is_asked_for(tmp_path):

@@ -54,6 +54,6 @@ class Endpoint:
         return self.truth.look(question, dict(zip(numbers, images, strict=True)), usage)
 
 
-def served(played: Endpoint) -> AbstractContextManager[str]:
+def served(played: Endpoint, refusal: int = 401) -> AbstractContextManager[str]:
     """The word that casts it in a role, while it is up."""
-    return scripted_chat(played.reply)
+    return scripted_chat(played.reply, refusal)

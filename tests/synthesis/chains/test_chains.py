@@ -16,17 +16,21 @@ from environments.trace_files import read_traces
 from fovea.chains import Chain, Step, chain_of_task
 from fovea.config import ConfigError
 from fovea.data.task_files import load_tasks
+from fovea.endpoint import EndpointError
 from fovea.jsonl import read_jsonl
 from fovea.tasks import AnswerKind
+from synthesis.agent.casting import Casting
+from synthesis.agent.chats import Told
 from synthesis.agent.roles import RoleError, Usage
 from synthesis.chains import command
 from synthesis.chains.arguments import ChainArguments
+from synthesis.chains.chats import ChainChat
 from synthesis.chains.checking import _asked, _is_right, problems
 from synthesis.chains.command import run
 from synthesis.chains.index import candidates
 from synthesis.chains.paths import sample_paths
 from synthesis.chains.pool import image_paths, pool_of
-from synthesis.chains.roles import UNKNOWN, Draft, Link, Profile, Relation, RelationKind, SeenObject
+from synthesis.chains.roles import MAX_TOKENS, UNKNOWN, Draft, Link, Profile, Relation, RelationKind, SeenObject
 from synthesis.chains.stages import Job, Stage
 from synthesis.chains.truth import Truth, draw_pool, relation_of, true_edges
 from tests.conftest import TINY_CROPS
@@ -280,6 +284,19 @@ def test_shards_of_stages_come_to_the_same(arguments, tmp_path):
     assert len(list(folder.glob("ask-*-of-3.jsonl"))) == 3
 
 
+def test_a_chain_that_cannot_be_shown_is_left_out_and_said(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "out")
+    arguments = replace(finished[1], output_dir=str(folder))
+    sizes = sorted(len(task.images) for task in load_tasks(finished[0] / "tasks"))
+    assert sizes[0] < sizes[-1]
+    run(arguments, replace(EPISODES, max_image_tokens=sizes[0]))
+    fewer = len(list(read_traces(folder)))
+    assert 0 < fewer == sizes.count(sizes[0]) < len(sizes)
+    summary = (folder / "summary.md").read_text()
+    assert f"| traces | {fewer} |" in summary
+    assert f"| trace: not shown, {sizes[-1]} images have at least" in summary
+
+
 @pytest.mark.parametrize(("options", "problem"), [
     ({"shard": "0/2"}, "needs --stage"), ({"shard": "2/2", "stage": "ask"}, "write I/N"),
     ({"num_images": [1]}, "begins at 2"),
@@ -310,29 +327,87 @@ def test_a_command_that_failed_does_not_stand_in_the_way_of_the_right_one(pool, 
     ]
 
 
-@pytest.fixture
-def endpoint(pool):
+@pytest.mark.parametrize("refusal", [400, 401, 402, 403])
+def test_an_endpoint_plays_all_roles_and_comes_to_the_same_chains(arguments, pool, tmp_path, refusal, finished):
+    folder = tmp_path / "asked"
     played = Endpoint(Truth(pool))
-    with served(played) as word:
-        yield played, word
-
-
-def test_an_endpoint_plays_all_roles_and_comes_to_the_same_chains(arguments, endpoint, pool, tmp_path):
-    played, word = endpoint
-    truth = run(arguments, EPISODES)
-    asked = replace(arguments, output_dir=str(tmp_path / "asked"), images=str(pool / "images"), agent=word)
-    played.fails_after = 40
-    with pytest.raises(RuntimeError, match="401"):
+    with served(played, refusal) as word:
+        asked = replace(arguments, output_dir=str(folder), images=str(pool / "images"), agent=word, num_chains=4)
+        played.fails_after = 40
+        with pytest.raises(EndpointError, match=str(refusal)):
+            run(asked, EPISODES)
+        answered = [line for name in STAGES for line in lines(folder, name).values()]
+        assert 0 < len(answered) <= 40 and all("value" in line for line in answered)
+        played.fails_after = None
         run(asked, EPISODES)
-    assert 0 < len(lines(tmp_path / "asked", "extract")) + len(lines(tmp_path / "asked", "connect")) <= 40
-    played.fails_after = None
-    folder = run(asked, EPISODES)
-    ours, theirs = ([chain_of_task(task) for task in load_tasks(one / "tasks")] for one in (folder, truth))
-    assert ours == theirs and len(ours) >= 5
-    num_requests = played.num_requests
-    run(asked, EPISODES)
-    assert played.num_requests == num_requests
+    with served(played) as elsewhere:
+        num_requests = played.num_requests
+        run(replace(asked, agent=elsewhere), EPISODES)
+        assert played.num_requests == num_requests, "behind another port it is the same model"
+    ours, theirs = ([chain_of_task(task) for task in load_tasks(one / "tasks")] for one in (folder, finished[0]))
+    assert ours == theirs and ours
     assert "| look |" in (folder / "summary.md").read_text()
+
+
+def test_lines_that_knew_the_address_are_still_used_and_lines_of_others_are_told(arguments, monkeypatch, capsys):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(command.Cast, "words", command.Cast.former_words)
+        folder = run(arguments, EPISODES)
+    before = {name: lines(folder, name) for name in STAGES}
+    run(arguments, EPISODES)
+    assert before == {name: lines(folder, name) for name in STAGES}
+    assert "not used" not in capsys.readouterr().out
+    (folder / "mine.py").write_text("def extract(image): return {'overview': 'A scene.'}\n")
+    run(replace(arguments, extract=f"{folder}/mine.py:extract", stage="extract"), EPISODES)
+    assert "extract: 16 lines are kept but not used, 16 are to be made" in capsys.readouterr().out
+
+
+def test_lines_are_known_by_who_made_them_and_not_by_where_it_is(tmp_path):
+    def words(word, temperature=0.7):
+        chosen = ChainArguments(output_dir=str(tmp_path), images="photos", agent=word, temperature=temperature)
+        return command.cast(chosen).words["look"]
+
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text("def look(): pass\n")
+    (tmp_path / "b" / "other.py").write_text("def look(): return 1\n")
+    here, there = "org/m@http://localhost:8000/v1", "org/m@https://host:1/v1"
+    assert words(here) == words(there) == words("org/m")
+    assert words(here) != words(here.replace("org/m", "org/n")) and words(here) != words(here, 0.0)
+    mine = words(f"{tmp_path}/a/mine.py:look")
+    assert mine == words(f"{tmp_path}/b/mine.py:look", 0.0) and mine != words(f"{tmp_path}/b/mine.py:ask")
+    assert mine != words(f"{tmp_path}/b/other.py:look")
+
+
+class CutChat:
+    """A chat model that never comes to an end."""
+
+    def ask(self, messages, *, max_tokens, draw):
+        self.max_tokens = max_tokens
+        return Told("<think>Well", max_tokens, cut_by="length")
+
+    def shown(self, image):
+        return image
+
+
+@pytest.mark.parametrize("role", STAGES)
+def test_a_reply_that_was_cut_names_the_option_that_allows_more(role):
+    image, profile = Image.new("RGB", (8, 8)), Profile("A hat.")
+    shown = {"extract": (image,), "connect": (profile, profile), "annotate": (image, image, "a hat"),
+             "ask": ({0: profile, 2: profile}, LINKS), "look": ("What?", {0: image})}[role]  # fmt: skip
+    chat, steps = CutChat(), 128 if role == "ask" else 0
+    for limits, most in (({}, MAX_TOKENS[role] + steps), ({role: 7}, 7 + steps)):
+        with pytest.raises(RoleError, match=f"cut off, raise --{role}_max_tokens with --retry_failed true"):
+            getattr(ChainChat(chat, max_tokens=limits), role)(*shown, Usage())
+        assert chat.max_tokens == most
+
+
+def test_cut_replies_are_counted_with_their_cure(arguments, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(Casting, "_made", lambda self, word: self.of_chat(CutChat()))
+    folder = run(replace(arguments, images=str(pool / "images"), agent="m", extract_max_tokens=9), EPISODES)
+    cure = "| extract: a reply was cut off, raise --extract_max_tokens with --retry_failed true | 16 |"
+    assert cure in (folder / "summary.md").read_text()
+    assert "at most 9 tokens" in (folder / "extract.jsonl").read_text()
 
 
 def test_what_no_role_may_answer_is_left_out_and_said(arguments, pool, tmp_path):
