@@ -117,7 +117,7 @@ def summary_html(title: str, runs: Sequence[FoundRun], shown: Trajectories, *, s
 
 
 def _provenance(runs: Sequence[FoundRun]) -> str:
-    """Where each run came from: commit and command."""
+    """Commit and command of each run."""
     lines = []
     for run in runs:
         info = run.info

@@ -1,4 +1,4 @@
-"""How single tasks fared over a training: which are never right, which are forgotten, which were learned."""
+"""The course of single tasks over a training: never right, forgotten, learned."""
 
 from __future__ import annotations
 

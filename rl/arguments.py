@@ -39,7 +39,7 @@ class GRPOArguments(SharingArguments, EngineArguments, GRPOConfig):
 
     @property
     def normalizes_each(self) -> bool:
-        """Whether each reward has its advantages, which are then summed, and not the sum of all rewards."""
+        """True if each reward has advantages of its own, which are then summed."""
         return self.multi_objective_aggregation == "normalize_then_sum"
 
     @property
@@ -121,7 +121,7 @@ def masked_stops(args: GRPOArguments) -> set[StopReason]:
 
 @dataclass(kw_only=True)
 class GRPOScriptArguments(TaskArguments, PixelArguments, TimeArguments, MaskArguments):
-    """Where tasks come from, and what is rewarded."""
+    """The source of tasks, and the rewards."""
 
     eval_dataset_name: str | None = field(default=None, metadata={"help": "Held-out tasks, in the same forms."})
     reward_funcs: list[str] = field(

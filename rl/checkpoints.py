@@ -1,4 +1,4 @@
-"""What a checkpoint of GRPO keeps beyond the Trainer's own: rollouts to be trained on, tasks' history, a reference."""
+"""Additions of GRPO to the Trainer's checkpoints: rollouts to be trained on, tasks' history, a reference."""
 
 from __future__ import annotations
 

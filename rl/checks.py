@@ -1,4 +1,4 @@
-"""What a training refuses before it starts, and `fovea doctor` before that."""
+"""Refusals of a training before it starts; `fovea doctor` reports the same."""
 
 from __future__ import annotations
 

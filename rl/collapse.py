@@ -1,4 +1,4 @@
-"""What watches a GRPO run: an alarm when the policy stops looking."""
+"""An alarm that watches a GRPO run, and rings when the policy stops looking."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Symptom:
 
     @property
     def is_near(self) -> bool:
-        """Whether the last value is outside, so that this may be the beginning."""
+        """True if the last value is outside, so that a collapse may begin here."""
         return bool(self.values) and not self.low <= self.values[-1] <= self.high
 
 
 def symptoms(*, can_zoom: bool) -> list[Symptom]:
-    """What a policy that stops looking shows first; its zooms count where there is a tool for them."""
+    """The first signs of a policy that stops looking; its zooms count if the environment has the tool."""
     gap = "--information_gap true"
     zooms = [
         Symptom("zooms/rate", "the policy never zooms", f"pay for coverage, lower a zoom cost, or {gap}", low=0.02),

@@ -83,7 +83,7 @@ class Engine(VLLMGeneration):
             self._llm_weights_sleeping = True
 
     def policy(self, renderer: Renderer, sampling: Sampling) -> Policy:
-        """What writes the turns; each process talks to the server by itself."""
+        """The policy that writes the turns; each process talks to the server by itself."""
         if self.mode == "colocate":
             return VllmPolicy(self.llm, renderer, sampling)
         if sampling not in self._policies:  # kept for the image features that it remembers

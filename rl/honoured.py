@@ -1,4 +1,4 @@
-"""Which of TRL's options take effect when episodes are played, and which stop the run, with what to use instead.
+"""TRL's options that take effect on episodes, and those that stop the run, each with its substitute.
 
 A rollout here is an episode (`environments.play`), not a completion of TRL's own, so some options of `GRPOConfig` have
 nothing to act on. None of them is passed over in silence. A test goes through all fields of `GRPOConfig`.
@@ -57,7 +57,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
     "vllm_mode": ("colocate", "server"),
 }
-"""What TRL takes for options that it looks at only in the first step, or later."""
+"""Accepted values of options that TRL checks only in the first step, or later."""
 
 
 def check_values(args: GRPOArguments) -> None:

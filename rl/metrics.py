@@ -28,7 +28,7 @@ def numbers(episode: Episode) -> dict[str, float]:
 
 
 def edit_outcomes(episodes: Sequence[Episode]) -> list[str]:
-    """What the answers to edited pictures do, of those episodes whose task is one (`fovea tasks edited`)."""
+    """Metrics of the answers to edited pictures, of the episodes on such tasks (`fovea tasks edited`)."""
     return [
         outcome(episode.task, episode.answer, episode.framing) for episode in episodes if EDIT in episode.task.metadata
     ]
@@ -40,7 +40,7 @@ def edit_numbers(outcomes: Sequence[str]) -> dict[str, list[float]]:
 
 
 def completion_of(episode: Episode) -> tuple[int, bool, int, int]:
-    """What TRL's metrics read of a rollout: tokens written, whether it was truncated, tool calls, failed ones."""
+    """The numbers of a rollout that TRL's metrics read: tokens written, truncation, tool calls, failed ones."""
     truncated = episode.stop_reason in (StopReason.TURN_TOKENS, StopReason.EPISODE_TOKENS)
     calls = sum(isinstance(action, (Call, Fault)) for turn in episode.turns for action in turn.actions)
     return sum(episode.record.loss_mask), truncated, calls, len(episode.faults)

@@ -1,4 +1,4 @@
-"""What rollouts were paid, in the form in which runs keep it."""
+"""Rewards of rollouts, in the form in which runs keep them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rewards.totals import weighted_totals
 
 @dataclass(frozen=True)
 class Payment:
-    """What a rollout was paid by each reward (None: it does not apply), their weighted sum, and its advantage."""
+    """Each reward of a rollout (None: it does not apply), their weighted sum, and the advantage."""
 
     rewards: Mapping[str, float | None] = field(default_factory=dict)
     reward: float | None = None

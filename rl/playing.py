@@ -1,4 +1,4 @@
-"""How a trainer comes by the episodes of a generation: which tasks are played, and by which policy."""
+"""The episodes of a generation: the choice of tasks, and the policy that plays them."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class PlaysEpisodes(GRPOTrainer):
 
     @contextmanager
     def policy(self, mode: str) -> Iterator[Policy]:
-        """What writes the turns: vLLM with the weights of now, or the model itself."""
+        """The policy that writes the turns: vLLM with the current weights, or the model itself."""
         sampling = Sampling(self.temperature, self.top_p, self.top_k or 0, self.min_p or 0.0)
         if mode == "eval":
             sampling = replace(sampling, temperature=self.args.eval_temperature)
@@ -208,7 +208,7 @@ class PlaysEpisodes(GRPOTrainer):
 
 
 def _of_all(mine: Sequence[int]) -> list[list[int]]:
-    """What each process has, in their order."""
+    """The objects of all processes, in the order of the processes."""
     return gather_object([list(mine)])
 
 

@@ -1,4 +1,4 @@
-"""Which tasks a step meets: TRL's dataset holds their numbers, and the epoch alone makes their order.
+"""The tasks of each step: TRL's dataset holds their numbers, and the epoch alone makes their order.
 
 With --task_selection difficulty the order is not used: tasks are drawn by how often they were answered rightly of late.
 """
@@ -44,7 +44,7 @@ class EpochCallback(TrainerCallback):
 
 
 class TaskHistory:
-    """How often each task was answered rightly of late, and draws by it.
+    """The recent success rate of each task, and draws of tasks by it.
 
     A task weighs the standard deviation of one of its answers, sqrt(p (1 - p)), but at least `LEAST`: what is sometimes
     right teaches most, and what never or always is comes back now and then. One that was not played yet counts as right
@@ -75,7 +75,7 @@ class TaskHistory:
         )
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: a rate for each task, None where it was not played."""
+        """The content of a checkpoint: a rate for each task, None where it was not played."""
         return {"success_rates": [None if np.isnan(rate) else float(rate) for rate in self.rates]}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ class TaskHistory:
 
 
 def has_signal(paid: torch.Tensor, weights: Sequence[float], *, each: bool = False) -> bool:
-    """Whether the rollouts of a group were not all paid the same, which would make every advantage 0.
+    """True unless all rollouts of a group were paid the same, which would make every advantage 0.
 
     `paid` is [rollouts, rewards]. What counts is the weighted sum, or with `each` (TRL's normalize_then_sum) every
     reward that has a weight.

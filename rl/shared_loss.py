@@ -31,7 +31,7 @@ class SharedPrefixLoss:
     _generate_and_score_completions: Any
 
     shares_prefix = False
-    """Whether the loss is ours; TRL's own otherwise."""
+    """True if the loss is Fovea's; otherwise TRL computes it."""
 
     def share_prefix(self) -> None:
         """Lets the models take packed rows, if the arguments ask for it and their families can."""

@@ -214,7 +214,7 @@ class ZoomGRPOTrainer(GRPOCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTrai
             )
 
     def _payments(self, paid: torch.Tensor | None, advantages: torch.Tensor | None = None) -> list[Payment]:
-        """What rollouts were paid [rollouts, rewards], where that is known, and their advantages, if they have any."""
+        """Rewards [rollouts, rewards], where they are known, and advantages, if there are any."""
         if paid is None:
             return [Payment()] * self.args.group_size
         if advantages is None:

@@ -55,7 +55,7 @@ def chosen_words(words: Mapping[str, str | None], agent: str | None, by_default:
 
 
 def tokens_of(arguments: Any, roles: Sequence[str]) -> dict[str, int]:
-    """How many tokens each role may write, by the options --ROLE_max_tokens.
+    """The most tokens of each role's replies, by the options --ROLE_max_tokens.
 
     Raises:
         ConfigError: for none at all.
@@ -85,7 +85,7 @@ def player_of(word: str) -> str:
 
 @dataclass(frozen=True)
 class Casting:
-    """How a word becomes a player: by its own name, of a chat model, or of a function."""
+    """Makes players of words: by their own name, of a chat model, or of a function."""
 
     by_name: Mapping[str, Callable[[], Any]]
     of_chat: Callable[[Chat], Any]
@@ -107,7 +107,7 @@ class Casting:
         return self._known[word]
 
     def is_chat(self, word: str) -> bool:
-        """Whether a word names a chat model, whose answers hang on prompt and temperature."""
+        """True if a word names a chat model, whose answers depend on prompt and temperature."""
         return word not in self.by_name and ("@http" in word or ":" not in word)
 
     def _made(self, word: str) -> Any:

@@ -141,7 +141,7 @@ class Asked:
 
 
 BY_LENGTH = ("length", "max_tokens", "model_length", "incomplete")
-"""How servers call the end of a reply that was too long."""
+"""Servers' names for the end of a reply that was too long."""
 PROMPTS = {
     "locate": 'Find what answers this: {target}\nAnswer with its box as JSON, {{"bbox_2d": [x1, y1, x2, y2]}}, or with '
     "none if it is not in the image. {form}",

@@ -40,7 +40,7 @@ from synthesis.side_by_side import side_by_side
 
 @dataclass(kw_only=True)
 class AgentArguments(TraceSourceArguments):
-    """Which tasks, for which model, and who plays which role."""
+    """The tasks, the model that the traces are for, and the players of the roles."""
 
     num_scenes: int = field(default=100, metadata={"help": "Scenes to draw where no tasks are named."})
     agent: str | None = field(
@@ -116,7 +116,7 @@ class AgentArguments(TraceSourceArguments):
 
 
 def work(task: Task, task_hash: str, agent: Agent, limits: Limits, folder: Path) -> Outcome:
-    """What becomes of one task: its trace, or why it was given up."""
+    """Works on one task: the outcome has its trace, or the reason why it was given up."""
     try:
         solution = agent.solve(task)
         episode = played(task, solution, agent.make_environment, limits)

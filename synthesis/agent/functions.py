@@ -61,7 +61,7 @@ class FunctionRole:
 
 
 def by_name(function: Callable, values: Mapping[str, Any]) -> Any:
-    """What a function returns that is given, of these values, those that its parameters name.
+    """Calls a function with those of the values that its parameters name, and returns its result.
 
     Raises:
         TypeError: if it asks for others.

@@ -1,4 +1,4 @@
-"""What became of each task, kept line by line; traces, samples and a summary are made of it."""
+"""Outcomes of tasks, kept line by line; traces, samples and a summary are made of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Outcome:
     reason: str
     """`AT_SIGHT`, `BY_ZOOM`, or why the task was given up."""
     is_refused: bool = False
-    """Whether it was given up because an endpoint refused a request."""
+    """True if the task was given up because an endpoint refused a request."""
     num_zooms: int = 0
     requests: Mapping[str, int] = field(default_factory=dict)
     """By role."""

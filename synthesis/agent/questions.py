@@ -8,7 +8,7 @@ from fovea.placeholders import ANY_LABEL, MARK
 from fovea.tasks import Task
 
 _PLACE = re.compile(rf"\n?(?:{ANY_LABEL})?{MARK}")
-"""Where an image stands, with its label."""
+"""The place of an image in a text, with its label."""
 
 
 def question_of(task: Task) -> str:
@@ -22,7 +22,7 @@ def question_of(task: Task) -> str:
 
 
 def looked_for(task: Task) -> list[tuple[str, str]]:
-    """What a task asks to be found, one after the other, and what is asked about each; "" where nothing is read.
+    """The targets of a task in order, and the question about each; "" where nothing is read.
 
     Tasks say it by `metadata["labels"]` and `metadata["questions"]`; else it is what the question asks about.
     """

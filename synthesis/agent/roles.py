@@ -35,7 +35,7 @@ class CutReply(RoleError):
 
 @dataclass(frozen=True)
 class Sight:
-    """What is looked at: an image as the model sees it, and the part (UNIT) of the task's image `root` in it."""
+    """An image as the model sees it, and the part (UNIT) of the task's image `root` that it shows."""
 
     task: Task
     image: Image.Image
@@ -49,7 +49,7 @@ class Sight:
 
 @dataclass(frozen=True)
 class Note:
-    """What was asked about a sight, and answered."""
+    """A question about a sight, and its answer."""
 
     sight: Sight
     question: str
@@ -88,14 +88,14 @@ COSTS_HEAD = "\n| role | requests | prompt tokens | written tokens | tokens a tr
 
 
 def cost_row(role: str, usage: Usage, num_traces: int) -> str:
-    """What a role has cost, below `COSTS_HEAD`."""
+    """The costs of a role as a table row, below `COSTS_HEAD`."""
     counts = usage.requests, usage.prompt_tokens, usage.tokens
     requests, prompts, written = (count.get(role, 0) for count in counts)
     return f"| {role} | {requests} | {prompts} | {written} | {(prompts + written) / max(1, num_traces):.0f} |"
 
 
 def asked(ask: Callable[[], Value], max_asks: int) -> Value:
-    """What a role answers; an answer that cannot be used is asked for again, so often in all.
+    """The first answer of a role that can be used, of at most so many.
 
     Raises:
         RoleError: if none can be used.

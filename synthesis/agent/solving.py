@@ -47,10 +47,10 @@ class Team:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How long the agent tries."""
+    """Bounds on the agent's attempts."""
 
     num_sights: int = 3
-    """How often the first view is asked; only if it is right each time, the task needs no zoom."""
+    """Times that the first view is asked; the task needs no zoom only if it is right each time."""
     max_attempts: int = 4
     """Chains of zooms."""
     max_asks: int = 3
@@ -173,7 +173,7 @@ class Agent:
     def _place(
         self, sights: Sequence[Sight], target: str, before: tuple[int, Box] | None, advice: str
     ) -> tuple[int, Box]:
-        """Which of some images holds the target, and where; with advice, a better box in the image of `before`."""
+        """The image that holds the target, and its box; with advice, a better box in the image of `before`."""
         if before is not None and advice:
             index, old = before
             adjusted = self._ask(
@@ -197,7 +197,7 @@ class Agent:
         return self._ask("verify", lambda: checked_judgement(self.team.verify.verify(task, answer, self.usage), task))
 
     def _ask(self, role: str, ask: Callable[[], Value]) -> Value:
-        """What a role answers, asked again after answers that cannot be used."""
+        """Asks a role, and asks again after answers that cannot be used."""
         try:
             return asked(ask, self.bounds.max_asks)
         except CutReply as error:

@@ -12,7 +12,7 @@ from synthesis.chains.roles import MAX_TOKENS, NAMES
 
 @dataclass(kw_only=True)
 class ChainArguments(PixelArguments):
-    """Which pictures, for which model, who plays which role, and how many chains."""
+    """The pictures, the model that the chains are for, the players of the roles, and the number of chains."""
 
     output_dir: str = field(metadata={"help": "Folder for the stages' files, tasks and traces."})
     images: str = field(

@@ -101,7 +101,7 @@ class Builder:
         return {self._key("annotate", *edge): edge for edge in found}
 
     def relations(self) -> dict[tuple[str, str], tuple[str, Relation]]:
-        """What related pairs share, and how the first relates to the second."""
+        """The things that related pairs share, and the relation of the first to the second."""
         edges = self.edges()
         related = self.stages["annotate"].values(edges, Relation.of)
         return {edges[key][:2]: (edges[key][2], relation) for key, relation in related if relation is not None}
@@ -222,7 +222,7 @@ class Builder:
         return former if former in lines and key not in lines else key
 
     def _once(self, name: str, before: Sequence[str], make: Callable[[], Value]) -> Value:
-        """What is made of the lines of these stages, made anew only when there are more of them."""
+        """A value made of the lines of these stages, made anew only when there are more of them."""
         num_lines = [len(self.stages[stage].lines) for stage in before]
         if name not in self._made or self._made[name][0] != num_lines:
             self._made[name] = num_lines, make()

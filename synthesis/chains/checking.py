@@ -1,4 +1,4 @@
-"""Whether a chain is what it says: each step is answered from its focus and not without it, the end from all alone."""
+"""Checks of chains: each step is answered from its focus and not without it, the end from all images alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Look = Callable[[str, Mapping[int, Image.Image]], str]
 
 
 def problems(question: str, chain: Chain, images: Mapping[int, Image.Image], look: Look) -> Iterator[str]:
-    """What is wrong with a chain on its images: the kind, a colon, and where."""
+    """Problems of a chain on its images: the kind, a colon, and the place."""
     final = _asked(question, chain.answer)
     steps = [_asked(step.question, step.answer) for step in chain.steps]
     told = _IMAGE_NUMBERS.sub("", question)
@@ -55,7 +55,7 @@ def _asked(question: str, answer: Any) -> Task:
 
 
 def _tells_itself(question: str, task: Task) -> bool:
-    """Whether a final question holds its own answer, other than as one of the things that it lets choose from."""
+    """True if a final question holds its own answer, other than as one of the choices that it offers."""
     return task.kind is AnswerKind.TEXT and holds(question, str(task.answer)) and not _OFFERS.search(question)
 
 

@@ -30,7 +30,7 @@ from synthesis.chains.truth import SCENES, Truth, draw_pool
 from synthesis.chains.writing import write
 
 POOL = "pool"
-"""Where scenes are drawn."""
+"""The folder of drawn scenes."""
 FREE_SETTINGS = re.compile("(?!(num_scenes|seed)$).*")
 """Settings that may change when a pool was drawn: lines know by their keys what they were made of."""
 

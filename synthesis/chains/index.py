@@ -1,4 +1,4 @@
-"""Which images may be connected, before any model is asked: each image's nearest by the words of their profiles.
+"""Candidate pairs before any model is asked: each image's nearest by the words of their profiles.
 
 A full-text index of SQLite (FTS5, ranked by BM25) on disk, so that memory stays bounded. A query takes an image's
 rarest words first, and no more of them than lead to `MAX_POSTINGS` images, so that its time does not grow with the

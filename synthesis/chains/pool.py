@@ -20,7 +20,7 @@ from synthesis.side_by_side import side_by_side
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 HASHES = "pictures.jsonl"
-"""What is remembered of pictures, so that the next command need not open them all."""
+"""The file that remembers pictures, so that the next command need not open them all."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def pool_of(paths: Sequence[Path], folder: Path, num_workers: int = 2) -> Pool:
 
 
 def _mark_of(path: Path) -> dict[str, Any] | None:
-    """What a picture is remembered by; None for one that is not there."""
+    """The key by which a picture is remembered; None for one that is not there."""
     try:
         status = path.stat()
         return {"path": str(path.resolve()), "size": status.st_size, "mtime": status.st_mtime_ns}

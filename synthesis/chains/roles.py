@@ -23,11 +23,11 @@ MAX_TOKENS = {"extract": 1024, "connect": 512, "annotate": 512, "ask": 512, "loo
 MAX_OBJECTS = 40
 NOTHING = ("", "none", "n/a", "null", "nothing")
 UNKNOWN = "cannot tell"
-"""What who looks answers where the images do not show it."""
+"""The answer of the role `look` where the images do not show it."""
 
 
 class RelationKind(StrEnum):
-    """How two images relate: in time, in space, or in what they mean."""
+    """Kinds of relations between two images: in time, in space, or in meaning."""
 
     TEMPORAL = "temporal"
     SPATIAL = "spatial"
@@ -48,7 +48,7 @@ class SeenObject:
 
 @dataclass(frozen=True)
 class Profile:
-    """What an image shows: in all, behind, the things in it, and what they do with each other."""
+    """The content of an image: overview, background, objects, and interactions."""
 
     overview: str
     background: str = ""
@@ -79,7 +79,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Relation:
-    """How one image relates to another, in words; `earlier` says which is, "first" or "second", if it is temporal."""
+    """A relation between two images in words; a temporal one names the `earlier` image, "first" or "second"."""
 
     kind: RelationKind
     words: str
@@ -89,7 +89,7 @@ class Relation:
         return {"kind": self.kind.value, "sentence": self.words, "earlier": self.earlier}
 
     def agrees(self, back: Relation) -> bool:
-        """Whether `back`, with the two images swapped, says the same."""
+        """True if `back`, the relation with the two images swapped, says the same."""
         swapped = {"first": "second", "second": "first", "": ""}[self.earlier]
         return (back.kind, back.earlier) == (self.kind, swapped)
 
@@ -131,7 +131,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Draft:
-    """What is asked along a path: a sub-question an edge, and one question that needs them all."""
+    """Questions along a path: a sub-question for each edge, and one question that needs them all."""
 
     question: str
     chain: Chain
@@ -165,7 +165,7 @@ class Role(Protocol):
         """The `Profile` of an image."""
 
     def connect(self, first: Profile, second: Profile, usage: Usage) -> Any:
-        """What two images share, in words, by their profiles alone; None if nothing connects them."""
+        """The things that two images share, by their profiles alone, in words; None if nothing connects them."""
 
     def annotate(self, first: Image.Image, second: Image.Image, shared: str, usage: Usage) -> Any:
         """The `Relation` of the first image to the second, or its JSON object; None if there is none."""
@@ -178,7 +178,7 @@ class Role(Protocol):
 
 
 def _items(value: Any) -> Sequence[Any]:
-    """What a reply may have written as a list: a list, one thing, or an object of names and values."""
+    """The items of a reply's list, which may be a list, one thing, or an object of names and values."""
     if isinstance(value, Mapping):
         return [f"{name} {part}" for name, part in value.items()]
     return value if isinstance(value, (list, tuple)) else [value]

@@ -28,7 +28,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the keys a process works on: the nth of so many."""
+    """The part of the keys that a process works on: the nth of so many."""
 
     number: int = 0
     count: int = 1
@@ -43,7 +43,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Job:
-    """What makes the value of a line, and what it is about, for who reads the file."""
+    """A function that makes the value of a line, and a description of the line for readers of the file."""
 
     about: Any
     do: Callable[[Usage], Any]
@@ -57,7 +57,7 @@ class Stage:
     name: str
     shard: Shard = Shard()
     retries: bool = False
-    """Whether lines that failed are worked on again."""
+    """True if lines that failed are worked on again."""
     lines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ class Stage:
         return Counter(re.sub(r"^(['\"]).*?\1\s*|\W*$", "", text.partition(":")[0])[:80] for text in failed)
 
     def usage(self) -> Usage:
-        """What all lines cost."""
+        """The costs of all lines."""
         total = Usage()
         for line in self.lines.values():
             for role, number in line.get("requests", {}).items():

@@ -146,7 +146,7 @@ class Truth:
 
 
 def relation_of(first: Known, second: Known) -> Relation:
-    """How the image of one object relates to that of the other, which is the same object elsewhere."""
+    """The relation between the images of two objects, which are the same object in two places."""
     if abs(first.x - second.x) >= APART:
         where = "first" if first.x < second.x else "second"
         return Relation(RelationKind.SPATIAL, f"in the {where} image the {first.name} stands further left")

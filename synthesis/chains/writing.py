@@ -1,4 +1,4 @@
-"""What passed its checks, written as tasks with chains, as traces of an environment, and as a run to be viewed."""
+"""Chains that passed their checks, written as tasks, as traces of an environment, and as a run to be viewed."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def write(builder: Builder, episodes: EpisodeArguments) -> str:
 
 
 def summary(builder: Builder, num_traces: int, unfit_for: Counter[str]) -> str:
-    """What came of the pool, stage by stage, why the rest did not, and what each role cost, as Markdown tables."""
+    """Markdown tables of the yield of each stage, the reasons for the rest, and the costs of each role."""
     pool, profiles, pairs = builder.pool, builder.profiles(), builder.pairs()
     edges, relations, albums = builder.edges(), builder.relations(), builder.albums()
     drafts = builder.drafts()
