@@ -1,7 +1,8 @@
 """The whole story on the tiny model, offline: base, SFT cold start, GRPO, comparison. `make run` calls it.
 
-Each step is the published command; what is there already is not made again. Trainings run in two processes, which use
-two cores better than two threads of one process do; evaluations run two at a time.
+Each step is the published command; what is there already is not made again. Trainings run in two processes. Where
+memory is fast that is up to 1.5 times as fast as two threads of one process, elsewhere no faster (docs/LOG.md).
+Evaluations run two at a time.
 """
 
 from __future__ import annotations
