@@ -30,7 +30,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "GRPO": ("rl",),
     "Starting, resuming and ending a run": ("fovea/runs", "fovea/training.py", "fovea/processes.py"),
     "Environments and episodes (`fovea check-env`)": ("environments", "fovea/episodes.py"),
-    "vLLM and endpoints": ("environments/policies", "fovea/endpoint.py"),
+    "vLLM and endpoints": ("environments/policies", "fovea/endpoint.py", "fovea/server.py"),
     "Rewards (`fovea rewards test`)": ("rewards",),
     "Making traces (`fovea traces`)": (
         "synthesis/agent", "synthesis/chains", "synthesis/oracle_traces.py", "synthesis/arguments.py",

@@ -119,56 +119,81 @@ def _one_by_one(
     policy: ContinuousPolicy, num_episodes: int, seat_of: Callable[[int], Seat], most: int
 ) -> Iterator[tuple[int, Episode]]:
     """The episodes, `most` of them side by side, each on its own clock."""
-    waiting = iter(range(num_episodes))
-    writing: dict[int, tuple[int, Seat]] = {}
-    preparing: dict[Future[tuple[Seat, Episode | None]], int] = {}
+    waiting, table = iter(range(num_episodes)), _Table(policy, seat_of)
+    try:
+        while True:
+            with phase("environment"):
+                for place in islice(waiting, most - len(table)):
+                    table.seat(place)
+                if not len(table):
+                    return
+                table.wait_for_a_turn()
+                ended = table.begin_turns()
+            yield from ended
+            with phase("environment"):
+                table.end_turns()
+                ended = table.begin_turns()
+            yield from ended
+    finally:
+        table.clear()
 
-    def open_seat(place: int) -> tuple[Seat, Episode | None]:
-        return seat_of(place), None
 
-    def take(seat: Seat, reply: Reply) -> tuple[Seat, Episode | None]:
-        seat.take(reply)
-        return seat, None if seat.stop_reason is None else seat.episode()
+class _Table:
+    """Episodes that run side by side: a worker prepares their turns, and the policy writes those that are prepared."""
 
-    def begin_turns() -> list[tuple[int, Episode]]:
+    def __init__(self, policy: ContinuousPolicy, seat_of: Callable[[int], Seat]) -> None:
+        self._policy, self._seat_of = policy, seat_of
+        self._worker = _one_thread() if getattr(policy, "is_stepped", False) else _AtOnce()
+        self._preparing: dict[Future[tuple[Seat, Episode | None]], int] = {}
+        self._writing: dict[int, tuple[int, Seat]] = {}
+
+    def __len__(self) -> int:
+        return len(self._preparing) + len(self._writing)
+
+    def seat(self, place: int) -> None:
+        """Opens the episode of this place."""
+        self._preparing[self._worker.submit(lambda: (self._seat_of(place), None))] = place
+
+    def wait_for_a_turn(self) -> None:
+        """Waits for the worker where the policy has nothing to write."""
+        if not self._writing:
+            wait(self._preparing, return_when=FIRST_COMPLETED)
+
+    def begin_turns(self) -> list[tuple[int, Episode]]:
         """Begins the turns that are prepared, and returns the episodes that have ended. Failures come after them."""
-        done = [one for one in preparing if one.done()]
+        done = [one for one in self._preparing if one.done()]
         ended = []
         for future in [one for one in done if one.exception() is None] or done:
-            place = preparing.pop(future)
+            place = self._preparing.pop(future)
             seat, episode = future.result()
             if episode is None:
-                writing[id(seat.conversation)] = place, seat
-                policy.submit(seat.conversation, max_tokens=seat.tokens_left)
+                self._writing[id(seat.conversation)] = place, seat
+                self._policy.submit(seat.conversation, max_tokens=seat.tokens_left)
             else:
                 ended.append((place, episode))
         return ended
 
-    worker = _one_thread() if getattr(policy, "is_stepped", False) else _AtOnce()
-    try:
-        while True:
-            with phase("environment"):
-                for place in islice(waiting, most - len(writing) - len(preparing)):
-                    preparing[worker.submit(open_seat, place)] = place
-                if not writing:
-                    if not preparing:
-                        return
-                    wait(preparing, return_when=FIRST_COMPLETED)
-                ended = begin_turns()
-            yield from ended
-            with phase("environment"):
-                if writing:
-                    with phase("decode"):
-                        turns = policy.finished()
-                    count("tokens sampled", sum(reply.num_tokens for _, reply in turns))
-                    for conversation, reply in turns:
-                        place, seat = writing.pop(id(conversation))
-                        preparing[worker.submit(take, seat, reply)] = place
-                ended = begin_turns()
-            yield from ended
-    finally:
-        policy.abandon()
-        worker.shutdown(cancel_futures=True)
+    def end_turns(self) -> None:
+        """Has the worker carry out the turns that the policy ends, if it writes any."""
+        if not self._writing:
+            return
+        with phase("decode"):
+            turns = self._policy.finished()
+        count("tokens sampled", sum(reply.num_tokens for _, reply in turns))
+        for conversation, reply in turns:
+            place, seat = self._writing.pop(id(conversation))
+            self._preparing[self._worker.submit(_taken, seat, reply)] = place
+
+    def clear(self) -> None:
+        """Forgets what is under way."""
+        self._policy.abandon()
+        self._worker.shutdown(cancel_futures=True)
+
+
+def _taken(seat: Seat, reply: Reply) -> tuple[Seat, Episode | None]:
+    """The seat after a reply, and its episode if that has ended."""
+    seat.take(reply)
+    return seat, None if seat.stop_reason is None else seat.episode()
 
 
 def _one_thread() -> Executor:

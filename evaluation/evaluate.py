@@ -26,10 +26,10 @@ from evaluation.playing import evaluate
 from evaluation.summary import table
 from evaluation.sweep import sweep
 from fovea.config import parse
-from fovea.endpoint import EndpointError
 from fovea.ledger import LEDGER
 from fovea.processes import process_state, take_cores
 from fovea.runs.records import Summary
+from fovea.server import EndpointError
 
 
 def main() -> None:

@@ -24,9 +24,10 @@ from environments.rendering import Renderer
 from environments.seats import Conversation, Reply
 from fovea.bounded_cache import BoundedCache
 from fovea.config import ConfigError
-from fovea.endpoint import Server, data_url
+from fovea.endpoint import data_url
 from fovea.images import image_hash
 from fovea.models.names import resolve_path
+from fovea.server import Server
 
 _NEVER = -100.0
 """The bias that keeps a token from being sampled."""

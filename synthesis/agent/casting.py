@@ -16,6 +16,7 @@ from fovea.models.loading import load_model
 from fovea.plugins import load_object
 from synthesis.agent.chats import PROMPTS, Chat, ChatRole, EndpointChat, LocalChat
 from synthesis.agent.functions import FunctionRole
+from synthesis.agent.roles import MAX_TOKENS
 from synthesis.agent.rules import Rules, Truth
 from synthesis.agent.solving import Team
 
@@ -23,19 +24,33 @@ BY_RULE = ("adjust", "verify", "summarise")
 """Roles that rules play where nobody is named."""
 
 
+@dataclass(kw_only=True)
+class RoleArguments:
+    """The chat models that play roles."""
+
+    prompts: str | None = field(default=None, metadata={"help": "YAML with other words for roles of chat models."})
+    temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of chat models."})
+    max_tokens: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of a role's replies, thoughts included, such as look=2048 for a model that thinks."
+        },
+    )
+    max_asks: int = field(default=3, metadata={"help": "Times that a role is asked for an answer that can be used."})
+
+
 def cast_roles(
-    words: Mapping[str, str | None], agent: str | None, *, temperature: float, prompts: str | None,
-    max_tokens: Mapping[str, int], seed: int, cache_folder: Path,
-) -> Team:  # fmt: skip
+    words: Mapping[str, str | None], agent: str | None, chats: RoleArguments, *, seed: int, cache_folder: Path
+) -> Team:
     """The team that these words name; `agent` stands for every role without a word of its own.
 
     Raises:
         ConfigError: for a role that nobody plays, or a word that names nobody.
     """
-    changed = read_prompts(prompts, PROMPTS)
+    prompts, max_tokens = read_prompts(chats.prompts, PROMPTS), tokens_of(chats.max_tokens, MAX_TOKENS)
     named = {"truth": lambda: Truth(seed), "rules": lambda: Rules(seed)}
-    of_chat = partial(ChatRole, prompts=changed, max_tokens=max_tokens)
-    player = Casting(named, of_chat, FunctionRole, temperature, cache_folder).player
+    of_chat = partial(ChatRole, prompts=prompts, max_tokens=max_tokens)
+    player = Casting(named, of_chat, FunctionRole, chats.temperature, cache_folder).player
     chosen = chosen_words(words, agent, dict.fromkeys(BY_RULE, "rules"))
     team = {role: player(word, role) for role, word in chosen.items()}
     return Team(**team)
@@ -54,16 +69,22 @@ def chosen_words(words: Mapping[str, str | None], agent: str | None, by_default:
     return {role: str(word) for role, word in chosen.items()}
 
 
-def tokens_of(arguments: Any, roles: Sequence[str]) -> dict[str, int]:
-    """The most tokens of each role's replies, by the options --ROLE_max_tokens.
+def tokens_of(words: Sequence[str] | None, defaults: Mapping[str, int]) -> dict[str, int]:
+    """The most tokens of each role's replies: the defaults, and what the words of `--max_tokens` change in them.
+
+    >>> tokens_of(["look=2048"], {"locate": 128, "look": 256})
+    {'locate': 128, 'look': 2048}
 
     Raises:
-        ConfigError: for none at all.
+        ConfigError: for a word that names no role, or no number from 1.
     """
-    chosen = {role: getattr(arguments, f"{role}_max_tokens") for role in roles}
-    for role, number in chosen.items():
-        if number < 1:
-            raise ConfigError(f"--{role}_max_tokens {number}: it begins at 1")
+    chosen = dict(defaults)
+    for word in words or ():
+        role, _, number = word.partition("=")
+        if role not in defaults or not number.isdigit() or int(number) < 1:
+            known = " ".join(f"{name}={most}" for name, most in defaults.items())
+            raise ConfigError(f"--max_tokens {word}: write ROLE=N with N from 1; the defaults are {known}")
+        chosen[role] = int(number)
     return chosen
 
 

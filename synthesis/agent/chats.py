@@ -133,7 +133,7 @@ class Asked:
         told = self.chat.ask(messages, max_tokens=most, draw=usage.num_asked)
         usage.add(role, told.num_tokens, told.num_prompt_tokens, is_cached=told.is_cached)
         if told.cut_by in BY_LENGTH:
-            cure = f"raise --{role}_max_tokens with --retry_failed true"
+            cure = f"raise --max_tokens {role}=… with --retry_failed true"
             raise CutReply(f"a reply was cut off, {cure}: {told.cut_by}, at most {most} tokens")
         if told.cut_by:
             raise CutReply(f"a reply was stopped by the server: {told.cut_by}")

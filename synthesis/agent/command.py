@@ -23,14 +23,14 @@ from fovea.config import ConfigError, parse
 from fovea.data.columns import TaskError
 from fovea.data.identity import digest, fingerprint
 from fovea.data.task_files import save_tasks
-from fovea.endpoint import EndpointError, RefusedRequest
 from fovea.images import ImageError
 from fovea.models.loading import load_outline
 from fovea.runs.directory import RunDirectory, changes, plain
+from fovea.server import EndpointError, RefusedRequest
 from fovea.tasks import Task
-from synthesis.agent.casting import cast_roles, content_of, tokens_of
+from synthesis.agent.casting import RoleArguments, cast_roles, content_of
 from synthesis.agent.outcomes import FREE_SETTINGS, Outcome, append_outcome, finish, read_outcomes
-from synthesis.agent.roles import MAX_TOKENS, NAMES
+from synthesis.agent.roles import NAMES
 from synthesis.agent.solving import Agent, Bounds, GivenUp, Team
 from synthesis.agent.writing import played
 from synthesis.arguments import TraceSourceArguments, part_of
@@ -39,7 +39,7 @@ from synthesis.side_by_side import side_by_side
 
 
 @dataclass(kw_only=True)
-class AgentArguments(TraceSourceArguments):
+class AgentArguments(TraceSourceArguments, RoleArguments):
     """The tasks, the model that the traces are for, and the players of the roles."""
 
     num_scenes: int = field(default=100, metadata={"help": "Scenes to draw where no tasks are named."})
@@ -63,27 +63,8 @@ class AgentArguments(TraceSourceArguments):
     summarise: str | None = field(
         default=None, metadata={"help": "Who writes the thoughts (default: --agent, else rules)."}
     )
-    prompts: str | None = field(default=None, metadata={"help": "YAML with other words for roles of chat models."})
-    temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of chat models."})
-    locate_max_tokens: int = field(
-        default=MAX_TOKENS["locate"],
-        metadata={"help": "Most tokens of a box, as a chat model writes it, its thoughts included."},
-    )
-    look_max_tokens: int = field(
-        default=MAX_TOKENS["look"], metadata={"help": "Most tokens of an answer, thoughts included."}
-    )
-    adjust_max_tokens: int = field(
-        default=MAX_TOKENS["adjust"], metadata={"help": "Most tokens of a better box, thoughts included."}
-    )
-    verify_max_tokens: int = field(
-        default=MAX_TOKENS["verify"], metadata={"help": "Most tokens of a verdict, thoughts included."}
-    )
-    summarise_max_tokens: int = field(
-        default=MAX_TOKENS["summarise"], metadata={"help": "Most tokens of each text of a trace, thoughts included."}
-    )
     num_sights: int = field(default=3, metadata={"help": "Times that the first view must be answered rightly."})
     max_attempts: int = field(default=4, metadata={"help": "Zooms (or chains of them) before a task is given up."})
-    max_asks: int = field(default=3, metadata={"help": "Times that a role is asked for an answer that can be used."})
     retry_failed: bool = field(default=False, metadata={"help": "Work again on tasks that were given up."})
     num_workers: int = field(default=16, metadata={"help": "Tasks that are worked on side by side."})
     view_sizes_px: list[int] | None = field(
@@ -191,8 +172,7 @@ def run(arguments: AgentArguments, episodes: EpisodeArguments) -> Path:
         )
     if arguments.retry_failed:
         outcomes = {task_id: outcome for task_id, outcome in outcomes.items() if outcome.is_trace}
-    team = cast_roles(words, arguments.agent, temperature=arguments.temperature, prompts=arguments.prompts,
-                      max_tokens=tokens_of(arguments, NAMES), seed=arguments.seed, cache_folder=folder)  # fmt: skip
+    team = cast_roles(words, arguments.agent, arguments, seed=arguments.seed, cache_folder=folder)
     save_tasks(tasks, folder / "tasks")
     directory.write_start(**settings, evaluation={"dataset_name": str(folder / "tasks"), "output_dir": str(folder)})
     outline = load_outline(

@@ -14,17 +14,15 @@ from typing import Any
 from environments.traces import trace_record
 from fovea.config import ConfigError
 from fovea.data.task_files import file_name
-from fovea.endpoint import RefusedRequest
 from fovea.episodes import Episode
 from fovea.jsonl import cut_torn_line, read_jsonl
 from fovea.runs.records import SAMPLES, Sample, append
+from fovea.server import RefusedRequest
 from fovea.tasks import Task
 from synthesis.agent.roles import COSTS_HEAD, Usage, cost_row
 
 OUTCOMES = "outcomes.jsonl"
-FREE_SETTINGS = re.compile(
-    r"output_dir|max_tasks|num_workers|image_cache_gib|num_scenes|retry_failed|[a-z]+_max_tokens"
-)
+FREE_SETTINGS = re.compile(r"output_dir|max_tasks|num_workers|image_cache_gib|num_scenes|retry_failed|max_tokens")
 """Settings that may change when the agent goes on."""
 AT_SIGHT, BY_ZOOM = "answered at sight", "answered by zooming"
 

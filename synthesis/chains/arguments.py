@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 from fovea.arguments import PixelArguments
 from fovea.config import ConfigError
+from synthesis.agent.casting import RoleArguments
 from synthesis.arguments import part_of
-from synthesis.chains.roles import MAX_TOKENS, NAMES
+from synthesis.chains.roles import NAMES
 
 
 @dataclass(kw_only=True)
-class ChainArguments(PixelArguments):
+class ChainArguments(PixelArguments, RoleArguments):
     """The pictures, the model that the chains are for, the players of the roles, and the number of chains."""
 
     output_dir: str = field(metadata={"help": "Folder for the stages' files, tasks and traces."})
@@ -35,25 +36,6 @@ class ChainArguments(PixelArguments):
     annotate: str | None = field(default=None, metadata={"help": "Who says how two images relate."})
     ask: str | None = field(default=None, metadata={"help": "Who writes the questions (a language model)."})
     look: str | None = field(default=None, metadata={"help": "Who answers questions in the checks."})
-    prompts: str | None = field(default=None, metadata={"help": "YAML with other words for roles of chat models."})
-    temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of chat models."})
-    extract_max_tokens: int = field(
-        default=MAX_TOKENS["extract"],
-        metadata={"help": "Most tokens of a profile, as a chat model writes it, its thoughts included."},
-    )
-    connect_max_tokens: int = field(
-        default=MAX_TOKENS["connect"], metadata={"help": "Most tokens of what connects two images, thoughts included."}
-    )
-    annotate_max_tokens: int = field(
-        default=MAX_TOKENS["annotate"], metadata={"help": "Most tokens of a relation, thoughts included."}
-    )
-    ask_max_tokens: int = field(
-        default=MAX_TOKENS["ask"],
-        metadata={"help": "Most tokens of the questions along a path, thoughts included; 128 more for each step."},
-    )
-    look_max_tokens: int = field(
-        default=MAX_TOKENS["look"], metadata={"help": "Most tokens of an answer in the checks, thoughts included."}
-    )
     num_candidates: int = field(
         default=4, metadata={"help": "Pairs that are asked about: each image with so many nearest by their profiles."}
     )
@@ -63,7 +45,6 @@ class ChainArguments(PixelArguments):
         default_factory=lambda: [0, 1, 2], metadata={"help": "Images of an album beside those of its path."}
     )
     max_uses: int = field(default=3, metadata={"help": "Paths on which one pair of images may be."})
-    max_asks: int = field(default=3, metadata={"help": "Times that a role is asked for an answer that can be used."})
     retry_failed: bool = field(default=False, metadata={"help": "Work again on lines that failed."})
     num_workers: int = field(default=16, metadata={"help": "Requests that are under way side by side."})
     stage: str = field(

@@ -18,14 +18,14 @@ from typing import Any
 
 from environments.arguments import EpisodeArguments
 from fovea.config import ConfigError, parse
-from fovea.endpoint import EndpointError
 from fovea.runs.directory import RunDirectory, changes
+from fovea.server import EndpointError
 from synthesis.agent.casting import Casting, chosen_words, content_of, player_of, read_prompts, tokens_of
 from synthesis.chains.arguments import ChainArguments
 from synthesis.chains.building import Builder
 from synthesis.chains.chats import WORDS, ChainChat, ChainFunction
 from synthesis.chains.pool import image_paths, pool_of
-from synthesis.chains.roles import NAMES
+from synthesis.chains.roles import MAX_TOKENS, NAMES
 from synthesis.chains.truth import SCENES, Truth, draw_pool
 from synthesis.chains.writing import write
 
@@ -76,7 +76,7 @@ def cast(arguments: ChainArguments) -> Cast:
     """
     folder = Path(arguments.output_dir)
     prompts = read_prompts(arguments.prompts, WORDS)
-    of_chat = partial(ChainChat, prompts=prompts, max_tokens=tokens_of(arguments, NAMES))
+    of_chat = partial(ChainChat, prompts=prompts, max_tokens=tokens_of(arguments.max_tokens, MAX_TOKENS))
     by_name = {"truth": lambda: Truth(folder / POOL)}
     casting = Casting(by_name, of_chat, ChainFunction, arguments.temperature, folder)
     words = {role: getattr(arguments, role) for role in NAMES}

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from fovea.endpoint import RefusedRequest
 from fovea.images import ImageError
 from fovea.jsonl import cut_torn_line, read_jsonl
+from fovea.server import RefusedRequest
 from synthesis.agent.roles import RoleError, Usage
 from synthesis.side_by_side import side_by_side
 

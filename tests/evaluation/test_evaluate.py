@@ -12,9 +12,9 @@ from evaluation.stored import stored_run
 from evaluation.summary import summarize
 from evaluation.sweep import sweep
 from fovea.config import ConfigError
-from fovea.endpoint import EndpointError
 from fovea.runs.directory import RunDirectory
 from fovea.runs.records import Sample, append, read_summary
+from fovea.server import EndpointError
 from fovea.tasks import AnswerKind
 from synthesis.shapes import make_tasks
 

@@ -6,7 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from fovea.endpoint import ChatEndpoint, EndpointError, RefusedRequest, Server, data_url, is_whole
+from fovea.endpoint import ChatEndpoint, data_url, is_whole
+from fovea.server import EndpointError, RefusedRequest, Server
 
 
 def says(text, **usage):

@@ -15,8 +15,9 @@ from environments.trace_files import read_traces
 from evaluation.discover import find_runs
 from fovea.boxes import WHOLE, Box, Frame, coverage
 from fovea.config import ConfigError, read_config
-from fovea.endpoint import ChatEndpoint, EndpointError
+from fovea.endpoint import ChatEndpoint
 from fovea.placeholders import label_images, marked
+from fovea.server import EndpointError
 from fovea.tasks import AnswerKind, Task
 from synthesis.agent.chats import ChatRole, EndpointChat, Told
 from synthesis.agent.command import AgentArguments, run
@@ -312,7 +313,8 @@ def test_prompts_and_cut_replies_cost_and_remembered_ones_do_not(serve, tmp_path
 
 @pytest.mark.parametrize("role", ["locate", "look", "adjust", "verify", "summarise"])
 @pytest.mark.parametrize(("cut_by", "said"), [
-    ("length", "cut off, raise --{}_max_tokens with --retry_failed true"), ("content_filter", "by the server: content"),
+    ("length", "cut off, raise --max_tokens {}=… with --retry_failed true"),
+    ("content_filter", "by the server: content"),
 ])  # fmt: skip
 def test_a_reply_that_was_cut_names_the_option_that_allows_more(role, cut_by, said, make_task):
     box = Box(0.1, 0.1, 0.2, 0.2, Frame.UNIT)
@@ -328,14 +330,16 @@ def test_a_reply_that_was_cut_names_the_option_that_allows_more(role, cut_by, sa
 
 
 def test_a_model_in_this_process_is_cut_too_and_a_larger_limit_goes_on(tmp_path):
-    arguments = arguments_of(tmp_path / "out", look="tiny", prompts="roles/tiny.yaml", num_scenes=1, look_max_tokens=1)
+    arguments = arguments_of(
+        tmp_path / "out", look="tiny", prompts="roles/tiny.yaml", num_scenes=1, max_tokens=["look=1"]
+    )
     run(arguments, EpisodeArguments(**CROPS))
-    cut = "| a reply was cut off, raise --look_max_tokens with --retry_failed true | 1 |"
+    cut = "| a reply was cut off, raise --max_tokens look=… with --retry_failed true | 1 |"
     assert cut in (tmp_path / "out" / "summary.md").read_text()
-    run(replace(arguments, look_max_tokens=64, retry_failed=True), EpisodeArguments(**CROPS))
+    run(replace(arguments, max_tokens=["look=64"], retry_failed=True), EpisodeArguments(**CROPS))
     assert "cut off" not in (tmp_path / "out" / "summary.md").read_text()
-    with pytest.raises(ConfigError, match="--look_max_tokens 0: it begins at 1"):
-        run(replace(arguments, look_max_tokens=0), EpisodeArguments(**CROPS))
+    with pytest.raises(ConfigError, match="--max_tokens look=0: write ROLE=N with N from 1"):
+        run(replace(arguments, max_tokens=["look=0"]), EpisodeArguments(**CROPS))
 
 
 class OnlyInTheSecond(Truth):

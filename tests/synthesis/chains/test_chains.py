@@ -16,8 +16,8 @@ from environments.trace_files import read_traces
 from fovea.chains import Chain, Step, chain_of_task
 from fovea.config import ConfigError
 from fovea.data.task_files import load_tasks
-from fovea.endpoint import EndpointError
 from fovea.jsonl import read_jsonl
+from fovea.server import EndpointError
 from fovea.tasks import AnswerKind
 from synthesis.agent.casting import Casting
 from synthesis.agent.chats import Told
@@ -397,15 +397,15 @@ def test_a_reply_that_was_cut_names_the_option_that_allows_more(role):
              "ask": ({0: profile, 2: profile}, LINKS), "look": ("What?", {0: image})}[role]  # fmt: skip
     chat, steps = CutChat(), 128 if role == "ask" else 0
     for limits, most in (({}, MAX_TOKENS[role] + steps), ({role: 7}, 7 + steps)):
-        with pytest.raises(RoleError, match=f"cut off, raise --{role}_max_tokens with --retry_failed true"):
+        with pytest.raises(RoleError, match=f"cut off, raise --max_tokens {role}=… with --retry_failed true"):
             getattr(ChainChat(chat, max_tokens=limits), role)(*shown, Usage())
         assert chat.max_tokens == most
 
 
 def test_cut_replies_are_counted_with_their_cure(arguments, pool, tmp_path, monkeypatch):
     monkeypatch.setattr(Casting, "_made", lambda self, word: self.of_chat(CutChat()))
-    folder = run(replace(arguments, images=str(pool / "images"), agent="m", extract_max_tokens=9), EPISODES)
-    cure = "| extract: a reply was cut off, raise --extract_max_tokens with --retry_failed true | 16 |"
+    folder = run(replace(arguments, images=str(pool / "images"), agent="m", max_tokens=["extract=9"]), EPISODES)
+    cure = "| extract: a reply was cut off, raise --max_tokens extract=… with --retry_failed true | 16 |"
     assert cure in (folder / "summary.md").read_text()
     assert "at most 9 tokens" in (folder / "extract.jsonl").read_text()
 
