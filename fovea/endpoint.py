@@ -31,7 +31,7 @@ class ChatEndpoint:
 
     The key is read from the environment variable `api_key_variable`, if it is set. With `cache`, a JSONL file, an
     answer to the same request is remembered for good, unless it is empty or was cut. A request names its model, and
-    not the address: a model that is served elsewhere is the same model.
+    not the address: a model that is served elsewhere is the same model. Unless `trusts_name`, the address counts too.
     """
 
     base_url: str
@@ -39,6 +39,7 @@ class ChatEndpoint:
     api_key_variable: str = "OPENAI_API_KEY"
     cache: Path | None = None
     num_connections: int = 16
+    trusts_name: bool = True
 
     def __post_init__(self) -> None:
         key = os.environ.get(self.api_key_variable)
@@ -72,8 +73,9 @@ class ChatEndpoint:
             EndpointError: if it refuses any request.
         """
         request = {"model": self.model, "messages": messages, **options}
-        request_hash = _hash_of(request)
-        for known in (request_hash, _hash_of({"base_url": self.base_url, **request})):  # earlier files knew the address
+        with_address = _hash_of({"base_url": self.base_url, **request})  # all answers of earlier files are known by it
+        request_hash = _hash_of(request) if self.trusts_name else with_address
+        for known in (request_hash, with_address):
             if known in self._known:
                 return {"num_prompt_tokens": None, **self._known[known], "is_cached": True}
         try:

@@ -107,6 +107,10 @@ def _endpoint() -> tuple[ChatEndpoint, Path]:
         )
     folder = Path(os.environ.get("FOVEA_JUDGE_FOLDER", "runs/judge"))
     folder.mkdir(parents=True, exist_ok=True)
+    # A verdict is a measurement: another server may run another model under this name.
     return ChatEndpoint(
-        os.environ["FOVEA_JUDGE_URL"], os.environ["FOVEA_JUDGE_MODEL"], cache=folder / "verdicts.jsonl"
+        os.environ["FOVEA_JUDGE_URL"],
+        os.environ["FOVEA_JUDGE_MODEL"],
+        cache=folder / "verdicts.jsonl",
+        trusts_name=False,
     ), folder

@@ -58,6 +58,15 @@ def test_only_one_of_two_words_is_a_verdict(serve, named, make_episode, said, pa
     assert ("neither correct nor incorrect" in caplog.text) is (paid is None)
 
 
+def test_verdicts_of_another_server_are_its_own(serve, named, make_episode):
+    named(serve(says("Correct.")))
+    group = [make_episode(answer="8")]
+    assert score(load_reward("judge"), group) == [1.0]
+    other = serve(says("Incorrect."))
+    named(other)
+    assert score(load_reward("judge"), group) == [0.0] and len(other.requests) == 1
+
+
 def test_an_answer_is_quoted_and_bounded(serve, named, make_episode):
     server = serve(says("incorrect"))
     named(server)
