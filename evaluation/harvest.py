@@ -24,7 +24,7 @@ from environments.seats import Limits
 from environments.traces import unfit, write_traces
 from evaluation.markdown import markdown_row
 from evaluation.stored import StoredRun, stored_run
-from fovea.commands import plain_parser
+from fovea.commands import at_least_one, plain_parser
 from fovea.config import ConfigError
 from fovea.data.identity import fingerprint
 from fovea.episodes import Episode
@@ -148,8 +148,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a training or an evaluation")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for traces.jsonl and images")
     parser.add_argument("--model_name_or_path", help="where the run's model is now, if it has moved")
-    parser.add_argument("--max_traces", type=int, help="stop after so many, taken evenly (default: all)")
-    parser.add_argument("--max_per_task", type=int, default=2, help="traces of one task at most (default: 2)")
+    parser.add_argument("--max_traces", type=at_least_one, help="stop after so many, taken evenly (default: all)")
+    parser.add_argument("--max_per_task", type=at_least_one, default=2, help="traces of one task at most (default: 2)")
     args = parser.parse_args()
     try:
         print(harvest(args.run, args.output_dir, model=args.model_name_or_path, max_traces=args.max_traces,

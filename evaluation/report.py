@@ -25,7 +25,7 @@ from evaluation.evidence import evidence
 from evaluation.markdown import cells_of, encodable
 from evaluation.summary import summarize
 from evaluation.trajectories import Trajectories
-from fovea.commands import plain_parser
+from fovea.commands import at_least_one, plain_parser
 from fovea.images import ImageError
 from fovea.jsonl import read_jsonl, replacing
 from fovea.runs.records import Summary
@@ -210,13 +210,15 @@ def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, the baseline first")
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="the page (default: report.html)")
-    parser.add_argument("--max_image_px", type=int, default=480, help="longer side of the pictures in it")
+    parser.add_argument("--max_image_px", type=at_least_one, default=480, help="longer side of the pictures in it")
     parser.add_argument(
-        "--max_pictures", type=int, default=1000, metavar="N",
+        "--max_pictures", type=at_least_one, default=1000, metavar="N",
         help="of an evaluation with more than N pictures the viewer shows questions drawn at random (default: 1000); "
         "tables and plots are of all questions, and `fovea view RUN` shows all",
     )  # fmt: skip
-    parser.add_argument("--max_training_groups", type=int, default=40, help="groups of rollouts shown of each training")
+    parser.add_argument(
+        "--max_training_groups", type=at_least_one, default=40, help="groups of rollouts shown of each training"
+    )
     args = parser.parse_args()
     args.output.parent.mkdir(parents=True, exist_ok=True)
     parts = report(

@@ -163,4 +163,6 @@ def stored_run(folder: Path) -> StoredRun:
     for file in (ROLLOUTS, SAMPLES):
         if (folder / file).exists():
             return StoredRun(folder, file)
-    raise SystemExit(f"{folder} holds neither {ROLLOUTS} nor {SAMPLES}: name the folder of a run")
+    below = [str(path.parent) for path in sorted(folder.glob(f"*/{SAMPLES}"))]
+    cure = f"did you mean {' or '.join(below[:3])}?" if below else "name the folder of a run"
+    raise SystemExit(f"{folder} holds neither {ROLLOUTS} nor {SAMPLES}: {cure}")

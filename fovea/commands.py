@@ -10,3 +10,17 @@ def plain_parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+
+
+def at_least_one(text: str) -> int:
+    """A number from 1, for options of `plain_parser` that count things.
+
+    >>> at_least_one("3")
+    3
+
+    Raises:
+        argparse.ArgumentTypeError: for another.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 1")
+    return int(text)

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from environments.trace_files import image_sources
-from fovea.commands import plain_parser
+from fovea.commands import at_least_one, plain_parser
 from fovea.data.columns import TaskError, parse_columns
 from fovea.data.task_files import tasks_from
 from fovea.images import open_image
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--against_split", help="their split, where they are saved or hub datasets with several")
     parser.add_argument("--against_columns", nargs="+", default=[], metavar="OURS=THEIRS", help="their column names")
     parser.add_argument("--held_out", type=float, default=0.0, help="share of the pictures that are held out")
-    parser.add_argument("--per_image", type=int, help="rows of one picture at most")
+    parser.add_argument("--per_image", type=at_least_one, help="rows of one picture at most")
     parser.add_argument("--seed", type=int, default=0, help="of what is chosen, held out, and its order")
     args = parser.parse_args()
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fovea.chains import Chain, Step
-from fovea.commands import plain_parser
+from fovea.commands import at_least_one, plain_parser
 from fovea.data.task_files import save_tasks
 from fovea.placeholders import label_images
 from fovea.statistics import best_constant
@@ -277,11 +277,15 @@ def balance(tasks: Sequence[Task]) -> str:
 def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for tasks.jsonl and images")
-    parser.add_argument("--num_tasks", type=int, default=500)
+    parser.add_argument("--num_tasks", type=at_least_one, default=500)
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same tasks")
     parser.add_argument("--families", nargs="+", default=list(ALBUM_FAMILIES), choices=list(ALBUM_FAMILIES))
-    parser.add_argument("--num_images", nargs="+", type=int, default=list(NUM_IMAGES), help="images of a task, 2 to 24")
-    parser.add_argument("--view_px", type=int, default=128, help="side of a square with the pixels of a first view")
+    parser.add_argument(
+        "--num_images", nargs="+", type=at_least_one, default=list(NUM_IMAGES), help="images of a task, 2 to 24"
+    )
+    parser.add_argument(
+        "--view_px", type=at_least_one, default=128, help="side of a square with the pixels of a first view"
+    )
     args = parser.parse_args()
     if not all(2 <= number <= MAX_IMAGES for number in args.num_images):
         raise SystemExit(f"--num_images {args.num_images}: an album has 2 to {MAX_IMAGES} images")

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fovea.boxes import Box
-from fovea.commands import plain_parser
+from fovea.commands import at_least_one, plain_parser
 from fovea.data.task_files import save_tasks
 from fovea.tasks import AnswerKind, Target, Task
 from synthesis.shapes import questions
@@ -211,7 +211,7 @@ _MAKERS = {"read": _read, "compare": _compare, "nested": _nested, "direct": _dir
 def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for tasks.jsonl and images")
-    parser.add_argument("--num_tasks", type=int, default=500)
+    parser.add_argument("--num_tasks", type=at_least_one, default=500)
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same tasks")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     args = parser.parse_args()

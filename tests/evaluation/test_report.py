@@ -16,7 +16,7 @@ from evaluation.playing import evaluate
 from evaluation.plots import frontier, learning_curves
 from evaluation.report import _differences, as_script, main, thinned
 from evaluation.rescore import main as rescore_main
-from evaluation.stored import StoredRun
+from evaluation.stored import StoredRun, stored_run
 from evaluation.summary import summarize
 from evaluation.trajectories import Trajectories
 from evaluation.view import make_server
@@ -275,3 +275,17 @@ def test_samples_of_a_question_count_once_against_an_axis(monkeypatch):
     assert len(figures._by_axis([run], shown)) == 1
     [curve] = drawn["images, read"].values()
     assert curve == {2: (0.5, summarize(samples).interval)}
+
+
+def test_a_folder_whose_evaluations_lie_below_it_names_them(run):
+    with pytest.raises(SystemExit, match=r"did you mean .*/evaluation or .*/evaluation_protocol\?"):
+        stored_run(run)
+
+
+@pytest.mark.parametrize("count", ["0", "-3", "2.5", "x"])
+@pytest.mark.parametrize("option", ["--max_pictures", "--max_image_px", "--max_training_groups"])
+def test_counts_begin_at_one(option, count, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["fovea report", "RUN", option, count])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"argument {option}: '{count}': give a whole number from 1" in capsys.readouterr().err
