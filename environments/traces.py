@@ -18,7 +18,7 @@ from PIL import Image
 from environments.protocol import behind_thoughts
 from fovea.answers import score
 from fovea.episodes import Episode, StopReason
-from fovea.images import is_strip, open_image
+from fovea.images import is_strip, open_image, write_png
 from fovea.jsonl import replacing
 from fovea.placeholders import PLACEHOLDER, escaped, parts_of
 
@@ -90,7 +90,7 @@ def trace_record(episode: Episode, folder: Path, *, name: str) -> dict[str, Any]
                 continue
             path = f"images/{name}-{len(paths)}.png"
             (folder / path).unlink(missing_ok=True)  # it may be a link to another folder's file
-            block["image"].save(folder / path)
+            write_png(block["image"], folder / path)
             paths.append(path)
             texts.append(PLACEHOLDER)
         messages.append({"role": message["role"], "content": "".join(texts)})

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fovea.jsonl import read_jsonl
+from fovea.jsonl import append_lines, read_jsonl
 
 PACE = "pace.jsonl"
 
@@ -41,8 +41,8 @@ class Pace:
 
 def note_pace(folder: Path, setting: Setting, *, episodes: int, seconds: float) -> None:
     """Adds a line to the folder's pace.jsonl."""
-    with (folder / PACE).open("a") as file:
-        file.write(json.dumps({"episodes": episodes, "seconds": seconds, **asdict(setting)}) + "\n")
+    line = json.dumps({"episodes": episodes, "seconds": seconds, **asdict(setting)}) + "\n"
+    append_lines(folder / PACE, [line])
 
 
 def pace_of(folder: Path) -> Pace | None:

@@ -16,7 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from fovea.jsonl import cut_torn_line, read_jsonl
+from fovea.images import write_png
+from fovea.jsonl import append_lines, cut_torn_line, read_jsonl
 from fovea.server import EndpointError, RefusedRequest, Server
 
 logger = logging.getLogger(__name__)
@@ -87,8 +88,7 @@ class ChatEndpoint:
             with self._lock:
                 self._known[request_hash] = answer
                 self.cache.parent.mkdir(parents=True, exist_ok=True)
-                with self.cache.open("a") as file:
-                    file.write(json.dumps({"request": request_hash, "answer": answer}) + "\n")
+                append_lines(self.cache, [json.dumps({"request": request_hash, "answer": answer}) + "\n"])
         return {**answer, "is_cached": False}
 
     def _expect_plain_answer(self, request: dict[str, Any], refusal: RefusedRequest) -> None:
@@ -232,5 +232,5 @@ def _is_refused(name: str, answer: str) -> bool:
 def data_url(image: Image.Image) -> str:
     """An image as a PNG inside a URL."""
     buffer = BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
+    write_png(image, buffer)
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"

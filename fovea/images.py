@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 from PIL import ExifTags, Image, ImageOps
 
@@ -64,6 +64,11 @@ def fitted_size(size: Size, *limits: PixelLimits) -> Size:
     for limit in limits:
         size = limit.fit_size(size)
     return size
+
+
+def write_png(image: Image.Image, to: Path | BinaryIO) -> None:
+    """Writes an image as a PNG file, lightly compressed: a quarter of the usual seconds, a sixth more bytes."""
+    image.save(to, "PNG", compress_level=1)
 
 
 def fit(image: Image.Image, *limits: PixelLimits) -> Image.Image:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -30,6 +32,36 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
                     f"{path} line {number} is no JSON ({error}): correct or delete it, it begins with {line[:80]!r}"
                 ) from None
     return records
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Writes lines behind what is there, whole, though other processes append to the file too.
+
+    They may run on other machines that share a network file system, where two that append without a lock overwrite
+    each other.
+    """
+    content = "".join(lines)
+    with path.open("a", encoding="utf-8") as file, _locked(file):
+        file.write(content)
+        file.flush()
+
+
+@contextmanager
+def _locked(file: IO[str]) -> Iterator[None]:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        warnings.warn(
+            f"{file.name} cannot be locked ({error}): lines of processes on other machines may be lost. Mount the file "
+            "system with locks, or give output_dir elsewhere",
+            stacklevel=4,
+        )
+        yield
+        return
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fovea.endpoint import ChatEndpoint, is_whole
 from fovea.episodes import Episode
+from fovea.jsonl import append_lines
 from fovea.tasks import Task
 from rewards.accuracy import accuracy
 
@@ -49,8 +50,7 @@ def judge(task: Task, episodes: Sequence[Episode]) -> list[float | None]:
         if judgement is not None and judgement != (rule := accuracy(task, one))
     ]
     if differing:
-        with (folder / "disagreements.jsonl").open("a") as file:
-            file.writelines(json.dumps(row, default=str) + "\n" for row in differing)
+        append_lines(folder / "disagreements.jsonl", [json.dumps(row, default=str) + "\n" for row in differing])
     return verdicts
 
 

@@ -32,7 +32,7 @@ from fovea.episodes import Episode
 from fovea.models.loading import load_outline
 from fovea.models.names import EMBEDDED
 from fovea.tasks import Task
-from synthesis.arguments import TraceSourceArguments, for_one_pass
+from synthesis.arguments import TraceSourceArguments
 from synthesis.shapes import make_tasks
 
 DEFAULT_FOLDER = Path("runs/tiny/traces")
@@ -88,7 +88,7 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
         refuse_half_chains(tasks)
     oracle = _oracle(arguments, episodes.environment, frame)
     limits = Limits(max_turns=episodes.max_turns)
-    factory = environment_factory(for_one_pass(episodes), outline)
+    factory = environment_factory(episodes, outline)
     unaided: list[str] = []
 
     def played() -> Iterator[Episode]:

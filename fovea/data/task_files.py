@@ -26,7 +26,7 @@ from fovea.data.columns import (
 from fovea.data.pictures import image_source
 from fovea.data.references import checked, kind_of, target_of
 from fovea.data.sources import BROKEN, Row, read_rows
-from fovea.images import encoded
+from fovea.images import encoded, write_png
 from fovea.jsonl import replacing
 from fovea.placeholders import MARK, PLACEHOLDER, escaped, marked, refuse_placeholders, unescaped
 from fovea.tasks import Task
@@ -176,7 +176,7 @@ def _image_path(image: Any, folder: Path, name: str) -> str:
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        content.save(path)
+        write_png(content, path)
     return str(path.relative_to(folder))
 
 

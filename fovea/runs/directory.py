@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fovea.jsonl import read_jsonl, replacing
+from fovea.jsonl import append_lines, read_jsonl, replacing
 from fovea.runs.records import ROLLOUTS, Rollout, RunInfo, append, read_run, write_run
 
 PACKAGES = ("fovea", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "vllm", "numpy")
@@ -57,8 +57,7 @@ class RunDirectory:
 
     def add_metrics(self, metrics: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""
-        with (self.path / METRICS).open("a") as file:
-            file.write(json.dumps(metrics, default=str) + "\n")
+        append_lines(self.path / METRICS, [json.dumps(metrics, default=str) + "\n"])
 
     def add_rollouts(self, rollouts: Iterable[Rollout]) -> None:
         """A line of episodes.jsonl for each rollout."""

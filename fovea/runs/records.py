@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from fovea.boxes import Framing
 from fovea.episodes import Episode, StopReason, Turn
-from fovea.jsonl import read_jsonl
+from fovea.jsonl import append_lines, read_jsonl
 from fovea.runs.turns import turn_from_json, turn_to_json
 from fovea.tasks import AnswerKind, Task
 
@@ -247,9 +247,7 @@ def line_of(record: EpisodeRecord) -> str:
 
 def append(path: Path, records: Iterable[EpisodeRecord]) -> None:
     """Writes a line for each record behind what is there: all of them, or none if one cannot be made."""
-    lines = list(map(line_of, records))
-    with path.open("a") as file:
-        file.writelines(lines)
+    append_lines(path, list(map(line_of, records)))
 
 
 def read_run(folder: str | Path) -> RunInfo:

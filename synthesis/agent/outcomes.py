@@ -15,7 +15,7 @@ from environments.traces import trace_record
 from fovea.config import ConfigError
 from fovea.data.task_files import file_name
 from fovea.episodes import Episode
-from fovea.jsonl import cut_torn_line, read_jsonl
+from fovea.jsonl import append_lines, cut_torn_line, read_jsonl
 from fovea.runs.records import SAMPLES, Sample, append
 from fovea.server import RefusedRequest
 from fovea.tasks import Task
@@ -87,8 +87,7 @@ class Outcome:
 
 def append_outcome(folder: Path, outcome: Outcome) -> None:
     """Writes a line, after the files that it names."""
-    with (folder / OUTCOMES).open("a") as file:
-        file.write(json.dumps(asdict(outcome), default=str) + "\n")
+    append_lines(folder / OUTCOMES, [json.dumps(asdict(outcome), default=str) + "\n"])
 
 
 def read_outcomes(folder: Path, hashes: Mapping[str, str]) -> dict[str, Outcome]:

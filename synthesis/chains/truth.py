@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from fovea.boxes import Box
 from fovea.chains import Chain, Step
-from fovea.images import image_hash, open_image
+from fovea.images import image_hash, open_image, write_png
 from synthesis.agent.roles import RoleError, Usage
 from synthesis.chains.roles import UNKNOWN, Draft, Link, Profile, Relation, RelationKind, SeenObject
 from synthesis.shapes.scenes import NAMES, Shape, render, sample_scene
@@ -57,7 +57,7 @@ def draw_pool(folder: Path, num_scenes: int, seed: int) -> Path:
     for number in tqdm(range(num_scenes), desc="scenes"):
         names = [NAMES[index] for index in rng.choice(len(NAMES), size=int(rng.integers(2, 5)), replace=False)]
         scene = sample_scene(rng, num_shapes=len(names), names=names)
-        render(scene).save(images / f"{number:06d}.png")
+        write_png(render(scene), images / f"{number:06d}.png")
         known = [vars(Known.of(shape)) for shape in scene.shapes]
         lines.append(json.dumps({"image": f"images/{number:06d}.png", "objects": known}) + "\n")
     (folder / SCENES).write_text("".join(lines))

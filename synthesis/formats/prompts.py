@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from fovea.data.sources import BROKEN
-from fovea.images import encoded
+from fovea.images import encoded, write_png
 from fovea.placeholders import MARK, PLACEHOLDER
 from fovea.tasks import Task
 from synthesis.formats.wording import Changes, question_of
@@ -76,7 +76,7 @@ def prompt_row(task: Task) -> dict[str, Any]:
 def png(image: Image.Image) -> bytes:
     """The bytes of a PNG file of an image."""
     file = io.BytesIO()
-    image.save(file, "PNG")
+    write_png(image, file)
     return file.getvalue()
 
 

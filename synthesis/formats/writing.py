@@ -17,7 +17,7 @@ from transformers.utils import get_json_schema
 from environments.traces import trace_record
 from fovea.boxes import UNIT_VIEW, Box, Frame, Size, coverage
 from fovea.episodes import Call, Episode
-from fovea.images import cut, open_image
+from fovea.images import cut, open_image, write_png
 from synthesis.formats import rows
 from synthesis.formats.dialects import MARGIN, POINT_RADIUS
 from synthesis.formats.replaying import WHOLE_SHARE, places_of
@@ -81,7 +81,7 @@ def written(
     zooms = list(_drawn(episode, [view.size for view in views], writer, frame))
     if writer.tool is not None:
         for zoom, path in zip(zooms, record["images"][len(views) :], strict=True):
-            cut(views[zoom.root], zoom.region).save(folder / path)
+            write_png(cut(views[zoom.root], zoom.region), folder / path)
     first_size = open_image(folder / record["images"][0]).size if views else (0, 0)
     schemas = json.dumps([get_json_schema(tool) for tool in tools])
     return writer.row(WrittenTrace(record, zooms, len(views), first_size, schemas))

@@ -1,10 +1,12 @@
 """JSONL files of processes that may be killed within a line, and of people who edit them."""
 
+import fcntl
 import json
+from threading import Thread
 
 import pytest
 
-from fovea.jsonl import cut_torn_line, read_jsonl, replacing
+from fovea.jsonl import append_lines, cut_torn_line, read_jsonl, replacing
 
 
 def test_a_last_line_cut_off_by_a_kill_is_left_out(tmp_path):
@@ -53,3 +55,27 @@ def test_what_an_editor_leaves_is_kept(tmp_path):
     path.write_text('{"a": 1}\n\n{"a": 2}')
     cut_torn_line(path)
     assert path.read_text() == '{"a": 1}\n\n{"a": 2}\n' and read_jsonl(path) == [{"a": 1}, {"a": 2}]
+
+
+def test_lines_are_appended_while_no_other_process_writes(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n')
+    with path.open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = Thread(target=append_lines, args=(path, ['{"a": 3}\n']))
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive()
+        other.write('{"a": 2}\n')
+    waiting.join(10)
+    assert [row["a"] for row in read_jsonl(path)] == [1, 2, 3]
+
+
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match=r"a.jsonl cannot be locked.*other machines may be lost"):
+        append_lines(tmp_path / "a.jsonl", ['{"a": 1}\n'])
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"a": 1}]
