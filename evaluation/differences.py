@@ -44,13 +44,15 @@ def _name(run: FoundRun, evaluation: str) -> str:
 
 
 def _pairs_within(runs: Sequence[FoundRun]) -> list[Pair]:
-    """Each run against itself with something taken away or forced."""
+    """Each run against itself with something taken away or forced, where it was asked some of the same questions."""
     pairs = []
     for run in runs:
         (main_name, main), *others = run.evaluations.items()
+        asked = {sample.task_id for sample in main.samples}
         pairs += [
             Pair(f"{run.name} / {name}", f"{run.name} / {main_name}", other.folder, main.folder)
             for name, other in others
+            if any(sample.task_id in asked for sample in other.samples)
         ]
     return pairs
 

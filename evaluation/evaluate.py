@@ -22,7 +22,7 @@ from evaluation import split
 from evaluation.arguments import EvaluationArguments
 from evaluation.arms import play_arms
 from evaluation.history import play_history
-from evaluation.playing import evaluate
+from evaluation.playing import evaluate, refuse_folder
 from evaluation.summary import table
 from evaluation.sweep import sweep
 from fovea.config import parse
@@ -59,6 +59,8 @@ def _summaries(arguments: EvaluationArguments, episodes: EpisodeArguments) -> It
         for step, found in play_history(arguments, episodes).items():
             yield from ((f"after {step} steps {arm}".rstrip(), summary) for arm, summary in found.items())
         return
+    if not (arguments.view_sizes_px or arguments.arms):  # those have folders of their own below
+        refuse_folder(arguments, episodes)
     model, tasks = arguments.load()
     LEDGER.restart()
     if arguments.view_sizes_px:

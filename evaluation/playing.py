@@ -75,13 +75,13 @@ def evaluate(model: Model, tasks: list[Task], arguments: EvaluationArguments, ep
             settings or of other questions.
     """
     check_asked(tasks, arguments)
+    weights = None if arguments.openai_base_url else weights_mark(arguments.model_name_or_path)
+    refuse_folder(arguments, episodes, weights)
     with said_in_a_line():
         try_openings(environment_factory(episodes, model), tasks)
     state = process_state()
     run = RunDirectory(arguments.output_dir)
     hashes = {task.id: fingerprint(task) for task in tasks}
-    weights = None if arguments.openai_base_url else weights_mark(arguments.model_name_or_path)
-    refuse_other_settings(run, arguments, episodes, weights)
     if state.is_main_process:
         put_in_order(run.path, hashes)
     state.wait_for_everyone()
@@ -138,7 +138,7 @@ def timed(folder: Path, arguments: EvaluationArguments) -> Iterator[None]:
 
 
 def check_asked(tasks: Sequence[Task], arguments: EvaluationArguments) -> None:
-    """Raises ConfigError without tasks, for vLLM in several processes, or a folder that holds a model or a training."""
+    """Raises ConfigError without tasks, or for vLLM in several processes."""
     if not tasks:
         raise ConfigError("there are no tasks to evaluate on: look at --dataset_name and --max_tasks")
     if arguments.use_vllm and process_state().num_processes > 1:
@@ -146,27 +146,27 @@ def check_asked(tasks: Sequence[Task], arguments: EvaluationArguments) -> None:
             "vLLM takes several cards by itself: use one process and --vllm_engine_kwargs "
             """'{"tensor_parallel_size": 2}', or a server with --vllm_server_base_url"""
         )
+
+
+def refuse_folder(arguments: EvaluationArguments, episodes: EpisodeArguments, weights: str | None = None) -> None:
+    """Raises ConfigError if the output folder holds a model, a training, or an evaluation of another kind.
+
+    That is one with other settings or, where `weights` are given, of other weights.
+    """
     folder = Path(arguments.output_dir)
-    settings = read_run(folder).settings
-    if holds_model(folder) or (settings and "evaluation" not in settings):
+    before = read_run(folder).settings
+    if holds_model(folder) or (before and "evaluation" not in before):
         raise ConfigError(f"{folder} holds a training: name {folder / 'evaluation'}")
-
-
-def refuse_other_settings(
-    run: RunDirectory, arguments: EvaluationArguments, episodes: EpisodeArguments, weights: str | None
-) -> None:
-    """Raises ConfigError if a folder holds samples that were played with other settings or by other weights."""
-    if not (run.path / SAMPLES).exists() and not any(run.path.glob(PARTS)):
+    if not (folder / SAMPLES).exists() and not any(folder.glob(PARTS)):
         return
-    before = run.settings()
     if weights is not None and before.get("weights", {}).get("mark", weights) != weights:
         raise ConfigError(
-            f"{run.path} holds an evaluation of the weights that {arguments.model_name_or_path} had before it was "
+            f"{folder} holds an evaluation of the weights that {arguments.model_name_or_path} had before it was "
             "trained anew: use another --output_dir, or delete it"
         )
     if changed := list(changes(before, {"evaluation": arguments, "episodes": episodes}, free=FREE_SETTINGS)):
         raise ConfigError(
-            f"{run.path} holds an evaluation with other settings ({'; '.join(changed)}): use another --output_dir, or "
+            f"{folder} holds an evaluation with other settings ({'; '.join(changed)}): use another --output_dir, or "
             "delete it"
         )
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from evaluation.arguments import EvaluationArguments
-from evaluation.evaluate import main
+from evaluation.evaluate import _summaries, main
 from evaluation.played import played_already
 from evaluation.playing import evaluate
 from evaluation.stored import stored_run
@@ -154,6 +154,13 @@ def test_an_evaluation_does_not_overwrite_the_settings_of_a_training(tiny, tasks
     (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds a training"):
         evaluate(tiny, tasks, EvaluationArguments(output_dir=str(tmp_path / "model")), episode_arguments)
+
+
+def test_a_folder_is_refused_before_a_model_is_loaded(episode_arguments, tmp_path):
+    RunDirectory(tmp_path).write_start(script={"reward_funcs": ["accuracy"]})
+    arguments = EvaluationArguments(output_dir=str(tmp_path), model_name_or_path="nowhere")
+    with pytest.raises(ConfigError, match="holds a training"):
+        next(_summaries(arguments, episode_arguments))
 
 
 def test_episodes_of_images_that_have_changed_since_are_refused(tiny, episode_arguments, picture, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from evaluation.arguments import EvaluationArguments
 from evaluation.played import put_in_order
-from evaluation.playing import evaluate, refuse_other_settings
+from evaluation.playing import evaluate, refuse_folder
 from fovea.config import ConfigError
 from fovea.data.task_files import save_tasks
 from fovea.runs.directory import RunDirectory
@@ -82,7 +82,7 @@ def test_parts_of_other_settings_are_refused(tmp_path, episode_arguments):
     RunDirectory(tmp_path).write_start(evaluation=arguments, episodes=episode_arguments)
     append(tmp_path / "samples.0.part.jsonl", [some("a")])
     with pytest.raises(ConfigError, match="other settings"):
-        refuse_other_settings(RunDirectory(tmp_path), replace(arguments, temperature=1.0), episode_arguments, "")
+        refuse_folder(replace(arguments, temperature=1.0), episode_arguments)
 
 
 WATCHED = """

@@ -170,6 +170,18 @@ def test_of_many_pictures_the_viewer_shows_the_same_questions_of_each_evaluation
     ]
 
 
+@pytest.mark.parametrize(("other", "pairs"), [("ab", 1), ("bc", 0), ("cd", 0)])
+def test_a_run_is_compared_with_itself_where_it_was_asked_the_same(tmp_path, other, pairs):
+    """Other questions altogether are no other condition; some of them are told to differ."""
+    for name, ids in (("evaluation", "ab"), ("evaluation_other", other)):
+        run = RunDirectory(tmp_path / "run" / name)
+        run.write_start(evaluation={"dataset_name": "x"})
+        append(run.path / SAMPLES, [Sample(task_id=id, score=1.0) for id in ids])
+    compared = compare_runs(find_runs([tmp_path / "run"]))
+    assert len(compared.results) == pairs
+    assert len(compared.skipped) == (other == "bc")
+
+
 def test_texts_cannot_end_their_script():
     assert "<" not in as_script({"text": "</script><!--"}) and json.loads(as_script({"a": "<&>"})) == {"a": "<&>"}
 
