@@ -14,6 +14,7 @@ from evaluation.arguments import EvaluationArguments
 from fovea import arguments
 from rl.arguments import GRPOArguments, GRPOScriptArguments
 from sft.arguments import SFTScriptArguments
+from synthesis.agent.casting import RoleArguments
 from synthesis.agent.command import AgentArguments
 from synthesis.chains.arguments import ChainArguments
 from synthesis.edited import EditArguments
@@ -33,7 +34,7 @@ SECTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
         "The source of tasks, the size of images, and the engine that runs the model.",
         (
             arguments.TaskArguments, arguments.PixelArguments, arguments.EngineArguments, arguments.PlayerArguments,
-            arguments.SharingArguments, arguments.MaskArguments, arguments.TimeArguments,
+            arguments.SharingArguments, arguments.VisionArguments, arguments.MaskArguments, arguments.TimeArguments,
         ),
     ),
     "GRPO": (
@@ -42,8 +43,8 @@ SECTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "SFT": ("`sft/train_sft.py`, beside TRL's `SFTConfig` and `ModelConfig`.", (SFTScriptArguments,)),
     "fovea eval": ("", (EvaluationArguments,)),
     "fovea traces": ("", (TraceArguments,)),
-    "fovea traces agent": ("", (AgentArguments,)),
-    "fovea traces chains": ("", (ChainArguments,)),
+    "fovea traces agent": ("", (AgentArguments, RoleArguments)),
+    "fovea traces chains": ("Beside `--prompts`, `--temperature`, `--max_tokens` and `--max_asks`, as above.", (ChainArguments,)),
     "fovea doctor": ("Beside all options of the training that it checks.", (DoctorArguments,)),
     "fovea tasks mimic": ("", (ItemArguments, MimicArguments)),
     "fovea tasks openimages": ("Beside the options of items, as above.", (OpenImagesArguments,)),

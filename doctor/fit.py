@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,11 @@ from doctor import memory
 from doctor.environment import Subject
 from doctor.findings import Note
 from doctor.memory import GIB, OVERHEAD, Sharding
+from fovea.arguments import VisionArguments
 from fovea.kernels.layouts import FAMILIES
 from fovea.kernels.packing import Row, split_rows
 from fovea.models.loading import FEATURE_BYTES
 from fovea.training import ROUNDING_CURE, lost_to_rounding
-from sft.arguments import SFTScriptArguments
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Launch:
     sharding: Sharding
     gpu_gib: float | None
     """Memory of one GPU; None where none is known."""
+    vision: VisionArguments = field(default_factory=VisionArguments)
 
     def dtype(self, network: Any) -> torch.dtype:
         """The type of the weights."""
@@ -52,7 +53,19 @@ class Launch:
     def prepare(self, **options: Any) -> Callable[[Any], Any]:
         """Makes a network what the trainers make of it."""
         checkpointing = self.args.gradient_checkpointing
-        return partial(memory.as_trained, arguments=self.model_args, checkpointing=checkpointing, **options)
+        return partial(
+            memory.as_trained,
+            arguments=self.model_args,
+            checkpointing=checkpointing,
+            train_vision=self.vision.train_vision,
+            train_projector=self.vision.train_projector,
+            **options,
+        )
+
+    @property
+    def uncounted(self) -> str:
+        """What an estimate leaves out, in words; empty if nothing."""
+        return "what a trained vision tower keeps for backward is not counted" if self.vision.train_vision else ""
 
 
 def exceeded_grpo_memory(note: Note, subject: Subject, prompt_tokens: int, launch: Launch) -> None:
@@ -67,7 +80,8 @@ def exceeded_grpo_memory(note: Note, subject: Subject, prompt_tokens: int, launc
     if args.beta and not launch.model_args.use_peft:
         held["reference"] = held["weights"]
     image_tokens = args.num_rollouts * subject.limits.max_turns * prompt_tokens
-    held["image features"] = min(FEATURE_BYTES, memory.feature_bytes(whole, image_tokens))
+    if not (launch.vision.train_vision or launch.vision.train_projector):  # features of a frozen tower are kept
+        held["image features"] = min(FEATURE_BYTES, memory.feature_bytes(whole, image_tokens))
     engine = _engine_bytes(launch)
     rollouts = _engine_phase(engine) if args.use_vllm else _rollout_phase(whole, subject, prompt_tokens, launch)
     awake = 0 if args.vllm_enable_sleep_mode else engine
@@ -78,6 +92,7 @@ def exceeded_grpo_memory(note: Note, subject: Subject, prompt_tokens: int, launc
     remark = f"nothing shared, training would take {(sum(held.values()) + alone) / GIB:.1f}"
     if args.use_vllm and launch.gpu_gib is None:
         remark += "; without vLLM's share, which is one of the GPU's memory"
+    remark = "; ".join(filter(None, (remark, launch.uncounted)))
     exceeded_memory(note, held, [rollouts, training], launch, remark)
 
 
@@ -123,14 +138,12 @@ def _rollout_phase(whole: Any, subject: Subject, prompt_tokens: int, launch: Lau
     return Phase("rollouts", num_bytes, ("a smaller --rollout_batch_size",))
 
 
-def exceeded_sft_memory(
-    note: Note, subject: Subject, trace_tokens: int, script: SFTScriptArguments, launch: Launch
-) -> None:
+def exceeded_sft_memory(note: Note, subject: Subject, trace_tokens: int, launch: Launch) -> None:
     """A cold start whose loss takes more memory than there is."""
     network, args = subject.model.network, launch.args
     if not can_estimate(note, network):
         return
-    prepare = launch.prepare(train_vision=script.train_vision, train_projector=script.train_projector)
+    prepare = launch.prepare()
     rows = [Row([1] * 2, [1] * trace_tokens, [], 0) for _ in range(args.per_device_train_batch_size)]
     loss = memory.loss_bytes(prepare, network, launch.dtype(network), rows, autocast=launch.autocast)
     whole = prepare(memory.outline(network, launch.dtype(network)))
@@ -138,8 +151,7 @@ def exceeded_sft_memory(
     vision = memory.vision_bytes(whole, trace_tokens * len(rows))
     cures = ["a smaller --per_device_train_batch_size, --max_length or --max_pixels"]
     cures += ["--gradient_checkpointing true"] * (not args.gradient_checkpointing)
-    remark = "what a trained vision tower keeps for backward is not counted" if script.train_vision else ""
-    exceeded_memory(note, held, [Phase("training", loss + vision, tuple(cures))], launch, remark)
+    exceeded_memory(note, held, [Phase("training", loss + vision, tuple(cures))], launch, launch.uncounted)
 
 
 def lost_updates(note: Note, network: Any, launch: Launch) -> None:

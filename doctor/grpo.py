@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from trl import ModelConfig
+
 from doctor.data import trained_held_out_tasks, unfit_tasks
 from doctor.environment import Subject, misread_boxes, resized_images
 from doctor.episode import hidden_tools, overlong_episodes, refused_zooms
@@ -42,7 +44,7 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
     if script.eval_dataset_name:
         check("held-out tasks", trained_held_out_tasks, script, script.eval_dataset_name, tasks or [])
     sharding = check("launch", read_launch, doctor.accelerate_config) or Sharding()
-    check("options", options_without_effect, args, episodes)
+    check("options", options_without_effect, args, episodes, script, model_args)
     check("groups", torn_groups, args, len(tasks or []), sharding)
     check("choice of tasks", lambda note: check_selection(tasks or [], rewards, args))
     loaded = check("model", lambda note: read_model(
@@ -51,7 +53,7 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
     if loaded is not None:
         check("mask", lambda note: mask_of_images(note, loaded[0], script.intra_image_layers, use_vllm=args.use_vllm))
         check("as taught", unlearned_settings, model_args.model_name_or_path, script, episodes)
-        launch = Launch(model_args, args, sharding, doctor.gpu_memory_gib or device_gib())
+        launch = Launch(model_args, args, sharding, doctor.gpu_memory_gib or device_gib(), script)
         examine_episodes(examination, loaded, tasks or [], episodes, rewards, launch)
     return doctor.json
 
@@ -98,9 +100,12 @@ def unlearned_settings(note: Note, model: str, script: GRPOScriptArguments, epis
         )
 
 
-def options_without_effect(note: Note, args: GRPOArguments, episodes: EpisodeArguments) -> None:
-    """Options of TRL's that are set and would have no effect."""
+def options_without_effect(
+    note: Note, args: GRPOArguments, episodes: EpisodeArguments, script: GRPOScriptArguments, model_args: ModelConfig
+) -> None:
+    """Options that are set and would have no effect."""
     check_options(args, max_episode_tokens=episodes.max_episode_tokens)
+    script.refuse_beside_adapter(use_peft=model_args.use_peft)
     note.ok("every option that is set takes effect")
 
 

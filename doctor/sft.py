@@ -43,10 +43,10 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
             check("boxes in traces", boxes_in_another_frame, subject, records)
             check("crops in traces", crops_of_another_size, subject, records)
         sharding = check("launch", read_launch, doctor.accelerate_config) or Sharding()
-        launch = Launch(model_args, args, sharding, doctor.gpu_memory_gib or device_gib())
+        launch = Launch(model_args, args, sharding, doctor.gpu_memory_gib or device_gib(), script)
         check("precision", lost_updates, subject.model.network, launch)
         if longest:
-            check("memory", exceeded_sft_memory, subject, longest, script, launch)
+            check("memory", exceeded_sft_memory, subject, longest, launch)
     return doctor.json
 
 

@@ -99,6 +99,22 @@ class SharingArguments:
 
 
 @dataclass(kw_only=True)
+class VisionArguments:
+    """Parts of the vision tower that are trained beside the weights of the language tower."""
+
+    train_vision: bool = field(default=False, metadata={"help": "Also train the vision tower, projector included."})
+    train_projector: bool = field(default=False, metadata={"help": "Of the vision tower train the projector alone."})
+
+    def refuse_beside_adapter(self, *, use_peft: bool) -> None:
+        """Raises ConfigError if a new adapter would freeze what is to be trained."""
+        if use_peft and (self.train_vision or self.train_projector):
+            raise ConfigError(
+                "train_vision and train_projector have no effect beside an adapter, which freezes all other weights: "
+                "leave them out, and name modules by --lora_modules_to_save (trained whole) or --lora_target_modules"
+            )
+
+
+@dataclass(kw_only=True)
 class MaskArguments:
     """Attention between different images."""
 

@@ -16,6 +16,7 @@ from fovea.arguments import (
     SharingArguments,
     TaskArguments,
     TimeArguments,
+    VisionArguments,
 )
 from fovea.data.sources import read_dataset
 from fovea.episodes import StopReason
@@ -120,8 +121,8 @@ def masked_stops(args: GRPOArguments) -> set[StopReason]:
 
 
 @dataclass(kw_only=True)
-class GRPOScriptArguments(TaskArguments, PixelArguments, TimeArguments, MaskArguments):
-    """The source of tasks, and the rewards."""
+class GRPOScriptArguments(TaskArguments, PixelArguments, TimeArguments, VisionArguments, MaskArguments):
+    """The source of tasks, the rewards, and the weights that GRPO trains."""
 
     eval_dataset_name: str | None = field(default=None, metadata={"help": "Held-out tasks, in the same forms."})
     reward_funcs: list[str] = field(

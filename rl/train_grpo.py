@@ -154,6 +154,8 @@ def for_episodes(
         model_args,
         min_pixels=script.min_pixels,
         max_pixels=script.max_pixels,
+        train_vision=script.train_vision,
+        train_projector=script.train_projector,
         intra_image_layers=script.intra_image_layers,
         trust_remote_code=args.trust_remote_code,
     )
@@ -206,6 +208,7 @@ def main() -> None:
         with said_in_a_line():
             check_options(args, max_episode_tokens=episodes.max_episode_tokens)
             check_groups(args)
+            script.refuse_beside_adapter(use_peft=model_args.use_peft)
             tasks, held_out = read_tasks(script, episodes, args)
             check_tasks(len(tasks), args, process_state().num_processes)
             check_selection(tasks, rewards, args)

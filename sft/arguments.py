@@ -9,13 +9,13 @@ from trl import ModelConfig, SFTConfig
 
 from environments.arguments import EpisodeArguments
 from environments.trace_files import read_traces
-from fovea.arguments import MaskArguments, PixelArguments, SharingArguments, TimeArguments
+from fovea.arguments import MaskArguments, PixelArguments, SharingArguments, TimeArguments, VisionArguments
 from fovea.config import ConfigError, asked_fields
 from fovea.plugins import load_object
 
 
 @dataclass(kw_only=True)
-class SFTScriptArguments(PixelArguments, TimeArguments, SharingArguments, MaskArguments):
+class SFTScriptArguments(PixelArguments, TimeArguments, SharingArguments, VisionArguments, MaskArguments):
     """The source of traces, and the weights that SFT trains."""
 
     dataset_name: str = field(
@@ -26,8 +26,6 @@ class SFTScriptArguments(PixelArguments, TimeArguments, SharingArguments, MaskAr
         default=0.1, metadata={"help": "Share of traces held out for the loss curve, if there is an eval_strategy."}
     )
     max_traces: int | None = field(default=None, metadata={"help": "Use only so many traces."})
-    train_vision: bool = field(default=False, metadata={"help": "Also train the vision tower, projector included."})
-    train_projector: bool = field(default=False, metadata={"help": "Of the vision tower train the projector alone."})
 
     def read_traces(self) -> list[dict]:
         """The records of the traces that these arguments name."""
@@ -72,11 +70,7 @@ def check_options(args: SFTConfig, script: SFTScriptArguments, model_args: Model
             f"eval_fraction {script.eval_fraction}: give a share between 0 and 1, or --eval_strategy no, which trains "
             "on all traces"
         )
-    if model_args.use_peft and (script.train_vision or script.train_projector):
-        raise ConfigError(
-            "train_vision and train_projector have no effect beside an adapter, which freezes all other weights: leave "
-            "them out, and name modules by --lora_modules_to_save (trained whole) or --lora_target_modules"
-        )
+    script.refuse_beside_adapter(use_peft=model_args.use_peft)
     args.assistant_only_loss = False  # what it asks for is done anyway, and TRL would look for templates it knows
     changed = asked_fields(args)
     for name, cure in (REFUSED | (REFUSED_WITH_SHARED_PREFIX if script.shared_prefix else {})).items():

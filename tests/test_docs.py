@@ -78,6 +78,15 @@ def test_generated_pages_are_current(page):
     assert module.PAGE.read_text() == module.page(), f"run python docs/write_{page}.py"
 
 
+def test_every_option_of_ours_has_a_row():
+    """Those of a command's class, and those that it inherits from a class that no section may have named."""
+    module = writer_of("options")
+    kinds = {kind for _, section in module.SECTIONS.values() for kind in section}
+    ours = {base for kind in kinds for base in kind.__mro__ if base.__module__.split(".")[0] in ROOMS.split("|")}
+    named = {one.name for kind in ours for one in module.own_fields(kind) if one.init}
+    assert named == set(re.findall(r"^\| `--(\w+)` ", module.page(), re.MULTILINE))
+
+
 def test_messages_are_collected_with_their_cures():
     module = writer_of("errors")
     text = """

@@ -28,7 +28,7 @@ from fovea.images import PixelLimits, cut, fit
 from fovea.models.loading import Model
 from fovea.models.random_models import random_model
 from fovea.tasks import Task
-from rl.arguments import GRPOArguments
+from rl.arguments import GRPOArguments, GRPOScriptArguments
 from synthesis.shapes import make_tasks
 from synthesis.shapes.albums import make_albums
 from tests.training import trace_record
@@ -289,10 +289,13 @@ def test_crops_of_traces_in_another_size_than_rollouts_show_them(found, tiny, tm
 
 
 def test_options_that_would_have_no_effect(found, tiny):
-    args = GRPOArguments(output_dir="out", bf16=False, use_cpu=True, repetition_penalty=1.1)
-    assert "repetition_penalty 1.1 has no effect on episodes" in found(
-        grpo.options_without_effect, args, EpisodeArguments()
-    )
+    for options, script, message in (
+        ({"repetition_penalty": 1.1}, {}, "repetition_penalty 1.1 has no effect on episodes"),
+        ({}, {"train_vision": True}, "have no effect beside an adapter"),
+    ):
+        args = GRPOArguments(output_dir="out", bf16=False, use_cpu=True, **options)
+        parsed = (args, EpisodeArguments(), GRPOScriptArguments(**script), ModelConfig(use_peft=True))
+        assert message in found(grpo.options_without_effect, *parsed)
 
 
 def test_a_reward_that_fails_on_real_tasks_alone(found, subject):

@@ -58,13 +58,15 @@ class Lines:
 
 
 def make_trainer(
-    family: str, tmp_path, monkeypatch, *, lora: bool = False, episodes=ZOOMS, num_images: int = 1, masked=(), **options
-) -> ZoomGRPOTrainer:
+    family: str, tmp_path, monkeypatch, *, lora: bool = False, train_vision: bool = False, episodes=ZOOMS,
+    num_images: int = 1, masked=(), **options,
+) -> ZoomGRPOTrainer:  # fmt: skip
     from peft import LoraConfig
 
     model = random_model(f"{family}-narrow")
     limited(model.processor, 56 * 56, None)
-    freeze_vision(model.network)
+    if not train_vision:
+        freeze_vision(model.network)
     model.network.save_pretrained(tmp_path / "start")  # where TRL takes the reference of a full fine-tuning from
     model.network.config._name_or_path = str(tmp_path / "start")
     if masked:
@@ -114,7 +116,16 @@ def pictures(images):
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize(
-    "options", [{}, {"gradient_checkpointing": True}, {"lora": True, "beta": 0.1}, {"max_packed_tokens": 300}], ids=str
+    "options",
+    [
+        {},
+        {"gradient_checkpointing": True},
+        {"lora": True, "beta": 0.1},
+        {"max_packed_tokens": 300},
+        {"train_vision": True, "beta": 0.1},
+        {"train_vision": True, "gradient_checkpointing": True, "max_packed_tokens": 300},
+    ],
+    ids=str,
 )
 def test_log_probabilities_and_gradients_equal_stock_trl(family, options, tmp_path, monkeypatch):
     trainer = make_trainer(family, tmp_path, monkeypatch, **options)
@@ -133,6 +144,7 @@ def test_log_probabilities_and_gradients_equal_stock_trl(family, options, tmp_pa
     assert loss == pytest.approx(stock_loss, abs=1e-6) and stock.keys() == ours.keys() and stock
     difference = torch.cat([(stock[name] - ours[name]).flatten() for name in stock]).norm()
     assert difference < 1e-4 * torch.cat([gradient.flatten() for gradient in stock.values()]).norm()
+    assert any("visual" in name for name in ours) == ("train_vision" in options)
 
 
 class Focusing(Lines):
