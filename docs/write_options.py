@@ -44,7 +44,9 @@ SECTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "fovea eval": ("", (EvaluationArguments,)),
     "fovea traces": ("", (TraceArguments,)),
     "fovea traces agent": ("", (AgentArguments, RoleArguments)),
-    "fovea traces chains": ("Beside `--prompts`, `--temperature`, `--max_tokens` and `--max_asks`, as above.", (ChainArguments,)),
+    "fovea traces chains": (
+        "Beside `--prompts`, `--temperature`, `--max_tokens` and `--max_asks`, as above.", (ChainArguments,)
+    ),
     "fovea doctor": ("Beside all options of the training that it checks.", (DoctorArguments,)),
     "fovea tasks mimic": ("", (ItemArguments, MimicArguments)),
     "fovea tasks openimages": ("Beside the options of items, as above.", (OpenImagesArguments,)),
