@@ -50,6 +50,17 @@ class Launch:
     def autocast(self) -> torch.dtype | None:
         return torch.bfloat16 if self.args.bf16 else None
 
+    def num_steps(self, num_examples: int) -> int:
+        """Steps of the whole training, of so many rollouts or traces an epoch."""
+        steps = self.steps_an_epoch(num_examples) * self.args.num_train_epochs
+        return int(self.args.max_steps if self.args.max_steps > 0 else round(steps))
+
+    def steps_an_epoch(self, num_examples: int) -> int:
+        args = self.args
+        return num_examples // (
+            args.per_device_train_batch_size * args.gradient_accumulation_steps * self.sharding.num_processes
+        )
+
     def prepare(self, **options: Any) -> Callable[[Any], Any]:
         """Makes a network what the trainers make of it."""
         checkpointing = self.args.gradient_checkpointing

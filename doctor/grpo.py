@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from trl import ModelConfig
 
 from doctor.data import trained_held_out_tasks, unfit_tasks
+from doctor.disk import full_disk
 from doctor.environment import Subject, misread_boxes, resized_images
 from doctor.episode import hidden_tools, overlong_episodes, refused_zooms
 from doctor.findings import Examination, Note
@@ -45,7 +45,8 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
         check("held-out tasks", trained_held_out_tasks, script, script.eval_dataset_name, tasks or [])
     sharding = check("launch", read_launch, doctor.accelerate_config) or Sharding()
     check("options", options_without_effect, args, episodes, script, model_args)
-    check("groups", torn_groups, args, len(tasks or []), sharding)
+    launch = Launch(model_args, args, sharding, doctor.gpu_memory_gib or device_gib(), script)
+    check("groups", torn_groups, launch, len(tasks or []))
     check("choice of tasks", lambda note: check_selection(tasks or [], rewards, args))
     loaded = check("model", lambda note: read_model(
         note, model_args.model_name_or_path, script, load_weights=doctor.load_weights,
@@ -53,7 +54,6 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
     if loaded is not None:
         check("mask", lambda note: mask_of_images(note, loaded[0], script.intra_image_layers, use_vllm=args.use_vllm))
         check("as taught", unlearned_settings, model_args.model_name_or_path, script, episodes)
-        launch = Launch(model_args, args, sharding, doctor.gpu_memory_gib or device_gib(), script)
         examine_episodes(examination, loaded, tasks or [], episodes, rewards, launch)
     return doctor.json
 
@@ -80,6 +80,7 @@ def examine_episodes(
     longest = check("lengths", overlong_episodes, subject, engine_length)
     if longest:
         check("memory", exceeded_grpo_memory, subject, longest, launch)
+    check("disk", full_disk, subject.model.network, launch.num_steps(len(tasks) * args.num_generations), launch)
     if subject.has_weights:
         check("log-probabilities", differing_log_probabilities, subject)
 
@@ -109,15 +110,15 @@ def options_without_effect(
     note.ok("every option that is set takes effect")
 
 
-def torn_groups(note: Note, args: Any, num_tasks: int, sharding: Sharding) -> None:
+def torn_groups(note: Note, launch: Launch, num_tasks: int) -> None:
     """Groups that processes or micro-batches would split, and tasks too few for a step."""
+    args, num_processes = launch.args, launch.sharding.num_processes
     check_groups(args)
     if num_tasks:
-        check_tasks(num_tasks, args, sharding.num_processes)
-    prompts = args.num_rollouts * sharding.num_processes // args.group_size
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * sharding.num_processes
-    steps = num_tasks * args.num_generations // batch
-    length = f"{args.max_steps} steps" if args.max_steps > 0 else f"{steps * args.num_train_epochs:.0f} steps"
+        check_tasks(num_tasks, args, num_processes)
+    prompts = args.num_rollouts * num_processes // args.group_size
+    rollouts = num_tasks * args.num_generations
     note.ok(
-        f"{prompts} prompts x {args.num_generations} rollouts a generation; {steps} steps an epoch, {length} in all"
+        f"{prompts} prompts x {args.num_generations} rollouts a generation; {launch.steps_an_epoch(rollouts)} steps an "
+        f"epoch, {launch.num_steps(rollouts)} steps in all"
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from trl import ModelConfig
 
+from doctor.disk import full_disk
 from doctor.environment import Subject, misread_boxes, resized_images
 from doctor.findings import Examination, Note
 from doctor.fit import Launch, exceeded_sft_memory, lost_updates
@@ -47,6 +48,7 @@ def examine(examination: Examination, words: Sequence[str]) -> str | None:
         check("precision", lost_updates, subject.model.network, launch)
         if longest:
             check("memory", exceeded_sft_memory, subject, longest, launch)
+        check("disk", full_disk, subject.model.network, launch.num_steps(len(records)), launch)
     return doctor.json
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from trl import ModelConfig
 
 from doctor import data, environment, episode, grpo, log_probabilities, rewards, traces
+from doctor.disk import full_disk
 from doctor.environment import Subject
 from doctor.findings import Examination, Verdict
 from doctor.fit import Launch, exceeded_grpo_memory
@@ -22,6 +23,7 @@ from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.seats import Limits, tools_of
 from environments.zoom import ZoomEnvironment
+from fovea.arguments import VisionArguments
 from fovea.boxes import Box, Frame, View
 from fovea.data.task_files import load_tasks
 from fovea.images import PixelLimits, cut, fit
@@ -183,7 +185,8 @@ def test_a_batch_that_would_split_groups(found):
         output_dir="unused", use_cpu=True, bf16=False, per_device_train_batch_size=12, num_generations=8,
         gradient_accumulation_steps=2,
     )  # fmt: skip
-    assert "make it a multiple" in found(grpo.torn_groups, args, 100, Sharding())
+    launch = Launch(ModelConfig(), args, Sharding(), None)
+    assert "make it a multiple" in found(grpo.torn_groups, launch, 100)
 
 
 def test_an_answer_in_the_question(found, make_task):
@@ -235,6 +238,36 @@ def test_a_model_too_large(found, use_peft, gib, cure):
     launch = Launch(ModelConfig(use_peft=use_peft, dtype="bfloat16"), args, Sharding(), gib)
     problem = found(exceeded_grpo_memory, subject, 2000, launch)
     assert cure in problem and bool(cure) == bool(problem)
+
+
+@pytest.mark.parametrize(
+    ("options", "stage", "gib"),
+    [
+        ({}, 0, 9 * (1 + 3 * 3)),  # a checkpoint has weights and both moments of Adam; two are kept, and one is written
+        ({"save_total_limit": None}, 0, 9 * (1 + 5 * 3)),
+        ({"save_strategy": "no"}, 0, 9),
+        ({"save_only_model": True}, 0, 9 * (1 + 3)),
+        ({}, 2, 9 * (1 + 3 * 2) + 3 * 12 * 9 / 2),
+        ({"use_peft": True}, 0, 0.123 * (1 + 3 * 3)),
+        ({"max_steps": 10}, 0, 9 * (1 + 3)),
+    ],
+    ids=str,
+)
+def test_checkpoints_that_no_disk_holds(found, monkeypatch, tmp_path, options, stage, gib):
+    model = random_model("qwen3_vl-4b", device="meta", dtype=torch.bfloat16)
+    model_args = ModelConfig(use_peft=options.pop("use_peft", False), dtype="bfloat16")
+    settings = {"max_steps": 100, "save_steps": 20, "save_total_limit": 2} | options
+    args = GRPOArguments(
+        output_dir=str(tmp_path / "a" / "b"), use_cpu=True, bf16=False, gradient_checkpointing=False, num_generations=2,
+        per_device_train_batch_size=2, **settings,
+    )  # fmt: skip
+    launch = Launch(model_args, args, Sharding(8, stage), None, VisionArguments(train_vision=True))
+    for share, is_room in ((0.8, False), (1.2, True)):
+        free = int(share * gib * 2**30)
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        problem = found(full_disk, model.network, launch.num_steps(1000), launch)
+        assert bool(problem) != is_room
+        assert is_room or "another --output_dir" in problem
 
 
 class Text:
