@@ -22,13 +22,14 @@ from environments.arguments import EpisodeArguments
 from environments.factories import environment_factory
 from environments.play import Policy, play_each
 from environments.policies.chain_oracle import CHAINED, make_oracle
-from environments.seats import Limits
+from environments.seats import Limits, TaskNotShown, opening
 from environments.traces import write_fit_traces
 from fovea.arguments import PixelArguments
 from fovea.boxes import Frame
 from fovea.chains import KEYS, chain_of_task, problem_of
 from fovea.config import CONFIGS, parse
 from fovea.episodes import Episode
+from fovea.images import ImageError
 from fovea.models.loading import load_outline
 from fovea.models.names import EMBEDDED
 from fovea.tasks import Task
@@ -36,6 +37,8 @@ from synthesis.arguments import TraceSourceArguments
 from synthesis.shapes import make_tasks
 
 DEFAULT_FOLDER = Path("runs/tiny/traces")
+BATCH = 64
+"""Episodes that the oracle plays together: its hand draws for the first turns of all of them, then for the second."""
 
 
 @dataclass(kw_only=True)
@@ -90,16 +93,34 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
     limits = Limits(max_turns=episodes.max_turns)
     factory = environment_factory(episodes, outline)
     unaided: list[str] = []
+    hidden: list[str] = []
+
+    def is_shown(task: Task) -> bool:
+        try:
+            opening(factory(), task)
+        except (ImageError, TaskNotShown) as error:
+            hidden.append(str(error))
+            return False
+        return True
 
     def played() -> Iterator[Episode]:
-        playing = play_each(oracle, tasks, environment_factory=factory, limits=limits)
-        for _, episode in tqdm(playing, total=len(tasks), desc="traces", mininterval=2):
-            if not episode.num_zooms and not episode.foci:
-                unaided.append(episode.task.id)
-            yield episode
+        with tqdm(total=len(tasks), desc="traces", mininterval=2) as bar:
+            for start in range(0, len(tasks), BATCH):
+                batch = tasks[start : start + BATCH]
+                shown = list(filter(is_shown, batch))
+                bar.update(len(batch) - len(shown))
+                for _, episode in play_each(
+                    oracle, shown, environment_factory=factory, limits=limits, batch_size=BATCH
+                ):
+                    bar.update()
+                    if not episode.num_zooms and not episode.foci:
+                        unaided.append(episode.task.id)
+                    yield episode
 
     folder = Path(arguments.output_dir)
     dropped = write_fit_traces(played(), folder)
+    if hidden:
+        dropped[f"not shown, the first of them because {hidden[0]}"] = len(hidden)
     say_dropped(dropped, len(tasks))
     words = "" if episodes.environment == "views" else _without_a_tool(unaided)
     print(f"{len(tasks) - dropped.total()} traces{words}")

@@ -9,6 +9,8 @@ from PIL import Image
 from environments.arguments import EpisodeArguments
 from environments.trace_files import read_traces
 from environments.traces import to_trace
+from fovea.boxes import Box, Frame
+from fovea.tasks import Target, Task
 from synthesis.oracle_traces import TraceArguments, recipe_of, write_oracle_traces
 
 CROPS = EpisodeArguments(crop_min_pixels=64 * 64, crop_max_pixels=80 * 64)
@@ -50,6 +52,20 @@ def test_a_focus_on_a_whole_image_needs_no_zoom(tmp_path):
     [trace] = read_traces(write_oracle_traces(arguments, replace(CROPS, environment="focus")))
     said = str([message["content"] for message in trace["messages"] if message["role"] == "assistant"])
     assert "focus_images_tool" in said and "image_zoom_in_tool" not in said
+
+
+def test_a_task_that_cannot_be_shown_is_left_out_and_told(tmp_path, monkeypatch, capsys):
+    """Files of tasks are examined when they are read; what a function returns is seen when it is shown."""
+    write_tasks(tmp_path)
+    whole = (tmp_path / "a.png").read_bytes()
+    box = (Target(Box(0.2, 0.2, 0.5, 0.5, Frame.UNIT)),)
+    tasks = [Task(f"t{number}", (whole[: len(whole) // (1 + number % 2)],), "?", "3", boxes=box) for number in range(5)]
+    monkeypatch.setattr(TraceArguments, "load_tasks", lambda self: tasks)
+    arguments = TraceArguments(output_dir=str(tmp_path / "out"), dataset_name="mine:tasks")
+    assert len(list(read_traces(write_oracle_traces(arguments, CROPS)))) == 3
+    told = capsys.readouterr().out
+    assert "2 of 5 episodes were dropped: 2 not shown, the first of them because task t1 cannot be shown" in told
+    assert "\n3 traces" in told
 
 
 def test_tasks_without_boxes_are_refused_with_the_cure(tmp_path):
