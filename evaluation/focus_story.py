@@ -2,21 +2,22 @@
 
 The same albums taught as final answers and as chains, GRPO in the focus environment behind the chains, and what each is
 worth on held-out albums, and on albums of 2 to 24 images. Each step is the published command; what is there already is
-not made again. Two jobs run side by side, each on half of the cores. So that the story takes minutes, SFT takes one of
-the recipes' two epochs, GRPO 24 of their 300 steps, and the sweep three of its seven sizes, each model as it was
-taught. With `--full` it is what docs/papers/focus_chain.md has tables of. Other seeds (`python -m
-evaluation.focus_story --seed 1`) train on the traces of the first.
+not made again. Two jobs run side by side, each on half of the cores, and the last evaluations in two processes. So that
+the story takes minutes, SFT takes one of the recipes' two epochs, GRPO 24 of their 300 steps, and the sweep three of
+its seven sizes, each model as it was taught. With `--full` it is what docs/papers/focus_chain.md has tables of. Other
+seeds (`python -m evaluation.focus_story --seed 1`) train on the traces of the first.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
 from evaluation.compare import compare, table, write
-from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, side_by_side, told_in, train
+from evaluation.tiny_story import ALONE, LAUNCH, TOGETHER, evaluate, fovea, run, side_by_side, told_in, train
 from fovea.commands import plain_parser
 
 FOLDER = Path("runs/focus_chain/tiny")
@@ -76,19 +77,20 @@ def tell(folder: Path, seed: int, *, is_full: bool) -> None:
         judge(sft, sft / "evaluation")
         judge_on_sweep(sft)
 
-    def judge_on_sweep(model: Path) -> None:
+    def judge_on_sweep(model: Path, command: Sequence[str] = ALONE) -> None:
         """Evaluates a checkpoint that focuses on the sweep, in both modes."""
-        judge(model, model / "sweep_focus", *sweep)
+        judge(model, model / "sweep_focus", *sweep, command=command)
         if is_full:
-            judge(model, model / "sweep_at_once", *sweep, *AT_ONCE)
+            judge(model, model / "sweep_at_once", *sweep, *AT_ONCE, command=command)
 
     side_by_side(chains, beside)
-    side_by_side(lambda: judge(rl, rl / "evaluation"), lambda: judge_on_sweep(rl))
+    judge(rl, rl / "evaluation", command=TOGETHER)
+    judge_on_sweep(rl, command=TOGETHER)
 
 
-def judge(model: str | Path, folder: Path, *options: str) -> None:
+def judge(model: str | Path, folder: Path, *options: str, command: Sequence[str] = ALONE) -> None:
     """Evaluates a checkpoint on albums."""
-    evaluate(model, folder, *options, config=EVALUATION)
+    evaluate(model, folder, *options, config=EVALUATION, command=command)
 
 
 def main() -> None:

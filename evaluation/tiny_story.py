@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +29,11 @@ LAUNCH = ("accelerate", "launch", "--num_processes", "1", "--num_machines", "1",
           "--dynamo_backend", "no", "--cpu")  # fmt: skip
 """One process on the CPU."""
 LAUNCH_TWO = ("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml")
-"""Two processes on the CPU, each of which takes half of a batch."""
+"""Two processes on the CPU, each of which takes half of a batch, or of the questions."""
+ALONE = ("fovea", "eval")
+"""An evaluation in one process."""
+TOGETHER = (*LAUNCH_TWO, "-m", "evaluation.evaluate")
+"""An evaluation in two processes."""
 
 
 @contextmanager
@@ -76,10 +80,12 @@ def fovea(*words: str) -> None:
         cli.main()
 
 
-def evaluate(model: str | Path, folder: Path, *options: str, config: str = EVALUATION) -> None:
-    """Evaluates a checkpoint on held-out tasks in a process of its own, unless that was finished before."""
+def evaluate(
+    model: str | Path, folder: Path, *options: str, config: str = EVALUATION, command: Sequence[str] = ALONE
+) -> None:
+    """Evaluates a checkpoint on held-out tasks, unless that was finished before."""
     if not (folder / SUMMARY).exists():
-        run("fovea", "eval", str(model), "--config", config, "--output_dir", str(folder), *options)
+        run(*command, str(model), "--config", config, "--output_dir", str(folder), *options)
 
 
 def told_in(root: Path, *, seed: int, is_full: bool) -> Path:
