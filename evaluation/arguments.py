@@ -107,6 +107,11 @@ class EvaluationArguments(PlayerArguments, TimeArguments):
         if self.prompt == "direct" and self.force != "nothing":
             raise ValueError(f"--force {self.force} is for the protocol: leave it out with --prompt direct")
         self._check_arms()
+        if self.num_samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"num_samples is {self.num_samples} and temperature 0, at which all samples of a task are alike: add "
+                "--temperature"
+            )
         if self.all_checkpoints and self.view_sizes_px:
             raise ValueError("--all_checkpoints and --view_sizes_px are one too many: leave one of them out")
         if self.max_minutes is not None and (self.arms or self.all_checkpoints or self.view_sizes_px):

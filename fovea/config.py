@@ -15,6 +15,8 @@ from typing import Any, NoReturn, cast
 
 import yaml
 
+from fovea.bounds import refused_numbers
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -118,6 +120,13 @@ def _parse(
     class Parser(TrlParser):
         def error(self, message: str) -> NoReturn:
             raise ConfigError(f"{self.prog}: {message} (--help lists all options)")
+
+        def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+            """As argparse does; a number that makes no sense ends it before TRL computes with it."""
+            namespace, rest = super().parse_known_args(*args, **kwargs)
+            if problems := refused_numbers(vars(namespace), types):
+                raise ConfigError("\n".join(problems))
+            return namespace, rest
 
     parser = Parser(cast(Any, list(types)), allow_abbrev=False, description=description, formatter_class=_Help)
     _put_ours_first(parser, types)

@@ -65,6 +65,8 @@ def check_values(args: GRPOArguments) -> None:
     for name, values in VALUES.items():
         if getattr(args, name) not in values:
             raise ValueError(f"{name} is {getattr(args, name)!r}: use one of {', '.join(values)}")
+    if args.temperature == 0:
+        raise ValueError("temperature is 0: all rollouts of a task would be alike, so give a number above 0")
 
 
 def check_options(args: GRPOArguments, *, max_episode_tokens: int) -> None:

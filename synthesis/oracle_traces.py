@@ -59,6 +59,11 @@ class TraceArguments(TraceSourceArguments):
         },
     )
 
+    def __post_init__(self) -> None:
+        if len(self.looseness) != 2 or self.looseness[0] > self.looseness[1]:
+            shown = " ".join(map(str, self.looseness))
+            raise ValueError(f"looseness is {shown}: give two factors, the smaller first, such as 1 2")
+
     def load_tasks(self) -> list[Task]:
         """The tasks that these arguments name, or fresh scenes."""
         if self.dataset_name:
@@ -166,7 +171,10 @@ def say_dropped(dropped: Counter[str], played: int) -> None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
     message = f"{dropped.total()} of {played} episodes were dropped: {reasons}"
     if dropped.total() > played / 2:
-        raise ValueError(f"{message}. Most of them: mend the tasks, or raise --max_turns")
+        raise ValueError(
+            f"{message}. Those are most: mend the tasks, raise --max_turns where turns ran out, or lower --noise "
+            "and --looseness where boxes are empty"
+        )
     print(message)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 COLUMNS = ("id", "images", "question", "answer", "kind", "choices", "boxes", "first_view_max_pixels", "metadata")
@@ -25,11 +26,42 @@ def value_of(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> A
     value: Any = row
     for part in columns.get(name, name).split("."):
         if not isinstance(value, Mapping) or part not in value:
-            if name in columns:
-                raise TaskError(f"no column {columns[name]!r} for {name}: name one of the row's columns, {sorted(row)}")
             return None
         value = value[part]
     return value
+
+
+FIRST_ROWS = 100
+"""Rows among which a renamed column must occur."""
+
+
+def with_columns(rows: Iterable[Any], columns: Mapping[str, str]) -> Iterator[Any]:
+    """The rows themselves. Any of them may leave a renamed column out.
+
+    Raises:
+        TaskError: if none of the first rows has it, for then its name is wrong.
+    """
+    rows, first = iter(rows), list[Any]()
+    missing = dict(columns)
+    for row in islice(rows, FIRST_ROWS if missing else 0):
+        first.append(row)
+        missing = {name: column for name, column in missing.items() if not _holds(row, column)}
+        if not missing:
+            break
+    there = sorted({key for row in first if isinstance(row, Mapping) for key in row})
+    if missing and there:
+        name, column = next(iter(missing.items()))
+        raise TaskError(f"no column {column!r} for {name} in the first rows: name one of theirs, {', '.join(there)}")
+    yield from first
+    yield from rows
+
+
+def _holds(row: Any, column: str) -> bool:
+    for part in column.split("."):
+        if not isinstance(row, Mapping) or part not in row:
+            return False
+        row = row[part]
+    return True
 
 
 def is_missing(value: Any) -> bool:
@@ -37,19 +69,24 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def check_required(fields: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+    """Raises TaskError for a row without a question or an answer, with the columns that it has."""
+    for name in ("question", "answer"):
+        if fields[name] is None:
+            raise TaskError(
+                f"{name} is missing: name its column with --columns {name}=…, one of {', '.join(sorted(row))}"
+            )
+
+
 def check_types(fields: Mapping[str, Any]) -> None:
     """Raises TaskError for a column that holds something else than it must."""
     if not isinstance(fields["question"], str) or not fields["question"].strip():
-        raise TaskError(
-            f"question is {fields['question']!r}: it must be text; name its column with --columns question=…"
-        )
+        raise TaskError(f"question is {fields['question']!r}: it must be text")
     if len(fields["question"]) > MAX_CHARACTERS:
         raise TaskError(
             f"question has {len(fields['question'])} characters, the bound is {MAX_CHARACTERS}: shorten it, or leave "
             "the row out"
         )
-    if fields["answer"] is None:
-        raise TaskError("answer is missing: name its column with --columns answer=…")
     if isinstance(fields["choices"], (str, Mapping)):
         raise TaskError(f"choices is {fields['choices']!r}: it must be a list of texts (or name it in --json_columns)")
     if not isinstance(fields["metadata"] or {}, Mapping):

@@ -16,11 +16,13 @@ from typing import Any
 from fovea.data.columns import (
     COLUMNS,
     TaskError,
+    check_required,
     check_types,
     from_json,
     is_missing,
     read_cells,
     value_of,
+    with_columns,
     without_images,
 )
 from fovea.data.pictures import image_source
@@ -84,12 +86,13 @@ def to_tasks(
     """Tasks of rows that were read from `source`, their image paths relative to `folder`.
 
     Raises:
-        TaskError: on the first bad row, with its number and reason, unless `skip_bad_rows` or `problems`.
+        TaskError: on the first bad row, with its number and reason, unless `skip_bad_rows` or `problems`; for a column
+            that no row has.
     """
     tasks: list[Task] = []
     skipped: list[str] = [] if problems is None else problems
     row_numbers: dict[str, int] = {}
-    for number, row in enumerate(rows):
+    for number, row in enumerate(with_columns(rows, columns or {})):
         if limit is not None and len(tasks) >= limit:
             break
         try:
@@ -212,6 +215,12 @@ def plain_choices(choices: Any) -> list[Any]:
     return found
 
 
+def _boxes(boxes: Sequence[Any]) -> Sequence[Any]:
+    """A list of boxes; four numbers alone are one box."""
+    is_one = len(boxes) == 4 and all(isinstance(value, (int, float)) for value in boxes)
+    return [boxes] if is_one else boxes
+
+
 def _task(
     row: Mapping[str, Any],
     number: int,
@@ -231,6 +240,7 @@ def _task(
     fields = read_cells(fields, from_table=Path(source).suffix in (".csv", ".tsv"))
     if fields["question"] is None and {"messages", "conversations"} & row.keys():
         raise TaskError("it is a conversation, which is a trace for SFT: a task needs the columns question and answer")
+    check_required(fields, row)
     check_types(fields)
     images = fields["images"] if fields["images"] is not None else value_of(row, "image", columns)
     images = [] if is_missing(images) else images if isinstance(images, (list, tuple)) else [images]
@@ -246,7 +256,7 @@ def _task(
         answer=fields["answer"],
         kind=kind_of(fields["kind"], fields["answer"], choices, has_image=bool(images)),
         choices=choices,
-        boxes=tuple(map(target_of, fields["boxes"] or ())),
+        boxes=tuple(map(target_of, _boxes(fields["boxes"] or ()))),
         first_view_max_pixels=None if max_pixels is None else int(max_pixels),
         source=source,
         metadata=fields["metadata"] or {},

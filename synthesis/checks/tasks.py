@@ -7,6 +7,7 @@ is guessed wrongly (a list taken for a text) scores right answers as wrong.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ from fovea.data.columns import TaskError
 from fovea.images import ImageError, open_image
 from fovea.placeholders import MARK
 from fovea.statistics import best_constant
-from fovea.tasks import Task
+from fovea.tasks import AnswerKind, Task
 from synthesis.arguments import with_names
 
 
@@ -33,6 +34,10 @@ class TaskCheckArguments(TaskArguments):
         metadata={"help": "Tasks: JSONL, Parquet or CSV file, dataset folder, hub id, or package.module:function"}
     )
     max_problems: int = field(default=20, metadata={"help": "Problems that are shown."})
+
+
+_MEASURED = re.compile(r"\s*[-+−]?\d[\d.,]*\s?[^\W\d_°%/]{1,6}\s*")
+"""A number and a short word."""
 
 
 def broken_images(tasks: Iterable[Task]) -> list[str]:
@@ -79,6 +84,13 @@ def main() -> None:
         print(table(tasks))
     print(f"\n{len(tasks)} tasks, {len(problems)} problems")
     print("\n".join(f"  {problem[:300]}" for problem in problems[: arguments.max_problems]))
+    if (left := len(problems) - arguments.max_problems) > 0:
+        print(f"  and {left} more (--max_problems)")
+    if measured := [one.answer for one in tasks if one.kind is AnswerKind.TEXT and _MEASURED.fullmatch(one.answer)]:
+        print(
+            f"note: {len(measured)} answers are a number with a unit, such as {measured[0]!r}, and are compared as "
+            "texts. If the number alone is right too, write it alone"
+        )
     sys.exit(1 if problems or not tasks else 0)
 
 

@@ -204,7 +204,7 @@ def test_an_evaluation_writes_what_has_ended_and_goes_on_behind_it(tmp_path, mon
     def played_one(task):
         return play(InThreads(), [task], environment_factory=Looks, limits=Limits(max_turns=4))
 
-    arguments = EvaluationArguments(output_dir=str(tmp_path), batch_size=2, num_samples=2)
+    arguments = EvaluationArguments(output_dir=str(tmp_path), batch_size=2, num_samples=2, temperature=1.0)
     some, hashes = tasks(5), {str(number): "hash" for number in range(5)}
     with pytest.raises(RuntimeError, match="it is down"):
         play_missing(player("3"), some, set(), arguments, hashes)

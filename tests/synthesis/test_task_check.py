@@ -43,6 +43,10 @@ def test_rows_are_counted_by_kind_and_every_bad_one_is_named(tmp_path, picture, 
     assert "row 3 of" in text and "kind 'cup' is unknown" in text and "row 4 of" in text
     assert "column 'bboxes'" in text
     assert run(monkeypatch, capsys, write(tmp_path / "good.jsonl", row | {"answer": 7}))[0] == 0
+    shown = run(monkeypatch, capsys, path, "--max_problems", "1")[1]
+    assert "row 4 of" not in shown and "and 1 more (--max_problems)" in shown
+    measured = write(tmp_path / "measured.jsonl", row | {"answer": "12.5 kEUR"}, row | {"answer": "5 cups of tea"})
+    assert "1 answers are a number with a unit, such as '12.5 kEUR'" in run(monkeypatch, capsys, measured)[1]
 
 
 def halves():
