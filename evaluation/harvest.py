@@ -24,7 +24,7 @@ from environments.seats import Limits
 from environments.traces import unfit, write_traces
 from evaluation.markdown import markdown_row
 from evaluation.stored import StoredRun, stored_run
-from fovea.commands import at_least_one, plain_parser
+from fovea.commands import at_least_one, plain_parser, refuse_written
 from fovea.config import ConfigError
 from fovea.data.identity import fingerprint
 from fovea.episodes import Episode
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--max_traces", type=at_least_one, help="stop after so many, taken evenly (default: all)")
     parser.add_argument("--max_per_task", type=at_least_one, default=2, help="traces of one task at most (default: 2)")
     args = parser.parse_args()
+    refuse_written(args.output_dir / "traces.jsonl")
     try:
         print(harvest(args.run, args.output_dir, model=args.model_name_or_path, max_traces=args.max_traces,
                       max_per_task=args.max_per_task))  # fmt: skip

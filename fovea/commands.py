@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+from fovea.config import ConfigError
 
 
 def plain_parser(description: str | None) -> argparse.ArgumentParser:
@@ -10,6 +13,12 @@ def plain_parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+
+
+def refuse_written(path: Path) -> None:
+    """Raises ConfigError if a file is there that a command would write anew; pictures of the old one would stay."""
+    if path.exists():
+        raise ConfigError(f"{path} is there already: name another --output_dir, or delete {path.parent}")
 
 
 def at_least_one(text: str) -> int:

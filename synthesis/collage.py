@@ -21,6 +21,7 @@ from tqdm import tqdm
 from fovea.answers.boxes import reference_boxes
 from fovea.arguments import TaskArguments
 from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, View
+from fovea.commands import refuse_written
 from fovea.config import ConfigError, parse
 from fovea.data.columns import TaskError
 from fovea.data.task_files import save_tasks
@@ -165,11 +166,12 @@ def collages(tasks: Sequence[Task], arguments: CollageArguments) -> Iterator[Tas
 
 def main() -> None:
     [arguments] = parse((CollageArguments,), arguments=sys.argv[1:], description=__doc__)
+    folder = Path(arguments.output_dir)
+    refuse_written(folder / "tasks.jsonl")
     try:
         tasks = arguments.load_tasks()
     except (FileNotFoundError, TaskError) as error:
         raise SystemExit(str(error)) from error
-    folder = Path(arguments.output_dir)
     made: list[Mapping[str, Any]] = []
 
     def noted() -> Iterator[Task]:

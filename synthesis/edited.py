@@ -25,6 +25,7 @@ from PIL import Image
 from fovea.answers import score, written
 from fovea.arguments import TaskArguments
 from fovea.boxes import Box, Frame
+from fovea.commands import refuse_written
 from fovea.config import ConfigError, parse
 from fovea.data.task_files import save_tasks
 from fovea.images import cut, open_image, pixels_under
@@ -179,6 +180,7 @@ def with_edits(tasks: Sequence[Task]) -> Iterator[Task]:
 def main() -> None:
     (arguments,) = parse((EditArguments,), description=__doc__)
     folder = Path(arguments.output_dir)
+    refuse_written(folder / "tasks.jsonl")
     try:
         if arguments.dataset_name:
             tasks = arguments.read_tasks(arguments.dataset_name, limit=arguments.max_tasks)

@@ -27,6 +27,7 @@ from environments.traces import write_fit_traces
 from fovea.arguments import PixelArguments
 from fovea.boxes import Frame
 from fovea.chains import KEYS, chain_of_task, problem_of
+from fovea.commands import refuse_written
 from fovea.config import CONFIGS, parse
 from fovea.episodes import Episode
 from fovea.images import ImageError
@@ -218,6 +219,7 @@ def main() -> None:
     arguments, episodes = parse(
         (TraceArguments, EpisodeArguments), default_config=config, defaults=defaults, description=__doc__
     )
+    refuse_written(Path(arguments.output_dir) / "traces.jsonl")
     try:
         folder = write_oracle_traces(arguments, episodes)
     except (FileNotFoundError, ValueError) as error:

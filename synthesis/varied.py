@@ -29,6 +29,7 @@ from PIL import Image
 from fovea.answers.choices import choice_letter
 from fovea.arguments import TaskArguments
 from fovea.chains import KEYS
+from fovea.commands import refuse_written
 from fovea.config import ConfigError, parse
 from fovea.data.task_files import save_tasks
 from fovea.images import open_image
@@ -176,6 +177,7 @@ def with_variants(
 
 def main() -> None:
     (arguments,) = parse((VariantArguments,), description=__doc__)
+    refuse_written(Path(arguments.output_dir) / "tasks.jsonl")
     try:
         pictures = image_paths(arguments.distractors, Path(arguments.output_dir)) if arguments.distractors else []
         tasks = arguments.load_tasks()

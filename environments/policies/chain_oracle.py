@@ -16,12 +16,14 @@ from environments.seats import Conversation
 from fovea.answers import written
 from fovea.boxes import Frame, Framing
 from fovea.chains import Chain, Step, chain_of_task, written_steps
+from fovea.placeholders import MARK
 from fovea.tasks import Target, Task
 
 
 class ChainOraclePolicy(OraclePolicy):
     """Focuses for each step of the task's chain, zooms into the boxes of its images, and answers; see `OraclePolicy`.
 
+    A task of several images without a chain has one step, on the images that its boxes are in.
     Before a focus it makes a mistake with the probability `mistakes`, and after that maybe another: it looks at an
     image that the step does not need, and answers that sub-question with `NOT_HERE`. Where there is no tool to focus
     with, it writes the chain as text.
@@ -29,10 +31,13 @@ class ChainOraclePolicy(OraclePolicy):
 
     def _write(self, conversation: Conversation) -> str:
         task, chain = conversation.task, chain_of_task(conversation.task)
+        focuses = any(tool.__name__ == FOCUS_TOOL for tool in conversation.tools)
+        if chain is None and focuses:
+            chain = _implied_chain(conversation)
         if chain is None:
             return super()._write(conversation)
         answer = f"<answer>{written(task, conversation.framing)}</answer>"
-        if not any(tool.__name__ == FOCUS_TOOL for tool in conversation.tools):
+        if not focuses:
             return f"<think>\n{written_steps(chain.steps)}\n</think>\n{answer}"
         calls = self._calls(chain, task)
         done = sum(message["role"] == "tool" for message in conversation.messages)
@@ -73,6 +78,16 @@ class ChainOraclePolicy(OraclePolicy):
             made = takewhile(lambda _: rng.random() < self.mistakes, wrong)
             yield from (replace(step, images=(image,), answer=NOT_HERE) for image in made)
             yield step
+
+
+def _implied_chain(conversation: Conversation) -> Chain | None:
+    """One step on the images that the task's boxes are in; None for a single image, or without boxes."""
+    task = conversation.task
+    if len(task.images) < 2 or not task.boxes:
+        return None
+    images = tuple(sorted({target.img_idx for target in task.boxes}))
+    question = " ".join(task.question.replace(MARK, " ").split())
+    return Chain((Step(question, images, written(task, conversation.framing)),))
 
 
 NOT_HERE = "not here"

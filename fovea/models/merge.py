@@ -11,9 +11,10 @@ from pathlib import Path
 
 from huggingface_hub import create_repo, upload_folder
 
-from fovea.commands import plain_parser
+from fovea.commands import plain_parser, refuse_written
+from fovea.config import ConfigError
 from fovea.models.loading import load_model
-from fovea.models.names import expect_another_folder
+from fovea.models.names import adapter_chain, expect_another_folder
 from fovea.runs.checkpoints import KEPT_HERE
 from fovea.runs.model_card import of_merged
 
@@ -25,8 +26,14 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", help="weights' type: auto (the base's), bfloat16, float32")
     parser.add_argument("--push_to_hub", metavar="REPO_ID", help="also upload it there")
     args = parser.parse_args()
-    expect_another_folder(args.output_dir, args.adapter)
-    model = load_model(args.adapter, dtype=args.dtype)
+    try:
+        expect_another_folder(args.output_dir, args.adapter)
+        if not adapter_chain(args.adapter)[1]:
+            raise ConfigError(f"{args.adapter} is a whole model already, not an adapter: it loads as it is")
+        refuse_written(Path(args.output_dir) / "config.json")
+        model = load_model(args.adapter, dtype=args.dtype)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
     model.network.save_pretrained(args.output_dir)
     model.processor.save_pretrained(args.output_dir)
     adapter, folder = Path(args.adapter), Path(args.output_dir)

@@ -29,7 +29,9 @@ def resolve_path(name: str) -> str:
         numbered = [folder for folder in path.glob("checkpoint-*") if folder.name.partition("-")[2].isdigit()]
         checkpoints = sorted(numbered, key=lambda folder: int(folder.name.partition("-")[2]))
         hint = f"; did you mean {checkpoints[-1]}?" if checkpoints else ""
-        raise FileNotFoundError(f"{name} holds neither config.json nor adapter_config.json{hint}")
+        raise FileNotFoundError(
+            f"{name} holds no model, neither config.json nor adapter_config.json: name the folder of a checkpoint{hint}"
+        )
     return str(path.resolve()) if path.is_dir() else name
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fovea.chains import Chain, Step
-from fovea.commands import at_least_one, plain_parser
+from fovea.commands import at_least_one, plain_parser, refuse_written
 from fovea.data.task_files import save_tasks
 from fovea.placeholders import label_images
 from fovea.statistics import best_constant
@@ -289,6 +289,7 @@ def main() -> None:
     args = parser.parse_args()
     if not all(2 <= number <= MAX_IMAGES for number in args.num_images):
         raise SystemExit(f"--num_images {args.num_images}: an album has 2 to {MAX_IMAGES} images")
+    refuse_written(args.output_dir / "tasks.jsonl")
     shares = {family: ALBUM_FAMILIES[family] for family in args.families}
     tasks = make_albums(
         num_tasks=args.num_tasks, seed=args.seed, families=shares, num_images=args.num_images, view_px=args.view_px

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fovea.boxes import Box
-from fovea.commands import at_least_one, plain_parser
+from fovea.commands import at_least_one, plain_parser, refuse_written
 from fovea.data.task_files import save_tasks
 from fovea.tasks import AnswerKind, Target, Task
 from synthesis.shapes import questions
@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same tasks")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     args = parser.parse_args()
+    refuse_written(args.output_dir / "tasks.jsonl")
     shares = {family: FAMILIES[family] for family in args.families}
     save_tasks(make_tasks(num_tasks=args.num_tasks, seed=args.seed, families=shares), args.output_dir)
 

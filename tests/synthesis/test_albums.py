@@ -88,6 +88,9 @@ def test_the_command_writes_tasks_and_says_what_guessing_is_worth(tmp_path, monk
     monkeypatch.setattr(sys, "argv", ["fovea tasks albums", *words[:4], "--num_images", "25"])
     with pytest.raises(SystemExit, match="2 to 24"):
         main()
+    monkeypatch.setattr(sys, "argv", ["fovea tasks albums", *words])
+    with pytest.raises(SystemExit, match=r"tasks.jsonl is there already: name another --output_dir"):
+        main()
 
 
 def test_the_base_is_shown_where_an_answer_lies_in_an_album(tiny):

@@ -54,6 +54,17 @@ def test_a_focus_on_a_whole_image_needs_no_zoom(tmp_path):
     assert "focus_images_tool" in said and "image_zoom_in_tool" not in said
 
 
+def test_several_images_without_a_chain_are_focused_on_where_their_boxes_are(tmp_path, capsys):
+    source = write_tasks(
+        tmp_path, images=["a.png"] * 3, boxes=[{"bbox_2d": [100, 150, 200, 225], "img_idx": 2}], id="three"
+    )
+    arguments = TraceArguments(output_dir=str(tmp_path / "out"), dataset_name=source)
+    [trace] = read_traces(write_oracle_traces(arguments, replace(CROPS, environment="focus")))
+    said = [message["content"] for message in trace["messages"] if message["role"] == "assistant"]
+    assert '"img_idxs": [2]' in str(said[0]) and "How many?" in str(said[0])
+    assert "image_zoom_in_tool" in str(said[1]) and "<answer>3</answer>" in str(said[2]) and len(said) == 3
+
+
 def test_a_task_that_cannot_be_shown_is_left_out_and_told(tmp_path, monkeypatch, capsys):
     """Files of tasks are examined when they are read; what a function returns is seen when it is shown."""
     write_tasks(tmp_path)

@@ -227,3 +227,11 @@ def test_an_adapter_is_not_merged_into_the_folder_that_it_comes_from(tmp_path, m
     monkeypatch.setattr("sys.argv", ["fovea merge", str(tmp_path), "--output_dir", str(tmp_path)])
     with pytest.raises(ConfigError, match="holds the model that this starts from"):
         merge.main()
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        ("tiny", "is a whole model already"),
+        (tmp_path / "empty", "name the folder of a checkpoint"),
+    ):
+        monkeypatch.setattr("sys.argv", ["fovea merge", str(name), "--output_dir", str(tmp_path / "out")])
+        with pytest.raises(ConfigError, match=message):
+            merge.main()
