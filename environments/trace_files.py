@@ -105,7 +105,10 @@ def checked(row: Any, folder: Path) -> dict:
 def without_messages(row: Mapping[str, Any], cure: str = "") -> TraceError:
     """The error for a row without a conversation."""
     if {"question", "answer"} <= row.keys():
-        return TraceError("it is a task, with a question and an answer: `fovea data tasks` checks a file of them")
+        return TraceError(
+            "it is a task, with a question and an answer: `fovea traces` makes traces of tasks, and `fovea data tasks` "
+            "checks a file of them"
+        )
     return TraceError(f"there are no messages, but {sorted(row)}: write [{{role, content}}, …]{cure}")
 
 

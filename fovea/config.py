@@ -189,9 +189,9 @@ def find_config(name: str) -> Path:
         if path.is_file():
             return path
     shipped = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
-    near = difflib.get_close_matches(name if name.endswith(".yaml") else f"{name}.yaml", shipped, n=1)
-    hint = f": did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"no config at {name}{hint}; shipped are {', '.join(shipped)}")
+    near = difflib.get_close_matches(name if name.endswith(".yaml") else f"{name}.yaml", shipped, n=1, cutoff=0.8)
+    hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(shipped)}"
+    raise ConfigError(f"no config at {name}: {hint}")
 
 
 def read_config(name: str) -> dict[str, Any]:

@@ -137,7 +137,11 @@ def mix(
     ]
     table = _table(sources, kept, counts)
     if not chosen:
-        raise ValueError(f"{table}\nnothing is left to mix")
+        emptied = [str(source.path) for (training, _), source in zip(kept, sources, strict=True) if not training]
+        raise ValueError(
+            f"{table}\nnothing is left to mix. A source without rows takes the shares of the others to 0: leave out "
+            f"{', '.join(emptied)}, or change --weights"
+        )
     write(sources, [chosen[place] for place in rng.permutation(len(chosen))], folder, kinds[0])
     if held_out:
         write(sources, [place for _, other in kept for place in other], folder / "held_out", kinds[0])

@@ -110,7 +110,9 @@ def choice_letter(task: Task) -> str:
     if len(letter) == 1 and letter in _letters(task):
         return letter
     problem = f"none of the choices {list(task.choices)}, nor the letter of one" if task.choices else "no letter"
-    raise ValueError(f"answer {task.answer!r} is {problem}: write the letter or the text of the right choice")
+    raise ValueError(
+        f"answer {task.answer!r} is {problem}: write the letter or the text of the right choice, not its place"
+    )
 
 
 def misleading(choices: Sequence[str]) -> str | None:

@@ -34,6 +34,8 @@ def image_source(image: Any, folder: Path) -> Any:
         return content
     if isinstance(image, str):
         path = folder / image
+        if "://" in image:
+            raise TaskError(f"image {image[:80]} is an address, which is not fetched: download it, and give its path")
         try:
             is_there = path.exists()
         except OSError as error:

@@ -110,12 +110,21 @@ def _dataset(source: str | Path, split: str | None, config: str | None) -> Datas
     if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         dataset = datasets.load_from_disk(str(path))
         return _split_of(dataset, split, path) if isinstance(dataset, datasets.DatasetDict) else dataset
+    if not path.exists() and leads_to_a_file(str(source)):
+        raise FileNotFoundError(f"nothing is at {source}: name a file, a folder, or a hub id")
     try:
         return datasets.load_dataset(str(source), config, split=split or "train")
     except ValueError as error:
         if "Config name is missing" in str(error):
             raise ValueError(f"{error} Name it with --dataset_config.") from error
         raise
+
+
+def leads_to_a_file(name: str) -> bool:
+    """Returns True for a path, relative or absolute, that is no `owner/name` of the hub."""
+    path = Path(name)
+    is_below = len(path.parts) > 2 or (len(path.parts) == 2 and Path(path.parts[0]).is_dir())
+    return path.is_absolute() or name.startswith((".", "~")) or is_below
 
 
 def _split_of(data: DatasetDict, split: str | None, path: Path) -> Dataset:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from fovea.config import ConfigError
+from fovea.data.sources import leads_to_a_file
 
 TINY = Path(__file__).resolve().parent.parent / "tiny"
 EMBEDDED = {"tiny": TINY}
@@ -23,7 +24,7 @@ def resolve_path(name: str) -> str:
     if name in EMBEDDED:
         return str(EMBEDDED[name])
     path = Path(name)
-    if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or _starts_in_a_folder(path)):
+    if not path.exists() and leads_to_a_file(name):
         raise FileNotFoundError(f"the model folder {name} does not exist: train it first, or give a hub id")
     if path.is_dir() and not holds_model(path):
         numbered = [folder for folder in path.glob("checkpoint-*") if folder.name.partition("-")[2].isdigit()]
@@ -33,11 +34,6 @@ def resolve_path(name: str) -> str:
             f"{name} holds no model, neither config.json nor adapter_config.json: name the folder of a checkpoint{hint}"
         )
     return str(path.resolve()) if path.is_dir() else name
-
-
-def _starts_in_a_folder(path: Path) -> bool:
-    """Returns True if the first part of a relative path is a folder here, so that it is no `owner/name` of the hub."""
-    return len(path.parts) > 2 or (len(path.parts) == 2 and Path(path.parts[0]).is_dir())
 
 
 def adapter_chain(name: str, *, revision: str | None = None) -> tuple[str, list[str]]:

@@ -486,3 +486,19 @@ def test_a_renamed_column_may_be_left_out_of_rows_but_not_of_all(tmp_path, pictu
         TaskError, match="question is missing: name its column with --columns question=…, one of gold, pic"
     ):
         load_tasks(path)
+
+
+@pytest.mark.parametrize("name", ["data/nothing", "./nothing", "a/b/c", "/nowhere/at/all"])
+def test_a_path_that_leads_nowhere_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *words, **options: pytest.fail("the hub was asked"))
+    with pytest.raises(FileNotFoundError, match=f"nothing is at {name}: name a file, a folder, or a hub id"):
+        load_tasks(name)
+
+
+def test_an_address_of_a_picture_is_not_taken_for_a_path(tmp_path):
+    row = {"question": "Which?", "answer": "7", "images": ["https://example.com/a.png"]}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(TaskError, match="is an address, which is not fetched: download it"):
+        load_tasks(tmp_path)
