@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fovea.data.columns import TaskError
+from fovea.hub import leads_to_a_file
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -118,13 +119,6 @@ def _dataset(source: str | Path, split: str | None, config: str | None) -> Datas
         if "Config name is missing" in str(error):
             raise ValueError(f"{error} Name it with --dataset_config.") from error
         raise
-
-
-def leads_to_a_file(name: str) -> bool:
-    """Returns True for a path, relative or absolute, that is no `owner/name` of the hub."""
-    path = Path(name)
-    is_below = len(path.parts) > 2 or (len(path.parts) == 2 and Path(path.parts[0]).is_dir())
-    return path.is_absolute() or name.startswith((".", "~")) or is_below
 
 
 def _split_of(data: DatasetDict, split: str | None, path: Path) -> Dataset:

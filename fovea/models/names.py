@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from fovea.config import ConfigError
-from fovea.data.sources import leads_to_a_file
+from fovea.hub import leads_to_a_file
 
 TINY = Path(__file__).resolve().parent.parent / "tiny"
 EMBEDDED = {"tiny": TINY}
