@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.stored import StoredRun, stored_run
-from fovea.commands import plain_parser
+from fovea.commands import finite, plain_parser
 from fovea.episodes import Episode
 from rewards.registry import Reward, RewardError, RewardKind, load_rewards
 from rewards.totals import advantages, weighted_totals
@@ -91,7 +91,7 @@ def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("run", help="folder of a training or an evaluation")
     parser.add_argument("--reward_funcs", nargs="+", required=True, help="as in training")
-    parser.add_argument("--reward_weights", nargs="+", type=float, help="one each (default: 1)")
+    parser.add_argument("--reward_weights", nargs="+", type=finite, help="one each (default: 1)")
     parser.add_argument("--json", type=Path, help="also write everything here, group by group")
     args = parser.parse_args()
     run = stored_run(Path(args.run))

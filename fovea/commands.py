@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from fovea.config import ConfigError
@@ -19,6 +20,24 @@ def refuse_written(path: Path) -> None:
     """Raises ConfigError if a file is there that a command would write anew; pictures of the old one would stay."""
     if path.exists():
         raise ConfigError(f"{path} is there already: name another --output_dir, or delete {path.parent}")
+
+
+def finite(text: str) -> float:
+    """A number, for options of `plain_parser` that weigh things.
+
+    >>> finite("-0.5")
+    -0.5
+
+    Raises:
+        argparse.ArgumentTypeError: for another text, infinity and what is no number.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a finite number")
+    return number
 
 
 def at_least_one(text: str) -> int:

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from environments.trace_files import image_sources
-from fovea.commands import at_least_one, plain_parser
+from fovea.commands import at_least_one, finite, plain_parser
 from fovea.data.columns import TaskError, parse_columns
 from fovea.data.task_files import tasks_from
 from fovea.images import open_image
@@ -162,11 +162,11 @@ def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folders or files of traces, or of tasks")
     parser.add_argument("--output_dir", required=True, type=Path, help="where the mixture goes")
-    parser.add_argument("--weights", nargs="+", type=float, help="the share of each source (default: all of each)")
+    parser.add_argument("--weights", nargs="+", type=finite, help="the share of each source (default: all of each)")
     parser.add_argument("--against", nargs="+", default=[], metavar="FILE", help="tasks whose pictures are kept out")
     parser.add_argument("--against_split", help="their split, where they are saved or hub datasets with several")
     parser.add_argument("--against_columns", nargs="+", default=[], metavar="OURS=THEIRS", help="their column names")
-    parser.add_argument("--held_out", type=float, default=0.0, help="share of the pictures that are held out")
+    parser.add_argument("--held_out", type=finite, default=0.0, help="share of the pictures that are held out")
     parser.add_argument("--per_image", type=at_least_one, help="rows of one picture at most")
     parser.add_argument("--seed", type=int, default=0, help="of what is chosen, held out, and its order")
     args = parser.parse_args()
