@@ -106,7 +106,7 @@ def without_messages(row: Mapping[str, Any], cure: str = "") -> TraceError:
     """The error for a row without a conversation."""
     if {"question", "answer"} <= row.keys():
         return TraceError(
-            "it is a task, with a question and an answer: `fovea traces` makes traces of tasks, and `fovea data tasks` "
+            "it is a task, with a question and an answer. `fovea traces` makes traces of tasks. `fovea data tasks` "
             "checks a file of them"
         )
     return TraceError(f"there are no messages, but {sorted(row)}: write [{{role, content}}, …]{cure}")
@@ -135,7 +135,7 @@ def _message(message: Any, number: int) -> dict[str, str]:
         raise TraceError(f"messages[{number}].role is {message['role']!r}: use one of {', '.join(ROLES)}")
     if message.get("reasoning_content"):
         raise TraceError(
-            f"messages[{number}].reasoning_content is not read: write the thoughts as <think>…</think> into content, "
+            f"messages[{number}].reasoning_content is not read. Write the thoughts as <think>…</think> into content, "
             "or turn the file with `fovea data convert`"
         )
     text = _text(message.get("content"), number, may_be_empty=bool(message.get("tool_calls")))

@@ -26,7 +26,7 @@ from evaluation import split
 from evaluation.evaluated import Evaluated, difference, load, refuse_other_questions
 from evaluation.markdown import markdown_row
 from evaluation.summary import accuracy_of
-from fovea.commands import plain_parser
+from fovea.commands import from_zero, plain_parser
 from fovea.runs.records import read_run
 from fovea.statistics import holm
 
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of evaluations, the baseline first")
     parser.add_argument("--json", type=Path, help="write the result here; a .md with the tables goes beside it")
     parser.add_argument("--rule", help="score by this rule: strict, vlmevalkit, lmms-eval, mimic or mimic-corrected")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    parser.add_argument("--seed", type=from_zero, default=0, help="seed of the bootstrap")
     args = parser.parse_args()
     if len(args.runs) < 2:
         parser.error("name at least two evaluations")

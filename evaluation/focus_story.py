@@ -18,7 +18,7 @@ from threading import Event
 
 from evaluation.compare import compare, table, write
 from evaluation.tiny_story import ALONE, LAUNCH, TOGETHER, evaluate, fovea, run, side_by_side, told_in, train
-from fovea.commands import plain_parser
+from fovea.commands import from_zero, plain_parser
 
 FOLDER = Path("runs/focus_chain/tiny")
 RECIPES = "papers/focus_chain"
@@ -95,7 +95,7 @@ def judge(model: str | Path, folder: Path, *options: str, command: Sequence[str]
 
 def main() -> None:
     parser = plain_parser(__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="of the trainings")
+    parser.add_argument("--seed", type=from_zero, default=0, help="of the trainings")
     parser.add_argument("--full", action="store_true", help="all epochs, steps and sizes")
     asked = parser.parse_args()
     folder = told_in(FOLDER, seed=asked.seed, is_full=asked.full)

@@ -17,7 +17,7 @@ from threading import Event
 from evaluation.compare import compare, table, write
 from evaluation.discover import ATTENTION, POOLING
 from evaluation.tiny_story import LAUNCH, evaluate, fovea, run, side_by_side, told_in, train
-from fovea.commands import plain_parser
+from fovea.commands import from_zero, plain_parser
 
 FOLDER = Path("runs/mimic/tiny")
 RECIPES = "papers/mimic"
@@ -114,7 +114,7 @@ def tell(story: Story) -> None:
 
 def main() -> None:
     parser = plain_parser(__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="of the trainings")
+    parser.add_argument("--seed", type=from_zero, default=0, help="of the trainings")
     parser.add_argument("--full", action="store_true", help="all tunings, sweeps and steps of docs/papers/mimic.md")
     asked = parser.parse_args()
     folder = told_in(FOLDER, seed=asked.seed, is_full=asked.full)

@@ -15,7 +15,7 @@ from evaluation.discover import find_runs
 from evaluation.report import as_script, page
 from evaluation.stored import StoredRun
 from evaluation.trajectories import Trajectories
-from fovea.commands import plain_parser
+from fovea.commands import from_zero, plain_parser
 from fovea.images import ImageError
 
 
@@ -111,13 +111,14 @@ def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of trainings or evaluations")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8765, help="port to serve at")
+    parser.add_argument("--port", type=from_zero, default=8765, help="port to serve at")
     args = parser.parse_args()
     try:
         server = make_server(args.runs, host=args.host, port=args.port)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise SystemExit(
-            f"cannot serve at {args.host}:{args.port}: {error.strerror}. Give another --port; 0 takes a free one"
+            f"cannot serve at {args.host}:{args.port}: {reason}. Give another --port; 0 takes a free one"
         ) from error
     print(f"http://{args.host}:{server.server_port} (Ctrl-C ends it)", flush=True)
     try:

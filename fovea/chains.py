@@ -124,7 +124,7 @@ def read_steps(text: str) -> tuple[Step, ...]:
         if found is None or int(found[1]) != len(steps) + 1 or has_stopped:
             raise ChainError(
                 f"step {len(steps) + 1} is {text[place : place + 120]!r}: write Question {len(steps) + 1}, Images, "
-                "Answer and Stop, a line each, and `Stop: yes` in the last step alone"
+                "Answer and Stop, a line each. The last step alone has `Stop: yes`"
             )
         steps.append(Step(found[2].strip(), tuple(map(int, found[3].split(","))), found[4].strip()))
         place, has_stopped = found.end(), found[5] == "yes"

@@ -19,7 +19,7 @@ def plain_parser(description: str | None) -> argparse.ArgumentParser:
 def refuse_written(path: Path) -> None:
     """Raises ConfigError if a file is there that a command would write anew; pictures of the old one would stay."""
     if path.exists():
-        raise ConfigError(f"{path} is there already: name another --output_dir, or delete {path.parent}")
+        raise ConfigError(f"{path} is there already: name another --output_dir, or delete it and its pictures first")
 
 
 def finite(text: str) -> float:
@@ -49,6 +49,22 @@ def at_least_one(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: for another.
     """
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 1")
+    return _whole(text, least=1)
+
+
+def from_zero(text: str) -> int:
+    """A number from 0, such as a seed, for options of `plain_parser`.
+
+    >>> from_zero("0")
+    0
+
+    Raises:
+        argparse.ArgumentTypeError: for another.
+    """
+    return _whole(text, least=0)
+
+
+def _whole(text: str, *, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least}")
     return int(text)

@@ -47,6 +47,10 @@ class RewardError(RuntimeError):
     """A reward function that raised or returned nonsense; names the reward and the episode."""
 
 
+TRY_IT = "Mend it; `fovea rewards test` tries it on made-up episodes"
+"""The cure for a reward that raises."""
+
+
 @dataclass(frozen=True)
 class Reward:
     """A reward function under the name it is logged by; for a reward model `function` is its id."""
@@ -180,7 +184,7 @@ def _call(reward: Reward, task: Task, subject: Any) -> Any:
         answer = subject.answer if isinstance(subject, Episode) else [episode.answer for episode in subject]
         raise RewardError(
             f"reward {reward.name} raised {type(error).__name__} on task {task.id} (answer {answer!r}): {error}. "
-            "Mend it; `fovea rewards test` tries it on made-up episodes"
+            f"{TRY_IT}"
         ) from error
 
 

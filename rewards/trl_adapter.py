@@ -10,7 +10,7 @@ from fovea.awaiting import awaited
 from fovea.episodes import Episode
 from fovea.plugins import taken
 from fovea.tasks import Task
-from rewards.registry import Reward, RewardError, RewardKind, is_finite, plain, required, score_episodes
+from rewards.registry import TRY_IT, Reward, RewardError, RewardKind, is_finite, plain, required, score_episodes
 
 
 def to_trl(reward: Reward) -> Callable | str:
@@ -59,7 +59,7 @@ def _naming(reward: Reward, arguments: Mapping[str, Any]) -> Iterator[None]:
         raise
     except Exception as error:
         raise RewardError(
-            f"reward {reward.name} raised {type(error).__name__} on {_asked(arguments)}: {error}"
+            f"reward {reward.name} raised {type(error).__name__} on {_asked(arguments)}: {error}. {TRY_IT}"
         ) from error
 
 

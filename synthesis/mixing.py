@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from environments.trace_files import image_sources
-from fovea.commands import at_least_one, finite, plain_parser
+from fovea.commands import at_least_one, finite, from_zero, plain_parser
 from fovea.data.columns import TaskError, parse_columns
 from fovea.data.task_files import tasks_from
 from fovea.images import open_image
@@ -95,6 +95,14 @@ def against(names: Sequence[str], split: str | None, columns: Sequence[str]) -> 
     return table
 
 
+def _why_nothing(sources: Sequence[Source], kept: Sequence[tuple[list[RowPlace], list[RowPlace]]]) -> str:
+    emptied = ", ".join(str(source.path) for (training, _), source in zip(kept, sources, strict=True) if not training)
+    return (
+        "nothing is left to mix. A source without rows takes the shares of the others to 0: "
+        f"leave out {emptied}, or change --weights"
+    )
+
+
 def mix(
     names: Sequence[str],
     folder: Path,
@@ -137,11 +145,7 @@ def mix(
     ]
     table = _table(sources, kept, counts)
     if not chosen:
-        emptied = [str(source.path) for (training, _), source in zip(kept, sources, strict=True) if not training]
-        raise ValueError(
-            f"{table}\nnothing is left to mix. A source without rows takes the shares of the others to 0: leave out "
-            f"{', '.join(emptied)}, or change --weights"
-        )
+        raise ValueError(f"{table}\n{_why_nothing(sources, kept)}")
     write(sources, [chosen[place] for place in rng.permutation(len(chosen))], folder, kinds[0])
     if held_out:
         write(sources, [place for _, other in kept for place in other], folder / "held_out", kinds[0])
@@ -168,7 +172,7 @@ def main() -> None:
     parser.add_argument("--against_columns", nargs="+", default=[], metavar="OURS=THEIRS", help="their column names")
     parser.add_argument("--held_out", type=finite, default=0.0, help="share of the pictures that are held out")
     parser.add_argument("--per_image", type=at_least_one, help="rows of one picture at most")
-    parser.add_argument("--seed", type=int, default=0, help="of what is chosen, held out, and its order")
+    parser.add_argument("--seed", type=from_zero, default=0, help="of what is chosen, held out, and its order")
     args = parser.parse_args()
     try:
         print(mix(args.sources, args.output_dir, weights=args.weights, forbidden=args.against,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,29 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
     outline = load_outline(
         arguments.model_name_or_path, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels
     )
-    frame = Frame(episodes.box_frame) if episodes.box_frame else outline.frame
     tasks = arguments.load_tasks()
+    refuse_unplayable(arguments, episodes, tasks)
+    playing = Playing(
+        _oracle(arguments, episodes.environment, Frame(episodes.box_frame) if episodes.box_frame else outline.frame),
+        environment_factory(episodes, outline),
+        Limits(max_turns=episodes.max_turns),
+    )
+    folder = Path(arguments.output_dir)
+    dropped = write_fit_traces(playing.played(tasks), folder)
+    if playing.hidden:
+        dropped[f"not shown, the first of them because {playing.hidden[0]}"] = len(playing.hidden)
+    say_dropped(dropped, len(tasks))
+    words = "" if episodes.environment == "views" else _without_a_tool(playing.unaided)
+    print(f"{len(tasks) - dropped.total()} traces{words}")
+    return folder
+
+
+def refuse_unplayable(arguments: TraceArguments, episodes: EpisodeArguments, tasks: Sequence[Task]) -> None:
+    """Raises ValueError for tasks without what the oracle goes by, or mistakes that it cannot make."""
     if episodes.environment != "views" and not any(task.boxes or chain_of_task(task) for task in tasks):
         raise ValueError(
-            f"no task of {arguments.dataset_name} has boxes or a chain, so that the oracle does not know where to "
-            "look: give `boxes`, or the name of their column with --columns boxes=…, or metadata.foci"
+            f"no task of {arguments.dataset_name} has boxes or a chain, by which the oracle looks: give boxes, name "
+            "their column with --columns boxes=…, or give metadata.foci"
         )
     if not 0 <= arguments.mistakes < 1 or (arguments.mistakes and episodes.environment != "focus"):
         raise ValueError(
@@ -95,42 +112,40 @@ def write_oracle_traces(arguments: TraceArguments, episodes: EpisodeArguments) -
         )
     if episodes.environment in CHAINED:
         refuse_half_chains(tasks)
-    oracle = _oracle(arguments, episodes.environment, frame)
-    limits = Limits(max_turns=episodes.max_turns)
-    factory = environment_factory(episodes, outline)
-    unaided: list[str] = []
-    hidden: list[str] = []
 
-    def is_shown(task: Task) -> bool:
-        try:
-            opening(factory(), task)
-        except (ImageError, TaskNotShown) as error:
-            hidden.append(str(error))
-            return False
-        return True
 
-    def played() -> Iterator[Episode]:
+@dataclass(frozen=True)
+class Playing:
+    """The oracle at play. `hidden` says why tasks could not be shown, `unaided` names those that needed no tool."""
+
+    oracle: Policy
+    make_environment: Callable[[], Any]
+    limits: Limits
+    hidden: list[str] = field(default_factory=list)
+    unaided: list[str] = field(default_factory=list)
+
+    def played(self, tasks: Sequence[Task]) -> Iterator[Episode]:
+        """An episode of each task that can be shown."""
         with tqdm(total=len(tasks), desc="traces", mininterval=2) as bar:
             for start in range(0, len(tasks), BATCH):
                 batch = tasks[start : start + BATCH]
-                shown = list(filter(is_shown, batch))
+                shown = list(filter(self._is_shown, batch))
                 bar.update(len(batch) - len(shown))
                 for _, episode in play_each(
-                    oracle, shown, environment_factory=factory, limits=limits, batch_size=BATCH
+                    self.oracle, shown, environment_factory=self.make_environment, limits=self.limits, batch_size=BATCH
                 ):
                     bar.update()
                     if not episode.num_zooms and not episode.foci:
-                        unaided.append(episode.task.id)
+                        self.unaided.append(episode.task.id)
                     yield episode
 
-    folder = Path(arguments.output_dir)
-    dropped = write_fit_traces(played(), folder)
-    if hidden:
-        dropped[f"not shown, the first of them because {hidden[0]}"] = len(hidden)
-    say_dropped(dropped, len(tasks))
-    words = "" if episodes.environment == "views" else _without_a_tool(unaided)
-    print(f"{len(tasks) - dropped.total()} traces{words}")
-    return folder
+    def _is_shown(self, task: Task) -> bool:
+        try:
+            opening(self.make_environment(), task)
+        except (ImageError, TaskNotShown) as error:
+            self.hidden.append(str(error))
+            return False
+        return True
 
 
 def _oracle(arguments: TraceArguments, environment: str, frame: Frame) -> Policy:

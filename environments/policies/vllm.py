@@ -229,6 +229,6 @@ def _name_of(model: str, served: Sequence[Mapping[str, Any]], url: str) -> str:
             return one["id"]
     others = ", ".join(one["id"] for one in served)
     raise ConfigError(
-        f"the server at {url} runs {others}, not {model}: start `vllm serve {model} --enable-scale-out`, or add "
-        f"--served-model-name {model} where the same model has another path there"
+        f"the server at {url} runs {others}, not {model}: start `vllm serve {model} --enable-scale-out`. "
+        f"Add --served-model-name {model} where the same model has another path there"
     )

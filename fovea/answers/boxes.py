@@ -121,8 +121,8 @@ def answer_boxes(task: Task, answer: str, framing: Framing | None) -> list[Targe
         return []
     if framing is None:
         raise ValueError(
-            f"task {task.id} asks for a box, and in which frame the model wrote one is not known: give the environment "
-            "a property `framing` (docs/my_environment.md); a run of before version 0.2 has to be played again"
+            f"task {task.id} asks for a box, and in which frame the model wrote its own is not known. Give the "
+            "environment a property framing (docs/my_environment.md); play a run of before version 0.2 again"
         )
     reference_images = {target.img_idx for target in reference_boxes(task)}
     default_image = reference_images.pop() if len(reference_images) == 1 else 0

@@ -23,12 +23,20 @@ class TaskError(ValueError):
 
 def value_of(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> Any:
     """A field of the row under its mapped, perhaps dotted name; None if absent."""
-    value: Any = row
-    for part in columns.get(name, name).split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
-    return value
+    value = _under(row, columns.get(name, name))
+    return None if value is _ABSENT else value
+
+
+_ABSENT = object()
+
+
+def _under(row: Any, column: str) -> Any:
+    """What stands under a perhaps dotted name; `_ABSENT` if nothing does."""
+    for part in column.split("."):
+        if not isinstance(row, Mapping) or part not in row:
+            return _ABSENT
+        row = row[part]
+    return row
 
 
 FIRST_ROWS = 100
@@ -45,7 +53,7 @@ def with_columns(rows: Iterable[Any], columns: Mapping[str, str]) -> Iterator[An
     missing = dict(columns)
     for row in islice(rows, FIRST_ROWS if missing else 0):
         first.append(row)
-        missing = {name: column for name, column in missing.items() if not _holds(row, column)}
+        missing = {name: column for name, column in missing.items() if _under(row, column) is _ABSENT}
         if not missing:
             break
     there = sorted({key for row in first if isinstance(row, Mapping) for key in row})
@@ -54,14 +62,6 @@ def with_columns(rows: Iterable[Any], columns: Mapping[str, str]) -> Iterator[An
         raise TaskError(f"no column {column!r} for {name} in the first rows: name one of theirs, {', '.join(there)}")
     yield from first
     yield from rows
-
-
-def _holds(row: Any, column: str) -> bool:
-    for part in column.split("."):
-        if not isinstance(row, Mapping) or part not in row:
-            return False
-        row = row[part]
-    return True
 
 
 def is_missing(value: Any) -> bool:

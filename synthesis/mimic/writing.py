@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from fovea.commands import refuse_written
 from fovea.config import ConfigError, parse
 from fovea.data.task_files import save_tasks
 from fovea.statistics import best_constant
@@ -187,6 +188,7 @@ def write_items(arguments: Any, read: Callable[[Any], Pool], *, sources: Sequenc
 def command(kind: type, run: Callable[[Any], Path], description: str | None) -> None:
     """A command: reads its arguments, runs, and says where the items are or what was wrong."""
     [arguments] = parse((kind,), description=description)
+    refuse_written(Path(arguments.output_dir) / "manifest.json")
     try:
         folder = run(arguments)
     except FileNotFoundError as error:

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from fovea.chains import Chain, Step
-from fovea.commands import at_least_one, plain_parser, refuse_written
+from fovea.commands import at_least_one, from_zero, plain_parser, refuse_written
 from fovea.data.task_files import save_tasks
 from fovea.placeholders import label_images
-from fovea.statistics import best_constant
 from fovea.tasks import AnswerKind, Target, Task
 from synthesis.shapes import questions
+from synthesis.shapes.guessing import balance
 from synthesis.shapes.scenes import FORMS, NAMES, Name, Scene, Shape, sample_scene
 from synthesis.shapes.tasks import Drawn, drawn_tasks
 
@@ -261,24 +261,11 @@ def _odd(rng: np.random.Generator, num_images: int) -> AlbumQuestion:
 _MAKERS = {"find": _find, "read": _read, "compare": _compare, "sum": _sum, "count": _count, "odd": _odd}
 
 
-def balance(tasks: Sequence[Task]) -> str:
-    """Accuracy of the best constant answer of each family, and of the best fixed position for find and odd, by size."""
-    answers = [(f"{task.family}, {task.metadata['num_images']} images", str(task.answer)) for task in tasks]
-    lines = [f"best constant answer of each family and size: {best_constant(answers):.3f} (n={len(tasks)})"]
-    for family in sorted({task.family for task in tasks}):
-        of_family = [(task.family, str(task.answer)) for task in tasks if task.family == family]
-        lines.append(f"  {family}: {best_constant(of_family):.3f} (n={len(of_family)})")
-    focused = [task for task in tasks if task.metadata["foci"]]
-    positions = [(str(task.metadata["num_images"]), str(task.metadata["foci"][0][0])) for task in focused]
-    lines.append(f"best fixed position of the first focus: {best_constant(positions):.3f} (n={len(positions)})")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for tasks.jsonl and images")
     parser.add_argument("--num_tasks", type=at_least_one, default=500)
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same tasks")
+    parser.add_argument("--seed", type=from_zero, default=0, help="the same seed gives the same tasks")
     parser.add_argument("--families", nargs="+", default=list(ALBUM_FAMILIES), choices=list(ALBUM_FAMILIES))
     parser.add_argument(
         "--num_images", nargs="+", type=at_least_one, default=list(NUM_IMAGES), help="images of a task, 2 to 24"

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fovea.boxes import Box
-from fovea.commands import at_least_one, plain_parser, refuse_written
+from fovea.commands import at_least_one, from_zero, plain_parser, refuse_written
 from fovea.data.task_files import save_tasks
 from fovea.tasks import AnswerKind, Target, Task
 from synthesis.shapes import questions
@@ -212,7 +212,7 @@ def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for tasks.jsonl and images")
     parser.add_argument("--num_tasks", type=at_least_one, default=500)
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same tasks")
+    parser.add_argument("--seed", type=from_zero, default=0, help="the same seed gives the same tasks")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     args = parser.parse_args()
     refuse_written(args.output_dir / "tasks.jsonl")

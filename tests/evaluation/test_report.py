@@ -232,6 +232,9 @@ def test_a_taken_port_is_told_in_a_line(run, monkeypatch):
             view.main()
     finally:
         server.server_close()
+    monkeypatch.setattr("sys.argv", ["fovea view", str(run), "--port", "99999"])
+    with pytest.raises(SystemExit, match="cannot serve at 127.0.0.1:99999: .*0-65535. Give another --port"):
+        view.main()
 
 
 @pytest.mark.parametrize(

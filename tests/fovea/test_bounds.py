@@ -8,7 +8,7 @@ from doctor.settings import DoctorArguments
 from environments.arguments import EpisodeArguments
 from evaluation.arguments import EvaluationArguments
 from fovea.bounds import ABOVE_0, FROM_0, FROM_1
-from fovea.config import CONFIGS, ConfigError, parse, read_config
+from fovea.config import CONFIGS, ConfigError, parse
 from rl.arguments import ARGUMENTS as GRPO
 from sft.arguments import ARGUMENTS as SFT
 from synthesis.agent.casting import RoleArguments
@@ -67,7 +67,6 @@ def test_defaults_and_shipped_recipes_are_in_bounds():
         parse(GRPO, arguments=["--config", name, "--bf16", "false"])
     for name in sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*_sft.yaml")):
         parse(SFT, arguments=["--config", name, "--bf16", "false"])
-    assert read_config("tiny_grpo.yaml")
 
 
 def test_every_bounded_option_exists():
