@@ -233,7 +233,7 @@ def test_a_taken_port_is_told_in_a_line(run, monkeypatch):
     finally:
         server.server_close()
     monkeypatch.setattr("sys.argv", ["fovea view", str(run), "--port", "99999"])
-    with pytest.raises(SystemExit, match="cannot serve at 127.0.0.1:99999: .*0-65535. Give another --port"):
+    with pytest.raises(SystemExit, match=r"cannot serve at 127.0.0.1:99999: .*0-65535. Give another --port"):
         view.main()
 
 
