@@ -27,7 +27,7 @@ from evaluation.summary import table
 from evaluation.sweep import sweep
 from fovea.config import parse
 from fovea.ledger import LEDGER
-from fovea.processes import process_state, take_cores
+from fovea.processes import process_state, take_cores, told_to_launcher
 from fovea.runs.records import Summary
 from fovea.server import EndpointError
 
@@ -73,4 +73,5 @@ def _summaries(arguments: EvaluationArguments, episodes: EpisodeArguments) -> It
 
 
 if __name__ == "__main__":
-    main()
+    with told_to_launcher():
+        main()

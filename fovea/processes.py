@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -35,6 +40,18 @@ def _on_cpu() -> bool:
 
 def _computes_on_cpu() -> bool:
     return not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+
+
+@contextmanager
+def told_to_launcher() -> Iterator[None]:
+    """Hands a clear error inside on to torchrun, whose report is the last thing on the screen of several processes."""
+    try:
+        yield
+    except SystemExit as error:
+        file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+        if file and isinstance(error.code, str):
+            Path(file).write_text(json.dumps({"message": error.code, "timestamp": int(time.time())}))
+        raise
 
 
 def take_cores() -> None:

@@ -31,7 +31,7 @@ from fovea.data.identity import data_named, fingerprint
 from fovea.models.masks import check_engine
 from fovea.models.names import adapter_chain, expect_another_folder, resolve_path, weights_mark
 from fovea.models.trainee import load_for_training, model_named
-from fovea.processes import expect_cpu, process_state
+from fovea.processes import expect_cpu, process_state, told_to_launcher
 from fovea.runs.checkpoints import is_finished
 from fovea.runs.directory import RunDirectory
 from fovea.runs.starting import WEIGHTS, start_run
@@ -230,4 +230,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told_to_launcher():
+        main()

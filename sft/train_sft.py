@@ -20,7 +20,7 @@ from fovea.data.identity import records_named
 from fovea.models.names import expect_another_folder, weights_mark
 from fovea.models.processors import pixel_limits
 from fovea.models.trainee import load_for_training, model_named
-from fovea.processes import expect_cpu, process_state
+from fovea.processes import expect_cpu, process_state, told_to_launcher
 from fovea.runs.directory import RunDirectory
 from fovea.runs.starting import WEIGHTS, start_run
 from fovea.training import train
@@ -93,4 +93,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told_to_launcher():
+        main()

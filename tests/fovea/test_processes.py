@@ -1,9 +1,10 @@
-"""A process that its launcher left one thread takes its share of the cores; what the user set stays."""
+"""Processes of a launch: a share of the cores for each, and clear errors that their launcher shows."""
 
 import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -36,3 +37,12 @@ def test_a_shell_that_exports_the_variable_has_set_it():
     script = f"export OMP_NUM_THREADS=1; {shlex.quote(sys.executable)} -c {shlex.quote(CODE)}; true"
     said = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
     assert said.split() == ["1"]
+
+
+def test_a_clear_error_is_the_last_thing_that_a_launcher_of_several_processes_shows(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29571"]
+    words = ["rl/train_grpo.py", "--num_generations", "0", "--output_dir", str(tmp_path)]
+    ran = subprocess.run([*launch, *words], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert ran.returncode != 0
+    *_, root = ran.stderr.split("Root Cause")
+    assert "num_generations is 0: give 1 or more" in root
