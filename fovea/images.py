@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from fovea.boxes import Box, Frame, Size, View
 from fovea.ledger import phase
@@ -134,7 +134,11 @@ class ImageError(ValueError):
 
 
 class Readable(Protocol):
-    """Encoded bytes that stay where they are until they are asked for."""
+    """Encoded bytes that stay where they are until they are asked for.
+
+    One that draws them may have a text `mark`, the same for the same picture alone: by it the picture is told apart
+    without being drawn.
+    """
 
     def read(self) -> bytes: ...
 
@@ -268,7 +272,10 @@ def _rotated_size(image: Image.Image) -> Size:
 def _decode_lazily(content: bytes) -> Image.Image:
     if not content:
         raise ImageError("image is empty: give bytes or a path")
-    return Image.open(io.BytesIO(content))
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:  # its own words name an object of this function
+        raise ImageError(f"image begins with {content[:16]!r}, as no image does: give a PNG, JPEG or WebP") from error
 
 
 def encoded_hash(content: bytes | Image.Image) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
@@ -37,7 +38,7 @@ from fovea.runs.directory import RunDirectory
 from fovea.runs.starting import WEIGHTS, start_run
 from fovea.tasks import Task
 from fovea.training import train
-from rewards.registry import Reward, load_rewards
+from rewards.registry import Reward, RewardError, load_rewards
 from rewards.trl_adapter import check_columns
 from rl.arguments import ARGUMENTS, GRPOArguments, GRPOScriptArguments
 from rl.checks import check_groups, check_installed, check_prompt_rewards, check_selection, check_tasks, check_weights
@@ -226,7 +227,12 @@ def main() -> None:
         trainer.add_callback(
             TrajectoryCallback(trainer, number=args.log_trajectories, every=args.log_trajectories_steps)
         )
-    train(trainer, run, checkpoint=start.checkpoint, max_minutes=script.max_minutes)
+    try:
+        train(trainer, run, checkpoint=start.checkpoint, max_minutes=script.max_minutes)
+    except RewardError as error:
+        if error.__cause__ is not None:  # the reward's own lines, without those of the trainers above it
+            traceback.print_exception(error.__cause__)
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ def records_named(name: str, records: Iterable[dict[str, Any]]) -> str:
 
 
 def _mark(source: Any) -> str:
-    """Length and ends of an image's file, or its pixels; of a file that cannot be read, that."""
+    """Length and ends of an image's file, or its pixels, or its own mark; of a file that cannot be read, that."""
+    if (mark := getattr(source, "mark", None)) is not None:
+        return mark
     if isinstance(source, dict):
         source = source.get("bytes") or source.get("path") or b""
     if isinstance(source, (str, Path)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterator, Sequence
 from types import MethodType, SimpleNamespace
 from typing import Any
 
@@ -114,6 +115,21 @@ def _mixed(words: torch.Tensor) -> torch.Tensor:
     return words ^ (words >> 31)
 
 
+_PATCHES_AT_ONCE = 2048
+"""Patches that a CPU encodes together: what one layer leaves for the next then stays in its cache."""
+
+
+def _runs(lengths: Sequence[int], device: torch.device) -> Iterator[slice]:
+    """The images of these numbers of patches in runs that are encoded together; on an accelerator all are one run."""
+    start, patches = 0, 0
+    for place, length in enumerate(lengths):
+        if device.type == "cpu" and place > start and patches + length > _PATCHES_AT_ONCE:
+            yield slice(start, place)
+            start, patches = place, 0
+        patches += length
+    yield slice(start, len(lengths))
+
+
 @phase("vision")
 def _get_image_features(self: Any, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, **kwargs: Any) -> Any:
     """Transformers' method of the same name: `pooler_output` and, in Qwen3-VL, `deepstack_features`, per image."""
@@ -132,13 +148,14 @@ def _get_image_features(self: Any, pixel_values: torch.Tensor, image_grid_thw: t
     ]
     missing = {key: number for number, key in enumerate(keys) if key not in memory.features}
     if missing:
-        rows = list(missing.values())
-        count("images encoded", len(rows))
-        with torch.no_grad():
-            output = stock(self, torch.cat([pixels[row] for row in rows]), image_grid_thw[rows], **kwargs)
-        levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
-        for index, key in enumerate(missing):
-            memory.features[key] = [level[index].clone() for level in levels]
+        count("images encoded", len(missing))
+        new, rows = list(missing), list(missing.values())
+        for run in _runs([len(pixels[row]) for row in rows], pixel_values.device):
+            with torch.no_grad():
+                output = stock(self, torch.cat([pixels[row] for row in rows[run]]), image_grid_thw[rows[run]], **kwargs)
+            levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+            for index, key in enumerate(new[run]):
+                memory.features[key] = [level[index].clone() for level in levels]
     found = [memory.features[key] for key in keys]
     memory.features.trim()
     pooled, *deep = (list(level) for level in zip(*found, strict=True))

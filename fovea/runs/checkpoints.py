@@ -122,6 +122,13 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
     return max((mark.parent for mark in _marks(output_dir)), key=step_of, default=None)
 
 
+def newest_unmarked(output_dir: str | Path, *, behind: Path | None) -> Path | None:
+    """The newest checkpoint of a run directory that does not count, if it is newer than the checkpoint `behind`."""
+    first = 0 if behind is None else step_of(behind)
+    folders = [folder for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*[0-9]") if step_of(folder) > first]
+    return max((folder for folder in folders if not (folder / MARK).exists()), key=step_of, default=None)
+
+
 def kept_checkpoints(output_dir: str | Path) -> list[Path]:
     """A run directory's marked checkpoints by step, without those of a run before it; all where none has a mark."""
     marked = [mark.parent for mark in _marks(output_dir)]

@@ -11,7 +11,14 @@ from typing import Any
 
 from fovea.config import ConfigError
 from fovea.processes import process_state
-from fovea.runs.checkpoints import discount_checkpoints, is_complete, is_finished, last_whole_checkpoint, step_of
+from fovea.runs.checkpoints import (
+    discount_checkpoints,
+    is_complete,
+    is_finished,
+    last_whole_checkpoint,
+    newest_unmarked,
+    step_of,
+)
 from fovea.runs.directory import RunDirectory, changes, plain
 
 FREE_SETTINGS = re.compile(
@@ -93,6 +100,8 @@ def start_run(run: RunDirectory, resume: str | bool | None, **settings: Any) -> 
             )
         if checkpoint is not None and lengths:
             print(f"{'; '.join(lengths)}: learning rates go by the new length, from a step of the old one", flush=True)
+    if checkpoint == last and (passed := newest_unmarked(run.path, behind=last)) and process_state().is_main_process:
+        print(f"{passed} is passed over: it was not written to its end, or an earlier run left it", flush=True)
     if checkpoint is not None:
         _check(checkpoint, is_named=isinstance(asked, str))
     return Start(run, str(checkpoint) if checkpoint else None, settings)

@@ -48,6 +48,8 @@ SMALL_PRINT, LARGE_PRINT = 0.0195, 0.094
 LEGIBLE_PX = 7.0
 """A digit at least this tall in a view counts as legible there."""
 GRID = 6
+DRAWING = 1
+"""Number of the way in which scenes are drawn: another one makes other pictures of the same scenes."""
 
 
 @dataclass(frozen=True)

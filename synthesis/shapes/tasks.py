@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 from fovea.boxes import Box
 from fovea.commands import at_least_one, from_zero, plain_parser, refuse_written
+from fovea.data.identity import digest
 from fovea.data.task_files import save_tasks
 from fovea.tasks import AnswerKind, Target, Task
 from synthesis.shapes import questions
-from synthesis.shapes.scenes import LEGIBLE_PX, SCENE_SIZE_PX, Scene, Shape, glyph_box, render, sample_scene
+from synthesis.shapes.scenes import DRAWING, LEGIBLE_PX, SCENE_SIZE_PX, Scene, Shape, glyph_box, render, sample_scene
 
 FAMILIES: Mapping[str, float] = {"read": 0.45, "compare": 0.2, "nested": 0.15, "direct": 0.2}
 """Families and their shares in the default mixture."""
@@ -70,6 +71,11 @@ class Drawn:
     """A scene as JPEG bytes, drawn when they are first read."""
 
     scene: Scene
+
+    @cached_property
+    def mark(self) -> str:
+        """A text that tells the picture apart without its being drawn."""
+        return f"drawn {DRAWING} {digest(asdict(self.scene))}"
 
     def read(self) -> bytes:
         return self._content

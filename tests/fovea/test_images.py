@@ -41,10 +41,12 @@ def test_16_bit_levels_keep_their_brightness():
     assert abs(open_image(encoded(grey)).getpixel((0, 0))[0] - 128) <= 1
 
 
-@pytest.mark.parametrize("data", [b"", b"not an image", encoded(Image.new("RGB", (64, 64)))[:60]])
-def test_what_is_no_image_is_refused_with_a_reason(data):
-    with pytest.raises(ImageError):
-        open_image(data)
+@pytest.mark.parametrize("read", [open_image, image_size])
+@pytest.mark.parametrize("data", [b"", b"not an image", encoded(Image.new("RGB", (64, 64)))[:20]])
+def test_what_is_no_image_is_refused_with_a_reason(data, read):
+    with pytest.raises(ImageError, match=r"^image ") as refusal:
+        read(data)
+    assert " object at 0x" not in str(refusal.value)
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded():

@@ -39,6 +39,16 @@ def test_the_vision_tower_is_trained_where_that_is_asked_for(monkeypatch, tmp_pa
     assert trained(monkeypatch, tmp_path, *words) == parts
 
 
+def test_a_reward_that_raises_ends_the_run_with_its_own_lines_and_a_cure(monkeypatch, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("def letters(task, episode):\n    return task.metadata['colour']\n")
+    options = ("--output_dir", str(tmp_path / "rl"), "--reward_funcs", f"{tmp_path}/mine.py:letters")
+    monkeypatch.setattr(sys, "argv", ["train_grpo.py", *WORDS, *options])
+    with pytest.raises(SystemExit, match=r"reward letters raised KeyError on task .*fovea rewards test"):
+        train_grpo.main()
+    told = capsys.readouterr().err.partition("Traceback")[2]
+    assert "return task.metadata['colour']" in told and "trl" not in told
+
+
 def test_a_tower_that_an_adapter_would_freeze_stops_the_run(monkeypatch, tmp_path):
     with pytest.raises((ConfigError, SystemExit), match="no effect beside an adapter"):
         trained(monkeypatch, tmp_path, "--train_vision", "true", "--use_peft", "true")

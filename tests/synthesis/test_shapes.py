@@ -1,5 +1,7 @@
+import hashlib
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ from environments.play import play
 from environments.policies.oracle import OraclePolicy
 from environments.seats import Limits
 from fovea.boxes import Box, Frame, coverage, intersection
+from fovea.data.identity import fingerprint
 from fovea.images import open_image
 from synthesis.shapes import make_tasks
-from synthesis.shapes.scenes import COLORS, render, sample_scene
+from synthesis.shapes.scenes import COLORS, DRAWING, render, sample_scene
 from synthesis.tiny.conversations import TOO_SMALL, sample_conversation, sample_follow_up
 from synthesis.tiny.forms import in_some_form, sample_in_some_form
 from synthesis.tiny.targets import dense_targets
@@ -46,6 +49,19 @@ def test_shapes_do_not_overlap():
 def test_rendering_is_deterministic():
     scene = sample_scene(np.random.default_rng(1), num_shapes=4)
     assert render(scene).tobytes() == render(scene).tobytes()
+
+
+def test_a_picture_is_told_apart_without_being_drawn(tasks, monkeypatch):
+    monkeypatch.setattr("synthesis.shapes.tasks.render", lambda *_, **__: pytest.fail("it was drawn"))
+    assert len({fingerprint(replace(task, question="", answer="")) for task in tasks}) == len(tasks)
+    assert list(map(fingerprint, make_tasks(num_tasks=120, seed=5))) == list(map(fingerprint, tasks))
+
+
+def test_another_way_of_drawing_has_a_number_of_its_own():
+    """If this fails, scenes look otherwise than before: raise `DRAWING`, and give its pictures a line here."""
+    pictures = {1: "acac6dc127596ca9"}
+    scene = sample_scene(np.random.default_rng(1), num_shapes=4, num_panels=1)
+    assert hashlib.sha256(render(scene).tobytes()).hexdigest()[:16] == pictures[DRAWING]
 
 
 def test_the_oracle_solves_every_task_with_the_zooms_its_family_needs(tasks, tiny, episode_arguments):

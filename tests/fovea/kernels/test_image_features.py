@@ -1,8 +1,11 @@
 """Images are told apart by their pixels, wherever these are."""
 
+import pytest
 import torch
 
+from fovea.kernels import image_features
 from fovea.kernels.image_features import content_key, multilinear_hash
+from fovea.models.loading import load_model
 
 
 def test_every_single_change_and_every_order_has_a_hash_of_its_own():
@@ -26,3 +29,20 @@ def test_equal_patches_share_a_key_in_every_type():
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         patches = torch.randn(8, 12, generator=torch.Generator().manual_seed(0)).to(dtype)
         assert content_key(patches) == content_key(patches.clone()) != content_key(patches + 1)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 128, 300, 10_000])
+def test_features_are_the_same_however_many_images_are_encoded_at_once(monkeypatch, at_once):
+    base = load_model("tiny").network.base_model
+    grids = torch.tensor([[1, 16, 16], [1, 8, 8], [1, 8, 8], [1, 6, 10], [1, 16, 16]])
+    sizes = grids.prod(-1).tolist()
+    pixels = torch.rand(sum(sizes), 384, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        stock = type(base).get_image_features(base, pixels, grids)
+    monkeypatch.setattr(image_features, "_PATCHES_AT_ONCE", at_once)
+    ours = base.get_image_features(pixels, grids)
+    for level, wanted in (
+        (ours.pooler_output, stock.pooler_output),
+        *zip(ours.deepstack_features, stock.deepstack_features, strict=True),
+    ):
+        assert all(map(torch.equal, level, wanted))
