@@ -37,6 +37,7 @@ from rl.checks import check_selection, check_training
 from rl.engine import engine_of_ours
 from rl.honoured import check_options, refuse_arguments
 from rl.metrics import completion_numbers, completion_of, edit_numbers, edit_outcomes, numbers
+from rl.old_policy import OldPolicy
 from rl.payments import Payment, environment_rewards, payments
 from rl.playing import Group, PlaysEpisodes
 from rl.sampling import EpochCallback, EpochSampler, TaskHistory, has_signal, numbered
@@ -55,7 +56,7 @@ def _name_of(model: Any) -> str:
     return model if isinstance(model, str) else without_adapters(model).name_or_path
 
 
-class ZoomGRPOTrainer(GRPOCheckpoints, PlaysEpisodes, SharedPrefixLoss, GRPOTrainer):
+class ZoomGRPOTrainer(GRPOCheckpoints, PlaysEpisodes, OldPolicy, SharedPrefixLoss, GRPOTrainer):
     """`GRPOTrainer` that also takes tasks, an environment and Fovea's rewards.
 
     With `train_tasks` it plays episodes; every other argument is `GRPOTrainer`'s. With a `run` it writes a line for

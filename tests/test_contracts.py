@@ -40,6 +40,7 @@ OTHERS = [
 RECORDED = {
     "GRPOTrainer.__init__": "aebed526efb44bc0",
     "GRPOTrainer._calculate_rewards": "9a73733d02c865a0",
+    "GRPOTrainer._compute_loss": "6b861df63f5aaa7a",
     "GRPOTrainer._generate": "c43183674d09daf2",
     "GRPOTrainer._generate_and_score_completions": "739def7da67c5a5b",
     "GRPOTrainer._get_per_token_logps_and_entropies": "2f6e32c617df27e8",
