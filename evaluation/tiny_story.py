@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 from evaluation.compare import compare, table, write
@@ -51,20 +52,26 @@ def run(*command: str) -> None:
         subprocess.run(command, check=True)
 
 
-def side_by_side(*jobs: Callable[[], None]) -> None:
-    """Does jobs that run commands, two at the same time, each command on half of the cores.
+@contextmanager
+def half_of_the_cores() -> Iterator[None]:
+    """Processes that are started inside compute on half of the cores each.
 
     More threads than cores wait for each other by spinning, which is many times slower.
     """
     chosen = os.environ.get(THREADS)
     os.environ[THREADS] = chosen or str(max(1, (os.cpu_count() or 1) // 2))
     try:
-        with ThreadPoolExecutor(2) as pool:
-            for done in as_completed([pool.submit(job) for job in jobs]):
-                done.result()
+        yield
     finally:
         if chosen is None:
             del os.environ[THREADS]
+
+
+def side_by_side(*jobs: Callable[[], None]) -> None:
+    """Does jobs that run commands, two at the same time, each command on half of the cores."""
+    with half_of_the_cores(), ThreadPoolExecutor(2) as pool:
+        for done in as_completed([pool.submit(job) for job in jobs]):
+            done.result()
 
 
 def train(folder: Path, *command: str) -> None:
@@ -88,6 +95,23 @@ def evaluate(
         run(*command, str(model), "--config", config, "--output_dir", str(folder), *options)
 
 
+def evaluate_side_by_side(*asked: Sequence[str | Path]) -> None:
+    """Evaluates checkpoints two at a time; each is asked for by its model, its folder and further options.
+
+    Both processes import their libraries once, and take one evaluation after the other.
+    """
+    with half_of_the_cores(), ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        evaluations = [
+            pool.submit(
+                fovea, "eval", str(model), "--config", EVALUATION, "--output_dir", str(folder), *map(str, options)
+            )
+            for model, folder, *options in asked
+            if not (Path(folder) / SUMMARY).exists()
+        ]
+        for done in as_completed(evaluations):
+            done.result()
+
+
 def told_in(root: Path, *, seed: int, is_full: bool) -> Path:
     """The folder of a paper's story: seed 0 in its own folder, other seeds and the full story in folders below it."""
     root = root / "full" if is_full else root
@@ -99,12 +123,12 @@ def main() -> None:
     base, sft, rl = (FOLDER / name for name in ("base", "sft", "rl"))
     train(sft, *LAUNCH_TWO, "sft/train_sft.py", "--per_device_train_batch_size", "4")
     train(rl, *LAUNCH_TWO, "rl/train_grpo.py", "--per_device_train_batch_size", "32")
-    side_by_side(
-        lambda: evaluate(sft, sft / "evaluation"),
-        lambda: evaluate(rl, rl / "evaluation"),
-        lambda: evaluate(rl, rl / "evaluation_noise", "--crops", "noise"),
-        lambda: evaluate("tiny", base / "evaluation"),
-        lambda: evaluate("tiny", base / "evaluation_direct", "--prompt", "direct"),
+    evaluate_side_by_side(
+        (sft, sft / "evaluation"),
+        (rl, rl / "evaluation"),
+        (rl, rl / "evaluation_noise", "--crops", "noise"),
+        ("tiny", base / "evaluation"),
+        ("tiny", base / "evaluation_direct", "--prompt", "direct"),
     )
     comparison = compare(*(path / "evaluation" for path in (base, sft, rl)))
     write(comparison, FOLDER / "comparison.json")

@@ -40,7 +40,9 @@ def trained(build, tiny, monkeypatch, folder, **options):
     ],
     ids=str,
 )
-def test_the_policy_that_played_is_known_without_a_forward_of_its_own(build, tiny, monkeypatch, tmp_path, period, forwards):
+def test_the_policy_that_played_is_known_without_a_forward_of_its_own(
+    build, tiny, monkeypatch, tmp_path, period, forwards
+):
     weights, clipped, without_gradient = trained(build, tiny, monkeypatch, tmp_path / "ours", **period)
     assert without_gradient == forwards
     assert clipped[0] == 0 and (len(clipped) == 2 or max(clipped) > 0), "a second pass is told from the first"
