@@ -108,8 +108,12 @@ def evaluate_side_by_side(*asked: Sequence[str | Path]) -> None:
             for model, folder, *options in asked
             if not (Path(folder) / SUMMARY).exists()
         ]
-        for done in as_completed(evaluations):
-            done.result()
+        try:
+            for done in as_completed(evaluations):
+                done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # the others would be taken in turn first
+            raise
 
 
 def told_in(root: Path, *, seed: int, is_full: bool) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fovea.answers import score
 from fovea.episodes import Episode
 from fovea.tasks import Task
 
@@ -12,7 +13,7 @@ def right_and_brief(task: Task, episode: Episode) -> float | None:
     """One episode at a time: a number, or None where the reward does not apply."""
     if episode.answer is None:
         return 0.0
-    return float(episode.answer.strip() == str(task.answer)) / (1 + episode.num_zooms / 10)
+    return score(task, episode.answer, episode.framing) / (1 + episode.num_zooms / 10)
 
 
 def fewest_zooms(task: Task, episodes: list[Episode]) -> list[float]:

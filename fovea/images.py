@@ -188,7 +188,12 @@ def open_image(source: Source) -> Image.Image:
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"image {name} cannot be opened: {error}") from error
+        raise ImageError(f"image {name} cannot be opened: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Pillow's words; where they would name an object of ours, other ones."""
+    return "it is in no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def check_size(size: Size, name: str) -> None:
@@ -242,7 +247,7 @@ def _of_header(source: Source, read: Callable[[Image.Image], _Read]) -> _Read:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         name = str(source) if isinstance(source, (str, Path)) else "in memory"
-        raise ImageError(f"image {name} cannot be opened: {error}") from error
+        raise ImageError(f"image {name} cannot be opened: {_reason(error)}") from error
 
 
 _IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 256, 257, 258
@@ -272,10 +277,7 @@ def _rotated_size(image: Image.Image) -> Size:
 def _decode_lazily(content: bytes) -> Image.Image:
     if not content:
         raise ImageError("image is empty: give bytes or a path")
-    try:
-        return Image.open(io.BytesIO(content))
-    except UnidentifiedImageError as error:  # its own words name an object of this function
-        raise ImageError(f"image begins with {content[:16]!r}, as no image does: give a PNG, JPEG or WebP") from error
+    return Image.open(io.BytesIO(content))
 
 
 def encoded_hash(content: bytes | Image.Image) -> str:

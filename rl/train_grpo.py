@@ -232,7 +232,7 @@ def main() -> None:
     except RewardError as error:
         if error.__cause__ is not None:  # the reward's own lines, without those of the trainers above it
             traceback.print_exception(error.__cause__)
-        raise SystemExit(str(error)) from None
+        sys.exit(str(error))  # by which a tracker knows of the failure
 
 
 if __name__ == "__main__":

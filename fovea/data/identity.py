@@ -45,7 +45,7 @@ def records_named(name: str, records: Iterable[dict[str, Any]]) -> str:
 
 def _mark(source: Any) -> str:
     """Length and ends of an image's file, or its pixels, or its own mark; of a file that cannot be read, that."""
-    if (mark := getattr(source, "mark", None)) is not None:
+    if isinstance(mark := getattr(source, "mark", None), str):
         return mark
     if isinstance(source, dict):
         source = source.get("bytes") or source.get("path") or b""

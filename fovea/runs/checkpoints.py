@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -125,8 +126,10 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
 def newest_unmarked(output_dir: str | Path, *, behind: Path | None) -> Path | None:
     """The newest checkpoint of a run directory that does not count, if it is newer than the checkpoint `behind`."""
     first = 0 if behind is None else step_of(behind)
-    folders = [folder for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*[0-9]") if step_of(folder) > first]
-    return max((folder for folder in folders if not (folder / MARK).exists()), key=step_of, default=None)
+    folders = (path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir())
+    numbered = [folder for folder in folders if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name)]
+    unmarked = (folder for folder in numbered if step_of(folder) > first and not (folder / MARK).exists())
+    return max(unmarked, key=step_of, default=None)
 
 
 def kept_checkpoints(output_dir: str | Path) -> list[Path]:

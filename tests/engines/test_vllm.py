@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from environments.factories import environment_factory
@@ -216,6 +217,41 @@ def test_two_processes_each_with_an_engine_pair_what_they_play(tmp_path):
     assert max(row["sampling/sampling_logp_difference/mean"] for row in logs) < 5e-3
     episodes = read_jsonl(tmp_path / "episodes.jsonl")
     assert len(episodes) == 16 and len({episode["task_id"] for episode in episodes}) > 2
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """The folder of an adapter of tiny that differs from it."""
+    folder = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(0)
+    adapted = get_peft_model(
+        load_model("tiny").network, LoraConfig(r=8, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    adapted.peft_config["default"].base_model_name_or_path = "tiny"
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--use_peft", "true", "--lora_r", "8", "--lora_target_modules", "q_proj"),
+        ("--use_peft", "true", "--lora_r", "4"),
+        (),
+    ],
+    ids=["the same", "another", "all weights"],
+)
+def test_a_training_from_an_adapter_plays_with_what_the_adapter_has_learned(adapter, tmp_path, words):
+    command = (
+        sys.executable, "rl/train_grpo.py", "--use_cpu", "true", "--model_name_or_path", str(adapter),
+        "--output_dir", str(tmp_path), "--use_vllm", "true", "--vllm_mode", "colocate",
+        "--vllm_engine_kwargs", '{"max_model_len": 1024}', "--max_steps", "2", "--max_tasks", "4",
+        "--per_device_train_batch_size", "4", "--num_generations", "2", *words,
+    )  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[2])
+    assert result.returncode == 0, result.stderr[-5000:]
+    logs = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "reward" in row]
+    assert max(row["sampling/sampling_logp_difference/mean"] for row in logs) < 5e-3
 
 
 @pytest.fixture(scope="module")

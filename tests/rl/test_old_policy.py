@@ -29,25 +29,25 @@ def trained(build, tiny, monkeypatch, folder, **options):
 
 
 @pytest.mark.parametrize(
-    ("period", "forwards"),
+    ("period", "forwards", "of_trl"),
     [
-        (TWICE, 0),
-        ({"num_iterations": 3, "max_steps": 6}, 0),
-        (TWICE | {"gradient_accumulation_steps": 2}, 0),
-        (TWICE | {"shared_prefix": False}, 0),
-        (TWICE | {"steps_per_generation": 2}, 1),  # of its second half the policy has moved on before the first pass
-        ({"max_steps": 2}, 0),
+        (TWICE, 0, 2),
+        ({"num_iterations": 3, "max_steps": 6}, 0, 2),
+        (TWICE | {"gradient_accumulation_steps": 2}, 0, 2),
+        (TWICE | {"shared_prefix": False}, 0, 2),
+        (TWICE | {"steps_per_generation": 2}, 1, 1),  # before the first pass over its second half the policy moves on
+        ({"max_steps": 2}, 0, 0),
     ],
     ids=str,
 )
 def test_the_policy_that_played_is_known_without_a_forward_of_its_own(
-    build, tiny, monkeypatch, tmp_path, period, forwards
+    build, tiny, monkeypatch, tmp_path, period, forwards, of_trl
 ):
     weights, clipped, without_gradient = trained(build, tiny, monkeypatch, tmp_path / "ours", **period)
     assert without_gradient == forwards
     assert clipped[0] == 0 and (len(clipped) == 2 or max(clipped) > 0), "a second pass is told from the first"
     monkeypatch.setattr("rl.old_policy.replaced", lambda *_: nullcontext())
-    expected, as_clipped, of_trl = trained(build, tiny, monkeypatch, tmp_path / "stock", **period)
-    assert of_trl >= forwards and clipped == pytest.approx(as_clipped, abs=1e-3)
+    expected, as_clipped, by_trl = trained(build, tiny, monkeypatch, tmp_path / "stock", **period)
+    assert by_trl == of_trl and clipped == pytest.approx(as_clipped, abs=0.05)
     for name, value in weights.items():
-        assert torch.allclose(value, expected[name], atol=2e-5), name
+        assert torch.allclose(value, expected[name], atol=1e-4), name

@@ -267,11 +267,14 @@ def test_every_form_of_resume_from_checkpoint_is_honoured(tmp_path, resume, expe
 @pytest.mark.parametrize(("torn", "is_told"), [(6, True), (3, False), (None, False)])
 def test_a_newer_checkpoint_that_is_not_whole_is_told_of(tmp_path, capsys, torn, is_told):
     write_checkpoint(tmp_path / "checkpoint-4", 4)
-    (tmp_path / "checkpoint-best").mkdir()  # of a user's own
+    for name in ("checkpoint-best", "checkpoint-v2", "checkpoint-9-old"):  # of a user's own
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-12").touch()
     if torn:
         write_checkpoint(tmp_path / f"checkpoint-{torn}", torn, whole=False)
     assert start_run(RunDirectory(tmp_path), None).checkpoint == str(tmp_path / "checkpoint-4")
-    assert (f"checkpoint-{torn} is passed over" in capsys.readouterr().out) is is_told
+    told = capsys.readouterr().out
+    assert (f"checkpoint-{torn} is passed over" in told) is is_told and ("is passed over" in told) is is_told
 
 
 def test_there_must_be_a_checkpoint_to_go_on_from_where_one_is_asked_for(tmp_path):

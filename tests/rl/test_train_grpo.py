@@ -46,7 +46,7 @@ def test_a_reward_that_raises_ends_the_run_with_its_own_lines_and_a_cure(monkeyp
     with pytest.raises(SystemExit, match=r"reward letters raised KeyError on task .*fovea rewards test"):
         train_grpo.main()
     told = capsys.readouterr().err.partition("Traceback")[2]
-    assert "return task.metadata['colour']" in told and "trl" not in told
+    assert "return task.metadata['colour']" in told and "trl/trainer" not in told
 
 
 def test_a_tower_that_an_adapter_would_freeze_stops_the_run(monkeypatch, tmp_path):
