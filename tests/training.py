@@ -1,6 +1,7 @@
 """Settings and helpers that the tests' trainings share."""
 
 import json
+import os
 
 
 def trace_record(box, paths):
@@ -29,3 +30,9 @@ ON_CPU = {
 def by_place(task, episodes):
     """A reward in which the rollouts of a group differ, whatever the base writes."""
     return [float(place) for place in range(len(episodes))]
+
+
+def unlaunched() -> dict[str, str]:
+    """The environment without what a launcher sets, which TRL leaves behind where vLLM ran in this process."""
+    launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name not in launched}

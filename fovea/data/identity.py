@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from fovea.images import encoded, image_hash
+from fovea.images import encoded, image_hash, mark_of
 from fovea.tasks import Task
 
 _EDGE = 4096
@@ -45,7 +45,7 @@ def records_named(name: str, records: Iterable[dict[str, Any]]) -> str:
 
 def _mark(source: Any) -> str:
     """Length and ends of an image's file, or its pixels, or its own mark; of a file that cannot be read, that."""
-    if isinstance(mark := getattr(source, "mark", None), str):
+    if (mark := mark_of(source)) is not None:
         return mark
     if isinstance(source, dict):
         source = source.get("bytes") or source.get("path") or b""

@@ -21,6 +21,7 @@ from fovea.jsonl import read_jsonl
 from fovea.models.loading import LANGUAGE_LINEARS, load_model
 from fovea.models.names import resolve_path
 from synthesis.oracle_traces import TraceArguments, write_oracle_traces
+from tests.training import unlaunched
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.engines
@@ -29,16 +30,12 @@ ON_GLOO = ("--ddp_backend", "gloo")
 """Two processes on CPU; `use_cpu` would mean "no DeepSpeed" to Accelerate."""
 
 
-LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher sets; TRL leaves it behind where vLLM ran in this process."""
-
-
 def start(*words: str, stage: int | None = None, num_processes: int = 2) -> subprocess.Popen:
     """`accelerate launch` of a script, its output in pipes."""
     launch = ["accelerate", "launch", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     launch += ["--num_processes", str(num_processes)]
     launch += ["--config_file", f"configs/accelerate/zero{stage}.yaml"] if stage else ["--cpu"]
-    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED} | {
+    environment = unlaunched() | {
         "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }  # fmt: skip

@@ -36,7 +36,7 @@ from rl.trainer import ZoomGRPOTrainer
 from synthesis.agent.command import AgentArguments
 from synthesis.agent.command import run as run_agent
 from synthesis.shapes import make_tasks
-from tests.training import ON_CPU
+from tests.training import ON_CPU, unlaunched
 
 pytestmark = pytest.mark.engines
 
@@ -225,7 +225,7 @@ def adapter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapter")
     torch.manual_seed(0)
     adapted = get_peft_model(
-        load_model("tiny").network, LoraConfig(r=8, target_modules=["q_proj"], init_lora_weights=False)
+        load_model("tiny").network, LoraConfig(r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     )
     adapted.peft_config["default"].base_model_name_or_path = "tiny"
     adapted.save_pretrained(folder)
@@ -235,7 +235,7 @@ def adapter(tmp_path_factory):
 @pytest.mark.parametrize(
     "words",
     [
-        ("--use_peft", "true", "--lora_r", "8", "--lora_target_modules", "q_proj"),
+        ("--use_peft", "true", "--lora_r", "8", "--lora_target_modules", "q_proj", "v_proj"),
         ("--use_peft", "true", "--lora_r", "4"),
         (),
     ],
@@ -248,7 +248,9 @@ def test_a_training_from_an_adapter_plays_with_what_the_adapter_has_learned(adap
         "--vllm_engine_kwargs", '{"max_model_len": 1024}', "--max_steps", "2", "--max_tasks", "4",
         "--per_device_train_batch_size", "4", "--num_generations", "2", *words,
     )  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[2])
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[2], env=unlaunched()
+    )
     assert result.returncode == 0, result.stderr[-5000:]
     logs = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "reward" in row]
     assert max(row["sampling/sampling_logp_difference/mean"] for row in logs) < 5e-3

@@ -13,7 +13,7 @@ from environments.policies.oracle import OraclePolicy
 from environments.seats import Limits
 from fovea.boxes import Box, Frame, coverage, intersection
 from fovea.data.identity import fingerprint
-from fovea.images import open_image
+from fovea.images import open_image, source_hash
 from synthesis.shapes import make_tasks
 from synthesis.shapes.scenes import COLORS, DRAWING, render, sample_scene
 from synthesis.shapes.tasks import Drawn
@@ -55,6 +55,7 @@ def test_rendering_is_deterministic():
 def test_a_picture_is_told_apart_without_being_drawn(tasks, monkeypatch):
     monkeypatch.setattr("synthesis.shapes.tasks.render", lambda *_, **__: pytest.fail("it was drawn"))
     assert len({fingerprint(replace(task, question="", answer="")) for task in tasks}) == len(tasks)
+    assert len({source_hash(task.images[0]) for task in tasks}) == len(tasks)
     assert list(map(fingerprint, make_tasks(num_tasks=120, seed=5))) == list(map(fingerprint, tasks))
 
 
