@@ -18,8 +18,9 @@ from evaluation.stored import StoredRun
 from fovea.answers import readable
 from fovea.answers.boxes import answer_boxes, reference_boxes
 from fovea.boxes import Box
+from fovea.data.identity import source_hash
 from fovea.episodes import Crop, Fault, FaultKind, Turn
-from fovea.images import ImageError, cut, image_size, open_image, source_hash
+from fovea.images import ImageError, cut, image_size, open_image
 from fovea.runs.records import Group, Rollout, Sample
 from fovea.runs.turns import action_name
 from fovea.tasks import AnswerKind, Target, Task

@@ -284,22 +284,6 @@ def encoded_hash(content: bytes | Image.Image) -> str:
     return content_hash(content) if isinstance(content, bytes) else image_hash(content)
 
 
-def mark_of(source: Source) -> str | None:
-    """The mark of a source that draws its picture; None of any other."""
-    mark = getattr(source, "mark", None)
-    return mark if isinstance(mark, str) else None
-
-
-def source_hash(source: Source) -> str:
-    """Content hash of what a source holds, read but not decoded, or of its mark.
-
-    Raises:
-        ImageError: if it cannot be read.
-    """
-    mark = mark_of(source)
-    return encoded_hash(encoded(source)) if mark is None else content_hash(mark.encode())
-
-
 def image_hash(image: Image.Image) -> str:
     """Content hash of decoded pixels."""
     return content_hash(repr((image.mode, image.size)).encode() + image.tobytes())

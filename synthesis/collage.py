@@ -24,8 +24,9 @@ from fovea.boxes import UNIT_VIEW, WHOLE, Box, Frame, View
 from fovea.commands import refuse_written
 from fovea.config import ConfigError, parse
 from fovea.data.columns import TaskError
+from fovea.data.identity import source_hash
 from fovea.data.task_files import save_tasks
-from fovea.images import open_image, source_hash
+from fovea.images import open_image
 from fovea.placeholders import MARK
 from fovea.tasks import AnswerKind, Target, Task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fovea.images import source_hash
+from fovea.data.identity import source_hash
 from fovea.tasks import Task
 
 

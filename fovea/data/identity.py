@@ -1,4 +1,4 @@
-"""A short digest of a question. A run that continues compares digests to notice changed data."""
+"""Hashes by which questions and pictures are told apart. A run that continues compares them to notice changed data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from fovea.images import encoded, image_hash, mark_of
+from fovea.images import Source, content_hash, encoded, encoded_hash, image_hash
 from fovea.tasks import Task
 
 _EDGE = 4096
@@ -62,3 +62,19 @@ def _mark(source: Any) -> str:
     if isinstance(content, Image.Image):
         return image_hash(content)
     return f"{len(content)} {hashlib.sha256(content[:_EDGE] + content[-_EDGE:]).hexdigest()}"
+
+
+def mark_of(source: Source) -> str | None:
+    """The mark of a source that draws its picture; None of any other."""
+    mark = getattr(source, "mark", None)
+    return mark if isinstance(mark, str) else None
+
+
+def source_hash(source: Source) -> str:
+    """Content hash of what a source holds, read but not decoded, or of its mark.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
+    mark = mark_of(source)
+    return encoded_hash(encoded(source)) if mark is None else content_hash(mark.encode())

@@ -12,8 +12,8 @@ from environments.play import play
 from environments.policies.oracle import OraclePolicy
 from environments.seats import Limits
 from fovea.boxes import Box, Frame, coverage, intersection
-from fovea.data.identity import fingerprint
-from fovea.images import open_image, source_hash
+from fovea.data.identity import fingerprint, source_hash
+from fovea.images import open_image
 from synthesis.shapes import make_tasks
 from synthesis.shapes.scenes import COLORS, DRAWING, render, sample_scene
 from synthesis.shapes.tasks import Drawn
