@@ -19,7 +19,7 @@ from statistics import fmean, median
 from typing import Any
 
 from evaluation import task_history
-from evaluation.markdown import markdown_row
+from evaluation.markdown import in_all_and_by_family, markdown_row
 from evaluation.stored import StoredRun, stored_run
 from fovea.answers import constant_of, score
 from fovea.boxes import coverage
@@ -137,14 +137,16 @@ def analyse(run: StoredRun) -> dict[str, Behaviour]:
     records = [record for record in run.records if isinstance(record, Sample) or record.is_of_a_batch]
     episodes = [(record, record.episode(run.task(record))) for record in records]
     counted = [(record, episode.task.family, seen(episode, _right(record, episode))) for record, episode in episodes]
-    found = {"all": behaviour([one for _, _, one in counted])}
-    for family in sorted({family for _, family, _ in counted}):
-        found[family] = behaviour([one for _, of, one in counted if of == family])
+    families = sorted({family for _, family, _ in counted})
+    found = in_all_and_by_family(
+        behaviour([one for _, _, one in counted]),
+        {family: behaviour([one for _, of, one in counted if of == family]) for family in families},
+    )
     steps = [record.step for record in records if isinstance(record, Rollout)]
     size = (max(steps, default=0) + 1) / BINS
     for part in range(BINS if steps else 0):
         first, end = round(part * size), round((part + 1) * size)
-        for family in ("all", *sorted({family for _, family, _ in counted})):
+        for family in dict.fromkeys(("all", *families)):
             within = [
                 one
                 for record, of, one in counted

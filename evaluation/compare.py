@@ -24,7 +24,7 @@ from typing import Any
 
 from evaluation import split
 from evaluation.evaluated import Evaluated, difference, load, refuse_other_questions
-from evaluation.markdown import markdown_row
+from evaluation.markdown import in_all_and_by_family, markdown_row
 from evaluation.summary import accuracy_of
 from fovea.commands import from_zero, plain_parser
 from fovea.runs.records import read_run
@@ -160,7 +160,7 @@ def table(comparison: dict[str, Any]) -> str:
             "| family | n | A | B | B - A | 95% interval | p | p, adjusted | gained | lost |",
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
-        for name, family in {"all": pair, **pair["families"]}.items():
+        for name, family in in_all_and_by_family(pair, pair["families"]).items():
             low, high = family["interval"]
             numbers = f"{family['accuracy_a']:.3f}", f"{family['accuracy_b']:.3f}", f"{family['difference']:+.3f}"
             tests = f"{low:+.3f} to {high:+.3f}", f"{family['p_value']:.2g}", f"{family['p_adjusted']:.2g}"

@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+_Part = TypeVar("_Part")
+
+
+def in_all_and_by_family(total: _Part, families: Mapping[str, _Part]) -> dict[str, _Part]:
+    """Rows of a table by name: the total, then each family. Questions without a family, stored as "all", stand apart.
+
+    >>> in_all_and_by_family(10, {"all": 4, "read": 6})
+    {'all': 10, 'no family': 4, 'read': 6}
+    >>> in_all_and_by_family(4, {"all": 4})
+    {'all': 4}
+    """
+    if set(families) <= {"all"}:
+        return {"all": total}
+    return {"all": total} | {"no family" if name == "all" else name: part for name, part in families.items()}
 
 
 def encodable(text: str) -> str:

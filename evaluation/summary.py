@@ -8,7 +8,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any, cast
 
-from evaluation.markdown import markdown_row
+from evaluation.markdown import in_all_and_by_family, markdown_row
 from evaluation.mimic import pooled_f1
 from fovea.runs.records import Accuracy, Sample, Summary
 from fovea.statistics import best_constant, wilson_interval
@@ -88,14 +88,14 @@ def table(summary: Summary) -> str:
         "| family | n | accuracy | 95% interval | best constant | zooms | tokens |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, part in {"all": summary, **summary.families}.items():
+    for name, part in in_all_and_by_family(summary, summary.families).items():
         low, high = part.interval
         numbers = f"{part.best_constant:.3f}", f"{part.zooms_per_question:.2f}", f"{part.tokens_per_question:.0f}"
         lines.append(markdown_row([name, part.n, f"{part.accuracy:.3f}", f"{low:.3f}-{high:.3f}", *numbers]))
     if summary.rules and len(summary.families) > 1:
         mean = fmean(part.accuracy for part in summary.families.values())
         lines.append(markdown_row([f"mean of the {len(summary.families)} families", "", f"{mean:.3f}", *[""] * 4]))
-    parts = {"all": summary, **(summary.families if len(summary.families) <= MOST_BY_RULE else {})}
+    parts = in_all_and_by_family(summary, summary.families if len(summary.families) <= MOST_BY_RULE else {})
     for name, part in parts.items():
         lines += [
             markdown_row([f"{name}, by {rule}", part.n, f"{accuracy:.3f}", *[""] * 4])

@@ -72,6 +72,8 @@ def is_missing(value: Any) -> bool:
 def check_required(fields: Mapping[str, Any], row: Mapping[str, Any]) -> None:
     """Raises TaskError for a row without a question or an answer, with the columns that it has."""
     for name in ("question", "answer"):
+        if fields[name] is None and name in row:
+            raise TaskError(f"{name} is empty: fill it in, or name another column with --columns {name}=…")
         if fields[name] is None:
             raise TaskError(
                 f"{name} is missing: name its column with --columns {name}=…, one of {', '.join(sorted(row))}"

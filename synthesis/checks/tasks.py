@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from fovea.answers import readable
+from fovea.answers.text import as_list
 from fovea.arguments import TaskArguments
 from fovea.config import parse
 from fovea.data.columns import TaskError
@@ -86,7 +87,8 @@ def main() -> None:
     print("\n".join(f"  {problem[:300]}" for problem in problems[: arguments.max_problems]))
     if (left := len(problems) - arguments.max_problems) > 0:
         print(f"  and {left} more (--max_problems)")
-    if measured := [one.answer for one in tasks if one.kind is AnswerKind.TEXT and _MEASURED.fullmatch(one.answer)]:
+    texts = [text for one in tasks if one.kind is AnswerKind.TEXT for text in as_list(one.answer)]
+    if measured := list(filter(_MEASURED.fullmatch, texts)):
         print(
             f"note: {len(measured)} answers are a number with a unit, such as {measured[0]!r}, and are compared as "
             "texts. If the number alone is right too, write it alone"

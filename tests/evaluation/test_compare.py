@@ -272,3 +272,11 @@ def test_names_of_families_break_no_table(tmp_path):
         text.encode()
         page = "".join(from_markdown(text))
         assert all(f"<td>{name}</td><td>1</td>" in page for name in ("read | small", "a b", "cut ?"))
+
+
+def test_questions_without_a_family_do_not_stand_in_the_row_of_all(tmp_path):
+    folder = write(tmp_path / "a", [1, 0, 1, 1], ["all", "all", "read", "read"])
+    for text in (table(compare(folder, folder)), summary_table(summarize(read_samples(folder)))):
+        assert all(f"\n| {name} |" in text for name in ("all | 4", "no family | 2", "read | 2"))
+    alone = write(tmp_path / "b", [1, 0, 1, 1], ["all"] * 4)
+    assert "no family" not in table(compare(alone, alone)) + summary_table(summarize(read_samples(alone)))

@@ -45,6 +45,12 @@ def test_rows_are_counted_by_kind_and_every_bad_one_is_named(tmp_path, picture, 
     assert run(monkeypatch, capsys, write(tmp_path / "good.jsonl", row | {"answer": 7}))[0] == 0
     shown = run(monkeypatch, capsys, path, "--max_problems", "1")[1]
     assert "row 4 of" not in shown and "and 1 more (--max_problems)" in shown
+    answers = ["yes", 3, 2.5, ["a", "b"], [1, 2], True, "B", "$\\frac12$"]
+    kinds = [*((answer, None) for answer in answers), (["hat", "cap"], "text"), ([[1, 2, 30, 40]], "box")]
+    rows = [row | {"answer": answer} | ({"kind": kind} if kind else {}) for answer, kind in kinds]
+    rows[6]["choices"] = ["a", "b"]
+    code, text = run(monkeypatch, capsys, write(tmp_path / "kinds.jsonl", *rows))
+    assert code == 0 and f"{len(rows)} tasks, 0 problems" in text, "an answer of each kind, several texts among them"
     measured = write(tmp_path / "measured.jsonl", row | {"answer": "12.5 kEUR"}, row | {"answer": "5 cups of tea"})
     assert "1 answers are a number with a unit, such as '12.5 kEUR'" in run(monkeypatch, capsys, measured)[1]
 

@@ -127,6 +127,7 @@ def test_a_box_that_cannot_be_meant_is_refused_with_the_form_that_can(folder, bo
         ({"images": ["missing.png"], "question": "q", "answer": "x"}, "does not exist"),
         ({"images": ["a.png"], "question": " ", "answer": "x"}, "question"),
         ({"images": ["a.png"], "question": "q"}, "answer is missing"),
+        ({"images": ["a.png"], "question": "q", "answer": None}, "answer is empty: fill it in"),
         ({"images": ["a.png"], "question": "q", "answer": "x", "kind": "essay"}, "essay"),
         ({"images": ["a.png"], "question": "q", "answer": "x", "boxes": [[1, 2, 3]]}, "3 entries, not four"),
         ("{broken", "not JSON"),
@@ -440,7 +441,7 @@ def test_missing_cells_of_pandas_are_missing(folder):
     row = {"image": nan, "question": "q?", "answer": "7", "choices": nan, "boxes": nan, "metadata": nan, "id": nan}
     [task] = to_tasks([row], source="x", folder=folder)
     assert (task.images, task.choices, task.boxes, task.id) == ((), (), (), "0")
-    with pytest.raises(TaskError, match="answer is missing"):
+    with pytest.raises(TaskError, match="answer is empty"):
         to_tasks([row | {"answer": nan}], source="x", folder=folder)
 
 
