@@ -22,6 +22,11 @@ REFERENCE = "reference.pt"
 """In a checkpoint: the reference model's weights, where `sync_ref_model` moves them."""
 
 
+def load_to(device: torch.device, path: Path) -> Any:
+    """The tensors in a file, on a device; "cpu:0", where several processes on a CPU compute, is no place to load to."""
+    return torch.load(path, weights_only=True, map_location="cpu" if device.type == "cpu" else device)
+
+
 class GRPOCheckpoints(MaskedCheckpoints):
     """Mixed into TRL's trainer: a training that goes on has what later steps need."""
 
@@ -42,14 +47,14 @@ class GRPOCheckpoints(MaskedCheckpoints):
         if (kept := folder / HISTORY).exists():
             self.history.load(json.loads(kept.read_text()))
         if (kept := folder / REFERENCE).exists():
-            weights = torch.load(kept, weights_only=True, map_location=self.args.device)
+            weights = load_to(self.args.device, kept)
             self.accelerator.unwrap_model(self.ref_model).load_state_dict(weights)
         elif self.args.sync_ref_model:
             raise ConfigError(f"{folder} lacks {REFERENCE}, the reference that sync_ref_model had moved by then")
 
     def _load_rollouts(self, path: Path) -> None:
         """Goes on within a generation, if all processes have its rollouts and the settings that cut it into parts."""
-        saved = torch.load(path, weights_only=True, map_location=self.args.device) if path.exists() else None
+        saved = load_to(self.args.device, path) if path.exists() else None
         has_mine = isinstance(saved, dict) and saved["cut"] == self._cut
         if not any(gather_object([saved is not None])):
             return

@@ -23,6 +23,7 @@ from fovea.runs.starting import FREE_SETTINGS, WEIGHTS, start_run
 from fovea.training import train
 from rewards.registry import Reward, RewardKind
 from rl.arguments import GRPOArguments
+from rl.checkpoints import load_to
 from rl.train_grpo import make_cold_start
 from rl.trainer import ZoomGRPOTrainer
 from synthesis.shapes import make_tasks
@@ -275,6 +276,11 @@ def test_a_newer_checkpoint_that_is_not_whole_is_told_of(tmp_path, capsys, torn,
     assert start_run(RunDirectory(tmp_path), None).checkpoint == str(tmp_path / "checkpoint-4")
     told = capsys.readouterr().out
     assert (f"checkpoint-{torn} is passed over" in told) is is_told and ("is passed over" in told) is is_told
+
+
+def test_what_a_process_of_several_on_a_cpu_has_left_is_loaded_again(tmp_path):
+    torch.save({"phase": 1, "rollouts": torch.ones(2)}, tmp_path / "rollouts_1.pt")
+    assert load_to(torch.device("cpu", 0), tmp_path / "rollouts_1.pt")["rollouts"].tolist() == [1, 1]
 
 
 def test_there_must_be_a_checkpoint_to_go_on_from_where_one_is_asked_for(tmp_path):
