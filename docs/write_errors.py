@@ -215,13 +215,13 @@ def section_of(path: str, kind: str) -> str:
 
 
 def shown(message: str) -> str:
-    """A message in a line of Markdown; neighbouring placeholders become one."""
+    """A message in a line of Markdown, which is a sentence; neighbouring placeholders become one."""
     line = " ".join(message.split())
     while "……" in line:
         line = line.replace("……", "…")
     marks = "``" if "`" in line else "`"
     space = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"- {marks}{space}{line}{space}{marks}"
+    return f"- {marks}{space}{line}{space}{marks}."
 
 
 def page() -> str:

@@ -6,20 +6,23 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from fovea.tasks import NO_FAMILY
+
 _Part = TypeVar("_Part")
 
 
 def in_all_and_by_family(total: _Part, families: Mapping[str, _Part]) -> dict[str, _Part]:
-    """Rows of a table by name: the total, then each family. Questions without a family, stored as "all", stand apart.
+    """Rows of a table by name: the total, then each family, if there are any.
+
+    Version 0.1 stored questions without a family as "all", the name of the total.
 
     >>> in_all_and_by_family(10, {"all": 4, "read": 6})
     {'all': 10, 'no family': 4, 'read': 6}
-    >>> in_all_and_by_family(4, {"all": 4})
+    >>> in_all_and_by_family(4, {"no family": 4})
     {'all': 4}
     """
-    if set(families) <= {"all"}:
-        return {"all": total}
-    return {"all": total} | {"no family" if name == "all" else name: part for name, part in families.items()}
+    named = {NO_FAMILY if name == "all" else name: part for name, part in families.items()}
+    return {"all": total} | ({} if set(named) <= {NO_FAMILY} else named)
 
 
 def encodable(text: str) -> str:

@@ -87,29 +87,26 @@ def fovea(*words: str) -> None:
         cli.main()
 
 
+def evaluation_of(model: str | Path, folder: Path, *options: str, config: str = EVALUATION) -> tuple[str, ...]:
+    """The model and the options of an evaluation; nothing if it was finished before."""
+    is_there = (folder / SUMMARY).exists()
+    return () if is_there else (str(model), "--config", config, "--output_dir", str(folder), *options)
+
+
 def evaluate(
     model: str | Path, folder: Path, *options: str, config: str = EVALUATION, command: Sequence[str] = ALONE
 ) -> None:
     """Evaluates a checkpoint on held-out tasks, unless that was finished before."""
-    if not (folder / SUMMARY).exists():
-        run(*command, str(model), "--config", config, "--output_dir", str(folder), *options)
+    if words := evaluation_of(model, folder, *options, config=config):
+        run(*command, *words)
 
 
-def evaluate_side_by_side(*asked: Sequence[str | Path]) -> None:
-    """Evaluates checkpoints two at a time; each is asked for by its model, its folder and further options.
-
-    Both processes import their libraries once, and take one evaluation after the other.
-    """
+def evaluate_side_by_side(*evaluations: Sequence[str]) -> None:
+    """Evaluates two at a time; both processes import their libraries once, and take one evaluation after the other."""
     with half_of_the_cores(), ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        evaluations = [
-            pool.submit(
-                fovea, "eval", str(model), "--config", EVALUATION, "--output_dir", str(folder), *map(str, options)
-            )
-            for model, folder, *options in asked
-            if not (Path(folder) / SUMMARY).exists()
-        ]
+        jobs = [pool.submit(fovea, "eval", *words) for words in evaluations if words]
         try:
-            for done in as_completed(evaluations):
+            for done in as_completed(jobs):
                 done.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)  # the others would be taken in turn first
@@ -128,11 +125,11 @@ def main() -> None:
     train(sft, *LAUNCH_TWO, "sft/train_sft.py", "--per_device_train_batch_size", "4")
     train(rl, *LAUNCH_TWO, "rl/train_grpo.py", "--per_device_train_batch_size", "32")
     evaluate_side_by_side(
-        (sft, sft / "evaluation"),
-        (rl, rl / "evaluation"),
-        (rl, rl / "evaluation_noise", "--crops", "noise"),
-        ("tiny", base / "evaluation"),
-        ("tiny", base / "evaluation_direct", "--prompt", "direct"),
+        evaluation_of(sft, sft / "evaluation"),
+        evaluation_of(rl, rl / "evaluation"),
+        evaluation_of(rl, rl / "evaluation_noise", "--crops", "noise"),
+        evaluation_of("tiny", base / "evaluation"),
+        evaluation_of("tiny", base / "evaluation_direct", "--prompt", "direct"),
     )
     comparison = compare(*(path / "evaluation" for path in (base, sft, rl)))
     write(comparison, FOLDER / "comparison.json")

@@ -23,7 +23,7 @@ from fovea.episodes import Crop, Fault, FaultKind, Turn
 from fovea.images import ImageError, cut, image_size, open_image
 from fovea.runs.records import Group, Rollout, Sample
 from fovea.runs.turns import action_name
-from fovea.tasks import AnswerKind, Target, Task
+from fovea.tasks import NO_FAMILY, AnswerKind, Target, Task
 from rewards.accuracy import accuracy
 
 LOST = "lost"
@@ -89,7 +89,7 @@ class Trajectories:
             if stored.path not in self._said:
                 self._said.add(stored.path)
                 print(f"{error}; its episodes are shown without images")
-            family = record.family if isinstance(record, Sample) else "all"
+            family = record.family if isinstance(record, Sample) else NO_FAMILY
             metadata = {"family": family}
             return Task(record.task_id, (), record.question, record.reference, source=LOST, metadata=metadata)
 

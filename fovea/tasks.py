@@ -38,6 +38,10 @@ class Target:
         return cls(Box.from_dict(dict(data)), int(data.get("img_idx") or 0))
 
 
+NO_FAMILY = "no family"
+"""The family of questions that name none."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A question about images, with `fovea.placeholders.MARK` where they stand, if they do not all stand before it.
@@ -61,7 +65,7 @@ class Task:
 
     @property
     def family(self) -> str:
-        return str(self.metadata.get("family", "all"))
+        return str(self.metadata.get("family", NO_FAMILY))
 
     @property
     def prompt(self) -> str:

@@ -19,7 +19,7 @@ _EDGE = 4096
 
 def fingerprint(task: Task) -> str:
     """A hash of a task's question, choices, reference, images and the bound on its views; not of where images lie."""
-    parts = [task.question, task.kind.value, list(task.choices), task.answer, *map(_mark, task.images)]
+    parts = [task.question, task.kind.value, list(task.choices), task.answer, *map(_told_apart, task.images)]
     return digest(parts if task.first_view_max_pixels is None else [*parts, task.first_view_max_pixels])
 
 
@@ -40,10 +40,10 @@ def data_named(name: str, hashes: Sequence[str]) -> str:
 
 def records_named(name: str, records: Iterable[dict[str, Any]]) -> str:
     """The same of traces: their messages and images."""
-    return data_named(name, [digest([record["messages"], *map(_mark, record["images"])]) for record in records])
+    return data_named(name, [digest([record["messages"], *map(_told_apart, record["images"])]) for record in records])
 
 
-def _mark(source: Any) -> str:
+def _told_apart(source: Any) -> str:
     """Length and ends of an image's file, or its pixels, or its own mark; of a file that cannot be read, that."""
     if (mark := mark_of(source)) is not None:
         return mark

@@ -17,7 +17,7 @@ from fovea.boxes import Framing
 from fovea.episodes import Episode, StopReason, Turn
 from fovea.jsonl import append_lines, read_jsonl
 from fovea.runs.turns import turn_from_json, turn_to_json
-from fovea.tasks import AnswerKind, Task
+from fovea.tasks import NO_FAMILY, AnswerKind, Task
 
 SCHEMA = 1
 SAMPLES, ROLLOUTS, RUN, SUMMARY = "samples.jsonl", "episodes.jsonl", "run.json", "summary.json"
@@ -121,7 +121,7 @@ class Sample(EpisodeRecord):
 
     sample: int = 0
     """The number of this episode among several on one task."""
-    family: str = "all"
+    family: str = NO_FAMILY
     score: float
     scores: Mapping[str, float] = field(default_factory=dict)
     """By published rules, where the task is of a public benchmark, `strict` included."""

@@ -188,7 +188,7 @@ def write_mimic(folder):
 LAYOUTS = {
     "vstar": (write_vstar, 1, "A", "direct_attributes", 1), "hr_bench_4k": (write_hr_bench, 2, "A", "single", 1),
     "mme_realworld_lite": (write_mme, 1, "E", "Perception/Remote Sensing", 1), "muirbench": (write_muirbench, 1, "D", "Counting", 2),
-    "blink": (write_blink, 1, "C", "Counting", 2), "nlvr2": (write_nlvr2, 1, "B", "all", 2),
+    "blink": (write_blink, 1, "C", "Counting", 2), "nlvr2": (write_nlvr2, 1, "B", "no family", 2),
     "mantis": (write_mantis, 2, "B", "multi-choice", 1), "mirb": (write_mirb, 2, "B", "food", 1),
     "mmiu": (write_mmiu, 1, "B", "jigsaw", 1), "mvbench": (write_mvbench, 1, "B", "moving_count", 8),
     "mimic": (write_mimic, 4, "dog", "common", 2),

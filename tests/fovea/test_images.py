@@ -41,9 +41,18 @@ def test_16_bit_levels_keep_their_brightness():
     assert abs(open_image(encoded(grey)).getpixel((0, 0))[0] - 128) <= 1
 
 
-@pytest.mark.parametrize("read", [open_image, image_size])
-@pytest.mark.parametrize("data", [b"", b"not an image", encoded(Image.new("RGB", (64, 64)))[:20]])
-def test_what_is_no_image_is_refused_with_a_reason(data, read):
+@pytest.mark.parametrize(
+    ("read", "data"),
+    [
+        (open_image, b""),
+        (open_image, b"not an image"),
+        (open_image, encoded(Image.new("RGB", (64, 64)))[:60]),
+        (image_size, b""),
+        (image_size, b"not an image"),
+        (image_size, encoded(Image.new("RGB", (64, 64)))[:20]),
+    ],
+)
+def test_what_is_no_image_is_refused_with_a_reason(read, data):
     with pytest.raises(ImageError, match=r"^image ") as refusal:
         read(data)
     assert " object at 0x" not in str(refusal.value)

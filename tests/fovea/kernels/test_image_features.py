@@ -45,6 +45,7 @@ def test_features_are_the_same_however_many_images_are_encoded_at_once(monkeypat
     monkeypatch.setattr(image_features, "_PATCHES_AT_ONCE", at_once)
     base.visual.register_forward_pre_hook(lambda module, args, kwargs: encoded.append(1), with_kwargs=True)
     ours = base.get_image_features(pixels, grids)
+    assert len(encoded) == runs
     for level, wanted in (
         (ours.pooler_output, stock.pooler_output),
         *zip(ours.deepstack_features, stock.deepstack_features, strict=True),
