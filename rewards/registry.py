@@ -183,8 +183,8 @@ def _call(reward: Reward, task: Task, subject: Any) -> Any:
     except Exception as error:
         answer = subject.answer if isinstance(subject, Episode) else [episode.answer for episode in subject]
         raise RewardError(
-            f"reward {reward.name} raised {type(error).__name__} on task {task.id} (the model answered {answer!r}): {error}. "
-            f"{TRY_IT}"
+            f"reward {reward.name} raised {type(error).__name__} on task {task.id} (the model answered {answer!r}): "
+            f"{error}. {TRY_IT}"
         ) from error
 
 
